@@ -1,0 +1,142 @@
+// Flash attention for CPU adapters: a subgroup is a vector register, and a lane has ROWS query rows to itself.
+// Loads that differ by lane are slow there, so each lane loads one key and broadcasts it to the others.
+//
+//   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
+//       s    = q k^T * scale                    lane: key kv0 + lane, broadcast; score of ROWS rows x BLOCK_KV keys
+//       s    = LOWEST where the mask says so    in PARTIAL tiles only
+//       m, l, o = online softmax                lane: its own rows, no reduction across lanes
+//   o = o / l,  lse = ln l + m
+//
+// No workgroup memory, no barriers: a workgroup is one subgroup. Row r of a lane is q0 + r * SUBGROUP_SIZE + lane.
+
+@compute @workgroup_size(SUBGROUP_SIZE)
+fn forward(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= query_block_count()) {
+        return;
+    }
+    let block = query_block(index);
+    let b = block.b;
+    let h = block.h;
+    let h_kv = block.h_kv;
+
+    var q_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var o_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>;
+    var m: array<f32, ROWS>;
+    var l: array<f32, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let row = min(block.q0 + r * SUBGROUP_SIZE + lane, params.seq_len_q - 1u);
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            q_rows[r][i] = load_q4(b, h, row, i * 4u);
+        }
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            o_rows[r][i] = vec4<f32>(0.0);
+        }
+        m[r] = LOWEST;
+        l[r] = 0.0;
+    }
+    var keeps_nonfinite = false;
+
+    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+        let own_key = min(kv0 + lane, params.seq_len_kv - 1u);
+
+        var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                s[r][j] = 0.0;
+            }
+        }
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            let own = load_k4(b, h_kv, own_key, i * 4u);
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let key = subgroupShuffle(own, j);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let x = q_rows[r][i];
+                    s[r][j] = fma(x.w, key.w, fma(x.z, key.z, fma(x.y, key.y, fma(x.x, key.x, s[r][j]))));
+                }
+            }
+        }
+
+        // Bit j of kept[r]: row r keeps key kv0 + j.
+        var kept: array<u32, ROWS>;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            kept[r] = 0u;
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                s[r][j] *= params.scale_log2;
+            }
+            if (kind == PARTIAL) {
+                let row = block.q0 + r * SUBGROUP_SIZE + lane;
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let keep = cell_kept(block, row, kv0 + j);
+                    kept[r] |= select(0u, 1u << j, keep);
+                    s[r][j] = select(LOWEST, s[r][j], keep);
+                }
+            }
+        }
+
+        for (var r = 0u; r < ROWS; r += 1u) {
+            var m_new = m[r];
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                m_new = max(m_new, s[r][j]);
+            }
+            let base = exponent_base(m_new);
+            // As the maximum settles, most tiles have nothing to rescale.
+            if (subgroupAny(m_new != m[r])) {
+                let shrink = exp2(m[r] - base);
+                l[r] *= shrink;
+                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                    o_rows[r][i] *= shrink;
+                }
+            }
+            m[r] = m_new;
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                s[r][j] = exp2(s[r][j] - base);
+                l[r] += s[r][j];
+            }
+        }
+
+        var found_nonfinite = false;
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            var own = load_v4(b, h_kv, own_key, i * 4u);
+            if (kind == PARTIAL) {
+                found_nonfinite |= any(is_nonfinite(own));
+                own = without_nonfinite(own);
+            }
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let value = subgroupShuffle(own, j);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    o_rows[r][i] = fma(vec4<f32>(s[r][j]), value, o_rows[r][i]);
+                }
+            }
+        }
+        let nonfinite_keys = subgroupBallot(found_nonfinite).x;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+        }
+    }
+
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let row = block.q0 + r * SUBGROUP_SIZE + lane;
+        if (row < params.seq_len_q) {
+            lse[(b * params.num_heads + h) * params.seq_len_q + row] = log_sum_exp(m[r], l[r]);
+            let norm = normalizer(l[r]);
+            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                store_o4(b, h, row, i * 4u, o_rows[r][i] * norm);
+            }
+            if (keeps_nonfinite) {
+                for (var d = 0u; d < params.head_dim_v; d += 4u) {
+                    let x = load_o4(b, h, row, d) + kept_nonfinite4(b, h, row, d, block.hull);
+                    store_o4(b, h, row, d, x);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+// The batch x heads x T x T tensors that people draw, cell by cell, from the same scores and mask as the forward pass.
+//
+//   scores         s = (q k^T) * scale
+//   masked scores  s where kept, else -inf
+//   weights        exp(s - lse) where kept, else 0: lse comes from the forward pass
+//
+// One invocation per cell; params.output_mode says which tensor.
+
+const SCORES: u32 = 0u;
+const MASKED_SCORES: u32 = 1u;
+const WEIGHTS: u32 = 2u;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn inspect(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    // A row's cells are rounded up to whole workgroups, so that the index fits 32 bits wherever the row's number does.
+    let row_workgroups = (params.seq_len_kv + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE;
+    let index = linear_workgroup(workgroup, workgroups);
+    let row = index / row_workgroups;
+    let kv_idx = index % row_workgroups * WORKGROUP_SIZE + invocation;
+    if (row >= params.batch * params.num_heads * params.seq_len_q || kv_idx >= params.seq_len_kv) {
+        return;
+    }
+    let q_idx = row % params.seq_len_q;
+    let h = row / params.seq_len_q % params.num_heads;
+    let b = row / params.seq_len_q / params.num_heads;
+
+    var dot_product = 0.0;
+    for (var d = 0u; d < params.head_dim; d += 4u) {
+        let x = load_q4(b, h, q_idx, d);
+        let y = load_k4(b, h / params.group_size, kv_idx, d);
+        dot_product = fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, dot_product))));
+    }
+    let keep = (params.output_mode == SCORES) || mask_keep(b, h, q_idx, kv_idx);
+    var result: f32;
+    if (params.output_mode == WEIGHTS) {
+        // lse is -inf only where nothing is kept.
+        result = select(0.0, exp2((dot_product * params.scale - lse[row]) * LOG2_E), keep);
+    } else {
+        result = select(params.negative_infinity, dot_product * params.scale, keep);
+    }
+    output[row * params.seq_len_kv + kv_idx] = result;
+}
+
+const LOG2_E: f32 = 1.4426950408889634;

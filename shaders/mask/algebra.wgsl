@@ -1,0 +1,62 @@
+// What every mask leaf builds on: access to the mask buffer, and three-valued logic over tiles.
+//
+// The mask buffer starts with a table of words, the *slots*: a leaf's constants (its offsets, its bounds, where its
+// data lies), so that masks that differ in data alone share one pipeline. The data follows.
+//
+// A tile is [q0, q1) x [kv0, kv1), not empty, within the sequences. Its class holds for all of its cells:
+// SKIP keeps none, FULL keeps all, PARTIAL may do either. A hull [x, y) bounds the keys that any of some rows keeps.
+
+const SKIP: u32 = 0u;
+const PARTIAL: u32 = 1u;
+const FULL: u32 = 2u;
+
+struct Tile {
+    q0: u32,
+    q1: u32,
+    kv0: u32,
+    kv1: u32,
+}
+
+fn slot_u32(slot: u32) -> u32 {
+    return mask_words[slot];
+}
+
+fn slot_i32(slot: u32) -> i32 {
+    return bitcast<i32>(mask_words[slot]);
+}
+
+// The class of a tile of which `all` or at least `some` cells are kept.
+fn tile_class(all_kept: bool, some_kept: bool) -> u32 {
+    return select(select(SKIP, PARTIAL, some_kept), FULL, all_kept);
+}
+
+// Kleene's tables: with SKIP < PARTIAL < FULL they are minimum, maximum and reflection.
+fn tile_and(a: u32, b: u32) -> u32 {
+    return min(a, b);
+}
+
+fn tile_or(a: u32, b: u32) -> u32 {
+    return max(a, b);
+}
+
+fn tile_not(a: u32) -> u32 {
+    return FULL - a;
+}
+
+fn hull_all() -> vec2<u32> {
+    return vec2<u32>(0u, params.seq_len_kv);
+}
+
+fn hull_and(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(max(a.x, b.x), min(a.y, b.y));
+}
+
+fn hull_or(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let both = vec2<u32>(min(a.x, b.x), max(a.y, b.y));
+    return select(select(both, a, b.x >= b.y), b, a.x >= a.y);
+}
+
+// The hull from two positions, `last` included, that may lie outside the keys.
+fn hull_of(first: i32, last: i32) -> vec2<u32> {
+    return vec2<u32>(u32(max(first, 0)), u32(clamp(last + 1, 0, i32(params.seq_len_kv))));
+}

@@ -1,0 +1,14 @@
+// key_padding: key_padding[b, kv_idx] != 0. Its tiles are classed by the tile map.
+// slots: [where the flags lie, u32 [batch, seq_len_kv]]
+
+fn key_padding_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+    return mask_words[slot_u32(slot) + b * params.seq_len_kv + kv_idx] != 0u;
+}
+
+fn key_padding_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
+    return PARTIAL;
+}
+
+fn key_padding_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
+    return hull_all();
+}

@@ -1,0 +1,41 @@
+// The problem's sizes and how its tensors lie in memory. Rust's side of it is `kernel::params::Params`.
+
+struct Params {
+    // Distances in elements between neighbours along [batch, head, seq, dim].
+    q_strides: vec4<u32>,
+    k_strides: vec4<u32>,
+    v_strides: vec4<u32>,
+    o_strides: vec4<u32>,
+    batch: u32,
+    num_heads: u32,
+    // num_heads / num_kv_heads: query head h reads kv head h / group_size.
+    group_size: u32,
+    seq_len_q: u32,
+    seq_len_kv: u32,
+    head_dim: u32,
+    head_dim_v: u32,
+    // seq_len_q in blocks of BLOCK_Q rows.
+    q_blocks: u32,
+    // Scores are (q . k) * scale; the softmax runs in powers of two: scale_log2 = scale * log2(e).
+    scale: f32,
+    scale_log2: f32,
+    // -inf as a value: as a constant, WGSL refuses it.
+    negative_infinity: f32,
+    // What inspect.wgsl and materialize.wgsl are to write.
+    output_mode: u32,
+    // [batch, heads] of a materialized mask, of its rows-alone flags and of its tile map: 1 where the same along them.
+    mask_batch: u32,
+    mask_heads: u32,
+    // The rows and words of a row of the tile map.
+    tile_map_rows: u32,
+    tile_map_row_words: u32,
+}
+
+// A dispatch of more workgroups than one dimension allows is laid out over x and y.
+fn linear_workgroup(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
+    return workgroup.x + workgroup.y * workgroups.x;
+}
+
+fn element(strides: vec4<u32>, b: u32, h: u32, row: u32, d: u32) -> u32 {
+    return b * strides.x + h * strides.y + row * strides.z + d * strides.w;
+}

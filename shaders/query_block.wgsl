@@ -1,0 +1,40 @@
+// Which rows a workgroup has, and which tiles of keys they visit.
+
+struct QueryBlock {
+    b: u32,
+    h: u32,
+    h_kv: u32,
+    q0: u32,
+    // The keys that any of the rows keeps lie in [hull.x, hull.y).
+    hull: vec2<u32>,
+}
+
+fn query_block_count() -> u32 {
+    return params.q_blocks * params.num_heads * params.batch;
+}
+
+// The last rows first: under a causal mask they have most to do.
+fn query_block(index: u32) -> QueryBlock {
+    let head_index = index / params.q_blocks;
+    let b = head_index / params.num_heads;
+    let h = head_index % params.num_heads;
+    let q0 = (params.q_blocks - 1u - index % params.q_blocks) * BLOCK_Q;
+    let q1 = min(q0 + BLOCK_Q, params.seq_len_q);
+    return QueryBlock(b, h, h / params.group_size, q0, mask_hull(b, h, q0, q1));
+}
+
+// The class of the tile of BLOCK_KV keys from kv0 on; a tile that ends beyond the last key is never FULL.
+fn kv_tile_class(block: QueryBlock, kv0: u32) -> u32 {
+    let q1 = min(block.q0 + BLOCK_Q, params.seq_len_q);
+    let kv1 = kv0 + BLOCK_KV;
+    let kind = mask_tile(block.b, block.h, Tile(block.q0, q1, kv0, min(kv1, params.seq_len_kv)));
+    return select(kind, min(kind, PARTIAL), kv1 > params.seq_len_kv);
+}
+
+// Whether a cell of a PARTIAL tile is kept; cells beyond the sequences aren't.
+fn cell_kept(block: QueryBlock, q_idx: u32, kv_idx: u32) -> bool {
+    let inside = (q_idx < params.seq_len_q) & (kv_idx < params.seq_len_kv);
+    let q_last = params.seq_len_q - 1u;
+    let kv_last = params.seq_len_kv - 1u;
+    return mask_keep(block.b, block.h, min(q_idx, q_last), min(kv_idx, kv_last)) & inside;
+}

@@ -1,0 +1,24 @@
+// For self_only_if_alone: the rows whose inner mask, `row_keep`, keeps nothing but the own position.
+//
+// One invocation per row of [mask_batch, mask_heads, seq_len_q].
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn rows_alone(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let row = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    if (row >= params.mask_batch * params.mask_heads * params.seq_len_q) {
+        return;
+    }
+    let q_idx = row % params.seq_len_q;
+    let h = row / params.seq_len_q % params.mask_heads;
+    let b = row / params.seq_len_q / params.mask_heads;
+    let own = self_only_if_alone_own(SLOT, q_idx);
+    var alone = true;
+    for (var kv_idx = 0u; kv_idx < params.seq_len_kv && alone; kv_idx += 1u) {
+        alone = i32(kv_idx) == own || !row_keep(b, h, q_idx, kv_idx);
+    }
+    mask_words[self_only_if_alone_row(SLOT, b, h, q_idx)] = select(0u, 1u, alone);
+}

@@ -1,0 +1,331 @@
+//! One-shot calls: slices in, vectors out.
+
+use crate::device::{self, DeviceChoice, scoped};
+use crate::error::{Error, Result};
+use crate::kernel::key::ForwardKernel;
+use crate::kernel::pipeline::Kernels;
+use crate::mask::{MaskData, MaskInput};
+use crate::plan::attention::{AttentionBuffers, AttentionPlan};
+use crate::plan::buffers::MaskBuffers;
+use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
+use crate::plan::materialize::{MaskFormat, MaskPlan};
+use crate::problem::Problem;
+use crate::readback;
+use crate::shape::Strides;
+
+/// A device with its kernels, for calls that take slices and return vectors.
+///
+/// ```no_run
+/// use wgpu_attention::{Attention, Inputs, Mask, MaskData, Outputs, Problem, Shape};
+/// let attention = Attention::open_blocking(&Default::default())?;
+/// let shape = Shape::new(1, 1, 3, 2);
+/// let (q, k, v) = (vec![1.0; 6], vec![1.0; 6], vec![1.0, 1.0, 2.0, 2.0, 6.0, 6.0]);
+/// let problem = Problem::new(shape).mask(Mask::causal());
+/// let inputs = Inputs { q: &q, k: &k, v: &v, mask: &MaskData::new() };
+/// let result = attention.run_blocking(&problem, &inputs, &Outputs::default())?;
+/// assert_eq!(result.o, [1.0, 1.0, 1.5, 1.5, 3.0, 3.0]); // the mean of what each token sees
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Attention {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    kernels: Kernels,
+}
+
+/// The operands, each as long as its strides span; dense unless the problem says otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[batch, num_heads, seq_len_q, head_dim]`
+    pub q: &'a [f32],
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    pub k: &'a [f32],
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
+    pub v: &'a [f32],
+    /// What the mask names.
+    pub mask: &'a MaskData,
+}
+
+/// What to compute besides o.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// The logarithm of the softmax's denominator, per row.
+    pub lse: bool,
+    /// Tensors of `[batch, num_heads, seq_len_q, seq_len_kv]` for looking inside.
+    pub tensors: Vec<ScoreTensor>,
+    /// A kernel to use instead of the best one.
+    pub kernel: Option<ForwardKernel>,
+}
+
+/// What was computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// `[batch, num_heads, seq_len_q, head_dim_v]` in the problem's layout; zeros in rows that keep no key
+    pub o: Vec<f32>,
+    /// `[batch, num_heads, seq_len_q]`, natural logarithm; −∞ in rows that keep no key. Empty unless asked for.
+    pub lse: Vec<f32>,
+    /// What [`Outputs::tensors`] asked for, in its order, each dense.
+    pub tensors: Vec<Vec<f32>>,
+}
+
+/// A mask as a tensor on the CPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MaskTensor {
+    /// `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`
+    pub dims: [usize; 4],
+    /// The elements.
+    pub values: Vec<f32>,
+}
+
+impl Attention {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where there's none, or none like that.
+    pub async fn open(choice: &DeviceChoice) -> Result<Self> {
+        let adapter = device::adapter(choice).await?;
+        Self::from_adapter(&adapter).await
+    }
+
+    /// [`Attention::open`], waiting for it. Errors likewise.
+    pub fn open_blocking(choice: &DeviceChoice) -> Result<Self> {
+        pollster::block_on(Self::open(choice))
+    }
+
+    /// Opens one of [`crate::adapters`].
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where it can't be opened.
+    pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        let (device, queue) = device::open(adapter).await?;
+        Ok(Self::from_device(&device, &queue))
+    }
+
+    /// Works on a device that is open already.
+    pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self { device: device.clone(), queue: queue.clone(), kernels: Kernels::new(device) }
+    }
+
+    /// The kernels, for plans on the same device.
+    pub const fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// The queue.
+    pub const fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// Uploads the operands, computes, reads back.
+    ///
+    /// On native backends the calling thread waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where an operand doesn't fit; otherwise what the device reported.
+    pub async fn run(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        outputs: &Outputs,
+    ) -> Result<Output> {
+        let problem = problem.clone().dense_shape(inputs.mask.dense_shape());
+        problem.validate()?;
+        let shape = &problem.shape;
+        inputs.mask.check(&problem.mask.inputs(), shape)?;
+        let strides = problem.strides();
+        check_length("q", inputs.q, strides.q, shape.q_dims())?;
+        check_length("k", inputs.k, strides.k, shape.k_dims())?;
+        check_length("v", inputs.v, strides.v, shape.v_dims())?;
+
+        let plan = AttentionPlan::with_kernel(&self.kernels, &problem, outputs.kernel)?;
+        let q = self.upload("q", inputs.q)?;
+        let k = self.upload("k", inputs.k)?;
+        let v = self.upload("v", inputs.v)?;
+        let uploads = self.upload_mask(&problem, inputs.mask)?;
+        let o_len = strides.o.span("o", shape.o_dims())?;
+        let o = self.allocate("o", o_len)?;
+        let lse = self.allocate("lse", shape.lse_len()?)?;
+        let buffers = AttentionBuffers {
+            q: q.slice(..),
+            k: k.slice(..),
+            v: v.slice(..),
+            mask: mask_buffers(&uploads),
+            o: o.slice(..),
+            lse: Some(lse.slice(..)),
+        };
+        self.submit(|encoder| plan.encode(encoder, &buffers))?;
+        let mut output = Output {
+            o: readback::read(&self.device, &self.queue, &o, o_len).await?,
+            lse: Vec::new(),
+            tensors: Vec::new(),
+        };
+        if outputs.lse {
+            output.lse = readback::read(&self.device, &self.queue, &lse, shape.lse_len()?).await?;
+        }
+        if outputs.tensors.is_empty() {
+            return Ok(output);
+        }
+        let cells = shape.scores_len()?;
+        let inspect = InspectPlan::new(&self.kernels, &problem)?;
+        let tensor = self.allocate("scores", cells)?;
+        for &kind in &outputs.tensors {
+            let buffers = InspectBuffers {
+                q: q.slice(..),
+                k: k.slice(..),
+                lse: Some(lse.slice(..)),
+                mask: mask_buffers(&uploads),
+                output: tensor.slice(..),
+            };
+            self.submit(|encoder| inspect.encode(encoder, kind, &buffers))?;
+            let values = readback::read(&self.device, &self.queue, &tensor, cells).await?;
+            output.tensors.push(values);
+        }
+        Ok(output)
+    }
+
+    /// [`Attention::run`], waiting for it. Errors likewise.
+    pub fn run_blocking(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        outputs: &Outputs,
+    ) -> Result<Output> {
+        pollster::block_on(self.run(problem, inputs, outputs))
+    }
+
+    /// The problem's mask, made on the device.
+    ///
+    /// For [`MaskFormat::Bits`] use [`MaskPlan`]; here it gives the same as [`MaskFormat::Keep`].
+    ///
+    /// # Errors
+    /// As [`Attention::run`].
+    pub async fn materialize(
+        &self,
+        problem: &Problem,
+        data: &MaskData,
+        format: MaskFormat,
+    ) -> Result<MaskTensor> {
+        let problem = problem.clone().dense_shape(data.dense_shape());
+        problem.validate()?;
+        data.check(&problem.mask.inputs(), &problem.shape)?;
+        let format = match format {
+            MaskFormat::Additive => MaskFormat::Additive,
+            MaskFormat::Bits | MaskFormat::Keep => MaskFormat::Keep,
+        };
+        let plan = MaskPlan::new(&self.kernels, &problem, format)?;
+        let dims = plan.dims();
+        let elements = crate::shape::elements("mask", &dims)?;
+        let uploads = self.upload_mask(&problem, data)?;
+        let output = self.allocate("mask", elements)?;
+        self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
+        let values = readback::read(&self.device, &self.queue, &output, elements).await?;
+        Ok(MaskTensor { dims, values })
+    }
+
+    /// [`Attention::materialize`], waiting for it. Errors likewise.
+    pub fn materialize_blocking(
+        &self,
+        problem: &Problem,
+        data: &MaskData,
+        format: MaskFormat,
+    ) -> Result<MaskTensor> {
+        pollster::block_on(self.materialize(problem, data, format))
+    }
+
+    /// Reads `elements` f32 from the start of a buffer with `BufferUsages::COPY_SRC`, in pieces of bounded size.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the buffer is smaller or lacks the usage; otherwise what the device reported.
+    pub async fn read(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
+        crate::plan::buffers::Operand::new("source", source.slice(..), elements)
+            .check(wgpu::BufferUsages::COPY_SRC, wgpu::COPY_BUFFER_ALIGNMENT)?;
+        readback::read(&self.device, &self.queue, source, elements).await
+    }
+
+    /// [`Attention::read`], waiting for it. Errors likewise.
+    pub fn read_blocking(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
+        pollster::block_on(self.read(source, elements))
+    }
+
+    fn upload_mask(
+        &self,
+        problem: &Problem,
+        data: &MaskData,
+    ) -> Result<Vec<(MaskInput, wgpu::Buffer)>> {
+        (problem.mask.inputs().into_iter())
+            .map(|input| {
+                let words = data.device_words(input, &problem.shape);
+                Ok((input, self.upload(input.name(), &words)?))
+            })
+            .collect()
+    }
+
+    fn upload<T: bytemuck::Pod>(&self, label: &'static str, values: &[T]) -> Result<wgpu::Buffer> {
+        let contents: &[u8] = bytemuck::cast_slice(values);
+        self.check_buffer_size(label, contents.len() as u64)?;
+        // A buffer can't be empty: a tensor without elements gets a word that nobody reads.
+        let contents = if contents.is_empty() { &[0; 4] } else { contents };
+        scoped(&self.device, "uploading", || {
+            use wgpu::util::DeviceExt as _;
+            self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: Some(label),
+                contents,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+            })
+        })
+    }
+
+    fn allocate(&self, label: &'static str, elements: usize) -> Result<wgpu::Buffer> {
+        let size = elements.max(1) as u64 * 4;
+        self.check_buffer_size(label, size)?;
+        scoped(&self.device, "allocating", || {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    fn check_buffer_size(&self, label: &str, bytes: u64) -> Result<()> {
+        let available = self.device.limits().max_buffer_size;
+        if bytes <= available {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            what: format!("{label} (in bytes)"),
+            limit: "max_buffer_size",
+            needed: bytes,
+            available,
+        })
+    }
+
+    fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
+        scoped(&self.device, "computing", || {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                label: Some("attention"),
+            });
+            record(&mut encoder)?;
+            self.queue.submit([encoder.finish()]);
+            Ok(())
+        })?
+    }
+}
+
+fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) -> Result<()> {
+    let expected = strides.span(name, dims)?;
+    if values.len() == expected {
+        return Ok(());
+    }
+    Err(Error::operand(
+        name,
+        format!("{expected} elements ([batch, heads, seq, dim] = {dims:?})"),
+        format!("{} elements", values.len()),
+    ))
+}
+
+fn mask_buffers(uploads: &[(MaskInput, wgpu::Buffer)]) -> MaskBuffers<'_> {
+    (uploads.iter())
+        .fold(MaskBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))
+}

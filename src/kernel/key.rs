@@ -1,0 +1,194 @@
+//! What identifies a pipeline: two problems with the same key share it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::mask::emit::{MaskText, TileGrid};
+
+/// A forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ForwardKernel {
+    /// A lane has query rows to itself, keys and values are broadcast through the subgroup: for CPU adapters.
+    Broadcast,
+    /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
+    Tiled,
+}
+
+impl ForwardKernel {
+    /// Every forward kernel, in the order in which they are considered.
+    pub const ALL: [Self; 2] = [Self::Broadcast, Self::Tiled];
+
+    /// The name on the command line and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Broadcast => "broadcast",
+            Self::Tiled => "tiled",
+        }
+    }
+}
+
+impl fmt::Display for ForwardKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ForwardKernel {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|kernel| kernel.name() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::operand("kernel", format!("one of {names}"), format!("`{name}`"))
+        })
+    }
+}
+
+/// Everything that a forward kernel's text depends on but the mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ForwardConfig {
+    pub(crate) grid: TileGrid,
+    /// The row lengths that the kernel has room for: multiples of 4, at least the problem's own.
+    pub(crate) head_dim: RowLength,
+    pub(crate) head_dim_v: RowLength,
+    pub(crate) access: RowAccess,
+    pub(crate) form: ForwardForm,
+}
+
+/// What is particular to each forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ForwardForm {
+    Broadcast {
+        subgroup_size: usize,
+        /// Query rows per lane.
+        rows: usize,
+    },
+    Tiled {
+        /// Invocations that share a row.
+        columns: usize,
+        /// Components of q and k that are staged at a time.
+        chunk: usize,
+        /// Rows of v that are staged at a time.
+        v_keys: usize,
+    },
+}
+
+/// A row's length: how much the kernel has room for, and whether that's what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RowLength {
+    pub(crate) capacity: usize,
+    pub(crate) exact: bool,
+}
+
+/// How rows of q, k, v and o are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum RowAccess {
+    /// Any strides, component by component.
+    Scalar,
+    /// Lengths and strides that are multiples of 4: 16 bytes at a time.
+    Vec4,
+}
+
+/// A kernel in full.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum KernelKey {
+    Forward {
+        config: ForwardConfig,
+        mask: Arc<MaskText>,
+    },
+    Inspect {
+        access: RowAccess,
+        mask: Arc<MaskText>,
+    },
+    Materialize {
+        mask: Arc<MaskText>,
+    },
+    /// The `node`th of the mask's `rows_alone`.
+    RowsAlone {
+        node: usize,
+        mask: Arc<MaskText>,
+    },
+    TileMap {
+        grid: TileGrid,
+        mask: Arc<MaskText>,
+    },
+}
+
+impl KernelKey {
+    /// The kernel's name: its entry point's, too.
+    pub(crate) const fn entry_point(&self) -> &'static str {
+        match self {
+            Self::Forward { .. } => "forward",
+            Self::Inspect { .. } => "inspect",
+            Self::Materialize { .. } => "materialize",
+            Self::RowsAlone { .. } => "rows_alone",
+            Self::TileMap { .. } => "tile_map",
+        }
+    }
+
+    pub(crate) const fn mask(&self) -> &Arc<MaskText> {
+        match self {
+            Self::Forward { mask, .. }
+            | Self::Inspect { mask, .. }
+            | Self::Materialize { mask }
+            | Self::RowsAlone { mask, .. }
+            | Self::TileMap { mask, .. } => mask,
+        }
+    }
+
+    /// What the kernel is bound to, in the order of its binding numbers.
+    pub(crate) const fn bindings(&self) -> &'static [Binding] {
+        match self {
+            Self::Forward { .. } => &[
+                Binding::Params,
+                Binding::Mask,
+                Binding::Q,
+                Binding::K,
+                Binding::V,
+                Binding::O,
+                Binding::LseOut,
+            ],
+            Self::Inspect { .. } => &[
+                Binding::Params,
+                Binding::Mask,
+                Binding::Q,
+                Binding::K,
+                Binding::LseIn,
+                Binding::Scores,
+            ],
+            Self::Materialize { .. } => &[Binding::Params, Binding::Mask, Binding::MaskTensor],
+            Self::RowsAlone { .. } | Self::TileMap { .. } => {
+                &[Binding::Params, Binding::MaskTables]
+            }
+        }
+    }
+}
+
+/// What a kernel's binding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Binding {
+    Params,
+    /// The mask buffer, read.
+    Mask,
+    /// The mask buffer, as the kernels see it that fill in its tables.
+    MaskTables,
+    Q,
+    K,
+    V,
+    O,
+    LseOut,
+    LseIn,
+    Scores,
+    MaskTensor,
+}
+
+impl Binding {
+    /// Whether kernels write to it.
+    pub(crate) const fn is_written(self) -> bool {
+        matches!(self, Self::MaskTables | Self::O | Self::LseOut | Self::Scores | Self::MaskTensor)
+    }
+}

@@ -1,0 +1,80 @@
+//! The uniform block of every kernel: shaders/problem.wgsl's `Params`.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::Result;
+use crate::mask::emit::MaskLayout;
+use crate::problem::Problem;
+use crate::shape::Strides;
+
+/// The problem's sizes, laid out as WGSL has them; a test compares the two by reflection.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+pub(crate) struct Params {
+    pub(crate) q_strides: [u32; 4],
+    pub(crate) k_strides: [u32; 4],
+    pub(crate) v_strides: [u32; 4],
+    pub(crate) o_strides: [u32; 4],
+    pub(crate) batch: u32,
+    pub(crate) num_heads: u32,
+    pub(crate) group_size: u32,
+    pub(crate) seq_len_q: u32,
+    pub(crate) seq_len_kv: u32,
+    pub(crate) head_dim: u32,
+    pub(crate) head_dim_v: u32,
+    pub(crate) q_blocks: u32,
+    pub(crate) scale: f32,
+    pub(crate) scale_log2: f32,
+    pub(crate) negative_infinity: f32,
+    pub(crate) output_mode: u32,
+    pub(crate) mask_batch: u32,
+    pub(crate) mask_heads: u32,
+    pub(crate) tile_map_rows: u32,
+    pub(crate) tile_map_row_words: u32,
+}
+
+impl Params {
+    /// The parameters of a validated problem for tiles of `block_q` rows.
+    ///
+    /// # Errors
+    /// A size or a stride that is beyond what the kernels' 32-bit indices reach.
+    pub(crate) fn new(problem: &Problem, mask: &MaskLayout, block_q: usize) -> Result<Self> {
+        let shape = &problem.shape;
+        let tensors = problem.strides();
+        let scale = problem.scale();
+        let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
+        Ok(Self {
+            q_strides: strides("q", tensors.q)?,
+            k_strides: strides("k", tensors.k)?,
+            v_strides: strides("v", tensors.v)?,
+            o_strides: strides("o", tensors.o)?,
+            batch: size("batch", shape.batch)?,
+            num_heads: size("num_heads", shape.num_heads)?,
+            group_size: size("num_heads", shape.group_size())?,
+            seq_len_q: size("seq_len_q", shape.seq_len_q)?,
+            seq_len_kv: size("seq_len_kv", shape.seq_len_kv)?,
+            head_dim: size("head_dim", shape.head_dim)?,
+            head_dim_v: size("head_dim_v", shape.head_dim_v)?,
+            q_blocks: size("seq_len_q", shape.seq_len_q.div_ceil(block_q))?,
+            scale,
+            scale_log2: (f64::from(scale) * std::f64::consts::LOG2_E) as f32,
+            negative_infinity: f32::NEG_INFINITY,
+            output_mode: 0,
+            mask_batch: size("batch", mask.broadcast[0])?,
+            mask_heads: size("num_heads", mask.broadcast[1])?,
+            tile_map_rows: size("tile map", tile_map_rows)?,
+            tile_map_row_words: size("tile map", tile_map_row_words)?,
+        })
+    }
+}
+
+fn size(name: &str, value: usize) -> Result<u32> {
+    u32::try_from(value)
+        .map_err(|_| crate::error::Error::operand(name, format!("at most {}", u32::MAX), value))
+}
+
+fn strides(name: &str, strides: Strides) -> Result<[u32; 4]> {
+    let name = format!("{name}'s stride");
+    let [batch, head, seq, dim] = strides.to_array();
+    Ok([size(&name, batch)?, size(&name, head)?, size(&name, seq)?, size(&name, dim)?])
+}

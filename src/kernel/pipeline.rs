@@ -1,0 +1,141 @@
+//! Pipelines, compiled once per key and device.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::key::{Binding, KernelKey};
+use super::source;
+use super::tiles::DeviceTraits;
+use crate::device::scoped;
+use crate::error::Result;
+
+/// The kernels of one device: plans that are made from the same `Kernels` share pipelines.
+///
+/// Cloning is cheap and shares the cache.
+///
+/// ```no_run
+/// # fn f(device: wgpu::Device) {
+/// let kernels = wgpu_attention::Kernels::new(&device);
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Kernels {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    traits: DeviceTraits,
+    /// A slot per key, so that two threads compile different kernels side by side and the same one once.
+    slots: Mutex<HashMap<KernelKey, Arc<Mutex<Option<Arc<Pipeline>>>>>>,
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) compute: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+impl Kernels {
+    /// No kernel is compiled before a plan needs it.
+    ///
+    /// Enable `Features::SUBGROUP` on the device where the adapter has it: some kernels need it.
+    pub fn new(device: &wgpu::Device) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                device: device.clone(),
+                traits: DeviceTraits::new(device),
+                slots: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// How many pipelines have been compiled.
+    pub fn compiled(&self) -> usize {
+        let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = |slot: &&Arc<Mutex<Option<_>>>| {
+            slot.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        };
+        slots.values().filter(done).count()
+    }
+
+    pub(crate) fn traits(&self) -> &DeviceTraits {
+        &self.inner.traits
+    }
+
+    /// The pipeline of `key`, compiled if it's the first time that it is asked for. A failure isn't kept.
+    pub(crate) fn pipeline(&self, key: KernelKey) -> Result<Arc<Pipeline>> {
+        let slot = {
+            let mut slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(slots.entry(key.clone()).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = &*slot {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = Arc::new(compile(&self.inner.device, &key)?);
+        *slot = Some(Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+}
+
+fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
+    let label = Some(key.entry_point());
+    scoped(device, "compiling a kernel", || {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label,
+            source: wgpu::ShaderSource::Wgsl(source::wgsl(key).into()),
+        };
+        // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is within
+        // its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers that are
+        // smaller than what the sizes and strides in the uniform block span.
+        let module = unsafe {
+            device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
+        let entries: Vec<_> = (0u32..)
+            .zip(key.bindings())
+            .map(|(binding, &kind)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match kind {
+                        Binding::Params => wgpu::BufferBindingType::Uniform,
+                        _ => wgpu::BufferBindingType::Storage { read_only: !kind.is_written() },
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label,
+            entries: &entries,
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: label,
+            // Workgroup memory is written before it's read, so clearing it first would be lost time.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { compute, layout }
+    })
+}

@@ -1,0 +1,204 @@
+//! A kernel's WGSL text: a generated prelude, fragments from shaders/ chosen by the key, and the mask's functions.
+
+use std::fmt::Write as _;
+
+use super::key::{Binding, ForwardConfig, ForwardForm, KernelKey, RowAccess, RowLength};
+
+/// Invocations in a workgroup of the kernels that have no tiles.
+pub(crate) const WORKGROUP_SIZE: u32 = 64;
+
+macro_rules! shader {
+    ($name:literal) => {
+        Part {
+            file: concat!("shaders/", $name, ".wgsl"),
+            text: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+        }
+    };
+}
+
+/// A file of shaders/.
+struct Part {
+    file: &'static str,
+    text: &'static str,
+}
+
+/// The whole text of a kernel, each part under the name of its file.
+pub(crate) fn wgsl(key: &KernelKey) -> String {
+    let mut source = Source(String::new());
+    source.title("generated: kernel::source");
+    if matches!(
+        key,
+        KernelKey::Forward { config, .. } if matches!(config.form, ForwardForm::Broadcast { .. })
+    ) {
+        source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
+    }
+    source.constants(key);
+    for (index, &binding) in key.bindings().iter().enumerate() {
+        source.binding(index, binding, access_of(key));
+    }
+    source.part(&shader!("problem"));
+    source.part(&shader!("mask/algebra"));
+    source.title("generated: mask::emit, with its leaves from shaders/mask/");
+    source.line(&key.mask().functions);
+    match key {
+        KernelKey::Forward { config, mask } => {
+            source.part(&match mask.needs_tile_map {
+                true => shader!("tile_class_map"),
+                false => shader!("tile_class_closed"),
+            });
+            source.part(&shader!("query_block"));
+            let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
+            source.rows(config.access, "q", length);
+            source.rows(config.access, "k", length);
+            let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
+            source.rows(config.access, "v", v_length);
+            source.template(
+                &match config.access {
+                    RowAccess::Scalar => shader!("store_scalar"),
+                    RowAccess::Vec4 => shader!("store_vec4"),
+                },
+                &[("ROW_LENGTH", v_length)],
+            );
+            source.part(&shader!("online_softmax"));
+            source.part(&shader!("nonfinite"));
+            source.part(&match config.form {
+                ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
+                ForwardForm::Tiled { .. } => shader!("forward_tiled"),
+            });
+        }
+        KernelKey::Inspect { access, .. } => {
+            source.rows(*access, "q", "params.head_dim");
+            source.rows(*access, "k", "params.head_dim");
+            source.part(&shader!("inspect"));
+        }
+        KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
+        KernelKey::RowsAlone { node, mask } => {
+            let node = &mask.rows_alone[*node];
+            source.title("generated: kernel::source");
+            source.line(&format!(
+                "const SLOT: u32 = {}u;\n\n\
+                 fn row_keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{\n    return {};\n}}\n",
+                node.slot, node.inner_keep
+            ));
+            source.part(&shader!("rows_alone"));
+        }
+        KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
+    }
+    source.0
+}
+
+/// How the kernel reads rows, which decides its bindings' types.
+const fn access_of(key: &KernelKey) -> RowAccess {
+    match key {
+        KernelKey::Forward { config, .. } => config.access,
+        KernelKey::Inspect { access, .. } => *access,
+        _ => RowAccess::Scalar,
+    }
+}
+
+/// A row's length as an expression: the constant where that's what it is, so that no check is left.
+const fn row_length(
+    length: RowLength,
+    constant: &'static str,
+    parameter: &'static str,
+) -> &'static str {
+    if length.exact { constant } else { parameter }
+}
+
+struct Source(String);
+
+impl Source {
+    fn line(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn title(&mut self, name: &str) {
+        self.line(&format!("\n// ---- {name} ----"));
+    }
+
+    fn part(&mut self, part: &Part) {
+        self.template(part, &[]);
+    }
+
+    /// A part with its placeholders filled in.
+    fn template(&mut self, part: &Part, values: &[(&str, &str)]) {
+        self.title(part.file);
+        let filled = (values.iter())
+            .fold(part.text.to_owned(), |text, (name, value)| text.replace(name, value));
+        self.line(&filled);
+    }
+
+    fn rows(&mut self, access: RowAccess, tensor: &str, length: &str) {
+        let part = match access {
+            RowAccess::Scalar => shader!("load_scalar"),
+            RowAccess::Vec4 => shader!("load_vec4"),
+        };
+        self.template(&part, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
+    }
+
+    fn constants(&mut self, key: &KernelKey) {
+        match key {
+            KernelKey::Forward { config, .. } => self.forward_constants(config),
+            KernelKey::TileMap { grid, .. } => {
+                self.constant("BLOCK_Q", grid.block_q);
+                self.constant("BLOCK_KV", grid.block_kv);
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            _ => self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize),
+        }
+    }
+
+    fn forward_constants(&mut self, config: &ForwardConfig) {
+        self.constant("BLOCK_Q", config.grid.block_q);
+        self.constant("BLOCK_KV", config.grid.block_kv);
+        self.constant("HEAD_DIM", config.head_dim.capacity);
+        self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
+        match config.form {
+            ForwardForm::Broadcast { subgroup_size, rows } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+            }
+            ForwardForm::Tiled { columns, chunk, v_keys } => {
+                self.constant("COLUMNS", columns);
+                self.constant("CHUNK", chunk);
+                self.constant("V_KEYS", v_keys);
+            }
+        }
+    }
+
+    fn constant(&mut self, name: &str, value: usize) {
+        self.line(&format!("const {name}: u32 = {value}u;"));
+    }
+
+    fn binding(&mut self, index: usize, binding: Binding, access: RowAccess) {
+        let row = match access {
+            RowAccess::Scalar => "f32",
+            RowAccess::Vec4 => "vec4<f32>",
+        };
+        let (shape, name, element) = match binding {
+            Binding::Params => ("the problem's sizes", "params", "Params"),
+            Binding::Mask | Binding::MaskTables => {
+                ("slots, then the mask's data: see shaders/mask/algebra.wgsl", "mask_words", "u32")
+            }
+            Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", row),
+            Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row),
+            Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", row),
+            Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", row),
+            Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
+            Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
+            Binding::MaskTensor => {
+                ("[batch|1, num_heads|1, seq_len_q, seq_len_kv], or its bits", "output", "u32")
+            }
+        };
+        let declaration = match binding {
+            Binding::Params => format!("var<uniform> {name}: {element};"),
+            _ if binding.is_written() => {
+                format!("var<storage, read_write> {name}: array<{element}>;")
+            }
+            _ => format!("var<storage, read> {name}: array<{element}>;"),
+        };
+        // Writing to a String can't fail.
+        let _ = write!(self.0, "\n// {shape}\n@group(0) @binding({index}) {declaration}\n");
+    }
+}

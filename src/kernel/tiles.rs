@@ -1,0 +1,122 @@
+//! The tile table: which forward kernel serves a problem on a device, with which tiles, and why not the others.
+
+use super::key::{ForwardConfig, ForwardForm, ForwardKernel, RowAccess, RowLength};
+use crate::mask::emit::TileGrid;
+use crate::problem::Problem;
+
+/// What the choice of kernels depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DeviceTraits {
+    /// A CPU that poses as a GPU.
+    pub(crate) is_cpu: bool,
+    /// The one size that subgroups have, where the device has subgroups enabled and promises one.
+    pub(crate) fixed_subgroup_size: Option<usize>,
+    pub(crate) limits: wgpu::Limits,
+}
+
+impl DeviceTraits {
+    pub(crate) fn new(device: &wgpu::Device) -> Self {
+        let info = device.adapter_info();
+        let fixed = device.features().contains(wgpu::Features::SUBGROUP)
+            && info.subgroup_min_size == info.subgroup_max_size;
+        Self {
+            is_cpu: info.device_type == wgpu::DeviceType::Cpu,
+            fixed_subgroup_size: fixed.then_some(info.subgroup_min_size as usize),
+            limits: device.limits(),
+        }
+    }
+}
+
+/// A kernel that was considered, and its tiles or why it was refused.
+pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
+
+/// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve.
+pub(crate) fn candidates(problem: &Problem, device: &DeviceTraits) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = (ForwardKernel::ALL.into_iter())
+        .map(|kernel| {
+            let form = match kernel {
+                ForwardKernel::Broadcast => broadcast(problem, device),
+                ForwardKernel::Tiled => tiled(problem, device),
+            };
+            (kernel, form)
+        })
+        .collect();
+    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort.
+    if !device.is_cpu {
+        candidates.reverse();
+    }
+    candidates
+}
+
+/// Larger rows would be spilled and take long to compile, and the row count falls to keep the registers.
+const BROADCAST_ROWS: [(usize, usize); 2] = [(64, 2), (128, 1)];
+
+fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
+    if !(4..=32).contains(&subgroup_size) {
+        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    let &(_, rows) = (BROADCAST_ROWS.iter().find(|&&(most, _)| widest <= most))
+        .ok_or_else(|| format!("it serves head_dim up to 128, here it is {widest}"))?;
+    Ok(ForwardConfig {
+        grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+        head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
+        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
+        access: access(problem),
+        form: ForwardForm::Broadcast { subgroup_size, rows },
+    })
+}
+
+fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+    let shape = &problem.shape;
+    let head_dim_v = room(shape.head_dim_v, &[32, 64, 128, 192, 256]);
+    // The output's registers per invocation: 4 rows of capacity / columns components.
+    let (columns, v_keys) = match head_dim_v.capacity {
+        ..=64 => (8, 16),
+        ..=128 => (8, 8),
+        _ => (16, 4),
+    };
+    let config = ForwardConfig {
+        grid: TileGrid { block_q: 64, block_kv: 32 },
+        head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
+        head_dim_v,
+        access: access(problem),
+        form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
+    };
+    let invocations = (config.grid.block_q / 4 * columns) as u32;
+    let allowed = (device.limits.max_compute_invocations_per_workgroup)
+        .min(device.limits.max_compute_workgroup_size_x);
+    if invocations > allowed {
+        return Err(format!(
+            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
+        ));
+    }
+    Ok(config)
+}
+
+/// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
+fn room(length: usize, capacities: &[usize]) -> RowLength {
+    let capacity = (capacities.iter().copied())
+        .find(|&capacity| length <= capacity)
+        .unwrap_or(crate::shape::MAX_HEAD_DIM);
+    RowLength { capacity, exact: capacity == length }
+}
+
+/// 16 bytes at a time where every row starts at a multiple of that.
+pub(crate) fn access(problem: &Problem) -> RowAccess {
+    let strides = problem.strides();
+    let aligned = [
+        (strides.q, problem.shape.head_dim),
+        (strides.k, problem.shape.head_dim),
+        (strides.v, problem.shape.head_dim_v),
+        (strides.o, problem.shape.head_dim_v),
+    ]
+    .into_iter()
+    .all(|(strides, length)| {
+        let [batch, head, seq, dim] = strides.to_array();
+        dim == 1 && [batch, head, seq, length].iter().all(|n| n.is_multiple_of(4))
+    });
+    if aligned { RowAccess::Vec4 } else { RowAccess::Scalar }
+}

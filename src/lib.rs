@@ -1,0 +1,25 @@
+//! Masked flash attention as WGSL compute shaders, on any GPU that wgpu reaches.
+mod attention;
+mod device;
+mod error;
+mod kernel;
+mod mask;
+mod plan;
+mod problem;
+mod readback;
+pub mod reference;
+mod shape;
+
+pub use attention::{Attention, Inputs, MaskTensor, Output, Outputs};
+pub use device::{DeviceChoice, adapters};
+pub use error::{Error, ParseMaskError, Result};
+pub use kernel::key::ForwardKernel;
+pub use kernel::pipeline::Kernels;
+pub use mask::data::DenseShape;
+pub use mask::{Causal, Evaluator, Mask, MaskData, MaskInput, Window};
+pub use plan::attention::{AttentionBuffers, AttentionPlan};
+pub use plan::buffers::MaskBuffers;
+pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
+pub use plan::materialize::{MaskFormat, MaskPlan};
+pub use problem::Problem;
+pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};

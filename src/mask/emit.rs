@@ -1,0 +1,346 @@
+//! A mask as WGSL, and its words in the device's mask buffer.
+//!
+//! [`MaskText`] is what the mask's structure alone decides: the functions that the kernels call. Masks that differ
+//! only in data (lengths, offsets, bounds, ids) have the same text and share pipelines.
+//!
+//! [`MaskLayout`] is the rest: where everything lies in the mask buffer, and the words that are known beforehand.
+//!
+//! ```text
+//! mask buffer: | tile map header | slots of the leaves | inputs | rows-alone flags | tile map |
+//! ```
+
+use std::fmt::Write as _;
+
+use super::data::DenseShape;
+use super::{Causal, Mask, MaskInput};
+use crate::error::{Error, Result};
+use crate::shape::{Shape, elements};
+
+/// The slots before the leaves': where the tile map lies, and the words from one sequence, head and row of tiles to the next.
+const HEADER_SLOTS: usize = 4;
+
+/// How many tiles' classes one word of the tile map holds.
+const TILES_PER_WORD: usize = 16;
+
+/// Beyond every position, and small enough that sums with positions stay within `i32`.
+const FAR: i64 = 1 << 30;
+
+/// A leaf's WGSL fragment: `NAME_keep`, `NAME_tile` and `NAME_hull`.
+#[derive(Debug, PartialEq, Eq)]
+struct Fragment {
+    name: &'static str,
+    source: &'static str,
+    slots: usize,
+}
+
+macro_rules! fragment {
+    ($name:literal, $slots:literal) => {
+        &Fragment {
+            name: $name,
+            source: include_str!(concat!("../../shaders/mask/", $name, ".wgsl")),
+            slots: $slots,
+        }
+    };
+}
+
+/// The fragment that a leaf (or `self_only_if_alone`) calls.
+fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
+    Some(match mask {
+        Mask::All | Mask::And(..) | Mask::Or(..) | Mask::Not(_) => return None,
+        Mask::Causal(_) => fragment!("causal", 1),
+        Mask::Window(_) => fragment!("window", 2),
+        Mask::KeyLengths | Mask::Prefix => fragment!("leading_keys", 1),
+        Mask::KeyPadding => fragment!("key_padding", 1),
+        Mask::TokenPadding => fragment!("token_padding", 2),
+        Mask::Documents => fragment!("documents", 2),
+        Mask::NotSelf => fragment!("not_self", 1),
+        Mask::SelfOnlyIfAlone(_) => fragment!("self_only_if_alone", 4),
+        Mask::Dense => fragment!("dense", 4),
+    })
+}
+
+/// The functions that a mask's structure decides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct MaskText {
+    /// The fragments and `mask_keep`, `mask_tile_closed`, `mask_hull`.
+    pub(crate) functions: String,
+    /// Whether the classes of tiles are read from the tile map.
+    pub(crate) needs_tile_map: bool,
+    /// For each `self_only_if_alone`, inner ones first: its slot and its inner mask as an expression.
+    pub(crate) rows_alone: Vec<RowsAlone>,
+}
+
+/// A `self_only_if_alone` node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RowsAlone {
+    /// Its first slot.
+    pub(crate) slot: usize,
+    /// Its inner mask, an expression over `b`, `h`, `q_idx` and `kv_idx`.
+    pub(crate) inner_keep: String,
+}
+
+impl MaskText {
+    pub(crate) fn new(mask: &Mask) -> Self {
+        let mut emitter =
+            Emitter { next_slot: HEADER_SLOTS, fragments: Vec::new(), rows_alone: Vec::new() };
+        let Expressions { keep, tile, hull } = emitter.node(mask);
+        let mut functions = String::new();
+        for fragment in &emitter.fragments {
+            functions.push_str(fragment.source);
+            functions.push('\n');
+        }
+        // Writing to a String can't fail.
+        let _ = write!(
+            functions,
+            "fn mask_keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{\n    return {keep};\n}}\n\n\
+             fn mask_tile_closed(b: u32, h: u32, tile: Tile) -> u32 {{\n    return {tile};\n}}\n\n\
+             fn mask_hull(b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {{\n    return {hull};\n}}\n"
+        );
+        Self { functions, needs_tile_map: mask.needs_tile_map(), rows_alone: emitter.rows_alone }
+    }
+}
+
+/// A node as WGSL expressions.
+struct Expressions {
+    keep: String,
+    tile: String,
+    hull: String,
+}
+
+struct Emitter {
+    next_slot: usize,
+    fragments: Vec<&'static Fragment>,
+    rows_alone: Vec<RowsAlone>,
+}
+
+impl Emitter {
+    fn node(&mut self, mask: &Mask) -> Expressions {
+        match mask {
+            Mask::And(a, b) => self.join(a, b, "&", "and"),
+            Mask::Or(a, b) => self.join(a, b, "|", "or"),
+            Mask::Not(inner) => {
+                let inner = self.node(inner);
+                Expressions {
+                    keep: format!("!{}", inner.keep),
+                    tile: format!("tile_not({})", inner.tile),
+                    hull: "hull_all()".to_owned(),
+                }
+            }
+            Mask::SelfOnlyIfAlone(inner) => {
+                let inner = self.node(inner);
+                let (name, slot) = self.call(mask);
+                self.rows_alone.push(RowsAlone { slot, inner_keep: inner.keep.clone() });
+                Expressions {
+                    keep: format!("{name}_keep({slot}u, {}, b, h, q_idx, kv_idx)", inner.keep),
+                    tile: format!("{name}_tile({slot}u, {}, b, h, tile)", inner.tile),
+                    hull: inner.hull,
+                }
+            }
+            Mask::All => Expressions {
+                keep: "true".to_owned(),
+                tile: "FULL".to_owned(),
+                hull: "hull_all()".to_owned(),
+            },
+            _ => {
+                let (name, slot) = self.call(mask);
+                Expressions {
+                    keep: format!("{name}_keep({slot}u, b, h, q_idx, kv_idx)"),
+                    tile: format!("{name}_tile({slot}u, b, h, tile)"),
+                    hull: format!("{name}_hull({slot}u, b, h, q0, q1)"),
+                }
+            }
+        }
+    }
+
+    /// Both sides are always evaluated: leaves are cheap, and a branch in the inner loop is not.
+    fn join(&mut self, a: &Mask, b: &Mask, operator: &str, kleene: &str) -> Expressions {
+        let (a, b) = (self.node(a), self.node(b));
+        Expressions {
+            keep: format!("({} {operator} {})", a.keep, b.keep),
+            tile: format!("tile_{kleene}({}, {})", a.tile, b.tile),
+            hull: format!("hull_{kleene}({}, {})", a.hull, b.hull),
+        }
+    }
+
+    /// The node's function prefix and its first slot.
+    fn call(&mut self, mask: &Mask) -> (&'static str, usize) {
+        let Some(fragment) = fragment_of(mask) else {
+            return ("", 0);
+        };
+        if !self.fragments.contains(&fragment) {
+            self.fragments.push(fragment);
+        }
+        let slot = self.next_slot;
+        self.next_slot += fragment.slots;
+        (fragment.name, slot)
+    }
+}
+
+/// The tiles that the tile map is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TileGrid {
+    pub(crate) block_q: usize,
+    pub(crate) block_kv: usize,
+}
+
+/// Where everything lies in the mask buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MaskLayout {
+    /// The words from the start that are known beforehand.
+    pub(crate) head: Vec<u32>,
+    /// Each input, its first word and its number of words.
+    pub(crate) inputs: Vec<(MaskInput, usize, usize)>,
+    /// The whole buffer's size in words.
+    pub(crate) words: usize,
+    /// The sizes of the materialized mask: batch and heads are 1 where the mask is the same along them.
+    pub(crate) broadcast: [usize; 2],
+    /// Rows of tiles and words per row of the tile map, where there is one.
+    pub(crate) tile_map: Option<[usize; 2]>,
+}
+
+impl MaskLayout {
+    /// Lays out the mask buffer; where a kernel walks over tiles of `grid`, with the tile map that the mask may need.
+    pub(crate) fn new(
+        mask: &Mask,
+        shape: &Shape,
+        dense: DenseShape,
+        grid: Option<TileGrid>,
+    ) -> Result<Self> {
+        let broadcast = [
+            if depends_on_batch(mask, dense) { shape.batch } else { 1 },
+            if depends_on_heads(mask, dense) { shape.num_heads } else { 1 },
+        ];
+        let mut builder = Builder {
+            shape,
+            dense,
+            broadcast,
+            inputs: Vec::new(),
+            head: vec![0; HEADER_SLOTS],
+            at: HEADER_SLOTS + slots(mask),
+        };
+        for input in mask.inputs() {
+            let words = input.words(shape, dense)?;
+            let at = builder.take(words)?;
+            builder.inputs.push((input, at, words));
+        }
+        builder.node(mask)?;
+        let tile_map = match grid.filter(|_| mask.needs_tile_map()) {
+            Some(grid) => Some(builder.tile_map(grid)?),
+            None => None,
+        };
+        Ok(Self {
+            head: builder.head,
+            inputs: builder.inputs,
+            words: builder.at,
+            broadcast,
+            tile_map,
+        })
+    }
+}
+
+fn depends_on_batch(mask: &Mask, dense: DenseShape) -> bool {
+    mask.any(&|mask| match mask {
+        Mask::Dense => !dense.broadcast_batch,
+        _ => mask.leaf_inputs().iter().any(|&input| input != MaskInput::PadId),
+    })
+}
+
+fn depends_on_heads(mask: &Mask, dense: DenseShape) -> bool {
+    mask.any(&|mask| matches!(mask, Mask::Dense) && !dense.broadcast_heads)
+}
+
+/// How many slots a mask's leaves have.
+fn slots(mask: &Mask) -> usize {
+    let below: usize = mask.children().into_iter().flatten().map(slots).sum();
+    below + fragment_of(mask).map_or(0, |fragment| fragment.slots)
+}
+
+struct Builder<'a> {
+    shape: &'a Shape,
+    dense: DenseShape,
+    broadcast: [usize; 2],
+    inputs: Vec<(MaskInput, usize, usize)>,
+    head: Vec<u32>,
+    at: usize,
+}
+
+impl Builder<'_> {
+    /// The slots of a node and of those below it, in the order in which [`Emitter::node`] numbers them.
+    fn node(&mut self, mask: &Mask) -> Result<()> {
+        for child in mask.children().into_iter().flatten() {
+            self.node(child)?;
+        }
+        let own = self.shape.seq_len_kv as i64 - self.shape.seq_len_q as i64;
+        match mask {
+            Mask::Causal(Causal::LowerRight) | Mask::NotSelf => self.push_offset(own),
+            Mask::Causal(Causal::UpperLeft) => self.push_offset(0),
+            Mask::Causal(Causal::Offset(offset)) => self.push_offset(i64::from(*offset)),
+            Mask::Window(window) => {
+                self.push_offset(window.left.map_or(-FAR, |left| own - i64::from(left)));
+                self.push_offset(window.right.map_or(FAR, |right| own + i64::from(right)));
+            }
+            Mask::SelfOnlyIfAlone(_) => {
+                let [batch, heads] = self.broadcast;
+                let rows = self.shape.seq_len_q;
+                let flags = self.take(elements("rows-alone flags", &[batch, heads, rows])?)?;
+                self.push_offset(own);
+                self.push(flags);
+                self.push(if batch > 1 { heads * rows } else { 0 });
+                self.push(if heads > 1 { rows } else { 0 });
+            }
+            _ => {
+                for input in mask.leaf_inputs() {
+                    let at = self.inputs.iter().find(|(other, ..)| other == input);
+                    self.push(at.map_or(0, |&(_, at, _)| at));
+                }
+                if *mask == Mask::Dense {
+                    for stride in self.dense.strides(self.shape) {
+                        self.push(stride);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for the tile map and fills the header.
+    fn tile_map(&mut self, grid: TileGrid) -> Result<[usize; 2]> {
+        let [batch, heads] = self.broadcast;
+        let rows = self.shape.seq_len_q.div_ceil(grid.block_q);
+        let row_words = (self.shape.seq_len_kv.div_ceil(grid.block_kv)).div_ceil(TILES_PER_WORD);
+        let at = self.take(elements("tile map", &[batch, heads, rows, row_words])?)?;
+        let per_head = rows * row_words;
+        let header = [
+            at,
+            if batch > 1 { heads * per_head } else { 0 },
+            if heads > 1 { per_head } else { 0 },
+            row_words,
+        ];
+        for (slot, word) in header.into_iter().enumerate() {
+            self.head[slot] = word as u32;
+        }
+        Ok([rows, row_words])
+    }
+
+    /// Appends a region and returns its first word. Every place stays within u32, so that slots can hold it.
+    fn take(&mut self, words: usize) -> Result<usize> {
+        let at = self.at;
+        self.at =
+            (at.checked_add(words)).filter(|&end| u32::try_from(end).is_ok()).ok_or_else(|| {
+                Error::operand(
+                    "mask",
+                    "data of at most 2^32 words",
+                    format!("{at} + {words} words"),
+                )
+            })?;
+        Ok(at)
+    }
+
+    fn push_offset(&mut self, offset: i64) {
+        self.head.push((offset.clamp(-FAR, FAR) as i32).cast_unsigned());
+    }
+
+    fn push(&mut self, word: usize) {
+        self.head.push(word as u32);
+    }
+}

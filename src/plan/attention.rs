@@ -1,0 +1,265 @@
+//! The forward pass.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use wgpu::BufferSlice;
+
+use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
+use super::mask_tables::MaskTables;
+use super::{Dispatch, begin_pass, bind, params_buffer};
+use crate::error::{Error, Result};
+use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
+use crate::kernel::params::Params;
+use crate::kernel::pipeline::Kernels;
+use crate::kernel::tiles::{Candidate, candidates};
+use crate::problem::Problem;
+
+/// Attention for one problem, validated and compiled, to be encoded any number of times.
+///
+/// A plan owns its pipeline and the mask's buffer (and one for lse). It submits nothing, polls nothing and writes
+/// nothing from the host: everything it does is in the commands that [`AttentionPlan::encode`] records.
+///
+/// ```no_run
+/// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, q: wgpu::Buffer, k: wgpu::Buffer, v: wgpu::Buffer, o: wgpu::Buffer) -> wgpu_attention::Result<()> {
+/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// let kernels = Kernels::new(device);
+/// let problem = Problem::new(Shape::new(1, 8, 128, 64)).mask(Mask::causal());
+/// let plan = AttentionPlan::new(&kernels, &problem)?;
+/// let mut encoder = device.create_command_encoder(&Default::default());
+/// plan.encode(&mut encoder, &AttentionBuffers {
+///     q: q.slice(..),
+///     k: k.slice(..),
+///     v: v.slice(..),
+///     mask: MaskBuffers::new(),
+///     o: o.slice(..),
+///     lse: None,
+/// })?;
+/// queue.submit([encoder.finish()]);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct AttentionPlan {
+    kernels: Kernels,
+    problem: Problem,
+    kernel: ForwardKernel,
+    config: ForwardConfig,
+    considered: Vec<Candidate>,
+    mask: MaskTables,
+    dispatch: Dispatch,
+    params: wgpu::Buffer,
+    /// Where lse goes if nobody asks for it.
+    lse: wgpu::Buffer,
+    empty: wgpu::Buffer,
+}
+
+/// The caller's buffers for [`AttentionPlan::encode`].
+///
+/// All need `BufferUsages::STORAGE`, offsets that are multiples of `min_storage_buffer_offset_alignment`, and room
+/// for the tensor's strides. Outputs need other buffers than inputs.
+#[derive(Debug, Clone)]
+pub struct AttentionBuffers<'a> {
+    /// f32 `[batch, num_heads, seq_len_q, head_dim]`
+    pub q: BufferSlice<'a>,
+    /// f32 `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    pub k: BufferSlice<'a>,
+    /// f32 `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
+    pub v: BufferSlice<'a>,
+    /// What the mask names.
+    pub mask: MaskBuffers<'a>,
+    /// f32 `[batch, num_heads, seq_len_q, head_dim_v]`, written
+    pub o: BufferSlice<'a>,
+    /// f32 `[batch, num_heads, seq_len_q]`, dense, written if given
+    pub lse: Option<BufferSlice<'a>>,
+}
+
+impl AttentionPlan {
+    /// The best kernel for the problem on the device.
+    ///
+    /// # Errors
+    /// Where the problem is invalid, or larger than the device's limits, or the device fails to compile or allocate.
+    pub fn new(kernels: &Kernels, problem: &Problem) -> Result<Self> {
+        Self::with_kernel(kernels, problem, None)
+    }
+
+    /// A given kernel, or the best for `None`.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::new`], and [`Error::KernelRefused`] where the kernel can't serve the problem here.
+    pub fn with_kernel(
+        kernels: &Kernels,
+        problem: &Problem,
+        forced: Option<ForwardKernel>,
+    ) -> Result<Self> {
+        problem.validate()?;
+        let considered = candidates(problem, kernels.traits());
+        let (kernel, config) = choose(&considered, forced)?;
+        let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
+        let params = Params::new(problem, &mask.layout, config.grid.block_q)?;
+        let shape = &problem.shape;
+        let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
+        check_binding_size(kernels, "lse", lse_bytes)?;
+        let pipeline =
+            kernels.pipeline(KernelKey::Forward { config, mask: Arc::clone(&mask.text) })?;
+        let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
+        let dispatch = Dispatch::new(
+            kernels,
+            pipeline,
+            crate::shape::elements("workgroups", &[shape.batch, shape.num_heads, blocks])?,
+        )?;
+        let device = kernels.device();
+        let (params, lse, empty) = crate::device::scoped(device, "allocating a plan", || {
+            let lse = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("lse"),
+                size: lse_bytes,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            });
+            (params_buffer(device, &params), lse, MaskTables::empty_buffer(kernels))
+        })?;
+        Ok(Self {
+            kernels: kernels.clone(),
+            problem: problem.clone(),
+            kernel,
+            config,
+            considered,
+            mask,
+            dispatch,
+            params,
+            lse,
+            empty,
+        })
+    }
+
+    /// The kernel that was chosen.
+    pub const fn kernel(&self) -> ForwardKernel {
+        self.kernel
+    }
+
+    /// In words: the kernel, its tiles, and why the others weren't taken.
+    pub fn explain(&self) -> String {
+        let grid = self.config.grid;
+        let mut text = format!(
+            "kernel `{}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
+            self.kernel,
+            grid.block_q,
+            grid.block_kv,
+            match self.config.access {
+                RowAccess::Vec4 => "16 bytes at a time",
+                RowAccess::Scalar => "4 bytes at a time (a length or stride isn't a multiple of 4)",
+            },
+            self.problem.mask,
+            match self.mask.layout.tile_map {
+                Some(_) => "by a map made on the device",
+                None => "by closed forms",
+            },
+        );
+        for (kernel, form) in &self.considered {
+            // Writing to a String can't fail.
+            let _ = match form {
+                Err(reason) => write!(text, "; not `{kernel}`: {reason}"),
+                Ok(_) if *kernel != self.kernel => {
+                    write!(text, "; `{kernel}` could serve too")
+                }
+                Ok(_) => Ok(()),
+            };
+        }
+        text
+    }
+
+    /// Records the attention of the problem over these buffers.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names the first buffer that doesn't fit; nothing is recorded then.
+    pub fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &AttentionBuffers<'_>,
+    ) -> Result<()> {
+        self.record(encoder, buffers, true)
+    }
+
+    /// As [`AttentionPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them:
+    /// what building a tile map costs is paid once where the mask stays the same. `buffers.mask` isn't read.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::encode`].
+    pub fn encode_reusing_mask(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &AttentionBuffers<'_>,
+    ) -> Result<()> {
+        self.record(encoder, buffers, false)
+    }
+
+    fn record(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &AttentionBuffers<'_>,
+        make_mask: bool,
+    ) -> Result<()> {
+        let shape = &self.problem.shape;
+        let strides = self.problem.strides();
+        let q = Operand::new("q", buffers.q, strides.q.span("q", shape.q_dims())?);
+        let k = Operand::new("k", buffers.k, strides.k.span("k", shape.k_dims())?);
+        let v = Operand::new("v", buffers.v, strides.v.span("v", shape.v_dims())?);
+        let o = Operand::new("o", buffers.o, strides.o.span("o", shape.o_dims())?);
+        let lse = Operand::new(
+            "lse",
+            buffers.lse.unwrap_or_else(|| self.lse.slice(..)),
+            shape.lse_len()?,
+        );
+        let mask = match make_mask {
+            true => self.mask.operands(&buffers.mask)?,
+            false => Vec::new(),
+        };
+        let mut inputs = vec![q, k, v];
+        inputs.extend(&mask);
+        check_outputs_apart(&inputs, &[o, lse])?;
+        let mut resources =
+            vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
+        for operand in [&q, &k, &v, &o, &lse] {
+            resources.push(operand.bind(&self.kernels, &self.empty)?);
+        }
+        if shape.o_len()? == 0 {
+            return Ok(());
+        }
+        if make_mask {
+            self.mask.encode(encoder, &mask);
+        }
+        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
+        let mut pass = begin_pass(encoder, "attention");
+        self.dispatch.encode(&mut pass, &bind_group);
+        Ok(())
+    }
+}
+
+/// The forced kernel, or the first that serves.
+fn choose(
+    considered: &[Candidate],
+    forced: Option<ForwardKernel>,
+) -> Result<(ForwardKernel, ForwardConfig)> {
+    let mut reasons = Vec::new();
+    for (kernel, form) in considered {
+        match form {
+            _ if forced.is_some_and(|forced| forced != *kernel) => {}
+            Ok(config) => return Ok((*kernel, *config)),
+            Err(reason) => reasons.push((kernel, reason)),
+        }
+    }
+    let names: Vec<_> = reasons.iter().map(|(kernel, _)| kernel.name()).collect();
+    let words: Vec<_> = reasons.iter().map(|(_, reason)| reason.as_str()).collect();
+    Err(Error::KernelRefused { kernel: names.join(", "), reason: words.join("; ") })
+}
+
+/// The whole text of the forward kernel that would serve the problem.
+pub(crate) fn forward_wgsl(
+    kernels: &Kernels,
+    problem: &Problem,
+    forced: Option<ForwardKernel>,
+) -> Result<String> {
+    problem.validate()?;
+    let (_, config) = choose(&candidates(problem, kernels.traits()), forced)?;
+    let mask = Arc::new(crate::mask::emit::MaskText::new(&problem.mask));
+    Ok(crate::kernel::source::wgsl(&KernelKey::Forward { config, mask }))
+}

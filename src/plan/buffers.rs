@@ -1,0 +1,157 @@
+//! The caller's buffers, checked before they are bound: usage, size, alignment, overlap.
+
+use std::collections::BTreeMap;
+
+use wgpu::{BufferSlice, BufferUsages};
+
+use crate::error::{Error, Result};
+use crate::kernel::pipeline::Kernels;
+use crate::mask::MaskInput;
+
+/// The device's buffers with the data that a mask names.
+///
+/// Formats: [`MaskInput`]; 32-bit words throughout. The buffers need `BufferUsages::COPY_SRC`.
+///
+/// ```no_run
+/// # fn f(lengths: wgpu::Buffer) {
+/// use wgpu_attention::{MaskBuffers, MaskInput};
+/// let data = MaskBuffers::new().with(MaskInput::KeyLengths, lengths.slice(..));
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MaskBuffers<'a> {
+    slices: BTreeMap<MaskInput, BufferSlice<'a>>,
+}
+
+impl<'a> MaskBuffers<'a> {
+    /// No data, as for masks that need none.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where `input` lies.
+    #[must_use]
+    pub fn with(mut self, input: MaskInput, slice: BufferSlice<'a>) -> Self {
+        self.slices.insert(input, slice);
+        self
+    }
+
+    pub(crate) fn get(&self, input: MaskInput) -> Result<BufferSlice<'a>> {
+        self.slices
+            .get(&input)
+            .copied()
+            .ok_or_else(|| Error::operand(input.name(), "a buffer, for the mask names it", "none"))
+    }
+}
+
+/// A slice of the caller's that is to be bound or copied from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) slice: BufferSlice<'a>,
+    /// How many bytes of it are used.
+    pub(crate) bytes: u64,
+}
+
+impl<'a> Operand<'a> {
+    /// A tensor of `elements` 32-bit elements.
+    pub(crate) fn new(name: &'static str, slice: BufferSlice<'a>, elements: usize) -> Self {
+        Self { name, slice, bytes: elements as u64 * 4 }
+    }
+
+    /// The slice as a binding, or `empty` where the tensor has no elements.
+    pub(crate) fn bind(
+        &self,
+        kernels: &Kernels,
+        empty: &'a wgpu::Buffer,
+    ) -> Result<wgpu::BindingResource<'a>> {
+        if self.bytes == 0 {
+            return Ok(empty.as_entire_binding());
+        }
+        let limits = &kernels.traits().limits;
+        self.check(BufferUsages::STORAGE, u64::from(limits.min_storage_buffer_offset_alignment))?;
+        check_binding_size(kernels, self.name, self.bytes)?;
+        Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: self.slice.buffer(),
+            offset: self.slice.offset(),
+            // Kernels that read 16 bytes at a time see whole vectors: the tensor's size is a multiple of 16 then.
+            size: std::num::NonZero::new(self.bytes),
+        }))
+    }
+
+    /// Whether the slice has the usage, the size and the alignment.
+    pub(crate) fn check(&self, usage: BufferUsages, alignment: u64) -> Result<()> {
+        let Self { name, slice, bytes } = *self;
+        if !slice.buffer().usage().contains(usage) {
+            return Err(Error::operand(
+                name,
+                format!("a buffer with usage {usage:?}"),
+                format!("{:?}", slice.buffer().usage()),
+            ));
+        }
+        if slice.size() < bytes {
+            return Err(Error::operand(
+                name,
+                format!("a slice of at least {bytes} bytes"),
+                format!("{} bytes", slice.size()),
+            ));
+        }
+        if !slice.offset().is_multiple_of(alignment) {
+            return Err(Error::operand(
+                name,
+                format!("an offset that is a multiple of {alignment} bytes"),
+                slice.offset(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn range(&self) -> std::ops::Range<u64> {
+        self.slice.offset()..self.slice.offset() + self.bytes
+    }
+}
+
+/// Whether the device binds that much in one piece.
+pub(crate) fn check_binding_size(kernels: &Kernels, name: &str, bytes: u64) -> Result<()> {
+    let available = u64::from(kernels.traits().limits.max_storage_buffer_binding_size);
+    if bytes <= available {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("{name} (in bytes)"),
+        limit: "max_storage_buffer_binding_size",
+        needed: bytes,
+        available,
+    })
+}
+
+/// Whether outputs lie apart from everything else. wgpu tracks a buffer's use as a whole, so an output needs another
+/// buffer than any input has; two outputs may share one.
+pub(crate) fn check_outputs_apart(inputs: &[Operand<'_>], outputs: &[Operand<'_>]) -> Result<()> {
+    for (index, output) in outputs.iter().enumerate() {
+        if output.bytes == 0 {
+            continue;
+        }
+        let same =
+            |other: &&Operand<'_>| other.bytes > 0 && other.slice.buffer() == output.slice.buffer();
+        if let Some(input) = inputs.iter().find(same) {
+            return Err(Error::operand(
+                output.name,
+                format!("another buffer than the input {}", input.name),
+                "the same one",
+            ));
+        }
+        let range = output.range();
+        let overlaps = |other: &&Operand<'_>| {
+            same(other) && other.range().start < range.end && range.start < other.range().end
+        };
+        if let Some(other) = outputs[..index].iter().find(overlaps) {
+            return Err(Error::operand(
+                output.name,
+                format!("bytes apart from {}'s, {:?}", other.name, other.range()),
+                format!("{range:?}"),
+            ));
+        }
+    }
+    Ok(())
+}

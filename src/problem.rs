@@ -1,0 +1,161 @@
+//! What is to be computed: sizes, mask, scale, and how the tensors lie in memory.
+
+use crate::error::{Error, Result};
+use crate::mask::Mask;
+use crate::mask::data::DenseShape;
+use crate::shape::{Layout, Shape, Strides};
+
+/// An attention problem: `o = softmax(scale · q kᵀ, where the mask keeps) v`.
+///
+/// ```
+/// use wgpu_attention::{Layout, Mask, Problem, Shape};
+/// let problem = Problem::new(Shape::new(2, 8, 128, 64))
+///     .mask(Mask::causal() & Mask::KeyLengths)
+///     .layout(Layout::Bshd);
+/// assert_eq!(problem.scale(), 0.125);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    pub(crate) shape: Shape,
+    pub(crate) mask: Mask,
+    pub(crate) dense: DenseShape,
+    scale: Option<f32>,
+    layout: Layout,
+    strides: [Option<Strides>; 4],
+}
+
+/// The strides of each tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TensorStrides {
+    pub(crate) q: Strides,
+    pub(crate) k: Strides,
+    pub(crate) v: Strides,
+    pub(crate) o: Strides,
+}
+
+impl Problem {
+    /// Attention over every key, scaled by `1 / sqrt(head_dim)`, on dense `[batch, heads, seq, dim]` tensors.
+    pub const fn new(shape: Shape) -> Self {
+        Self {
+            shape,
+            mask: Mask::All,
+            dense: DenseShape {
+                broadcast_batch: false,
+                broadcast_heads: false,
+                broadcast_q: false,
+            },
+            scale: None,
+            layout: Layout::Bhsd,
+            strides: [None; 4],
+        }
+    }
+
+    /// Which keys each query attends to.
+    #[must_use]
+    pub fn mask(self, mask: Mask) -> Self {
+        Self { mask, ..self }
+    }
+
+    /// How the data of a `dense` mask broadcasts; it is full unless said.
+    #[must_use]
+    pub fn dense_shape(self, dense: DenseShape) -> Self {
+        Self { dense, ..self }
+    }
+
+    /// What scores are multiplied with instead of `1 / sqrt(head_dim)`.
+    #[must_use]
+    pub fn with_scale(self, scale: f32) -> Self {
+        Self { scale: Some(scale), ..self }
+    }
+
+    /// How q, k, v and o lie in memory, all four dense.
+    #[must_use]
+    pub fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// Strides of q instead of the layout's.
+    #[must_use]
+    pub fn q_strides(self, strides: Strides) -> Self {
+        self.set_strides(0, strides)
+    }
+
+    /// Strides of k instead of the layout's.
+    #[must_use]
+    pub fn k_strides(self, strides: Strides) -> Self {
+        self.set_strides(1, strides)
+    }
+
+    /// Strides of v instead of the layout's.
+    #[must_use]
+    pub fn v_strides(self, strides: Strides) -> Self {
+        self.set_strides(2, strides)
+    }
+
+    /// Strides of o instead of the layout's. No two elements may share a place.
+    #[must_use]
+    pub fn o_strides(self, strides: Strides) -> Self {
+        self.set_strides(3, strides)
+    }
+
+    fn set_strides(mut self, tensor: usize, strides: Strides) -> Self {
+        self.strides[tensor] = Some(strides);
+        self
+    }
+
+    /// The sizes.
+    pub const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What scores are multiplied with.
+    pub fn scale(&self) -> f32 {
+        self.scale.unwrap_or_else(|| self.shape.default_scale())
+    }
+
+    pub(crate) fn strides(&self) -> TensorStrides {
+        let of =
+            |tensor: usize, dims| self.strides[tensor].unwrap_or_else(|| self.layout.strides(dims));
+        TensorStrides {
+            q: of(0, self.shape.q_dims()),
+            k: of(1, self.shape.k_dims()),
+            v: of(2, self.shape.v_dims()),
+            o: of(3, self.shape.o_dims()),
+        }
+    }
+
+    /// Whether the problem is one that can be computed on some device.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names what doesn't fit.
+    pub fn validate(&self) -> Result<()> {
+        self.shape.validate()?;
+        if !self.scale().is_finite() {
+            return Err(Error::operand("scale", "a finite number", self.scale()));
+        }
+        if self.mask.depth() > crate::mask::text::MAX_DEPTH {
+            return Err(Error::operand(
+                "mask",
+                format!("at most {} levels", crate::mask::text::MAX_DEPTH),
+                self.mask.depth(),
+            ));
+        }
+        let strides = self.strides();
+        for (name, strides, dims) in [
+            ("q", strides.q, self.shape.q_dims()),
+            ("k", strides.k, self.shape.k_dims()),
+            ("v", strides.v, self.shape.v_dims()),
+            ("o", strides.o, self.shape.o_dims()),
+        ] {
+            strides.span(name, dims)?;
+            if name == "o" && strides.overlaps(dims) {
+                return Err(Error::operand(
+                    "o's strides",
+                    "a place of its own for every element",
+                    format!("{:?} for {dims:?}", strides.to_array()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! From a device buffer to a `Vec`, in pieces of bounded size.
+
+use futures_intrusive::channel::shared::oneshot_channel;
+
+use crate::device::scoped;
+use crate::error::{Error, Result};
+
+/// The most that is mapped at a time.
+const CHUNK_BYTES: u64 = 64 << 20;
+
+/// Reads 32-bit `elements` from the start of `source`, which needs `BufferUsages::COPY_SRC`.
+///
+/// On native backends this waits for the device on the calling thread; nothing else drives it.
+pub(crate) async fn read<T: bytemuck::Pod>(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    source: &wgpu::Buffer,
+    elements: usize,
+) -> Result<Vec<T>> {
+    let bytes = (elements * size_of::<T>()) as u64;
+    let mut values = Vec::with_capacity(elements);
+    if bytes == 0 {
+        return Ok(values);
+    }
+    let chunk = bytes.min(CHUNK_BYTES);
+    let staging = scoped(device, "allocating the readback buffer", || {
+        device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: chunk,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        })
+    })?;
+    let mut at = 0;
+    while at < bytes {
+        let length = chunk.min(bytes - at);
+        scoped(device, "copying to the readback buffer", || {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                label: Some("readback"),
+            });
+            encoder.copy_buffer_to_buffer(source, at, &staging, 0, length);
+            queue.submit([encoder.finish()]);
+        })?;
+        map(device, &staging, length).await?;
+        let view = staging.get_mapped_range(..length).map_err(|error| failed(&error))?;
+        values.extend_from_slice(bytemuck::cast_slice(&view));
+        drop(view);
+        staging.unmap();
+        at += length;
+    }
+    Ok(values)
+}
+
+async fn map(device: &wgpu::Device, staging: &wgpu::Buffer, length: u64) -> Result<()> {
+    let (sender, receiver) = oneshot_channel();
+    staging.map_async(wgpu::MapMode::Read, ..length, move |result| {
+        // The receiver is gone only if the future was dropped; then nobody waits for the answer.
+        let _ = sender.send(result);
+    });
+    wait(device, "waiting for a readback")?;
+    match receiver.receive().await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(failed(&error)),
+        None => Err(failed(&"the device dropped the request")),
+    }
+}
+
+/// Waits until everything that was submitted is done.
+pub(crate) fn wait(device: &wgpu::Device, during: &'static str) -> Result<()> {
+    match device.poll(wgpu::PollType::wait_indefinitely()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::DeviceLost { during, message: error.to_string() }),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Error {
+    Error::DeviceLost { during: "reading back", message: error.to_string() }
+}

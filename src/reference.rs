@@ -1,0 +1,97 @@
+//! Attention in f64 on the CPU: short enough to be checked by eye, and what everything else is compared with.
+//!
+//! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
+
+use crate::attention::Inputs;
+use crate::error::Result;
+use crate::mask::Evaluator;
+use crate::problem::Problem;
+
+/// Every output in f64.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// `[batch, num_heads, seq_len_q, head_dim_v]`, in the order of the problem's strides of o; elements that no
+    /// stride reaches are 0
+    pub o: Vec<f64>,
+    /// `[batch, num_heads, seq_len_q]`
+    pub lse: Vec<f64>,
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    pub scores: Vec<f64>,
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    pub masked_scores: Vec<f64>,
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    pub weights: Vec<f64>,
+}
+
+/// Computes a problem in f64.
+///
+/// # Errors
+/// [`crate::Error::Operand`] where the problem is invalid or the mask's data doesn't fit.
+///
+/// # Panics
+/// Where q, k or v are shorter than their strides span.
+pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
+    problem.validate()?;
+    let shape = problem.shape();
+    let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
+    let strides = problem.strides();
+    let at = |strides: [usize; 4], index: [usize; 4]| -> usize {
+        strides.iter().zip(index).map(|(stride, i)| stride * i).sum()
+    };
+    let [q_strides, k_strides, v_strides, o_strides] =
+        [strides.q, strides.k, strides.v, strides.o].map(crate::Strides::to_array);
+    let scale = f64::from(problem.scale());
+
+    let mut result = Reference {
+        o: vec![0.0; strides.o.span("o", shape.o_dims())?],
+        lse: Vec::new(),
+        scores: Vec::new(),
+        masked_scores: Vec::new(),
+        weights: Vec::new(),
+    };
+    for b in 0..shape.batch {
+        for h in 0..shape.num_heads {
+            let h_kv = h / shape.group_size();
+            for q_idx in 0..shape.seq_len_q {
+                // score = scale * (q . k)
+                let scores: Vec<f64> = (0..shape.seq_len_kv)
+                    .map(|kv_idx| {
+                        let product = |d| {
+                            let q = inputs.q[at(q_strides, [b, h, q_idx, d])];
+                            let k = inputs.k[at(k_strides, [b, h_kv, kv_idx, d])];
+                            f64::from(q) * f64::from(k)
+                        };
+                        (0..shape.head_dim).map(product).sum::<f64>() * scale
+                    })
+                    .collect();
+                // masked = score where kept, else -inf
+                let kept: Vec<bool> =
+                    (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
+                let masked: Vec<f64> = (scores.iter().zip(&kept))
+                    .map(|(&score, &keep)| if keep { score } else { f64::NEG_INFINITY })
+                    .collect();
+                // weight = exp(masked - lse), lse = ln sum exp(masked); a row that keeps nothing has weights of 0
+                let largest = masked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let base = if largest == f64::NEG_INFINITY { 0.0 } else { largest };
+                let exponentials: Vec<f64> = masked.iter().map(|m| (m - base).exp()).collect();
+                let sum: f64 = exponentials.iter().sum();
+                let weights: Vec<f64> =
+                    (exponentials.iter()).map(|e| if sum == 0.0 { 0.0 } else { e / sum }).collect();
+                // o = sum over the kept keys of weight * v
+                for d in 0..shape.head_dim_v {
+                    let term = |kv_idx: usize| {
+                        let v = inputs.v[at(v_strides, [b, h_kv, kv_idx, d])];
+                        weights[kv_idx] * f64::from(v)
+                    };
+                    let o = (0..shape.seq_len_kv).filter(|&kv_idx| kept[kv_idx]).map(term);
+                    result.o[at(o_strides, [b, h, q_idx, d])] = o.sum();
+                }
+                result.lse.push(base + sum.ln());
+                result.scores.extend(scores);
+                result.masked_scores.extend(masked);
+                result.weights.extend(weights);
+            }
+        }
+    }
+    Ok(result)
+}

@@ -1,0 +1,267 @@
+//! Sizes, layouts and strides: what the tensors look like, and no more.
+
+use crate::error::{Error, Result};
+
+/// The largest `head_dim` and `head_dim_v`.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// The largest sequence length: positions and their sums stay within `i32`.
+pub const MAX_SEQ_LEN: usize = 1 << 29;
+
+/// The sizes of an attention problem.
+///
+/// | tensor | shape |
+/// |---|---|
+/// | q | `[batch, num_heads, seq_len_q, head_dim]` |
+/// | k | `[batch, num_kv_heads, seq_len_kv, head_dim]` |
+/// | v | `[batch, num_kv_heads, seq_len_kv, head_dim_v]` |
+/// | o | `[batch, num_heads, seq_len_q, head_dim_v]` |
+/// | lse | `[batch, num_heads, seq_len_q]` |
+///
+/// Query head `h` reads key and value head `h / (num_heads / num_kv_heads)`.
+///
+/// ```
+/// use wgpu_attention::Shape;
+/// let decoder = Shape::new(2, 8, 128, 64).kv_heads(2); // grouped-query self-attention
+/// let cross = Shape::new(2, 8, 10, 64).seq_kv(128);    // 10 queries over 128 encoder outputs
+/// assert_eq!(decoder.k_len().unwrap(), 2 * 2 * 128 * 64);
+/// assert_eq!(cross.o_len().unwrap(), 2 * 8 * 10 * 64);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Number of sequences; may be 0.
+    pub batch: usize,
+    /// Number of query heads.
+    pub num_heads: usize,
+    /// Number of key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Number of queries per sequence; may be 0.
+    pub seq_len_q: usize,
+    /// Number of keys per sequence; may be 0.
+    pub seq_len_kv: usize,
+    /// Size of a query and of a key: 1 to 256.
+    pub head_dim: usize,
+    /// Size of a value and of an output: 1 to 256.
+    pub head_dim_v: usize,
+}
+
+impl Shape {
+    /// Self-attention: as many keys as queries, as many kv heads as heads, values as wide as keys.
+    pub const fn new(batch: usize, num_heads: usize, seq_len: usize, head_dim: usize) -> Self {
+        Self {
+            batch,
+            num_heads,
+            num_kv_heads: num_heads,
+            seq_len_q: seq_len,
+            seq_len_kv: seq_len,
+            head_dim,
+            head_dim_v: head_dim,
+        }
+    }
+
+    /// The same with another number of keys.
+    #[must_use]
+    pub const fn seq_kv(self, seq_len_kv: usize) -> Self {
+        Self { seq_len_kv, ..self }
+    }
+
+    /// The same with fewer key and value heads (grouped-query attention; 1 is multi-query).
+    #[must_use]
+    pub const fn kv_heads(self, num_kv_heads: usize) -> Self {
+        Self { num_kv_heads, ..self }
+    }
+
+    /// The same with values of another width.
+    #[must_use]
+    pub const fn dim_v(self, head_dim_v: usize) -> Self {
+        Self { head_dim_v, ..self }
+    }
+
+    /// Whether every size is one that the kernels serve.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names the first size that isn't.
+    pub fn validate(&self) -> Result<()> {
+        let at_least_one = |name: &str, size: usize| match size {
+            0 => Err(Error::operand(name, "at least 1", 0)),
+            _ => Ok(()),
+        };
+        let dim = |name: &str, size: usize| match size {
+            1..=MAX_HEAD_DIM => Ok(()),
+            _ => Err(Error::operand(name, format!("1 to {MAX_HEAD_DIM}"), size)),
+        };
+        let seq = |name: &str, size: usize| match size {
+            0..=MAX_SEQ_LEN => Ok(()),
+            _ => Err(Error::operand(name, format!("at most {MAX_SEQ_LEN}"), size)),
+        };
+        at_least_one("num_heads", self.num_heads)?;
+        at_least_one("num_kv_heads", self.num_kv_heads)?;
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
+            return Err(Error::operand(
+                "num_heads",
+                format!("a multiple of num_kv_heads = {}", self.num_kv_heads),
+                self.num_heads,
+            ));
+        }
+        dim("head_dim", self.head_dim)?;
+        dim("head_dim_v", self.head_dim_v)?;
+        seq("seq_len_q", self.seq_len_q)?;
+        seq("seq_len_kv", self.seq_len_kv)?;
+        for len in [self.q_len(), self.k_len(), self.v_len(), self.o_len(), self.lse_len()] {
+            len?;
+        }
+        Ok(())
+    }
+
+    /// Number of elements of q.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the product doesn't fit `usize`.
+    pub fn q_len(&self) -> Result<usize> {
+        elements("q", &self.q_dims())
+    }
+
+    /// Number of elements of k. Errors as [`Shape::q_len`].
+    pub fn k_len(&self) -> Result<usize> {
+        elements("k", &self.k_dims())
+    }
+
+    /// Number of elements of v. Errors as [`Shape::q_len`].
+    pub fn v_len(&self) -> Result<usize> {
+        elements("v", &self.v_dims())
+    }
+
+    /// Number of elements of o. Errors as [`Shape::q_len`].
+    pub fn o_len(&self) -> Result<usize> {
+        elements("o", &self.o_dims())
+    }
+
+    /// Number of elements of lse. Errors as [`Shape::q_len`].
+    pub fn lse_len(&self) -> Result<usize> {
+        elements("lse", &[self.batch, self.num_heads, self.seq_len_q])
+    }
+
+    /// Number of elements of a `[batch, num_heads, seq_len_q, seq_len_kv]` tensor. Errors as [`Shape::q_len`].
+    pub fn scores_len(&self) -> Result<usize> {
+        elements("scores", &[self.batch, self.num_heads, self.seq_len_q, self.seq_len_kv])
+    }
+
+    /// How many query heads read one kv head.
+    pub const fn group_size(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+
+    /// `1 / sqrt(head_dim)`, the scale of the scores unless another is given.
+    pub fn default_scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    pub(crate) const fn q_dims(&self) -> [usize; 4] {
+        [self.batch, self.num_heads, self.seq_len_q, self.head_dim]
+    }
+
+    pub(crate) const fn k_dims(&self) -> [usize; 4] {
+        [self.batch, self.num_kv_heads, self.seq_len_kv, self.head_dim]
+    }
+
+    pub(crate) const fn v_dims(&self) -> [usize; 4] {
+        [self.batch, self.num_kv_heads, self.seq_len_kv, self.head_dim_v]
+    }
+
+    pub(crate) const fn o_dims(&self) -> [usize; 4] {
+        [self.batch, self.num_heads, self.seq_len_q, self.head_dim_v]
+    }
+}
+
+/// The product of `dims`, or an error that names the tensor.
+pub(crate) fn elements(name: &str, dims: &[usize]) -> Result<usize> {
+    // Zeros first: an empty tensor has no size to overflow.
+    if dims.contains(&0) {
+        return Ok(0);
+    }
+    dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)).ok_or_else(|| {
+        Error::operand(
+            name,
+            "a number of elements that fits the address space",
+            format!("{dims:?}"),
+        )
+    })
+}
+
+/// The order of a tensor's dimensions in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Layout {
+    /// `[batch, heads, seq, dim]`
+    #[default]
+    Bhsd,
+    /// `[batch, seq, heads, dim]`
+    Bshd,
+}
+
+impl Layout {
+    /// The strides of a dense tensor of this layout whose sizes are `[batch, heads, seq, dim]`.
+    pub fn strides(self, [_, heads, seq, dim]: [usize; 4]) -> Strides {
+        let batch = heads.saturating_mul(seq).saturating_mul(dim);
+        match self {
+            Self::Bhsd => Strides { batch, head: seq.saturating_mul(dim), seq: dim, dim: 1 },
+            Self::Bshd => Strides { batch, head: dim, seq: heads.saturating_mul(dim), dim: 1 },
+        }
+    }
+}
+
+/// Distances between neighbours of a tensor, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Strides {
+    /// From one sequence to the next.
+    pub batch: usize,
+    /// From one head to the next.
+    pub head: usize,
+    /// From one position to the next.
+    pub seq: usize,
+    /// From one component to the next; 1 is fastest.
+    pub dim: usize,
+}
+
+impl Strides {
+    /// `[batch, head, seq, dim]`
+    pub(crate) const fn to_array(self) -> [usize; 4] {
+        [self.batch, self.head, self.seq, self.dim]
+    }
+
+    /// How many elements a tensor of `dims` with these strides spans, from its first to its last.
+    pub(crate) fn span(self, name: &str, dims: [usize; 4]) -> Result<usize> {
+        if dims.contains(&0) {
+            return Ok(0);
+        }
+        let strides = self.to_array();
+        dims.iter()
+            .zip(strides)
+            .try_fold(0usize, |last, (&dim, stride)| {
+                (dim - 1).checked_mul(stride)?.checked_add(last)
+            })
+            .and_then(|last| last.checked_add(1))
+            .ok_or_else(|| {
+                Error::operand(
+                    format!("{name}'s strides"),
+                    "a span that fits the address space",
+                    format!("{strides:?} for {dims:?}"),
+                )
+            })
+    }
+
+    /// Whether two elements of a tensor of `dims` share a place (as a stride of 0 does), which an output mustn't.
+    pub(crate) fn overlaps(self, dims: [usize; 4]) -> bool {
+        let mut axes: Vec<_> =
+            dims.into_iter().zip(self.to_array()).filter(|(dim, _)| *dim > 1).collect();
+        axes.sort_by_key(|&(_, stride)| stride);
+        // Sufficient and simple: each axis steps over everything that the smaller ones span.
+        let mut span = 1usize;
+        for (dim, stride) in axes {
+            if stride < span {
+                return true;
+            }
+            span = span.saturating_add(stride.saturating_mul(dim - 1));
+        }
+        false
+    }
+}
