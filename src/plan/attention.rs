@@ -12,7 +12,9 @@ use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
+use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, candidates};
+use crate::mask::emit::MaskText;
 use crate::problem::Problem;
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
@@ -138,33 +140,7 @@ impl AttentionPlan {
 
     /// In words: the kernel, its tiles, and why the others weren't taken.
     pub fn explain(&self) -> String {
-        let grid = self.config.grid;
-        let mut text = format!(
-            "kernel `{}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
-            self.kernel,
-            grid.block_q,
-            grid.block_kv,
-            match self.config.access {
-                RowAccess::Vec4 => "16 bytes at a time",
-                RowAccess::Scalar => "4 bytes at a time (a length or stride isn't a multiple of 4)",
-            },
-            self.problem.mask,
-            match self.mask.layout.tile_map {
-                Some(_) => "by a map made on the device",
-                None => "by closed forms",
-            },
-        );
-        for (kernel, form) in &self.considered {
-            // Writing to a String can't fail.
-            let _ = match form {
-                Err(reason) => write!(text, "; not `{kernel}`: {reason}"),
-                Ok(_) if *kernel != self.kernel => {
-                    write!(text, "; `{kernel}` could serve too")
-                }
-                Ok(_) => Ok(()),
-            };
-        }
-        text
+        explain(&self.problem, self.kernel, &self.config, &self.considered)
     }
 
     /// Records the attention of the problem over these buffers.
@@ -252,14 +228,60 @@ fn choose(
     Err(Error::KernelRefused { kernel: names.join(", "), reason: words.join("; ") })
 }
 
-/// The whole text of the forward kernel that would serve the problem.
-pub(crate) fn forward_wgsl(
-    kernels: &Kernels,
+impl Kernels {
+    /// The whole WGSL text of the forward kernel that serves `problem`, or of the one that is forced.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::with_kernel`]; nothing is compiled.
+    pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
+        problem.validate()?;
+        let (_, config) = choose(&candidates(problem, self.traits()), forced)?;
+        let mask = Arc::new(MaskText::new(&problem.mask));
+        Ok(source::wgsl(&KernelKey::Forward { config, mask }))
+    }
+
+    /// In words, what [`AttentionPlan::new`] would choose for `problem` on this device.
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::new`]; nothing is compiled.
+    pub fn explain(&self, problem: &Problem) -> Result<String> {
+        problem.validate()?;
+        let considered = candidates(problem, self.traits());
+        let (kernel, config) = choose(&considered, None)?;
+        Ok(explain(problem, kernel, &config, &considered))
+    }
+}
+
+/// The choice in words.
+fn explain(
     problem: &Problem,
-    forced: Option<ForwardKernel>,
-) -> Result<String> {
-    problem.validate()?;
-    let (_, config) = choose(&candidates(problem, kernels.traits()), forced)?;
-    let mask = Arc::new(crate::mask::emit::MaskText::new(&problem.mask));
-    Ok(crate::kernel::source::wgsl(&KernelKey::Forward { config, mask }))
+    kernel: ForwardKernel,
+    config: &ForwardConfig,
+    considered: &[Candidate],
+) -> String {
+    let grid = config.grid;
+    let mut text = format!(
+        "kernel `{kernel}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
+        grid.block_q,
+        grid.block_kv,
+        match config.access {
+            RowAccess::Vec4 => "16 bytes at a time",
+            RowAccess::Scalar => "4 bytes at a time (a length or stride isn't a multiple of 4)",
+        },
+        problem.mask,
+        if problem.mask.needs_tile_map() {
+            "by a map made on the device"
+        } else {
+            "by closed forms"
+        },
+    );
+    for (other, form) in considered {
+        // Writing to a String can't fail.
+        let _ = match form {
+            Err(reason) => write!(text, "; not `{other}`: {reason}"),
+            Ok(_) if *other != kernel => write!(text, "; `{other}` could serve too"),
+            Ok(_) => Ok(()),
+        };
+    }
+    text
 }
