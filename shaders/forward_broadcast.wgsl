@@ -2,10 +2,10 @@
 // Loads that differ by lane are slow there, so each lane loads one key and broadcasts it to the others.
 //
 //   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
-//       s    = q k^T * scale                    lane: key kv0 + lane, broadcast; score of ROWS rows x BLOCK_KV keys
+//       s    = q k^T                            lane: key kv0 + lane, broadcast; ROWS rows x BLOCK_KV keys
 //       s    = LOWEST where the mask says so    in PARTIAL tiles only
 //       m, l, o = online softmax                lane: its own rows, no reduction across lanes
-//   o = o / l,  lse = ln l + m
+//   o = o / l,  lse = ln l + m scale
 //
 // No workgroup memory, no barriers: a workgroup is one subgroup. Row r of a lane is q0 + r * SUBGROUP_SIZE + lane.
 
@@ -31,7 +31,7 @@ fn forward(
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = min(block.q0 + r * SUBGROUP_SIZE + lane, params.seq_len_q - 1u);
         for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            q_rows[r][i] = load_q4(b, h, row, i * 4u);
+            q_rows[r][i] = load_q4(b, h, row, i * 4u) * params.scale_sign;
         }
         for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
             o_rows[r][i] = vec4<f32>(0.0);
@@ -69,9 +69,6 @@ fn forward(
         var kept: array<u32, ROWS>;
         for (var r = 0u; r < ROWS; r += 1u) {
             kept[r] = 0u;
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                s[r][j] *= params.scale_log2;
-            }
             if (kind == PARTIAL) {
                 let row = block.q0 + r * SUBGROUP_SIZE + lane;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
@@ -87,10 +84,9 @@ fn forward(
             for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                 m_new = max(m_new, s[r][j]);
             }
-            let base = exponent_base(m_new);
             // As the maximum settles, most tiles have nothing to rescale.
             if (subgroupAny(m_new != m[r])) {
-                let shrink = exp2(m[r] - base);
+                let shrink = exp2((m[r] - m_new) * params.scale_log2);
                 l[r] *= shrink;
                 for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
                     o_rows[r][i] *= shrink;
@@ -98,7 +94,14 @@ fn forward(
             }
             m[r] = m_new;
             for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                s[r][j] = exp2(s[r][j] - base);
+                s[r][j] = exp2((s[r][j] - m_new) * params.scale_log2);
+            }
+            if (kind == PARTIAL) {
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    s[r][j] = select(0.0, s[r][j], (kept[r] & (1u << j)) != 0u);
+                }
+            }
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                 l[r] += s[r][j];
             }
         }

@@ -2,12 +2,12 @@
 // tiles of BLOCK_KV (FlashAttention-2, arXiv 2307.08691, algorithm 1).
 //
 //   for each tile of keys that the mask doesn't empty:
-//       s    = q k^T * scale                    chunks of CHUNK components staged in workgroup memory
+//       s    = q k^T                            chunks of CHUNK components staged in workgroup memory
 //       s    = LOWEST where the mask says so    in PARTIAL tiles only
 //       m'   = max(m, max s)                    over the COLUMNS invocations that share the rows
-//       p    = 2^(s - m')                       to workgroup memory, keys x rows
-//       l, o = l 2^(m - m') + sum p, o 2^(m - m') + p v    chunks of V_KEYS values staged
-//   o = o / l,  lse = ln l + m
+//       p    = 2^((s - m') c)                   to workgroup memory, keys x rows
+//       l, o = l 2^((m - m') c) + sum p, o 2^((m - m') c) + p v    chunks of V_KEYS values staged
+//   o = o / l,  lse = ln l + m scale
 //
 // Invocation (y, x) of the 16 x COLUMNS has the rows 4y .. 4y + 3 (the components of its vectors), the keys
 // x, x + COLUMNS, ... of the scores, and the components 4x, 4 (x + COLUMNS), ... of the output. m is the same in all
@@ -33,10 +33,6 @@ var<workgroup> nonfinite_keys: atomic<u32>;
 
 fn dot4(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
-}
-
-fn exponent_base4(m: vec4<f32>) -> vec4<f32> {
-    return select(m, vec4<f32>(0.0), m == vec4<f32>(LOWEST));
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -83,7 +79,8 @@ fn forward(
             workgroupBarrier();
             for (var at = invocation; at < BLOCK_Q * CHUNK4; at += INVOCATIONS) {
                 let row = min(block.q0 + at / CHUNK4, q_last);
-                stage[at % CHUNK4 * BLOCK_Q + at / CHUNK4] = load_q4(b, h, row, d0 + at % CHUNK4 * 4u);
+                stage[at % CHUNK4 * BLOCK_Q + at / CHUNK4] = 
+                    load_q4(b, h, row, d0 + at % CHUNK4 * 4u) * params.scale_sign;
             }
             for (var at = invocation; at < BLOCK_KV * CHUNK4; at += INVOCATIONS) {
                 let row = min(kv0 + at / CHUNK4, kv_last);
@@ -113,7 +110,6 @@ fn forward(
         var kept = 0u;
         var m_own = m;
         for (var i = 0u; i < KEYS; i += 1u) {
-            s[i] *= params.scale_log2;
             if (kind == PARTIAL) {
                 let j = x + i * COLUMNS;
                 let row = block.q0 + y * 4u;
@@ -139,8 +135,7 @@ fn forward(
         for (var i = 0u; i < COLUMNS; i += 1u) {
             m_new = max(m_new, p_tile[i * ROW_GROUPS + y]);
         }
-        let base = exponent_base4(m_new);
-        let shrink = exp2(m - base);
+        let shrink = exp2((m - m_new) * params.scale_log2);
         m = m_new;
         l *= shrink;
         for (var i = 0u; i < OUTPUTS; i += 1u) {
@@ -151,7 +146,10 @@ fn forward(
         }
         workgroupBarrier();
         for (var i = 0u; i < KEYS; i += 1u) {
-            let p = exp2(s[i] - base);
+            var p = exp2((s[i] - m_new) * params.scale_log2);
+            if (kind == PARTIAL) {
+                p = select(p, vec4<f32>(0.0), s[i] == vec4<f32>(LOWEST));
+            }
             l += p;
             p_tile[(x + i * COLUMNS) * ROW_GROUPS + y] = p;
         }

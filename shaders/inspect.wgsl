@@ -38,7 +38,7 @@ fn inspect(
     var result: f32;
     if (params.output_mode == WEIGHTS) {
         // lse is -inf only where nothing is kept.
-        result = select(0.0, exp2((dot_product * params.scale - lse[row]) * LOG2_E), keep);
+        result = select(0.0, exp2(fma(dot_product, params.scale, -lse[row]) * LOG2_E), keep);
     } else {
         result = select(params.negative_infinity, dot_product * params.scale, keep);
     }

@@ -16,8 +16,10 @@ struct Params {
     head_dim_v: u32,
     // seq_len_q in blocks of BLOCK_Q rows.
     q_blocks: u32,
-    // Scores are (q . k) * scale; the softmax runs in powers of two: scale_log2 = scale * log2(e).
+    // Scores are (q . k) * scale, and scale = scale_sign * scale_abs, scale_log2 = scale_abs * log2(e).
     scale: f32,
+    scale_sign: f32,
+    scale_abs: f32,
     scale_log2: f32,
     // -inf as a value: as a constant, WGSL refuses it.
     negative_infinity: f32,
@@ -29,6 +31,8 @@ struct Params {
     // The rows and words of a row of the tile map.
     tile_map_rows: u32,
     tile_map_row_words: u32,
+    // The block's size is a multiple of 16 bytes.
+    padding: vec2<u32>,
 }
 
 // A dispatch of more workgroups than one dimension allows is laid out over x and y.

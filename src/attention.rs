@@ -4,11 +4,13 @@ use crate::device::{self, DeviceChoice, scoped};
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::Kernels;
+use crate::mask::emit::TileGrid;
 use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::buffers::MaskBuffers;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan};
+use crate::plan::tiles::{TileClass, TilePlan};
 use crate::problem::Problem;
 use crate::readback;
 use crate::shape::Strides;
@@ -75,6 +77,15 @@ pub struct MaskTensor {
     pub dims: [usize; 4],
     /// The elements.
     pub values: Vec<f32>,
+}
+
+/// The classes of a mask's tiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TileClasses {
+    /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
+    pub dims: [usize; 4],
+    /// The elements.
+    pub classes: Vec<TileClass>,
 }
 
 impl Attention {
@@ -230,6 +241,39 @@ impl Attention {
         format: MaskFormat,
     ) -> Result<MaskTensor> {
         pollster::block_on(self.materialize(problem, data, format))
+    }
+
+    /// The classes of the mask's tiles for tiles of `grid`, or of the kernel that serves the problem for `None`.
+    ///
+    /// # Errors
+    /// As [`Attention::run`].
+    pub async fn tile_classes(
+        &self,
+        problem: &Problem,
+        data: &MaskData,
+        grid: Option<TileGrid>,
+    ) -> Result<TileClasses> {
+        let problem = problem.clone().dense_shape(data.dense_shape());
+        problem.validate()?;
+        data.check(&problem.mask.inputs(), &problem.shape)?;
+        let plan = TilePlan::new(&self.kernels, &problem, grid)?;
+        let elements = crate::shape::elements("tiles", &plan.dims())?;
+        let uploads = self.upload_mask(&problem, data)?;
+        let output = self.allocate("tiles", elements)?;
+        self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
+        let words = readback::read::<u32>(&self.device, &self.queue, &output, elements).await?;
+        let classes = words.into_iter().map(TileClass::from_word).collect();
+        Ok(TileClasses { dims: plan.dims(), classes })
+    }
+
+    /// [`Attention::tile_classes`], waiting for it. Errors likewise.
+    pub fn tile_classes_blocking(
+        &self,
+        problem: &Problem,
+        data: &MaskData,
+        grid: Option<TileGrid>,
+    ) -> Result<TileClasses> {
+        pollster::block_on(self.tile_classes(problem, data, grid))
     }
 
     /// Reads `elements` f32 from the start of a buffer with `BufferUsages::COPY_SRC`, in pieces of bounded size.

@@ -116,6 +116,10 @@ pub(crate) enum KernelKey {
         grid: TileGrid,
         mask: Arc<MaskText>,
     },
+    TileClasses {
+        grid: TileGrid,
+        mask: Arc<MaskText>,
+    },
 }
 
 impl KernelKey {
@@ -127,6 +131,7 @@ impl KernelKey {
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
             Self::TileMap { .. } => "tile_map",
+            Self::TileClasses { .. } => "tile_classes",
         }
     }
 
@@ -136,7 +141,8 @@ impl KernelKey {
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
-            | Self::TileMap { mask, .. } => mask,
+            | Self::TileMap { mask, .. }
+            | Self::TileClasses { mask, .. } => mask,
         }
     }
 
@@ -160,7 +166,9 @@ impl KernelKey {
                 Binding::LseIn,
                 Binding::Scores,
             ],
-            Self::Materialize { .. } => &[Binding::Params, Binding::Mask, Binding::MaskTensor],
+            Self::Materialize { .. } | Self::TileClasses { .. } => {
+                &[Binding::Params, Binding::Mask, Binding::MaskTensor]
+            }
             Self::RowsAlone { .. } | Self::TileMap { .. } => {
                 &[Binding::Params, Binding::MaskTables]
             }

@@ -24,6 +24,8 @@ pub(crate) struct Params {
     pub(crate) head_dim_v: u32,
     pub(crate) q_blocks: u32,
     pub(crate) scale: f32,
+    pub(crate) scale_sign: f32,
+    pub(crate) scale_abs: f32,
     pub(crate) scale_log2: f32,
     pub(crate) negative_infinity: f32,
     pub(crate) output_mode: u32,
@@ -31,6 +33,7 @@ pub(crate) struct Params {
     pub(crate) mask_heads: u32,
     pub(crate) tile_map_rows: u32,
     pub(crate) tile_map_row_words: u32,
+    pub(crate) padding: [u32; 2],
 }
 
 impl Params {
@@ -57,13 +60,16 @@ impl Params {
             head_dim_v: size("head_dim_v", shape.head_dim_v)?,
             q_blocks: size("seq_len_q", shape.seq_len_q.div_ceil(block_q))?,
             scale,
-            scale_log2: (f64::from(scale) * std::f64::consts::LOG2_E) as f32,
+            scale_sign: 1f32.copysign(scale),
+            scale_abs: scale.abs(),
+            scale_log2: (f64::from(scale.abs()) * std::f64::consts::LOG2_E) as f32,
             negative_infinity: f32::NEG_INFINITY,
             output_mode: 0,
             mask_batch: size("batch", mask.broadcast[0])?,
             mask_heads: size("num_heads", mask.broadcast[1])?,
             tile_map_rows: size("tile map", tile_map_rows)?,
             tile_map_row_words: size("tile map", tile_map_row_words)?,
+            padding: [0; 2],
         })
     }
 }

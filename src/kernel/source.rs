@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::mask::emit::MaskText;
+
 use super::key::{Binding, ForwardConfig, ForwardForm, KernelKey, RowAccess, RowLength};
 
 /// Invocations in a workgroup of the kernels that have no tiles.
@@ -42,10 +44,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
     source.line(&key.mask().functions);
     match key {
         KernelKey::Forward { config, mask } => {
-            source.part(&match mask.needs_tile_map {
-                true => shader!("tile_class_map"),
-                false => shader!("tile_class_closed"),
-            });
+            source.part(&tile_class(mask));
             source.part(&shader!("query_block"));
             let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
             source.rows(config.access, "q", length);
@@ -83,8 +82,17 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&shader!("rows_alone"));
         }
         KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
+        KernelKey::TileClasses { mask, .. } => {
+            source.part(&tile_class(mask));
+            source.part(&shader!("tile_classes"));
+        }
     }
     source.0
+}
+
+/// Where the classes of tiles come from.
+const fn tile_class(mask: &MaskText) -> Part {
+    if mask.needs_tile_map { shader!("tile_class_map") } else { shader!("tile_class_closed") }
 }
 
 /// How the kernel reads rows, which decides its bindings' types.
@@ -140,7 +148,7 @@ impl Source {
     fn constants(&mut self, key: &KernelKey) {
         match key {
             KernelKey::Forward { config, .. } => self.forward_constants(config),
-            KernelKey::TileMap { grid, .. } => {
+            KernelKey::TileMap { grid, .. } | KernelKey::TileClasses { grid, .. } => {
                 self.constant("BLOCK_Q", grid.block_q);
                 self.constant("BLOCK_KV", grid.block_kv);
                 self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);

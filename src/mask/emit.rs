@@ -176,11 +176,13 @@ impl Emitter {
     }
 }
 
-/// The tiles that the tile map is made for.
+/// The size of tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct TileGrid {
-    pub(crate) block_q: usize,
-    pub(crate) block_kv: usize,
+pub struct TileGrid {
+    /// Queries in a tile.
+    pub block_q: usize,
+    /// Keys in a tile.
+    pub block_kv: usize,
 }
 
 /// Where everything lies in the mask buffer.

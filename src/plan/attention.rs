@@ -14,7 +14,7 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, candidates};
-use crate::mask::emit::MaskText;
+use crate::mask::emit::{MaskText, TileGrid};
 use crate::problem::Problem;
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
@@ -250,6 +250,12 @@ impl Kernels {
         let (kernel, config) = choose(&considered, None)?;
         Ok(explain(problem, kernel, &config, &considered))
     }
+}
+
+/// The tiles of the kernel that [`AttentionPlan::new`] chooses.
+pub(crate) fn chosen_grid(kernels: &Kernels, problem: &Problem) -> Result<TileGrid> {
+    let (_, config) = choose(&candidates(problem, kernels.traits()), None)?;
+    Ok(config.grid)
 }
 
 /// The choice in words.

@@ -1,6 +1,7 @@
 //! Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
 //!
-//! [`attention`] is the forward pass, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor.
+//! [`attention`] is the forward pass, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
+//! [`tiles`] the classes of its tiles.
 //! They share the mask's buffer and tables ([`mask_tables`]) and the checks of the caller's buffers ([`buffers`]).
 
 pub(crate) mod attention;
@@ -8,6 +9,7 @@ pub(crate) mod buffers;
 pub(crate) mod inspect;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
+pub(crate) mod tiles;
 
 use std::sync::Arc;
 

@@ -1,0 +1,26 @@
+// The classes that a forward kernel sees, one u32 per tile: [mask_batch, mask_heads, rows of tiles, tiles in a row].
+// Tiles outside the hull of their rows aren't visited, so they count as SKIP.
+//
+// One invocation per tile.
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn tile_classes(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let tiles = (params.seq_len_kv + BLOCK_KV - 1u) / BLOCK_KV;
+    let rows = params.q_blocks;
+    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    if (index >= params.mask_batch * params.mask_heads * rows * tiles) {
+        return;
+    }
+    let kv0 = index % tiles * BLOCK_KV;
+    let q0 = index / tiles % rows * BLOCK_Q;
+    let h = index / tiles / rows % params.mask_heads;
+    let b = index / tiles / rows / params.mask_heads;
+    let tile = Tile(q0, min(q0 + BLOCK_Q, params.seq_len_q), kv0, min(kv0 + BLOCK_KV, params.seq_len_kv));
+    let hull = mask_hull(b, h, tile.q0, tile.q1);
+    let visited = (tile.kv0 < hull.y) & (tile.kv1 > hull.x);
+    output[index] = select(SKIP, mask_tile(b, h, tile), visited);
+}

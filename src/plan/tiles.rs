@@ -1,0 +1,119 @@
+//! The classes of a mask's tiles, as the forward kernels see them.
+
+use std::sync::Arc;
+
+use wgpu::BufferSlice;
+
+use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::mask_tables::MaskTables;
+use super::{Dispatch, begin_pass, bind, params_buffer};
+use crate::error::{Error, Result};
+use crate::kernel::key::KernelKey;
+use crate::kernel::params::Params;
+use crate::kernel::pipeline::Kernels;
+use crate::kernel::source::WORKGROUP_SIZE;
+use crate::mask::emit::TileGrid;
+use crate::problem::Problem;
+use crate::shape::elements;
+
+/// What a forward kernel does with a tile of queries × keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TileClass {
+    /// No cell is kept: the tile isn't visited.
+    Skip,
+    /// Some cells may be kept and some masked: the mask is asked cell by cell.
+    Partial,
+    /// Every cell is kept: the mask isn't asked.
+    Full,
+}
+
+impl TileClass {
+    /// The class of a word that a [`TilePlan`] wrote.
+    pub const fn from_word(word: u32) -> Self {
+        match word {
+            0 => Self::Skip,
+            1 => Self::Partial,
+            _ => Self::Full,
+        }
+    }
+}
+
+/// Writes the classes of a mask's tiles, any number of times.
+#[derive(Debug)]
+pub struct TilePlan {
+    kernels: Kernels,
+    dims: [usize; 4],
+    mask: MaskTables,
+    dispatch: Dispatch,
+    params: wgpu::Buffer,
+    empty: wgpu::Buffer,
+}
+
+impl TilePlan {
+    /// Validates and compiles for tiles of `grid`, or of the forward kernel's own for `None`.
+    ///
+    /// # Errors
+    /// As [`crate::AttentionPlan::new`]; and for a grid of size 0.
+    pub fn new(kernels: &Kernels, problem: &Problem, grid: Option<TileGrid>) -> Result<Self> {
+        problem.validate()?;
+        let grid = match grid {
+            Some(grid) => grid,
+            None => super::attention::chosen_grid(kernels, problem)?,
+        };
+        if grid.block_q == 0 || grid.block_kv == 0 {
+            return Err(Error::operand("grid", "blocks of at least 1", format!("{grid:?}")));
+        }
+        let mask = MaskTables::new(kernels, problem, Some(grid))?;
+        let [batch, heads] = mask.layout.broadcast;
+        let dims = [
+            batch,
+            heads,
+            problem.shape.seq_len_q.div_ceil(grid.block_q),
+            problem.shape.seq_len_kv.div_ceil(grid.block_kv),
+        ];
+        let pipeline =
+            kernels.pipeline(KernelKey::TileClasses { grid, mask: Arc::clone(&mask.text) })?;
+        let workgroups = elements("tiles", &dims)?.div_ceil(WORKGROUP_SIZE as usize);
+        let dispatch = Dispatch::new(kernels, pipeline, workgroups)?;
+        let params = Params::new(problem, &mask.layout, grid.block_q)?;
+        let device = kernels.device();
+        let (params, empty) = crate::device::scoped(device, "allocating a plan", || {
+            (params_buffer(device, &params), MaskTables::empty_buffer(kernels))
+        })?;
+        Ok(Self { kernels: kernels.clone(), dims, mask, dispatch, params, empty })
+    }
+
+    /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
+    pub const fn dims(&self) -> [usize; 4] {
+        self.dims
+    }
+
+    /// Records the writing of the classes to `output`, one u32 each: [`TileClass::from_word`].
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names the first buffer that doesn't fit; nothing is recorded then.
+    pub fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        data: &MaskBuffers<'_>,
+        output: BufferSlice<'_>,
+    ) -> Result<()> {
+        let tiles = elements("tiles", &self.dims)?;
+        let output = Operand::new("tiles", output, tiles);
+        let mask = self.mask.operands(data)?;
+        check_outputs_apart(&mask, &[output])?;
+        let resources = [
+            self.params.as_entire_binding(),
+            self.mask.buffer.as_entire_binding(),
+            output.bind(&self.kernels, &self.empty)?,
+        ];
+        if tiles == 0 {
+            return Ok(());
+        }
+        self.mask.encode(encoder, &mask);
+        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
+        let mut pass = begin_pass(encoder, "tile classes");
+        self.dispatch.encode(&mut pass, &bind_group);
+        Ok(())
+    }
+}

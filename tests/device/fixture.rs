@@ -1,0 +1,131 @@
+//! The device, random tensors, and the comparison of a whole problem.
+
+use std::sync::LazyLock;
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use wgpu_attention::{
+    Attention, DeviceChoice, ForwardKernel, Inputs, Mask, MaskData, Output, Outputs, Problem,
+    ScoreTensor, Shape, reference,
+};
+
+use crate::tolerance::{assert_close, naive};
+
+/// The best device, opened once.
+pub(crate) static ATTENTION: LazyLock<Attention> = LazyLock::new(|| {
+    Attention::open_blocking(&DeviceChoice::Best)
+        .expect("these tests need a GPU, or a software one")
+});
+
+/// The forward kernels that serve `problem` here.
+pub(crate) fn kernels(problem: &Problem) -> Vec<ForwardKernel> {
+    let kernels = ForwardKernel::ALL.into_iter();
+    let serving: Vec<_> =
+        kernels.filter(|&kernel| ATTENTION.kernels().wgsl(problem, Some(kernel)).is_ok()).collect();
+    assert!(!serving.is_empty(), "some kernel serves every problem");
+    serving
+}
+
+/// Random operands of a shape, with data for every mask.
+pub(crate) struct Operands {
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) mask: MaskData,
+}
+
+impl Operands {
+    pub(crate) fn random(shape: &Shape, seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut tensor = |len: usize| (0..len).map(|_| rng.random_range(-8.0..8.0)).collect();
+        Self {
+            q: tensor(shape.q_len().unwrap()),
+            k: tensor(shape.k_len().unwrap()),
+            v: tensor(shape.v_len().unwrap()),
+            mask: mask_data(shape, seed),
+        }
+    }
+
+    pub(crate) fn inputs(&self) -> Inputs<'_> {
+        Inputs { q: &self.q, k: &self.k, v: &self.v, mask: &self.mask }
+    }
+}
+
+/// Data for every mask: lengths from 0 to all, documents in runs, padding and dense bits at random.
+pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x6d61_736b);
+    let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
+    let length = |rng: &mut SmallRng| rng.random_range(0..=seq_len_kv) as i32;
+    let key_lengths: Vec<i32> = (0..batch).map(|_| length(&mut rng)).collect();
+    let prefix_lengths: Vec<i32> = (0..batch).map(|_| length(&mut rng) / 2).collect();
+    let keys = batch * seq_len_kv;
+    MaskData::new()
+        .key_lengths(key_lengths)
+        .prefix_lengths(prefix_lengths)
+        .key_padding((0..keys).map(|_| rng.random_bool(0.8)).collect::<Vec<_>>())
+        .token_ids((0..keys).map(|_| rng.random_range(-2..6)).collect::<Vec<_>>(), -2)
+        .document_ids_q_kv(runs(&mut rng, batch, seq_len_q), runs(&mut rng, batch, seq_len_kv))
+        .dense(
+            [batch, num_heads, seq_len_q, seq_len_kv],
+            (0..batch * num_heads * seq_len_q * seq_len_kv)
+                .map(|_| rng.next_u32().is_multiple_of(3))
+                .collect::<Vec<_>>(),
+        )
+}
+
+/// Ids that rise now and then, for each sequence anew.
+fn runs(rng: &mut SmallRng, batch: usize, seq_len: usize) -> Vec<i32> {
+    let mut ids = Vec::new();
+    for _ in 0..batch {
+        let mut id = 0;
+        for _ in 0..seq_len {
+            id += i32::from(rng.random_bool(0.06));
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+/// Runs a problem with one kernel, every output.
+pub(crate) fn run(problem: &Problem, operands: &Operands, kernel: ForwardKernel) -> Output {
+    let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+    ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
+}
+
+/// Compares o and lse of every kernel that serves, on random operands of dense tensors, with the f64 reference.
+pub(crate) fn check_forward(shape: Shape, mask: &str, seed: u64) {
+    let mask: Mask = mask.parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone());
+    let operands = Operands::random(&shape, seed);
+    let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+    let naive = naive(&problem, &mask, &operands.inputs());
+    for kernel in kernels(&problem) {
+        let output = run(&problem, &operands, kernel);
+        let what = format!("{kernel}, {mask}, {shape:?}");
+        assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
+        assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
+    }
+}
+
+/// Compares the three tensors for looking inside with the f64 reference.
+pub(crate) fn check_inspect(shape: Shape, mask: &str, seed: u64) {
+    let mask: Mask = mask.parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone());
+    let operands = Operands::random(&shape, seed);
+    let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+    let naive = naive(&problem, &mask, &operands.inputs());
+    let outputs = Outputs { tensors: ScoreTensor::ALL.to_vec(), ..Outputs::default() };
+    let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
+    let [scores, masked_scores, weights] = &output.tensors[..] else {
+        panic!("three tensors were asked for");
+    };
+    let what = format!("{mask}, {shape:?}");
+    assert_close(&format!("scores of {what}"), scores, &naive.scores, &truth.scores);
+    assert_close(
+        &format!("masked scores of {what}"),
+        masked_scores,
+        &naive.masked_scores,
+        &truth.masked_scores,
+    );
+    assert_close(&format!("weights of {what}"), weights, &naive.weights, &truth.weights);
+}

@@ -1,0 +1,12 @@
+//! Everything that needs a device, in one binary: the kernels against the f64 reference, on every size that is awkward.
+
+mod bad_input;
+mod fixture;
+mod forward;
+mod host;
+mod hostile;
+mod inspect;
+mod masks;
+mod metamorphic;
+mod random;
+mod tolerance;

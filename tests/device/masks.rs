@@ -1,0 +1,165 @@
+//! Masks made on the device against the CPU's evaluator, and the classes of their tiles against every cell.
+
+use wgpu_attention::{
+    Evaluator, Mask, MaskBuffers, MaskData, MaskFormat, MaskPlan, Problem, Shape, TileClass,
+    TileGrid,
+};
+
+use crate::fixture::{ATTENTION, mask_data};
+use crate::forward::MASKS;
+
+const SHAPES: &[(usize, usize)] = &[(1, 1), (7, 33), (33, 7), (40, 65), (5, 32)];
+
+/// Compares the materialized mask, cell by cell, in every format.
+pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &MaskData) {
+    let evaluator = Evaluator::new(mask, data, shape).unwrap();
+    let problem = Problem::new(*shape).mask(mask.clone());
+    for (format, kept, masked) in
+        [(MaskFormat::Keep, 1.0, 0.0), (MaskFormat::Additive, 0.0, f32::NEG_INFINITY)]
+    {
+        let tensor = ATTENTION.materialize_blocking(&problem, data, format).unwrap();
+        let [batch, heads, rows, columns] = tensor.dims;
+        assert!([1, shape.batch].contains(&batch) && [1, shape.num_heads].contains(&heads));
+        assert_eq!([rows, columns], [shape.seq_len_q, shape.seq_len_kv]);
+        for_each_cell(shape, |[b, h, q_idx, kv_idx]| {
+            let plane = b % batch * heads + h % heads;
+            let value = tensor.values[(plane * rows + q_idx) * columns + kv_idx];
+            let expected = if evaluator.keep(b, h, q_idx, kv_idx) { kept } else { masked };
+            assert_eq!(value, expected, "{mask} at ({b}, {h}, {q_idx}, {kv_idx}) of {shape:?}");
+        });
+    }
+}
+
+/// Compares the classes of all tiles with their cells: SKIP keeps none, FULL all; exact where a tile map is made.
+pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &MaskData, grid: TileGrid) {
+    let evaluator = Evaluator::new(mask, data, shape).unwrap();
+    let problem = Problem::new(*shape).mask(mask.clone());
+    let tiles = ATTENTION.tile_classes_blocking(&problem, data, Some(grid)).unwrap();
+    let [batch, heads, rows, columns] = tiles.dims;
+    assert_eq!(rows, shape.seq_len_q.div_ceil(grid.block_q));
+    assert_eq!(columns, shape.seq_len_kv.div_ceil(grid.block_kv));
+    for_each_cell(&Shape { seq_len_q: rows, seq_len_kv: columns, ..*shape }, |[b, h, y, x]| {
+        let plane = b % batch * heads + h % heads;
+        let class = tiles.classes[(plane * rows + y) * columns + x];
+        let queries = y * grid.block_q..((y + 1) * grid.block_q).min(shape.seq_len_q);
+        let keys = x * grid.block_kv..((x + 1) * grid.block_kv).min(shape.seq_len_kv);
+        let mut cells = queries
+            .flat_map(|q_idx| keys.clone().map(move |kv_idx| (q_idx, kv_idx)))
+            .map(|(q_idx, kv_idx)| evaluator.keep(b, h, q_idx, kv_idx));
+        let right = match class {
+            TileClass::Skip => !cells.any(|kept| kept),
+            TileClass::Full => cells.all(|kept| kept),
+            TileClass::Partial => true,
+        };
+        assert!(right, "{mask}: tile ({y}, {x}) of ({b}, {h}) in {shape:?}, {grid:?} is {class:?}");
+    });
+}
+
+/// How many of a mask's tiles are visited, and how many have a kept cell.
+fn visited_and_needed(
+    mask: &Mask,
+    shape: &Shape,
+    data: &MaskData,
+    grid: TileGrid,
+) -> (usize, usize) {
+    let evaluator = Evaluator::new(mask, data, shape).unwrap();
+    let problem = Problem::new(*shape).mask(mask.clone());
+    let tiles = ATTENTION.tile_classes_blocking(&problem, data, Some(grid)).unwrap();
+    let visited = tiles.classes.iter().filter(|&&class| class != TileClass::Skip).count();
+    let [batch, heads, rows, columns] = tiles.dims;
+    let mut needed = std::collections::HashSet::new();
+    for_each_cell(shape, |[b, h, q_idx, kv_idx]| {
+        if b < batch && h < heads && evaluator.keep(b, h, q_idx, kv_idx) {
+            needed.insert([b, h, q_idx / grid.block_q, kv_idx / grid.block_kv]);
+        }
+    });
+    assert_eq!(tiles.classes.len(), batch * heads * rows * columns);
+    (visited, needed.len())
+}
+
+fn for_each_cell(shape: &Shape, mut visit: impl FnMut([usize; 4])) {
+    for b in 0..shape.batch {
+        for h in 0..shape.num_heads {
+            for q_idx in 0..shape.seq_len_q {
+                for kv_idx in 0..shape.seq_len_kv {
+                    visit([b, h, q_idx, kv_idx]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_mask_materializes() {
+    for (seed, mask) in (0..).zip(MASKS) {
+        let mask: Mask = mask.parse().unwrap();
+        for &(seq_len_q, seq_len_kv) in SHAPES {
+            let shape = Shape::new(2, 3, seq_len_q, 8).seq_kv(seq_len_kv);
+            check_materialized(&mask, &shape, &mask_data(&shape, seed));
+        }
+    }
+}
+
+#[test]
+fn dense_masks_broadcast() {
+    let shape = Shape::new(2, 3, 5, 8).seq_kv(37);
+    let mask: Mask = "dense & causal".parse().unwrap();
+    for dims in
+        [[1, 1, 5, 37], [2, 1, 5, 37], [1, 3, 5, 37], [2, 1, 1, 37], [1, 1, 1, 37], [2, 3, 5, 1]]
+    {
+        let cells: usize = dims.iter().product();
+        let data = MaskData::new().dense(dims, (0..cells).map(|i| i * 7 % 3 != 0));
+        check_materialized(&mask, &shape, &data);
+        check_tiles(&mask, &shape, &data, TileGrid { block_q: 2, block_kv: 8 });
+    }
+}
+
+#[test]
+fn bits_are_packed_from_the_least_significant() {
+    let shape = Shape::new(1, 1, 3, 8).seq_kv(40);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let plan = MaskPlan::new(ATTENTION.kernels(), &problem, MaskFormat::Bits).unwrap();
+    assert_eq!(plan.dims(), [1, 1, 3, 2]);
+    let device = ATTENTION.kernels().device();
+    let output = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 24,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    let mut encoder = device.create_command_encoder(&Default::default());
+    plan.encode(&mut encoder, &MaskBuffers::new(), output.slice(..)).unwrap();
+    ATTENTION.queue().submit([encoder.finish()]);
+    let words: Vec<u32> =
+        ATTENTION.read_blocking(&output, 6).unwrap().into_iter().map(f32::to_bits).collect();
+    // Query 0 stands at key 37.
+    assert_eq!(words, [u32::MAX, 0x3f, u32::MAX, 0x7f, u32::MAX, 0xff]);
+}
+
+#[test]
+fn every_tile_class_is_right() {
+    for (seed, mask) in (0..).zip(MASKS) {
+        let mask: Mask = mask.parse().unwrap();
+        for grid in [TileGrid { block_q: 4, block_kv: 3 }, TileGrid { block_q: 1, block_kv: 1 }] {
+            for &(seq_len_q, seq_len_kv) in SHAPES {
+                let shape = Shape::new(2, 2, seq_len_q, 8).seq_kv(seq_len_kv);
+                check_tiles(&mask, &shape, &mask_data(&shape, seed), grid);
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_tiles_are_not_visited() {
+    let shape = Shape::new(2, 1, 200, 8);
+    let grid = TileGrid { block_q: 16, block_kv: 8 };
+    let data = mask_data(&shape, 1).key_lengths([40, 0]);
+    for mask in MASKS {
+        let mask: Mask = mask.parse().unwrap();
+        let (visited, needed) = visited_and_needed(&mask, &shape, &data, grid);
+        assert!(
+            visited as f64 <= needed as f64 * 1.05,
+            "{mask}: {visited} tiles are visited, {needed} have a kept cell"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference.
+
+use proptest::prelude::*;
+use wgpu_attention::{Causal, Mask, Shape, TileGrid};
+
+use crate::fixture::{check_forward, mask_data};
+use crate::masks::{check_materialized, check_tiles};
+
+/// An expression of a few leaves.
+pub(crate) fn mask() -> impl Strategy<Value = Mask> {
+    let bound = prop_oneof![Just(None), (0u32..40).prop_map(Some)];
+    let leaf = prop_oneof![
+        Just(Mask::All),
+        Just(Mask::causal()),
+        Just(Mask::Causal(Causal::UpperLeft)),
+        (-20..20i32).prop_map(|offset| Mask::Causal(Causal::Offset(offset))),
+        (bound.clone(), bound).prop_map(|(left, right)| Mask::window(left, right)),
+        Just(Mask::KeyLengths),
+        Just(Mask::KeyPadding),
+        Just(Mask::TokenPadding),
+        Just(Mask::Prefix),
+        Just(Mask::Documents),
+        Just(Mask::NotSelf),
+        Just(Mask::Dense),
+    ];
+    leaf.prop_recursive(3, 8, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| a & b),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| a | b),
+            inner.clone().prop_map(|a| !a),
+            inner.prop_map(Mask::self_only_if_alone),
+        ]
+    })
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (1..3usize, 1..3usize, 1..60usize, 1..60usize).prop_map(
+        |(batch, group, seq_len_q, seq_len_kv)| {
+            Shape::new(batch, 2 * group, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2)
+        },
+    )
+}
+
+proptest! {
+    // Each case compiles a handful of pipelines.
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn masks_and_tiles_are_right(
+        mask in mask(),
+        shape in shape(),
+        (block_q, block_kv) in (1..20usize, 1..20usize),
+        seed in any::<u64>(),
+    ) {
+        let data = mask_data(&shape, seed);
+        check_materialized(&mask, &shape, &data);
+        check_tiles(&mask, &shape, &data, TileGrid { block_q, block_kv });
+        check_forward(shape, &mask.to_string(), seed);
+    }
+}

@@ -1,0 +1,97 @@
+//! Every tolerance, and the naive f32 computation that they are measured in.
+
+use wgpu_attention::{Evaluator, Inputs, Problem};
+
+/// f32 kernels: the largest error against f64 is at most this many times that of a naive f32 computation …
+const NAIVE_FACTOR: f64 = 2.0;
+/// … plus this share of the largest value.
+const FLOOR: f64 = 1e-6;
+
+/// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
+/// What isn't finite must be equal: −∞ for −∞, NaN for NaN.
+pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {
+    assert_eq!(actual.len(), truth.len(), "{what}: number of elements");
+    assert_eq!(naive.len(), truth.len(), "{what}: number of elements of the naive result");
+    let largest = (truth.iter().map(|x| x.abs()).filter(|x| x.is_finite())).fold(0.0, f64::max);
+    let naive_error = (naive.iter().zip(truth)).map(|(&x, &y)| error(x, y)).fold(0.0, f64::max);
+    let allowed = NAIVE_FACTOR * naive_error + FLOOR * largest;
+    for (at, (&x, &y)) in actual.iter().zip(truth).enumerate() {
+        let found = error(x, y);
+        assert!(
+            found <= allowed,
+            "{what}[{at}]: {x} instead of {y}, an error of {found:.2e}; allowed are {allowed:.2e}, \
+             the naive f32 computation's is {naive_error:.2e}"
+        );
+    }
+}
+
+/// The distance of two numbers: 0 if both are the same infinity or NaN, infinite if only one is.
+fn error(x: f32, y: f64) -> f64 {
+    let x = f64::from(x);
+    if x == y || (x.is_nan() && y.is_nan()) {
+        return 0.0;
+    }
+    let distance = (x - y).abs();
+    if distance.is_nan() { f64::INFINITY } else { distance }
+}
+
+/// Every output, computed in f32 as a textbook would: scores, maximum, exponentials, sum, weighted values.
+pub(crate) struct Naive {
+    pub(crate) o: Vec<f32>,
+    pub(crate) lse: Vec<f32>,
+    pub(crate) scores: Vec<f32>,
+    pub(crate) masked_scores: Vec<f32>,
+    pub(crate) weights: Vec<f32>,
+}
+
+/// The naive f32 computation of a problem on dense `[batch, heads, seq, dim]` tensors.
+pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inputs<'_>) -> Naive {
+    let shape = problem.shape();
+    let mask = Evaluator::new(mask, inputs.mask, shape).unwrap();
+    let mut result = Naive {
+        o: Vec::new(),
+        lse: Vec::new(),
+        scores: Vec::new(),
+        masked_scores: Vec::new(),
+        weights: Vec::new(),
+    };
+    let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
+    for b in 0..shape.batch {
+        for h in 0..shape.num_heads {
+            let head = b * shape.num_kv_heads + h / shape.group_size();
+            let keys = &inputs.k[head * shape.seq_len_kv * dim..];
+            let values = &inputs.v[head * shape.seq_len_kv * dim_v..];
+            for q_idx in 0..shape.seq_len_q {
+                let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
+                let query = &inputs.q[row * dim..][..dim];
+                let scores: Vec<f32> = (0..shape.seq_len_kv)
+                    .map(|kv_idx| {
+                        let key = &keys[kv_idx * dim..][..dim];
+                        query.iter().zip(key).map(|(x, y)| x * y).sum::<f32>() * problem.scale()
+                    })
+                    .collect();
+                let keep: Vec<bool> =
+                    (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
+                let masked: Vec<f32> = (scores.iter().zip(&keep))
+                    .map(|(&score, &keep)| if keep { score } else { f32::NEG_INFINITY })
+                    .collect();
+                let largest = masked.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let base = if largest.is_finite() { largest } else { 0.0 };
+                let weights: Vec<f32> = masked.iter().map(|score| (score - base).exp()).collect();
+                let sum: f32 = weights.iter().sum();
+                let norm = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+                for d in 0..dim_v {
+                    let kept = (0..shape.seq_len_kv).filter(|&kv_idx| keep[kv_idx]);
+                    let o: f32 =
+                        kept.map(|kv_idx| weights[kv_idx] * values[kv_idx * dim_v + d]).sum();
+                    result.o.push(o * norm);
+                }
+                result.lse.push(base + sum.ln());
+                result.weights.extend(weights.iter().map(|weight| weight * norm));
+                result.scores.extend(scores);
+                result.masked_scores.extend(masked);
+            }
+        }
+    }
+    result
+}

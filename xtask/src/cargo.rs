@@ -1,0 +1,159 @@
+//! The workspace, and how cargo is called in it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// The workspace this task runner belongs to.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    /// The folder of the workspace's Cargo.toml.
+    root: PathBuf,
+    /// Where cargo builds, as cargo itself settles it from its options, configuration and environment.
+    target: PathBuf,
+    /// The target triple that programs are built for.
+    host: String,
+}
+
+impl Workspace {
+    /// Asks cargo and rustc.
+    pub(crate) fn locate() -> Result<Self> {
+        // At run time cargo names the folder as it is now; a program started by hand knows where it was built.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .filter(|dir| Path::new(dir).ends_with("xtask"))
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root =
+            package.parent().context("the folder of xtask has no parent folder")?.to_path_buf();
+        ensure!(
+            root.join("Cargo.toml").is_file(),
+            "no Cargo.toml in {}: start this as `cargo xtask` inside the project",
+            root.display()
+        );
+
+        let mut metadata = cargo_in(&root, "metadata");
+        metadata.args(["--no-deps", "--format-version", "1"]);
+        let metadata: Value = serde_json::from_str(&output(&mut metadata)?)
+            .context("`cargo metadata` printed something that isn't JSON")?;
+        let target = metadata["target_directory"]
+            .as_str()
+            .context("`cargo metadata` named no target directory")?;
+
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        let version = output(rustc.arg("-vV"))?;
+        let host = host_triple(&version).context("`rustc -vV` named no host")?;
+
+        Ok(Self { target: PathBuf::from(target), host: host.to_owned(), root })
+    }
+
+    /// Where cargo builds; what the tasks download goes there too, so that `cargo clean` removes it.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// A call of `cargo <subcommand>` on this workspace, in the caller's folder, so that relative paths among the
+    /// arguments of a program that is run keep their meaning.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        cargo_in(&self.root, subcommand)
+    }
+
+    /// The variable that makes cargo start programs through another one.
+    pub(crate) fn runner_variable(&self) -> String {
+        runner_variable(&self.host)
+    }
+}
+
+fn cargo_in(root: &Path, subcommand: &str) -> Command {
+    // Cargo tells the programs it runs which cargo it is: `cargo +nightly xtask` stays on nightly.
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).arg("--manifest-path").arg(root.join("Cargo.toml"));
+    command
+}
+
+fn host_triple(version: &str) -> Option<&str> {
+    version.lines().find_map(|line| line.strip_prefix("host: "))
+}
+
+fn runner_variable(triple: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", triple.to_uppercase().replace(['-', '.'], "_"))
+}
+
+/// What a command prints; its standard error goes to ours.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("`{}` could not be started", describe(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", describe(command), output.status);
+    }
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("`{}` printed something that isn't UTF-8", describe(command)))
+}
+
+/// A command as one would type it, without the options that only say which workspace.
+pub(crate) fn describe(command: &Command) -> String {
+    let mut words = vec![
+        Path::new(command.get_program())
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+    ];
+    let mut args = command.get_args();
+    while let Some(arg) = args.next() {
+        if arg == "--manifest-path" {
+            args.next();
+        } else {
+            words.push(quoted(arg));
+        }
+    }
+    words.join(" ")
+}
+
+/// A word as a POSIX shell takes it literally.
+pub(crate) fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_variable_follows_the_triple() {
+        assert_eq!(
+            runner_variable("x86_64-unknown-linux-gnu"),
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+        assert_eq!(
+            runner_variable("aarch64-unknown-linux-gnu"),
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+    }
+
+    #[test]
+    fn host_is_read_from_the_version() {
+        let version =
+            "rustc 1.95.0\nbinary: rustc\nhost: aarch64-unknown-linux-gnu\nrelease: 1.95.0\n";
+        assert_eq!(host_triple(version), Some("aarch64-unknown-linux-gnu"));
+        assert_eq!(host_triple("rustc 1.95.0"), None);
+    }
+
+    #[test]
+    fn commands_are_described_without_the_workspace() {
+        let mut command = cargo_in(Path::new("/some/where"), "test");
+        command.args(["--all-features", "a filter", "it's"]);
+        let text = describe(&command);
+        assert!(text.ends_with(r"test --all-features 'a filter' 'it'\''s'"), "{text}");
+        assert!(!text.contains("/some/where"), "{text}");
+    }
+}

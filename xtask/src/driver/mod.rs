@@ -1,0 +1,281 @@
+//! The device that tasks run on: the machine's GPU, or a software driver that stands in for it.
+
+mod apt;
+mod closure;
+mod host;
+mod icd;
+pub(crate) mod probe;
+mod provision;
+mod sources;
+mod stamp;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
+
+use crate::cargo::{Workspace, quoted};
+use probe::Adapter;
+use provision::Provisioner;
+
+/// The variable that sets the driver where the option doesn't.
+const CHOICE_VARIABLE: &str = "WGPU_ATTENTION_DRIVER";
+
+/// By which programs that the tests start themselves run on the driver, too.
+const RUNNER_VARIABLE: &str = "WGPU_ATTENTION_RUNNER";
+
+/// Which device the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// The machine's GPU where wgpu finds one, else lavapipe
+    Auto,
+    /// Whatever wgpu finds on the system as it is
+    System,
+    /// Mesa's Vulkan driver for CPUs, fetched below the target folder
+    Lavapipe,
+    /// Chromium's Vulkan driver for CPUs, fetched below the target folder (Debian)
+    Swiftshader,
+}
+
+impl Choice {
+    /// The option, else the environment variable, else the default.
+    pub(crate) fn from_option_or_environment(option: Option<Self>) -> Result<Self> {
+        match (option, std::env::var(CHOICE_VARIABLE)) {
+            (Some(choice), _) => Ok(choice),
+            (None, Ok(text)) if !text.is_empty() => Self::from_str(&text, true).map_err(|_| {
+                anyhow!(
+                    "{CHOICE_VARIABLE} is {text:?}; it can be auto, system, lavapipe or swiftshader"
+                )
+            }),
+            (None, _) => Ok(Self::Auto),
+        }
+    }
+}
+
+/// A device to run on.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// What it is, in words.
+    description: String,
+    /// What a program needs in its environment to find it.
+    environment: Vec<(String, OsString)>,
+}
+
+impl Device {
+    fn system(adapter: &Adapter) -> Self {
+        Self { description: format!("the system's {adapter}"), environment: Vec::new() }
+    }
+
+    fn software(workspace: &Workspace, software: &Software) -> Self {
+        let mut environment = software.environment();
+        environment.push((workspace.runner_variable(), software.runner.clone().into()));
+        Self { description: software.to_string(), environment }
+    }
+
+    /// Makes a command, and the programs that cargo starts for it, run on the device.
+    pub(crate) fn apply(&self, command: &mut Command) {
+        apply(command, &self.environment);
+    }
+
+    /// The environment as shell code.
+    pub(crate) fn to_shell(&self) -> String {
+        let mut text = format!("# {}\n", self.description);
+        if self.environment.is_empty() {
+            text += "# wgpu finds it as things are; there is nothing to set.\n";
+        }
+        for (name, value) in &self.environment {
+            text += &format!("export {name}={}\n", quoted(value));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
+
+/// A software driver below the target folder.
+#[derive(Debug)]
+struct Software {
+    name: &'static str,
+    /// The package it came in, and its version.
+    package: String,
+    /// What the probe found; `None` while it hasn't run.
+    adapter: Option<Adapter>,
+    /// Starts programs on the driver's C library.
+    runner: PathBuf,
+    /// Names the driver to the Vulkan loader.
+    manifest: PathBuf,
+    shader_cache: PathBuf,
+}
+
+impl Software {
+    /// What a program needs, apart from being started by the runner.
+    fn environment(&self) -> Vec<(String, OsString)> {
+        let pairs: [(&str, OsString); 6] = [
+            ("WGPU_BACKEND", "vulkan".into()),
+            ("VK_DRIVER_FILES", self.manifest.clone().into()),
+            // Layers of the system were built for the system's C library, and record or draw over what they see.
+            ("VK_LOADER_LAYERS_DISABLE", "~implicit~".into()),
+            // Shaders that were compiled once load a hundred times faster, also in the next test run.
+            ("MESA_SHADER_CACHE_DIR", self.shader_cache.clone().into()),
+            ("MESA_SHADER_CACHE_MAX_SIZE", "512M".into()),
+            (RUNNER_VARIABLE, self.runner.clone().into()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl fmt::Display for Software {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.package)?;
+        match &self.adapter {
+            Some(adapter) => write!(f, ": {}", adapter.brief()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sets variables for a command.
+fn apply(command: &mut Command, environment: &[(String, OsString)]) {
+    if environment.is_empty() {
+        return;
+    }
+    // The user's choice among the system's adapters: none of them is there.
+    command.env_remove("WGPU_ADAPTER_NAME");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+}
+
+/// Settles on the device, and fetches its driver if need be.
+pub(crate) fn select(workspace: &Workspace, choice: Choice) -> Result<Device> {
+    match choice {
+        Choice::Auto => auto(workspace),
+        Choice::System => match probe::adapters().first() {
+            Some(adapter) => Ok(Device::system(adapter)),
+            None => bail!(
+                "wgpu finds no adapter on this system; the other choices of --driver need none. {}",
+                host::advice()
+            ),
+        },
+        Choice::Lavapipe => {
+            let software = provisioner(workspace)?.lavapipe().with_context(|| {
+                format!("lavapipe can't be had here without help. {}", host::advice())
+            })?;
+            Ok(Device::software(workspace, &software))
+        }
+        Choice::Swiftshader => {
+            let mut provisioner = provisioner(workspace)?;
+            if let Err(reason) = provisioner.has_swiftshader() {
+                bail!(
+                    "SwiftShader can't be fetched: {reason}. Choose another driver, such as lavapipe"
+                );
+            }
+            Ok(Device::software(workspace, &provisioner.swiftshader()?))
+        }
+    }
+}
+
+fn auto(workspace: &Workspace) -> Result<Device> {
+    let adapters = probe::adapters();
+    let first = adapters.first();
+    if let Some(gpu) = first.filter(|adapter| adapter.is_gpu()) {
+        return Ok(Device::system(gpu));
+    }
+    match (provisioner(workspace).and_then(|mut provisioner| provisioner.lavapipe()), first) {
+        (Ok(software), _) => Ok(Device::software(workspace, &software)),
+        // The system has a software driver of its own: offline, or where there is no apt, that will do.
+        (Err(error), Some(adapter)) => {
+            eprintln!("{error:#}\nusing the system's own software driver instead");
+            Ok(Device::system(adapter))
+        }
+        (Err(error), None) => Err(error.context(format!(
+            "wgpu finds no GPU on this system, and no software driver could be fetched. {}",
+            host::advice()
+        ))),
+    }
+}
+
+/// The device of the second pass of the tests.
+#[derive(Debug)]
+pub(crate) enum Second {
+    /// SwiftShader.
+    Device(Device),
+    /// SwiftShader can't be had on this system, for this reason.
+    Unavailable(String),
+    /// There is to be no second pass.
+    Unwanted,
+}
+
+/// Settles on the device of the second pass, which is SwiftShader where it isn't that of the first.
+pub(crate) fn second(workspace: &Workspace, first: Choice) -> Result<Second> {
+    if first == Choice::Swiftshader {
+        return Ok(Second::Unwanted);
+    }
+    if std::env::consts::OS != "linux" {
+        return Ok(Second::Unavailable("it is fetched on Linux only".into()));
+    }
+    let mut provisioner = provisioner(workspace)?;
+    match provisioner.has_swiftshader() {
+        Err(reason) => Ok(Second::Unavailable(reason)),
+        Ok(()) => Ok(Second::Device(Device::software(workspace, &provisioner.swiftshader()?))),
+    }
+}
+
+/// Removes the drivers that were fetched.
+pub(crate) fn forget(workspace: &Workspace) -> Result<()> {
+    provisioner(workspace)?.forget()
+}
+
+fn provisioner(workspace: &Workspace) -> Result<Provisioner> {
+    if std::env::consts::OS != "linux" {
+        bail!("software drivers are fetched on Linux only");
+    }
+    Provisioner::start(&workspace.target().join("drivers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_wins() {
+        let choice = Choice::from_option_or_environment(Some(Choice::System)).unwrap();
+        assert_eq!(choice, Choice::System);
+    }
+
+    #[test]
+    fn the_environment_is_shell_code() {
+        let device = Device {
+            description: "lavapipe".into(),
+            environment: vec![("A".into(), "/plain".into()), ("B".into(), "a b".into())],
+        };
+        assert_eq!(device.to_shell(), "# lavapipe\nexport A=/plain\nexport B='a b'\n");
+    }
+
+    #[test]
+    fn cargo_and_the_tests_learn_of_the_runner() {
+        let workspace = Workspace::locate().unwrap();
+        let software = Software {
+            name: "lavapipe",
+            package: "mesa-vulkan-drivers 26".into(),
+            adapter: None,
+            runner: "/d/lavapipe/run".into(),
+            manifest: "/d/lavapipe/icd.json".into(),
+            shader_cache: "/d/shader-cache".into(),
+        };
+        let mut command = Command::new("cargo");
+        Device::software(&workspace, &software).apply(&mut command);
+        let value = |name: &str| {
+            command.get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value)
+        };
+        assert_eq!(value(&workspace.runner_variable()).unwrap(), "/d/lavapipe/run");
+        assert_eq!(value("WGPU_ATTENTION_RUNNER").unwrap(), "/d/lavapipe/run");
+        assert_eq!(value("VK_DRIVER_FILES").unwrap(), "/d/lavapipe/icd.json");
+        assert_eq!(value("LD_LIBRARY_PATH"), None);
+    }
+}

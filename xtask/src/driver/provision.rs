@@ -1,0 +1,340 @@
+//! Software drivers, fetched and unpacked below the target folder.
+//!
+//! ```text
+//! <target>/drivers/
+//!   lavapipe/
+//!     run               starts a program on the unpacked C library
+//!     lib/              the driver, the Vulkan loader, and what these need, the C library included
+//!     icd.json          where the Vulkan loader finds the driver
+//!     stamp.json        what it is; written last
+//!   swiftshader/        a driver and its icd.json; its programs start through lavapipe/run
+//!   shader-cache/       shaders that lavapipe has compiled
+//!   lock                held while the folders above change
+//!   partial/            gone when the work is done
+//! ```
+//!
+//! A driver is put together in `partial`, tried out there, and moved to its place as a whole: what has a stamp works.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::progress::Progress;
+
+use super::apt::{Apt, Package};
+use super::closure::Tree;
+use super::host::{Host, Recipe};
+use super::probe::Adapter;
+use super::stamp::Stamp;
+use super::{Software, icd};
+
+/// The work of getting drivers. While it lives, no other process changes them.
+#[derive(Debug)]
+pub(crate) struct Provisioner {
+    drivers: PathBuf,
+    host: Host,
+    apt: Option<Apt>,
+    _lock: File,
+}
+
+impl Provisioner {
+    /// Waits for its turn to work in this folder.
+    pub(crate) fn start(drivers: &Path) -> Result<Self> {
+        fs::create_dir_all(drivers).with_context(|| format!("making {}", drivers.display()))?;
+        let drivers = drivers.canonicalize()?;
+        ensure!(
+            !drivers.to_string_lossy().contains(char::is_whitespace),
+            "the path {} has a space in it, at which cargo would split it; set CARGO_TARGET_DIR to a path without one",
+            drivers.display()
+        );
+        let lock = File::create(drivers.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                eprintln!("waiting for another process that fetches drivers …");
+                lock.lock()?;
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", drivers.display()));
+            }
+        }
+        Ok(Self { drivers, host: Host::detect(), apt: None, _lock: lock })
+    }
+
+    /// Whether SwiftShader can be had here; if not, why.
+    pub(crate) fn has_swiftshader(&self) -> Result<(), String> {
+        if self.host.is_debian() {
+            Ok(())
+        } else {
+            Err("it is taken from Debian's package of Chromium, and this system isn't Debian"
+                .into())
+        }
+    }
+
+    /// Removes all drivers, so that they are fetched again.
+    pub(crate) fn forget(&self) -> Result<()> {
+        for folder in ["lavapipe", "swiftshader"] {
+            remove(&self.drivers.join(folder))?;
+        }
+        Ok(())
+    }
+
+    /// lavapipe, ready to run.
+    pub(crate) fn lavapipe(&mut self) -> Result<Software> {
+        let folder = self.drivers.join("lavapipe");
+        let stamp = match Stamp::read(&folder) {
+            Some(stamp) => stamp,
+            None => self.fetch_lavapipe(&folder).context("lavapipe could not be fetched")?,
+        };
+        Ok(self.software("lavapipe", &folder, &stamp))
+    }
+
+    /// SwiftShader, ready to run. It comes with lavapipe, whose C library and Vulkan loader it uses.
+    pub(crate) fn swiftshader(&mut self) -> Result<Software> {
+        self.lavapipe()?;
+        let folder = self.drivers.join("swiftshader");
+        let stamp = match Stamp::read(&folder) {
+            Some(stamp) => stamp,
+            None => self.fetch_swiftshader(&folder).context("SwiftShader could not be fetched")?,
+        };
+        Ok(self.software("SwiftShader", &folder, &stamp))
+    }
+
+    fn software(&self, name: &'static str, folder: &Path, stamp: &Stamp) -> Software {
+        Software {
+            name,
+            package: stamp.package.clone(),
+            adapter: Some(stamp.adapter.clone()),
+            runner: self.drivers.join("lavapipe/run"),
+            manifest: folder.join("icd.json"),
+            shader_cache: self.drivers.join("shader-cache"),
+        }
+    }
+
+    fn fetch_lavapipe(&mut self, place: &Path) -> Result<Stamp> {
+        let packages = self.with_recipes(self.host.recipes(), |apt| {
+            apt.fetch_closure(
+                "packages of lavapipe",
+                &["mesa-vulkan-drivers", "libvulkan1", "libc6"],
+            )
+        })?;
+        let tree = self.unpack("lavapipe", &packages)?;
+
+        let folder = self.partial("lavapipe")?;
+        let driver = tree.find("libvulkan_lvp", ".so")?;
+        let loader = tree.find("libvulkan.so", ".1")?;
+        let ld_so = tree.keep(&[driver, loader], &folder.join("lib"))?;
+        let manifest = fs::read_to_string(tree.find("lvp_icd", ".json")?)?;
+        fs::write(folder.join("icd.json"), icd::with_library(&manifest, "lib/libvulkan_lvp.so")?)?;
+        let runner = folder.join("run");
+        fs::write(&runner, runner_script(&ld_so))?;
+        make_executable(&runner)?;
+
+        self.complete("mesa-vulkan-drivers", &packages, &folder, &runner, place)
+    }
+
+    fn fetch_swiftshader(&mut self, place: &Path) -> Result<Stamp> {
+        // From where lavapipe came: it has to fit that C library.
+        let lavapipe = self.drivers.join("lavapipe");
+        let origin = Stamp::read(&lavapipe).context("lavapipe has no stamp")?.recipe;
+        let recipes =
+            self.host.recipes().into_iter().filter(|recipe| recipe.name() == origin).collect();
+        let packages = self.with_recipes(recipes, |apt| {
+            apt.fetch_alone("package of SwiftShader", "chromium-common")
+        })?;
+        let tree = self.unpack("SwiftShader", &packages)?;
+
+        let folder = self.partial("swiftshader")?;
+        let library = "libvk_swiftshader.so";
+        fs::rename(tree.find("libvk_swiftshader", ".so")?, folder.join(library))?;
+        let manifest = fs::read_to_string(tree.find("vk_swiftshader_icd", ".json")?)?;
+        fs::write(folder.join("icd.json"), icd::with_library(&manifest, library)?)?;
+
+        self.complete("chromium-common", &packages, &folder, &lavapipe.join("run"), place)
+    }
+
+    /// Downloads by the first of the recipes that works.
+    fn with_recipes(
+        &mut self,
+        recipes: Vec<Recipe>,
+        download: impl Fn(&Apt) -> Result<Vec<Package>>,
+    ) -> Result<Vec<Package>> {
+        Apt::ensure_available()?;
+        let mut failure = None;
+        for recipe in recipes {
+            if let Some(error) = failure.take() {
+                eprintln!("{error:#}\ntrying the system's own packages instead");
+            }
+            match self.apt(recipe).and_then(&download) {
+                Ok(packages) => return Ok(packages),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| anyhow::anyhow!("no recipe is known for this system")))
+    }
+
+    /// apt for this recipe; the one that is there, if it fits.
+    fn apt(&mut self, recipe: Recipe) -> Result<&Apt> {
+        let fits = self.apt.take().filter(|apt| apt.recipe() == recipe);
+        let apt = match fits {
+            Some(apt) => apt,
+            None => Apt::create(&self.partial("apt")?, &self.host, recipe)?,
+        };
+        Ok(self.apt.insert(apt))
+    }
+
+    fn unpack(&self, name: &str, packages: &[Package]) -> Result<Tree> {
+        let folder = self.partial("unpacked")?;
+        let total = packages.iter().map(Package::size).sum();
+        let progress = Progress::new(format!("unpacking {name}"), Some(total));
+        let mut done = 0;
+        for package in packages {
+            package.unpack(&folder)?;
+            done += package.size();
+            progress.set(done);
+        }
+        progress.finish();
+        Tree::scan(&folder)
+    }
+
+    /// Tries the driver in `folder` out, stamps it, and moves it to its place.
+    fn complete(
+        &self,
+        package: &str,
+        packages: &[Package],
+        folder: &Path,
+        runner: &Path,
+        place: &Path,
+    ) -> Result<Stamp> {
+        let version = packages
+            .iter()
+            .find(|candidate| candidate.name() == package)
+            .map(Package::version)
+            .with_context(|| format!("apt downloaded no {package}"))?;
+        let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
+        let software = Software {
+            name: "probe",
+            package: format!("{package} {version}"),
+            adapter: None,
+            runner: runner.to_path_buf(),
+            manifest: folder.join("icd.json"),
+            shader_cache: self.drivers.join("shader-cache"),
+        };
+        let adapter = probe(&software).context("the driver was unpacked, but doesn't work")?;
+        eprintln!("{package} {version}: {adapter}");
+        let stamp = Stamp { recipe, package: software.package, adapter };
+        stamp.write(folder)?;
+        remove(place)?;
+        fs::rename(folder, place).with_context(|| format!("moving to {}", place.display()))?;
+        Ok(stamp)
+    }
+
+    /// An empty folder for work in progress; a former run that was interrupted may have left one.
+    fn partial(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.drivers.join("partial").join(name);
+        remove(&folder)?;
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Provisioner {
+    fn drop(&mut self) {
+        // What can't be removed now is removed by the next run.
+        let _ = remove(&self.drivers.join("partial"));
+    }
+}
+
+/// Runs `xtask probe` on a driver.
+fn probe(software: &Software) -> Result<Adapter> {
+    let mut command = Command::new(&software.runner);
+    command.arg(own_program()?).arg("probe").stdin(Stdio::null());
+    super::apply(&mut command, &software.environment());
+    let done = command.output().context("the runner could not be started")?;
+    ensure!(
+        done.status.success(),
+        "the probe failed ({}):\n{}",
+        done.status,
+        String::from_utf8_lossy(&done.stderr).trim()
+    );
+    // A driver may print lines of its own.
+    String::from_utf8_lossy(&done.stdout)
+        .lines()
+        .rev()
+        .find_map(|line| Adapter::from_json(&serde_json::from_str(line).ok()?))
+        .context("the probe printed no adapter")
+}
+
+/// The file of this program. A shell that was set up by `cargo xtask driver` starts even this program through `ld.so`,
+/// and then that is what the system calls the current executable; the first argument is the program all the same.
+fn own_program() -> Result<PathBuf> {
+    let current = std::env::current_exe()?;
+    let is_loader =
+        current.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
+    if is_loader {
+        let first =
+            std::env::args_os().next().context("this program was started without a name")?;
+        return Ok(Path::new(&first).canonicalize()?);
+    }
+    Ok(current)
+}
+
+/// The script that starts a program on the unpacked C library.
+///
+/// The libraries are named to the loader alone and not in `LD_LIBRARY_PATH`, which the system's programs would inherit
+/// when a test starts one; and these would not run with another C library than their loader's.
+fn runner_script(ld_so: &str) -> String {
+    format!(
+        r#"#!/bin/sh
+# Starts a program on the C library and the Vulkan loader beside this file. Made by `cargo xtask`.
+here=${{0%/*}}
+program=$1
+shift
+case $program in
+*/*) ;;
+*) program=$(command -v "$program") ;;
+esac
+exec "$here/lib/{ld_so}" --library-path "$here/lib" "$program" "$@"
+"#
+    )
+}
+
+#[cfg(unix)]
+fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &Path) -> Result<()> {
+    anyhow::bail!("drivers are unpacked on Linux only")
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_finds_its_libraries_beside_itself() {
+        let script = runner_script("ld-linux-x86-64.so.2");
+        assert!(script.starts_with("#!/bin/sh\n"));
+        assert!(script.contains("here=${0%/*}\n"), "{script}");
+        assert!(
+            script.ends_with(
+                "exec \"$here/lib/ld-linux-x86-64.so.2\" --library-path \"$here/lib\" \"$program\" \"$@\"\n"
+            ),
+            "{script}"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! `cargo xtask`: the development tasks of wgpu-attention.
+//!
+//! Attention runs on a GPU, and most machines that build this project have none. So every task that runs something
+//! first settles on a *device*: the machine's own GPU where wgpu finds one, else a software Vulkan driver that is
+//! fetched below the target folder, with no change to the system and no root ([`driver`]). Then it calls cargo with the
+//! environment of that device ([`tasks`], [`cargo`]).
+
+mod cargo;
+mod driver;
+mod progress;
+mod report;
+mod tasks;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::cargo::Workspace;
+use crate::driver::Choice;
+
+/// The development tasks of wgpu-attention: run, test and check it, with or without a GPU.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    /// The device to run on [default: auto].
+    ///
+    /// The environment variable WGPU_ATTENTION_DRIVER sets it too; the option wins.
+    #[arg(long, global = true, value_enum, value_name = "DRIVER")]
+    driver: Option<Choice>,
+
+    #[command(subcommand)]
+    task: Task,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask demo                            a transformer that attends on this machine's device
+  cargo xtask test                            all tests, on the device and again on a second driver
+  cargo xtask test window                     only the tests with `window` in their names
+  cargo xtask test window -- --nocapture      what follows `--` goes to the test harness
+  cargo xtask cli -- --help                   the command line tool, on the device
+  cargo xtask --driver swiftshader cli -- …   the same on another driver
+  eval \"$(cargo xtask driver)\"                use the driver by hand, in this shell
+  cargo xtask ci                              what CI checks
+
+Without a GPU on Linux, lavapipe (Mesa's Vulkan driver for CPUs) is downloaded once, below the target folder.";
+
+/// What to do.
+#[derive(Subcommand)]
+enum Task {
+    /// Run the example `minilm`: a small transformer whose attention runs on the device.
+    #[command(
+        after_help = "It is built in the dev profile, which is optimised, so that it shares the build of the tests."
+    )]
+    Demo {
+        /// Arguments for the example.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
+    // Verbatim, since clap wraps no lines without its optional feature.
+    /// Run all tests on the device, then the device tests again on SwiftShader
+    ///
+    /// SwiftShader is a second, independent driver: other subgroup size, smaller limits, stricter
+    /// alignments. It is had on Debian; elsewhere its pass is skipped, and the summary says so.
+    /// `--driver` picks the device of the first pass; with `--driver swiftshader` there is that pass
+    /// alone.
+    #[command(verbatim_doc_comment)]
+    Test {
+        /// Run only the tests whose names contain this.
+        filter: Option<String>,
+
+        /// Leave out the second pass.
+        #[arg(long)]
+        one_device: bool,
+
+        /// Arguments for the test harness, such as --nocapture or --test-threads=1.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
+    /// Run the command line tool `wgpu-attention` on the device.
+    Cli {
+        /// Arguments for the tool; try `-- --help`.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
+    /// Run an example of the examples folder on the device.
+    Example {
+        /// The example's name: a file or folder of examples/, without `.rs`.
+        name: String,
+
+        /// Arguments for the example.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
+    /// Run the benchmarks on the device, with full optimisation.
+    #[command(
+        after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
+    )]
+    Bench {
+        /// Arguments for the benchmarks.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
+    /// Fetch the driver if needed, and print the environment that makes any program use it
+    ///
+    /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
+    /// Programs that cargo starts then run on the driver by themselves; start any other as
+    /// `"$WGPU_ATTENTION_RUNNER" ./program`.
+    #[command(verbatim_doc_comment)]
+    Driver {
+        /// Fetch it again, even if it is there: for a newer driver, or if the files were damaged.
+        #[arg(long)]
+        refresh: bool,
+    },
+
+    /// Check everything that CI checks: formatting, lints, documentation, tests.
+    Ci,
+
+    /// Open the first adapter, run a small shader on it, and print what it is as JSON.
+    #[command(hide = true)]
+    Probe,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    if let Task::Probe = cli.task {
+        // Runs on an unpacked driver, perhaps with no cargo around: it needs nothing from the workspace.
+        println!("{}", driver::probe::open_adapter()?.to_json());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let workspace = Workspace::locate()?;
+    let choice = Choice::from_option_or_environment(cli.driver)?;
+    match cli.task {
+        Task::Demo { args } => tasks::example(&workspace, choice, "minilm", &args),
+        Task::Test { filter, one_device, args } => {
+            tasks::test(&workspace, choice, &tasks::Tests { filter, one_device, args })
+        }
+        Task::Cli { args } => tasks::cli(&workspace, choice, &args),
+        Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
+        Task::Bench { args } => tasks::bench(&workspace, choice, &args),
+        Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
+        Task::Ci => tasks::ci(&workspace, choice),
+        Task::Probe => unreachable!("answered above"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_behind_the_dashes_are_passed_on() {
+        let cli = Cli::parse_from([
+            "xtask",
+            "test",
+            "window",
+            "--driver",
+            "lavapipe",
+            "--",
+            "--nocapture",
+        ]);
+        assert_eq!(cli.driver, Some(Choice::Lavapipe));
+        let Task::Test { filter, args, .. } = cli.task else { panic!("not a test task") };
+        assert_eq!(filter.as_deref(), Some("window"));
+        assert_eq!(args, ["--nocapture"]);
+    }
+}

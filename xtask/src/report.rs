@@ -1,0 +1,91 @@
+//! Steps that run one after the other, and the summary at the end.
+
+use std::fmt;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::cargo::describe;
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    Passed(Duration),
+    Failed(Duration),
+    Skipped(String),
+}
+
+/// The steps so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    steps: Vec<(String, Outcome)>,
+}
+
+impl Report {
+    /// Runs a command as one step, under a headline; tells whether it succeeded.
+    pub(crate) fn run(&mut self, name: impl Into<String>, command: &mut Command) -> Result<bool> {
+        let name = name.into();
+        eprintln!("\n── {name}\n   {}", describe(command));
+        let start = Instant::now();
+        let status = command
+            .status()
+            .with_context(|| format!("`{}` could not be started", describe(command)))?;
+        let passed = status.success();
+        let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(start.elapsed());
+        self.steps.push((name, outcome));
+        Ok(passed)
+    }
+
+    /// Notes a step that was left out, and says so at once.
+    pub(crate) fn skip(&mut self, name: impl Into<String>, reason: impl Into<String>) {
+        let (name, reason) = (name.into(), reason.into());
+        eprintln!("\n── {name}\n   skipped: {reason}");
+        self.steps.push((name, Outcome::Skipped(reason)));
+    }
+
+    /// Prints the summary, and gives the exit code that fits.
+    pub(crate) fn finish(self) -> ExitCode {
+        eprintln!("\n── summary\n{self}");
+        let failed = self.steps.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(_)));
+        if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, outcome) in &self.steps {
+            match outcome {
+                Outcome::Passed(time) => {
+                    writeln!(f, "   ok      {:>7.1} s  {name}", time.as_secs_f64())?
+                }
+                Outcome::Failed(time) => {
+                    writeln!(f, "   FAILED  {:>7.1} s  {name}", time.as_secs_f64())?
+                }
+                Outcome::Skipped(reason) => writeln!(f, "   skipped            {name}: {reason}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_shows_and_fails_the_whole() {
+        let report = Report {
+            steps: vec![
+                ("build".into(), Outcome::Passed(Duration::from_millis(1500))),
+                ("tests".into(), Outcome::Failed(Duration::from_secs(70))),
+                ("more".into(), Outcome::Skipped("no driver".into())),
+            ],
+        };
+        assert_eq!(
+            report.to_string(),
+            "   ok          1.5 s  build\n   FAILED     70.0 s  tests\n   skipped            more: no driver\n"
+        );
+        assert_eq!(report.finish(), ExitCode::FAILURE);
+    }
+}

@@ -1,0 +1,181 @@
+//! What each task of `cargo xtask` does, as calls of cargo on a device.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::cargo::{Workspace, describe};
+use crate::driver::{self, Choice, Device, Second};
+use crate::report::Report;
+
+/// The integration test that needs a device, run once per driver.
+const DEVICE_TESTS: &str = "device";
+
+/// Which tests to run.
+#[derive(Debug, Default)]
+pub(crate) struct Tests {
+    /// Only those with this in their names.
+    pub(crate) filter: Option<String>,
+    /// Leave out the pass on the second driver.
+    pub(crate) one_device: bool,
+    /// Arguments for the test harness.
+    pub(crate) args: Vec<OsString>,
+}
+
+// Programs are named without their package: cargo then looks for them among the workspace's default members, with the
+// same features as in the tests.
+
+/// `cargo xtask example NAME`, and `demo`.
+pub(crate) fn example(
+    workspace: &Workspace,
+    choice: Choice,
+    name: &str,
+    args: &[OsString],
+) -> Result<ExitCode> {
+    let mut cargo = workspace.cargo("run");
+    cargo.args(["--all-features", "--example", name, "--"]).args(args);
+    on_device(workspace, choice, cargo)
+}
+
+/// `cargo xtask cli`.
+pub(crate) fn cli(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
+    let mut cargo = workspace.cargo("run");
+    cargo.args(["--quiet", "--all-features", "--bin", "wgpu-attention", "--"]).args(args);
+    on_device(workspace, choice, cargo)
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn bench(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
+    let mut cargo = workspace.cargo("bench");
+    cargo.args(["--package", "wgpu-attention", "--all-features", "--"]).args(args);
+    on_device(workspace, choice, cargo)
+}
+
+/// `cargo xtask driver`.
+pub(crate) fn driver(workspace: &Workspace, choice: Choice, refresh: bool) -> Result<ExitCode> {
+    if refresh {
+        driver::forget(workspace)?;
+    }
+    print!("{}", driver::select(workspace, choice)?.to_shell());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `cargo xtask test`.
+pub(crate) fn test(workspace: &Workspace, choice: Choice, tests: &Tests) -> Result<ExitCode> {
+    let mut report = Report::default();
+    test_passes(workspace, choice, tests, &mut report)?;
+    Ok(report.finish())
+}
+
+/// `cargo xtask ci`.
+pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
+    let mut report = Report::default();
+
+    let mut format = workspace.cargo("fmt");
+    format.args(["--all", "--check"]);
+    let mut lints = workspace.cargo("clippy");
+    lints.args(["--workspace", "--all-targets", "--all-features", "--", "-Dwarnings"]);
+    let mut docs = workspace.cargo("doc");
+    docs.args(["--workspace", "--no-deps", "--all-features"]).env("RUSTDOCFLAGS", "-Dwarnings");
+
+    for (name, command) in [("formatting", &mut format), ("lints", &mut lints), ("docs", &mut docs)]
+    {
+        if !report.run(name, command)? {
+            return Ok(report.finish());
+        }
+    }
+    test_passes(workspace, choice, &Tests::default(), &mut report)?;
+    Ok(report.finish())
+}
+
+/// Builds the tests once, then runs a pass per driver; a failed pass doesn't keep the next from running, since what
+/// fails on one driver alone is the first thing one wants to know.
+fn test_passes(
+    workspace: &Workspace,
+    choice: Choice,
+    tests: &Tests,
+    report: &mut Report,
+) -> Result<()> {
+    // Drivers first: whoever lacks one should hear it before a long build.
+    let device = driver::select(workspace, choice)?;
+    let second =
+        if tests.one_device { Second::Unwanted } else { driver::second(workspace, choice)? };
+
+    let mut build = workspace.cargo("test");
+    build.args(["--workspace", "--all-features", "--no-run"]);
+    device.apply(&mut build);
+    if !report.run("build of the tests", &mut build)? {
+        return Ok(());
+    }
+
+    let named = match &tests.filter {
+        Some(filter) => format!(" named *{filter}*"),
+        None => String::new(),
+    };
+    let mut pass = |what: &str, target: Option<&str>, device: &Device| {
+        let mut command = test_command(workspace, target, tests);
+        device.apply(&mut command);
+        report.run(format!("{what}{named} on {device}"), &mut command)
+    };
+    pass("all tests", None, &device)?;
+    match second {
+        Second::Device(device) => {
+            pass("device tests", Some(DEVICE_TESTS), &device)?;
+        }
+        Second::Unavailable(reason) => {
+            report.skip(format!("device tests{named} on SwiftShader"), reason);
+        }
+        Second::Unwanted => {}
+    }
+    Ok(())
+}
+
+/// A run of the tests of one target, or of all of them.
+fn test_command(workspace: &Workspace, target: Option<&str>, tests: &Tests) -> Command {
+    let mut cargo = workspace.cargo("test");
+    // Always the whole workspace: another selection of packages may select other features of shared dependencies,
+    // and then cargo builds them once more.
+    cargo.args(["--workspace", "--all-features", "--no-fail-fast"]);
+    if let Some(target) = target {
+        cargo.args(["--test", target]);
+    }
+    cargo.args(&tests.filter).arg("--").args(&tests.args);
+    cargo
+}
+
+/// Settles on the device, says which, and runs the command there; the exit code is the command's own.
+fn on_device(workspace: &Workspace, choice: Choice, mut command: Command) -> Result<ExitCode> {
+    let device = driver::select(workspace, choice)?;
+    eprintln!("running on {device}");
+    device.apply(&mut command);
+    let status = command
+        .status()
+        .with_context(|| format!("`{}` could not be started", describe(&command)))?;
+    // A program that a signal ended has no code of its own.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_composed_of_target_filter_and_arguments() {
+        let workspace = Workspace::locate().unwrap();
+        let tests = Tests {
+            filter: Some("window".into()),
+            one_device: false,
+            args: vec!["--nocapture".into()],
+        };
+        assert_eq!(
+            describe(&test_command(&workspace, Some("device"), &tests)),
+            "cargo test --workspace --all-features --no-fail-fast --test device window -- --nocapture"
+        );
+        assert_eq!(
+            describe(&test_command(&workspace, None, &Tests::default())),
+            "cargo test --workspace --all-features --no-fail-fast --"
+        );
+    }
+}
