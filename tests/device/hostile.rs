@@ -1,6 +1,6 @@
 //! What lies behind the mask never reaches an output, whatever it is; what is kept always does.
 
-use wgpu_attention::{Evaluator, Mask, Problem, Shape, reference};
+use wgpu_attention::{Evaluator, Mask, Problem, Shape};
 
 use crate::fixture::{Operands, kernels, run};
 
@@ -69,7 +69,6 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
             let mut hostile = Operands::random(&shape, 4);
             // Head 0, one component of v alone: the others stay right in every row.
             hostile.v[key * 20 + 3] = hostile_value;
-            let truth = reference::attention(&problem, &hostile.inputs()).unwrap();
             for kernel in kernels(&problem) {
                 let expected = run(&problem, &clean, kernel);
                 let found = run(&problem, &hostile, kernel);
@@ -79,12 +78,8 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
                         let at = row * 20 + d;
                         let what = format!("{kernel}, {mask}, key {key}, row {row}, component {d}");
                         if kept && d == 3 {
-                            let shown = f64::from(found.o[at]);
-                            assert!(
-                                shown == truth.o[at] || (shown.is_nan() && truth.o[at].is_nan()),
-                                "{what}: {shown} instead of {}",
-                                truth.o[at]
-                            );
+                            // A weight that is 0 in f32 turns an infinity into NaN, so which of the two isn't said.
+                            assert!(!found.o[at].is_finite(), "{what}: {}", found.o[at]);
                         } else {
                             assert_eq!(expected.o[at].to_bits(), found.o[at].to_bits(), "{what}");
                         }
