@@ -11,6 +11,8 @@
 // l = 0 and o = 0, which any factor leaves as they are. A masked score's weight is set to 0, not computed.
 
 const LOWEST: f32 = -3.4028234e38;
+const EXPONENT_BITS: u32 = 0x7f800000u;
+const NAN_BITS: u32 = 0x7fc00000u;
 const LN_2: f32 = 0.6931471805599453;
 
 // 1 / l; a row that kept nothing has l = 0 and o = 0.
@@ -20,5 +22,10 @@ fn normalizer(l: f32) -> f32 {
 
 // ln of the sum of exp(score) over the kept keys.
 fn log_sum_exp(m: f32, l: f32) -> f32 {
-    return select(fma(m, params.scale_abs, log2(l) * LN_2), params.negative_infinity, l == 0.0);
+    let lse = select(fma(m, params.scale_abs, log2(l) * LN_2), params.negative_infinity, l == 0.0);
+    // Weights are at most 1, so a sum that isn't finite comes from a kept NaN or infinity. Some devices' exp2 and log2
+    // lose a NaN on the way; set all its bits again.
+    let bits = bitcast<u32>(l);
+    let lost = (bits & EXPONENT_BITS) == EXPONENT_BITS;
+    return select(lse, bitcast<f32>(bits | NAN_BITS), lost);
 }

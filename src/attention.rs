@@ -11,7 +11,7 @@ use crate::plan::buffers::MaskBuffers;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::{TileClass, TilePlan};
-use crate::problem::Problem;
+use crate::problem::{Inputs, Problem};
 use crate::readback;
 use crate::shape::Strides;
 
@@ -33,19 +33,6 @@ pub struct Attention {
     device: wgpu::Device,
     queue: wgpu::Queue,
     kernels: Kernels,
-}
-
-/// The operands, each as long as its strides span; dense unless the problem says otherwise.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    /// `[batch, num_heads, seq_len_q, head_dim]`
-    pub q: &'a [f32],
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
-    pub k: &'a [f32],
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
-    pub v: &'a [f32],
-    /// What the mask names.
-    pub mask: &'a MaskData,
 }
 
 /// What to compute besides o.

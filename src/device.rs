@@ -112,17 +112,28 @@ pub(crate) fn scoped<T>(
     // Exhausted memory makes what follows invalid, so it goes first.
     match reports.into_iter().flatten().next_back() {
         None => Ok(value),
-        Some(error) => Err(report(during, &error)),
+        Some(error) => Err(report(device, during, &error)),
     }
 }
 
-fn report(during: &'static str, error: &wgpu::Error) -> Error {
+/// Whether the device is gone: then wgpu hands out invalid resources without a word, and their first use fails.
+fn is_lost(device: &wgpu::Device) -> bool {
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let probe = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("probe"),
+        size: 4,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: true,
+    });
+    probe.unmap();
+    pollster::block_on(scope.pop()).is_some()
+}
+
+fn report(device: &wgpu::Device, during: &'static str, error: &wgpu::Error) -> Error {
     let message = error.to_string();
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { during, message },
-        _ if message.to_lowercase().contains("device is lost") => {
-            Error::DeviceLost { during, message }
-        }
+        _ if is_lost(device) => Error::DeviceLost { during, message },
         _ => Error::Device { during, message },
     }
 }

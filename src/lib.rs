@@ -1,4 +1,6 @@
 //! Masked flash attention as WGSL compute shaders, on any GPU that wgpu reaches.
+#[cfg(test)]
+mod architecture;
 mod attention;
 mod device;
 mod error;
@@ -10,7 +12,7 @@ mod readback;
 pub mod reference;
 mod shape;
 
-pub use attention::{Attention, Inputs, MaskTensor, Output, Outputs, TileClasses};
+pub use attention::{Attention, MaskTensor, Output, Outputs, TileClasses};
 pub use device::{DeviceChoice, adapters};
 pub use error::{Error, ParseMaskError, Result};
 pub use kernel::key::ForwardKernel;
@@ -23,5 +25,5 @@ pub use plan::buffers::MaskBuffers;
 pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 pub use plan::materialize::{MaskFormat, MaskPlan};
 pub use plan::tiles::{TileClass, TilePlan};
-pub use problem::Problem;
+pub use problem::{Inputs, Problem};
 pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};

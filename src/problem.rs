@@ -1,8 +1,8 @@
-//! What is to be computed: sizes, mask, scale, and how the tensors lie in memory.
+//! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
 use crate::error::{Error, Result};
-use crate::mask::Mask;
 use crate::mask::data::DenseShape;
+use crate::mask::{Mask, MaskData};
 use crate::shape::{Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, where the mask keeps) v`.
@@ -22,6 +22,19 @@ pub struct Problem {
     scale: Option<f32>,
     layout: Layout,
     strides: [Option<Strides>; 4],
+}
+
+/// The operands, each as long as its strides span; dense unless the problem says otherwise.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[batch, num_heads, seq_len_q, head_dim]`
+    pub q: &'a [f32],
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    pub k: &'a [f32],
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
+    pub v: &'a [f32],
+    /// What the mask names.
+    pub mask: &'a MaskData,
 }
 
 /// The strides of each tensor.

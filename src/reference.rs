@@ -2,10 +2,9 @@
 //!
 //! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
 
-use crate::attention::Inputs;
 use crate::error::Result;
 use crate::mask::Evaluator;
-use crate::problem::Problem;
+use crate::problem::{Inputs, Problem};
 
 /// Every output in f64.
 #[derive(Debug, Clone, PartialEq)]

@@ -84,3 +84,55 @@ fn strides(name: &str, strides: Strides) -> Result<[u32; 4]> {
     let [batch, head, seq, dim] = strides.to_array();
     Ok([size(&name, batch)?, size(&name, head)?, size(&name, seq)?, size(&name, dim)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::Params;
+
+    /// Every field of shaders/problem.wgsl lies where Rust has it.
+    #[test]
+    fn layout_equals_wgsl() {
+        let text = include_str!("../../shaders/problem.wgsl");
+        let module = naga::front::wgsl::parse_str(text).unwrap();
+        let (_, params) =
+            module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
+        let naga::TypeInner::Struct { members, span } = &params.inner else {
+            panic!("Params isn't a struct");
+        };
+        let offsets: Vec<(&str, usize)> = (members.iter())
+            .map(|member| (member.name.as_deref().unwrap(), member.offset as usize))
+            .collect();
+        macro_rules! fields {
+            ($($name:ident),*) => { vec![$((stringify!($name), offset_of!(Params, $name))),*] };
+        }
+        let expected = fields!(
+            q_strides,
+            k_strides,
+            v_strides,
+            o_strides,
+            batch,
+            num_heads,
+            group_size,
+            seq_len_q,
+            seq_len_kv,
+            head_dim,
+            head_dim_v,
+            q_blocks,
+            scale,
+            scale_sign,
+            scale_abs,
+            scale_log2,
+            negative_infinity,
+            output_mode,
+            mask_batch,
+            mask_heads,
+            tile_map_rows,
+            tile_map_row_words,
+            padding
+        );
+        assert_eq!(offsets, expected);
+        assert_eq!(*span as usize, size_of::<Params>());
+    }
+}

@@ -40,7 +40,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
     }
     source.part(&shader!("problem"));
     source.part(&shader!("mask/algebra"));
-    source.title("generated: mask::emit, with its leaves from shaders/mask/");
+    source.title("generated: mask::emit");
     source.line(&key.mask().functions);
     match key {
         KernelKey::Forward { config, mask } => {
@@ -208,5 +208,102 @@ impl Source {
         };
         // Writing to a String can't fail.
         let _ = write!(self.0, "\n// {shape}\n@group(0) @binding({index}) {declaration}\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::kernel::pipeline::Kernels;
+    use crate::kernel::tiles::{DeviceTraits, candidates};
+    use crate::mask::Mask;
+    use crate::problem::Problem;
+    use crate::shape::Shape;
+
+    const MASKS: &[&str] = &[
+        "all",
+        "causal & !window(3,0)",
+        "key_lengths | prefix",
+        "key_padding & token_padding",
+        "documents & dense & not_self",
+        "self_only_if_alone(causal & self_only_if_alone(dense))",
+    ];
+
+    /// Every kernel that any device may choose, for `mask`.
+    fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+        let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
+        let grid = crate::mask::emit::TileGrid { block_q: 3, block_kv: 5 };
+        keys.push(KernelKey::TileMap { grid, mask: Arc::clone(mask) });
+        keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
+        for access in [RowAccess::Scalar, RowAccess::Vec4] {
+            keys.push(KernelKey::Inspect { access, mask: Arc::clone(mask) });
+        }
+        for node in 0..mask.rows_alone.len() {
+            keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
+        }
+        for config in configs() {
+            keys.push(KernelKey::Forward { config, mask: Arc::clone(mask) });
+        }
+        keys
+    }
+
+    /// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.
+    fn configs() -> Vec<ForwardConfig> {
+        let mut configs = Vec::new();
+        for subgroup_size in [4, 8, 16, 32] {
+            let device = DeviceTraits {
+                is_cpu: true,
+                fixed_subgroup_size: Some(subgroup_size),
+                limits: wgpu::Limits::defaults(),
+            };
+            for head_dim in [3, 16, 33, 64, 100, 128, 192, 255, 256] {
+                let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
+                let forms = candidates(&problem, &device).into_iter();
+                for config in forms.filter_map(|(_, form)| form.ok()) {
+                    if !configs.contains(&config) {
+                        configs.push(config);
+                    }
+                }
+            }
+        }
+        configs
+    }
+
+    /// Without a GPU: wgpu's noop backend takes each text through naga's validation and every pipeline check.
+    #[test]
+    fn every_kernel_is_valid() {
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::SUBGROUP,
+            ..Default::default()
+        };
+        let (device, _queue) = wgpu::Device::noop(&descriptor);
+        let kernels = Kernels::new(&device);
+        let mut count = 0;
+        for mask in MASKS {
+            let mask: Mask = mask.parse().unwrap();
+            for key in keys(&Arc::new(MaskText::new(&mask))) {
+                let text = wgsl(&key);
+                kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                count += 1;
+            }
+        }
+        assert_eq!(kernels.compiled(), count);
+    }
+
+    /// A stranger who reads a kernel's text finds where each part comes from.
+    #[test]
+    fn every_part_is_under_the_name_of_its_file() {
+        let mask: Mask = "causal & documents".parse().unwrap();
+        for key in keys(&Arc::new(MaskText::new(&mask))) {
+            let text = wgsl(&key);
+            assert!(text.contains("// ---- shaders/problem.wgsl ----"));
+            assert!(text.contains("// ---- shaders/mask/causal.wgsl ----"));
+            assert!(
+                !text.contains("TENSOR") && !text.contains("ROW_LENGTH"),
+                "a placeholder is left"
+            );
+        }
     }
 }

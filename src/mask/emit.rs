@@ -86,6 +86,8 @@ impl MaskText {
         let Expressions { keep, tile, hull } = emitter.node(mask);
         let mut functions = String::new();
         for fragment in &emitter.fragments {
+            // Writing to a String can't fail.
+            let _ = writeln!(functions, "// ---- shaders/mask/{}.wgsl ----", fragment.name);
             functions.push_str(fragment.source);
             functions.push('\n');
         }

@@ -84,3 +84,98 @@ impl<'a> Evaluator<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compares a mask with a matrix drawn by hand, one row per query, `.` where kept and `X` where masked.
+    fn check(mask: &str, data: &MaskData, seq_len_kv: usize, rows: &[&str]) {
+        let shape = Shape::new(1, 1, rows.len(), 8).seq_kv(seq_len_kv);
+        let mask: Mask = mask.parse().unwrap();
+        let evaluator = Evaluator::new(&mask, data, &shape).unwrap();
+        let drawn: Vec<String> = (0..rows.len())
+            .map(|q_idx| {
+                let cell = |kv_idx| if evaluator.keep(0, 0, q_idx, kv_idx) { '.' } else { 'X' };
+                (0..seq_len_kv).map(cell).collect()
+            })
+            .collect();
+        assert_eq!(drawn, rows, "{mask}");
+    }
+
+    #[test]
+    fn causal_alignments() {
+        let none = MaskData::new();
+        check("causal", &none, 3, &[".XX", "..X", "..."]);
+        check("causal", &none, 5, &["...XX", "....X", "....."]);
+        check("causal", &none, 2, &["XX", "XX", ".X", ".."]);
+        check("causal(upper_left)", &none, 5, &[".XXXX", "..XXX", "...XX"]);
+        check("causal(offset=1)", &none, 4, &["..XX", "...X", "...."]);
+        check("causal(offset=-1)", &none, 3, &["XXX", ".XX", "..X"]);
+    }
+
+    #[test]
+    fn windows() {
+        let none = MaskData::new();
+        check("window(1,0)", &none, 4, &[".XXX", "..XX", "X..X", "XX.."]);
+        check("window(0,1)", &none, 4, &["..XX", "X..X", "XX..", "XXX."]);
+        check("window(inf,0)", &none, 3, &[".XX", "..X", "..."]);
+        check("window(0,inf)", &none, 3, &["...", "X..", "XX."]);
+        check("window(1,0)", &none, 4, &["X..X", "XX.."]);
+    }
+
+    #[test]
+    fn padding() {
+        let rows = &["..XX", "..XX"];
+        check("key_lengths", &MaskData::new().key_lengths([2]), 4, rows);
+        check("prefix", &MaskData::new().prefix_lengths([2]), 4, rows);
+        check("key_padding", &MaskData::new().key_padding([true, true, false, false]), 4, rows);
+        check("token_padding", &MaskData::new().token_ids([7, 8, 0, 0], 0), 4, rows);
+        // Left padding.
+        check("token_padding", &MaskData::new().token_ids([-1, 8, 0, 0], -1), 4, &["X...", "X..."]);
+        check("causal & key_lengths", &MaskData::new().key_lengths([2]), 3, &[".XX", "..X", "..X"]);
+    }
+
+    #[test]
+    fn documents_and_prefix() {
+        let data = MaskData::new().document_ids([0, 0, 1, 1]).prefix_lengths([2]);
+        check("documents", &data, 4, &["..XX", "..XX", "XX..", "XX.."]);
+        check("documents & causal", &data, 4, &[".XXX", "..XX", "XX.X", "XX.."]);
+        check("prefix | causal", &data, 4, &["..XX", "..XX", "...X", "...."]);
+        let crossed = MaskData::new().document_ids_q_kv([1, 0], [0, 1, 1]);
+        check("documents", &crossed, 3, &["X..", ".XX"]);
+    }
+
+    #[test]
+    fn self_exclusion() {
+        let none = MaskData::new();
+        check("not_self", &none, 3, &["X..", ".X.", "..X"]);
+        check("not_self", &none, 4, &["..X.", "...X"]);
+        check("causal & not_self", &none, 3, &["XXX", ".XX", "..X"]);
+        // The first token has nothing but itself.
+        check("self_only_if_alone(causal)", &none, 3, &[".XX", ".XX", "..X"]);
+        check("self_only_if_alone(all)", &none, 1, &["."]);
+        let data = MaskData::new().document_ids([0, 0, 1]);
+        check("self_only_if_alone(documents)", &data, 3, &["X.X", ".XX", "XX."]);
+    }
+
+    #[test]
+    fn dense_and_operators() {
+        let data = MaskData::new().dense([1, 1, 2, 3], [true, false, true, false, false, true]);
+        check("dense", &data, 3, &[".X.", "XX."]);
+        check("!dense", &data, 3, &["X.X", "..X"]);
+        check("dense | causal(upper_left)", &data, 3, &[".X.", "..."]);
+        let row = MaskData::new().dense([1, 1, 1, 3], [true, false, true]);
+        check("dense", &row, 3, &[".X.", ".X."]);
+    }
+
+    #[test]
+    fn heads_and_sequences_have_their_own() {
+        let shape = Shape::new(2, 2, 1, 8).seq_kv(1);
+        let data = MaskData::new().dense([2, 2, 1, 1], [true, false, false, true]);
+        let evaluator = Evaluator::new(&Mask::Dense, &data, &shape).unwrap();
+        let kept: Vec<bool> =
+            [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(b, h)| evaluator.keep(b, h, 0, 0)).into();
+        assert_eq!(kept, [true, false, false, true]);
+    }
+}

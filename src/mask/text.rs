@@ -362,3 +362,86 @@ impl Arguments {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is printed parses to the same, and is what was written where that was the shortest form.
+    #[test]
+    fn texts_round_trip() {
+        for (text, printed) in [
+            ("all", "all"),
+            ("causal", "causal"),
+            (" causal ( lower_right ) ", "causal"),
+            ("causal(upper_left)", "causal(upper_left)"),
+            ("causal(offset=3)", "causal(offset=3)"),
+            ("causal(offset = -3)", "causal(offset=-3)"),
+            ("window(4,0)", "window(4,0)"),
+            ("window(inf, 0)", "window(inf,0)"),
+            ("window(right=0, left=4)", "window(4,0)"),
+            ("window(4, right=inf)", "window(4,inf)"),
+            ("causal&key_lengths", "causal & key_lengths"),
+            ("causal && key_lengths || prefix", "causal & key_lengths | prefix"),
+            ("a11".replace("a11", "all & all | all & all").as_str(), "all & all | all & all"),
+            ("(all | all) & all", "(all | all) & all"),
+            ("all | (all & all)", "all | all & all"),
+            ("all & (all & all)", "all & (all & all)"),
+            ("all | (all | all)", "all | (all | all)"),
+            ("!causal & all", "!causal & all"),
+            ("!(causal & all)", "!(causal & all)"),
+            ("!!not_self", "!!not_self"),
+            ("self_only_if_alone(causal & documents)", "self_only_if_alone(causal & documents)"),
+            ("key_padding | token_padding | dense()", "key_padding | token_padding | dense"),
+        ] {
+            let mask: Mask = text.parse().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(mask.to_string(), printed);
+            assert_eq!(printed.parse::<Mask>().unwrap(), mask, "{text}");
+        }
+    }
+
+    #[test]
+    fn operators_bind_as_documented() {
+        let parsed: Mask = "!causal & prefix | dense".parse().unwrap();
+        assert_eq!(parsed, (!Mask::causal() & Mask::Prefix) | Mask::Dense);
+    }
+
+    #[test]
+    fn errors_point_at_the_column() {
+        for (text, column, part) in [
+            ("", 1, "found the end"),
+            ("causl", 1, "no mask named `causl`"),
+            ("causal & ", 10, "found the end"),
+            ("causal key_lengths", 8, "expected `&`, `|` or the end"),
+            ("causal & (all", 14, "expected `)`, found the end"),
+            ("causal) ", 7, "found `)`"),
+            ("window(4)", 1, "`right` is missing"),
+            ("all & window", 7, "`left` is missing"),
+            ("window(4,x)", 10, "right: expected a number of keys"),
+            ("window(-1,0)", 8, "left: expected a number of keys"),
+            ("window(4,0,1)", 12, "at most 2"),
+            ("window(left=1, 2)", 16, "positional argument"),
+            ("window(1, left=2)", 11, "`left` is given twice"),
+            ("window(1, height=2)", 11, "no argument named `height`"),
+            ("causal(sideways)", 8, "upper_left"),
+            ("causal(offset=4000000000)", 15, "within i32"),
+            ("causal(,)", 8, "expected an argument"),
+            ("all(1)", 5, "at most 0"),
+            ("self_only_if_alone", 19, "expected `(`"),
+            ("é & causal", 1, "no mask named `é`"),
+            ("all & @", 7, "expected a mask, found `@`"),
+        ] {
+            let error = text.parse::<Mask>().unwrap_err();
+            assert_eq!(error.column, column, "{error}");
+            assert!(error.message.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_nests_without_end() {
+        for text in ["(".repeat(100_000), "!".repeat(100_000), vec!["all"; 100_000].join("&")] {
+            let error = text.parse::<Mask>().unwrap_err();
+            assert!(error.message.contains("64 levels"), "{}", error.message);
+        }
+    }
+}

@@ -1,1 +1,260 @@
+//! Bad input comes back as an error that names the operand, what was expected and what came.
 
+use wgpu::BufferUsages;
+use wgpu_attention::{
+    Attention, AttentionBuffers, AttentionPlan, DenseShape, DeviceChoice, Error, ForwardKernel,
+    InspectBuffers, InspectPlan, Layout, Mask, MaskBuffers, MaskData, MaskFormat, MaskInput,
+    MaskPlan, Outputs, Problem, ScoreTensor, Shape, Strides, TileGrid,
+};
+
+use crate::fixture::{ATTENTION, Operands};
+
+/// The error's text has all of `parts`.
+#[track_caller]
+fn assert_says(error: &Error, parts: &[&str]) {
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+/// What a one-shot call answers after `change`.
+#[track_caller]
+fn refusal(shape: Shape, mask: &str, change: impl FnOnce(&mut Operands)) -> Error {
+    let valid = Shape::new(2, 4, 5, 8).kv_heads(2);
+    let mut operands = Operands::random(&valid, 1);
+    change(&mut operands);
+    let problem = Problem::new(shape).mask(mask.parse().unwrap());
+    ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
+}
+
+const VALID: Shape = Shape::new(2, 4, 5, 8).kv_heads(2);
+
+#[test]
+fn sizes() {
+    let says = |shape, parts: &[&str]| assert_says(&refusal(shape, "all", |_| ()), parts);
+    says(Shape { num_heads: 0, ..VALID }, &["num_heads", "at least 1", "found 0"]);
+    says(Shape { num_kv_heads: 0, ..VALID }, &["num_kv_heads", "at least 1"]);
+    says(Shape { num_kv_heads: 3, ..VALID }, &["num_heads", "multiple of num_kv_heads = 3", "4"]);
+    says(Shape { head_dim: 0, ..VALID }, &["head_dim", "1 to 256", "0"]);
+    says(Shape { head_dim: 257, ..VALID }, &["head_dim", "1 to 256", "257"]);
+    says(Shape { head_dim_v: 0, ..VALID }, &["head_dim_v", "1 to 256"]);
+    says(Shape { head_dim_v: 1000, ..VALID }, &["head_dim_v", "1000"]);
+    says(Shape { seq_len_q: usize::MAX, ..VALID }, &["seq_len_q", "at most"]);
+    says(Shape { batch: usize::MAX, ..VALID }, &["address space"]);
+}
+
+#[test]
+fn element_counts() {
+    assert_says(&refusal(VALID, "all", |x| _ = x.q.pop()), &["q:", "expected 320", "found 319"]);
+    assert_says(&refusal(VALID, "all", |x| x.k.push(0.0)), &["k:", "expected 160", "found 161"]);
+    assert_says(&refusal(VALID, "all", |x| x.v.clear()), &["v:", "expected 160", "found 0"]);
+}
+
+#[test]
+fn mask_data() {
+    let says = |mask: &str, data: MaskData, parts: &[&str]| {
+        assert_says(&refusal(VALID, mask, |x| x.mask = data), parts);
+    };
+    says("key_lengths", MaskData::new(), &["key_lengths", "expected data", "found none"]);
+    says("dense", MaskData::new(), &["dense", "found none"]);
+    says("token_padding", MaskData::new(), &["token_ids", "found none"]);
+    says(
+        "key_lengths",
+        MaskData::new().key_lengths([1]),
+        &["key_lengths", "2 elements", "1 elements"],
+    );
+    says(
+        "key_lengths",
+        MaskData::new().key_lengths([1, 6]),
+        &["key_lengths[1]", "0 to seq_len_kv = 5", "6"],
+    );
+    says("key_lengths", MaskData::new().key_lengths([-1, 5]), &["key_lengths[0]", "-1"]);
+    says("prefix", MaskData::new().prefix_lengths([9, 5]), &["prefix_lengths[0]", "9"]);
+    says(
+        "documents",
+        MaskData::new().document_ids([1; 9]),
+        &["document_ids_q", "10 elements", "9 elements"],
+    );
+    says(
+        "documents",
+        MaskData::new().document_ids_q_kv([1; 10], [1; 11]),
+        &["document_ids_kv", "10 elements", "11 elements"],
+    );
+    says("key_padding", MaskData::new().key_padding([true; 4]), &["key_padding", "10 elements"]);
+    says(
+        "dense",
+        MaskData::new().dense([2, 3, 5, 5], [true; 150]),
+        &["dense", "broadcast to [2, 4, 5, 5]", "[2, 3, 5, 5]"],
+    );
+    says("dense", MaskData::new().dense([1, 1, 5, 5], [true; 24]), &["dense", "25 elements", "24"]);
+}
+
+#[test]
+fn scale_and_strides() {
+    let operands = Operands::random(&VALID, 1);
+    let refusal = |problem: Problem| {
+        ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
+    };
+    let problem = || Problem::new(VALID);
+    assert_says(&refusal(problem().with_scale(f32::NAN)), &["scale", "finite", "NaN"]);
+    assert_says(&refusal(problem().with_scale(f32::INFINITY)), &["scale", "finite", "inf"]);
+    let strides = |seq| Strides { batch: 160, head: 40, seq, dim: 1 };
+    assert_says(&refusal(problem().o_strides(strides(0))), &["o's strides", "place of its own"]);
+    assert_says(&refusal(problem().q_strides(strides(usize::MAX))), &["q's strides"]);
+    assert_says(&refusal(problem().q_strides(strides(1 << 40))), &["q"]);
+    let deep = (0..100).fold(Mask::All, |mask, _| !mask);
+    assert_says(&refusal(problem().mask(deep)), &["mask", "64 levels"]);
+}
+
+#[test]
+fn kernels_that_cannot_serve() {
+    assert_says(
+        &"magic".parse::<ForwardKernel>().unwrap_err(),
+        &["kernel", "broadcast", "tiled", "magic"],
+    );
+    let wide = Shape { head_dim: 200, ..VALID };
+    let operands = Operands::random(&wide, 1);
+    let outputs = Outputs { kernel: Some(ForwardKernel::Broadcast), ..Outputs::default() };
+    let error =
+        ATTENTION.run_blocking(&Problem::new(wide), &operands.inputs(), &outputs).unwrap_err();
+    assert!(
+        matches!(&error, Error::KernelRefused { kernel, .. } if kernel == "broadcast"),
+        "{error}"
+    );
+}
+
+#[test]
+fn devices() {
+    let error = Attention::open_blocking(&DeviceChoice::Index(99)).unwrap_err();
+    assert_says(&error, &["number 99", "0: "]);
+    let error = Attention::open_blocking(&"no such device".into()).unwrap_err();
+    assert_says(&error, &["no such device", "0: "]);
+    assert_eq!(DeviceChoice::from("1"), DeviceChoice::Index(1));
+}
+
+fn buffer(size: u64, usage: BufferUsages) -> wgpu::Buffer {
+    ATTENTION.kernels().device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage,
+        mapped_at_creation: false,
+    })
+}
+
+/// What encoding answers for buffers of one's own.
+struct Buffers {
+    q: wgpu::Buffer,
+    k: wgpu::Buffer,
+    v: wgpu::Buffer,
+    o: wgpu::Buffer,
+    lse: wgpu::Buffer,
+    lengths: wgpu::Buffer,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        let storage = |elements: u64| buffer(elements * 4, BufferUsages::STORAGE);
+        Self {
+            q: storage(320),
+            k: storage(160),
+            v: storage(160),
+            o: storage(320),
+            lse: storage(40),
+            lengths: buffer(8, BufferUsages::COPY_SRC),
+        }
+    }
+
+    fn all(&self) -> AttentionBuffers<'_> {
+        AttentionBuffers {
+            q: self.q.slice(..),
+            k: self.k.slice(..),
+            v: self.v.slice(..),
+            mask: MaskBuffers::new().with(MaskInput::KeyLengths, self.lengths.slice(..)),
+            o: self.o.slice(..),
+            lse: Some(self.lse.slice(..)),
+        }
+    }
+}
+
+fn encode(buffers: &AttentionBuffers<'_>) -> Result<(), Error> {
+    let problem = Problem::new(VALID).mask(Mask::KeyLengths);
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let mut encoder = ATTENTION.kernels().device().create_command_encoder(&Default::default());
+    plan.encode(&mut encoder, buffers)
+}
+
+#[test]
+fn buffers_of_an_application() {
+    let own = Buffers::new();
+    encode(&own.all()).unwrap();
+    let says = |buffers: AttentionBuffers<'_>, parts: &[&str]| {
+        assert_says(&encode(&buffers).unwrap_err(), parts);
+    };
+
+    let small = buffer(316 * 4, BufferUsages::STORAGE);
+    says(AttentionBuffers { q: small.slice(..), ..own.all() }, &["q:", "1280 bytes", "1264 bytes"]);
+    let uniform = buffer(1280, BufferUsages::UNIFORM);
+    says(AttentionBuffers { o: uniform.slice(..), ..own.all() }, &["o:", "STORAGE", "UNIFORM"]);
+    let large = buffer(4096, BufferUsages::STORAGE);
+    says(
+        AttentionBuffers { v: large.slice(4..), ..own.all() },
+        &["v:", "offset", "multiple of", "4"],
+    );
+    says(AttentionBuffers { o: own.q.slice(..), ..own.all() }, &["o:", "another buffer", "q"]);
+    says(
+        AttentionBuffers { o: large.slice(..), lse: Some(large.slice(1024..)), ..own.all() },
+        &["lse:", "apart from o's", "0..1280"],
+    );
+    says(AttentionBuffers { mask: MaskBuffers::new(), ..own.all() }, &["key_lengths", "a buffer"]);
+    let mask = MaskBuffers::new().with(MaskInput::KeyLengths, own.q.slice(..));
+    says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "COPY_SRC"]);
+    let short = buffer(4, BufferUsages::COPY_SRC);
+    let mask = MaskBuffers::new().with(MaskInput::KeyLengths, short.slice(..));
+    says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "8 bytes", "4 bytes"]);
+}
+
+#[test]
+fn buffers_of_the_other_plans() {
+    let own = Buffers::new();
+    let device = ATTENTION.kernels().device();
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let cells = buffer(2 * 4 * 5 * 5 * 4, BufferUsages::STORAGE);
+    let inspect = InspectPlan::new(ATTENTION.kernels(), &Problem::new(VALID)).unwrap();
+    let buffers = InspectBuffers {
+        q: own.q.slice(..),
+        k: own.k.slice(..),
+        lse: None,
+        mask: MaskBuffers::new(),
+        output: cells.slice(..),
+    };
+    inspect.encode(&mut encoder, ScoreTensor::Scores, &buffers).unwrap();
+    let error = inspect.encode(&mut encoder, ScoreTensor::Weights, &buffers).unwrap_err();
+    assert_says(&error, &["lse", "forward pass"]);
+
+    let problem = Problem::new(VALID).mask(Mask::KeyLengths);
+    let plan = MaskPlan::new(ATTENTION.kernels(), &problem, MaskFormat::Keep).unwrap();
+    let data = MaskBuffers::new().with(MaskInput::KeyLengths, own.lengths.slice(..));
+    let error = plan.encode(&mut encoder, &data, own.lengths.slice(..)).unwrap_err();
+    assert_says(&error, &["mask:", "another buffer"]);
+    let grid = Some(TileGrid { block_q: 0, block_kv: 4 });
+    let error =
+        ATTENTION.tile_classes_blocking(&problem, &MaskData::new().key_lengths([1, 2]), grid);
+    assert_says(&error.unwrap_err(), &["grid", "at least 1"]);
+    let error = ATTENTION.read_blocking(&own.q, 1000).unwrap_err();
+    assert_says(&error, &["source", "COPY_SRC"]);
+}
+
+#[test]
+fn more_than_the_device_takes() {
+    let problem = Problem::new(Shape::new(1, 1, 1 << 18, 8))
+        .mask(Mask::Dense)
+        .dense_shape(DenseShape::default())
+        .layout(Layout::Bshd);
+    let error = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap_err();
+    assert!(
+        matches!(&error, Error::Limit { limit: "max_storage_buffer_binding_size", .. }),
+        "{error}"
+    );
+    assert_says(&error, &["mask", "max_storage_buffer_binding_size"]);
+}

@@ -1,1 +1,202 @@
+//! The host layer: plans that are reused, pipelines that are shared, devices of one's own, readback in pieces.
 
+use wgpu::util::DeviceExt as _;
+use wgpu_attention::{
+    Attention, AttentionBuffers, AttentionPlan, Error, Kernels, Mask, MaskBuffers, MaskInput,
+    Outputs, Problem, Shape,
+};
+
+use crate::fixture::{ATTENTION, Operands, kernels, run};
+
+fn device() -> &'static wgpu::Device {
+    ATTENTION.kernels().device()
+}
+
+fn filled(contents: &[u8]) -> wgpu::Buffer {
+    device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        label: None,
+        contents,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+    })
+}
+
+fn floats(values: &[f32]) -> wgpu::Buffer {
+    filled(bytemuck::cast_slice(values))
+}
+
+fn output(elements: usize) -> wgpu::Buffer {
+    filled(&vec![0xff; elements * 4])
+}
+
+#[test]
+fn two_encodes_in_one_submit_keep_their_own_data() {
+    let shape = Shape::new(2, 2, 33, 20);
+    // `documents` needs a tile map, so the mask's tables are made anew in between.
+    let problem = Problem::new(shape).mask("documents & key_lengths".parse().unwrap());
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let mut encoder = device().create_command_encoder(&Default::default());
+    let mut expected = Vec::new();
+    let mut outputs = Vec::new();
+    for seed in [1, 2] {
+        let mut operands = Operands::random(&shape, seed);
+        let lengths = [9 * seed as i32, 33];
+        let ids: Vec<i32> = (0..66).map(|i| i / (4 * seed as i32)).collect();
+        operands.mask =
+            wgpu_attention::MaskData::new().key_lengths(lengths).document_ids(ids.clone());
+        expected.push(run(&problem, &operands, plan.kernel()).o);
+        let (lengths, ids) =
+            (filled(bytemuck::cast_slice(&lengths)), filled(bytemuck::cast_slice(&ids)));
+        let (q, k, v) = (floats(&operands.q), floats(&operands.k), floats(&operands.v));
+        let o = output(shape.o_len().unwrap());
+        let mask = MaskBuffers::new()
+            .with(MaskInput::KeyLengths, lengths.slice(..))
+            .with(MaskInput::DocumentIdsQ, ids.slice(..))
+            .with(MaskInput::DocumentIdsKv, ids.slice(..));
+        let buffers = AttentionBuffers {
+            q: q.slice(..),
+            k: k.slice(..),
+            v: v.slice(..),
+            mask,
+            o: o.slice(..),
+            lse: None,
+        };
+        plan.encode(&mut encoder, &buffers).unwrap();
+        // Once more with what the first left: the same again.
+        let again = output(shape.o_len().unwrap());
+        let reused = AttentionBuffers { o: again.slice(..), mask: MaskBuffers::new(), ..buffers };
+        plan.encode_reusing_mask(&mut encoder, &reused).unwrap();
+        outputs.push(o);
+        outputs.push(again);
+    }
+    ATTENTION.queue().submit([encoder.finish()]);
+    for (at, o) in outputs.iter().enumerate() {
+        let found = ATTENTION.read_blocking(o, shape.o_len().unwrap()).unwrap();
+        assert_eq!(found, expected[at / 2], "output {at}");
+    }
+}
+
+#[test]
+fn offsets_into_one_buffer() {
+    let shape = Shape::new(1, 2, 17, 20);
+    let operands = Operands::random(&shape, 3);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    // 256 bytes is a multiple of every device's alignment.
+    let at = |tensor: usize| tensor * 768;
+    let mut packed = vec![f32::NAN; 3 * 768];
+    for (tensor, values) in [&operands.q, &operands.k, &operands.v].into_iter().enumerate() {
+        packed[at(tensor)..][..680].copy_from_slice(values);
+    }
+    let packed = floats(&packed);
+    let slice = |tensor: usize| packed.slice(at(tensor) as u64 * 4..(at(tensor) as u64 + 680) * 4);
+    let results = output(768 + 34);
+    for kernel in kernels(&problem) {
+        let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel)).unwrap();
+        let mut encoder = device().create_command_encoder(&Default::default());
+        let buffers = AttentionBuffers {
+            q: slice(0),
+            k: slice(1),
+            v: slice(2),
+            mask: MaskBuffers::new(),
+            o: results.slice(..680 * 4),
+            lse: Some(results.slice(768 * 4..)),
+        };
+        plan.encode(&mut encoder, &buffers).unwrap();
+        ATTENTION.queue().submit([encoder.finish()]);
+        let found = ATTENTION.read_blocking(&results, 768 + 34).unwrap();
+        let expected = run(&problem, &operands, kernel);
+        assert_eq!(found[..680], expected.o, "{kernel}");
+        assert_eq!(found[768..], expected.lse, "{kernel}");
+        assert!(found[680..768].iter().all(|x| x.to_bits() == u32::MAX), "{kernel}: between");
+    }
+}
+
+#[test]
+fn masks_that_differ_in_data_alone_share_a_pipeline() {
+    let kernels = Kernels::new(device());
+    let plan = |mask: &str, seq_len: usize| {
+        let problem = Problem::new(Shape::new(1, 1, seq_len, 20)).mask(mask.parse().unwrap());
+        AttentionPlan::new(&kernels, &problem).unwrap();
+    };
+    plan("window(3,0) & causal", 10);
+    assert_eq!(kernels.compiled(), 1);
+    plan("window(100,7) & causal(offset=-2)", 10);
+    plan("window(inf,inf) & causal(upper_left)", 500);
+    assert_eq!(kernels.compiled(), 1);
+    plan("window(3,0) | causal", 10);
+    assert_eq!(kernels.compiled(), 2);
+}
+
+#[test]
+fn one_pipeline_for_two_threads() {
+    let kernels = Kernels::new(device());
+    let problem = Problem::new(Shape::new(1, 1, 9, 20)).mask("not_self & prefix".parse().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| AttentionPlan::new(&kernels, &problem).unwrap());
+        }
+    });
+    assert_eq!(kernels.compiled(), 1);
+}
+
+#[test]
+fn readback_in_pieces() {
+    // More than one piece of 64 MiB, and not a whole number of them.
+    let elements = (64 << 20) / 4 + 1001;
+    let values: Vec<f32> = (0..elements).map(|i| (i % 8191) as f32).collect();
+    let read = ATTENTION.read_blocking(&floats(&values), elements).unwrap();
+    assert!(read == values, "the pieces don't join");
+}
+
+#[test]
+fn a_plan_explains_itself() {
+    let problem = Problem::new(Shape::new(1, 1, 9, 200)).mask(Mask::causal());
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let text = plan.explain();
+    for part in
+        ["kernel `tiled`", "tiles of 64 queries x 32 keys", "mask `causal`", "not `broadcast`"]
+    {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    assert_eq!(text, ATTENTION.kernels().explain(&problem).unwrap());
+}
+
+#[test]
+fn a_destroyed_device_is_an_error() {
+    let info = device().adapter_info();
+    let own = Attention::open_blocking(&info.name.as_str().into()).unwrap();
+    let shape = Shape::new(1, 1, 9, 20);
+    let operands = Operands::random(&shape, 1);
+    let call = || own.run_blocking(&Problem::new(shape), &operands.inputs(), &Outputs::default());
+    call().unwrap();
+    own.kernels().device().destroy();
+    let error = call().unwrap_err();
+    assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
+}
+
+#[test]
+fn more_workgroups_than_one_dimension_takes() {
+    let adapter = &pollster::block_on(wgpu_attention::adapters())[0];
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & wgpu::Features::SUBGROUP,
+        required_limits: wgpu::Limits {
+            max_compute_workgroups_per_dimension: 7,
+            ..adapter.limits()
+        },
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    let limited = Attention::from_device(&device, &queue);
+    let shape = Shape::new(3, 5, 17, 20);
+    let operands = Operands::random(&shape, 2);
+    let problem = Problem::new(shape).mask(Mask::Documents);
+    for kernel in kernels(&problem) {
+        let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+        let found = limited.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
+        assert_eq!(found, run(&problem, &operands, kernel), "{kernel}");
+    }
+    let shape = Shape::new(10, 5, 17, 20);
+    let operands = Operands::random(&shape, 2);
+    let call = limited.run_blocking(&Problem::new(shape), &operands.inputs(), &Outputs::default());
+    let text = call.unwrap_err().to_string();
+    assert!(text.contains("max_compute_workgroups_per_dimension is 7"), "{text}");
+}
