@@ -126,7 +126,7 @@ impl Attention {
         inputs: &Inputs<'_>,
         outputs: &Outputs,
     ) -> Result<Output> {
-        let problem = problem.clone().dense_shape(inputs.mask.dense_shape());
+        let problem = problem.clone().data_shape(inputs.mask.shape());
         problem.validate()?;
         let shape = &problem.shape;
         inputs.mask.check(&problem.mask.inputs(), shape)?;
@@ -203,7 +203,7 @@ impl Attention {
         data: &MaskData,
         format: MaskFormat,
     ) -> Result<MaskTensor> {
-        let problem = problem.clone().dense_shape(data.dense_shape());
+        let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask.inputs(), &problem.shape)?;
         let format = match format {
@@ -240,7 +240,7 @@ impl Attention {
         data: &MaskData,
         grid: Option<TileGrid>,
     ) -> Result<TileClasses> {
-        let problem = problem.clone().dense_shape(data.dense_shape());
+        let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask.inputs(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;

@@ -1,7 +1,7 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
 use crate::error::{Error, Result};
-use crate::mask::data::DenseShape;
+use crate::mask::data::DataShape;
 use crate::mask::{Mask, MaskData};
 use crate::shape::{Layout, Shape, Strides};
 
@@ -18,7 +18,7 @@ use crate::shape::{Layout, Shape, Strides};
 pub struct Problem {
     pub(crate) shape: Shape,
     pub(crate) mask: Mask,
-    pub(crate) dense: DenseShape,
+    pub(crate) data: DataShape,
     scale: Option<f32>,
     layout: Layout,
     strides: [Option<Strides>; 4],
@@ -48,15 +48,11 @@ pub(crate) struct TensorStrides {
 
 impl Problem {
     /// Attention over every key, scaled by `1 / sqrt(head_dim)`, on dense `[batch, heads, seq, dim]` tensors.
-    pub const fn new(shape: Shape) -> Self {
+    pub fn new(shape: Shape) -> Self {
         Self {
             shape,
             mask: Mask::All,
-            dense: DenseShape {
-                broadcast_batch: false,
-                broadcast_heads: false,
-                broadcast_q: false,
-            },
+            data: DataShape::default(),
             scale: None,
             layout: Layout::Bhsd,
             strides: [None; 4],
@@ -69,10 +65,11 @@ impl Problem {
         Self { mask, ..self }
     }
 
-    /// How the data of a `dense` mask broadcasts; it is full unless said.
+    /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.
+    /// One-shot calls take them from the data.
     #[must_use]
-    pub fn dense_shape(self, dense: DenseShape) -> Self {
-        Self { dense, ..self }
+    pub fn data_shape(self, data: DataShape) -> Self {
+        Self { data, ..self }
     }
 
     /// What scores are multiplied with instead of `1 / sqrt(head_dim)`.
@@ -153,6 +150,7 @@ impl Problem {
                 self.mask.depth(),
             ));
         }
+        self.mask.check(&self.shape)?;
         let strides = self.strides();
         for (name, strides, dims) in [
             ("q", strides.q, self.shape.q_dims()),

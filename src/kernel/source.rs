@@ -228,6 +228,9 @@ mod tests {
         "key_lengths | prefix",
         "key_padding & token_padding",
         "documents & dense & not_self",
+        "chunk(3) | dilated(2,2) & strided(3) | global(1)",
+        "block_bidirectional | buckets & column_ranges & tree",
+        "per_head(causal, window(2,0) & prefix)",
         "self_only_if_alone(causal & self_only_if_alone(dense))",
     ];
 

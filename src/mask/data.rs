@@ -23,13 +23,23 @@ pub enum MaskInput {
     DocumentIdsQ,
     /// `document_ids_kv`, i32 `[batch, seq_len_kv]`.
     DocumentIdsKv,
+    /// `block_ids_q`, i32 `[batch, seq_len_q]`; negative in no block.
+    BlockIdsQ,
+    /// `block_ids_kv`, i32 `[batch, seq_len_kv]`; negative in no block.
+    BlockIdsKv,
+    /// `bucket_ids`, i32 `[batch, num_heads|1, rounds, seq_len_kv]`.
+    BucketIds,
+    /// `column_ranges`, i32 `[batch, num_heads|1, seq_len_kv, 1, 2 or 4]`: rows.
+    ColumnRanges,
+    /// `tree_parents`, i32 `[batch, seq_len_q]`: an earlier query's index, or −1 for a root.
+    TreeParents,
     /// `dense`, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`: one bit per cell, set where it is kept.
     Dense,
 }
 
 impl MaskInput {
     /// Every input.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::KeyLengths,
         Self::KeyPadding,
         Self::TokenIds,
@@ -37,6 +47,11 @@ impl MaskInput {
         Self::PrefixLengths,
         Self::DocumentIdsQ,
         Self::DocumentIdsKv,
+        Self::BlockIdsQ,
+        Self::BlockIdsKv,
+        Self::BucketIds,
+        Self::ColumnRanges,
+        Self::TreeParents,
         Self::Dense,
     ];
 
@@ -50,6 +65,11 @@ impl MaskInput {
             Self::PrefixLengths => "prefix_lengths",
             Self::DocumentIdsQ => "document_ids_q",
             Self::DocumentIdsKv => "document_ids_kv",
+            Self::BlockIdsQ => "block_ids_q",
+            Self::BlockIdsKv => "block_ids_kv",
+            Self::BucketIds => "bucket_ids",
+            Self::ColumnRanges => "column_ranges",
+            Self::TreeParents => "tree_parents",
             Self::Dense => "dense",
         }
     }
@@ -58,23 +78,75 @@ impl MaskInput {
     ///
     /// # Errors
     /// [`Error::Operand`] where the number doesn't fit `usize`.
-    pub fn words(self, shape: &Shape, dense: DenseShape) -> Result<usize> {
-        let dims: &[usize] = match self {
-            Self::KeyLengths | Self::PrefixLengths => &[shape.batch],
-            Self::KeyPadding | Self::TokenIds | Self::DocumentIdsKv => {
-                &[shape.batch, shape.seq_len_kv]
+    pub fn words(self, shape: &Shape, data: &DataShape) -> Result<usize> {
+        match self {
+            Self::Dense => data.dense.words(shape),
+            _ => elements(self.name(), &self.dims(shape, data)),
+        }
+    }
+
+    /// The sizes of an input that has one word per element.
+    fn dims(self, shape: &Shape, data: &DataShape) -> Vec<usize> {
+        let Shape { batch, seq_len_q, seq_len_kv, .. } = *shape;
+        match self {
+            Self::KeyLengths | Self::PrefixLengths => vec![batch],
+            Self::KeyPadding | Self::TokenIds | Self::DocumentIdsKv | Self::BlockIdsKv => {
+                vec![batch, seq_len_kv]
             }
-            Self::PadId => &[1],
-            Self::DocumentIdsQ => &[shape.batch, shape.seq_len_q],
-            Self::Dense => return dense.words(shape),
-        };
-        elements(self.name(), dims)
+            Self::PadId => vec![1],
+            Self::DocumentIdsQ | Self::BlockIdsQ | Self::TreeParents => vec![batch, seq_len_q],
+            Self::BucketIds => {
+                vec![batch, data.buckets.heads(shape), data.buckets.elements, seq_len_kv]
+            }
+            Self::ColumnRanges => {
+                vec![batch, data.columns.heads(shape), seq_len_kv, data.columns.elements]
+            }
+            Self::Dense => vec![batch, shape.num_heads, seq_len_q, seq_len_kv],
+        }
     }
 }
 
 impl fmt::Display for MaskInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// The sizes of mask data that the problem's shape leaves open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct DataShape {
+    /// How `dense` broadcasts.
+    pub dense: DenseShape,
+    /// `bucket_ids`: its elements per position are the rounds of hashing.
+    pub buckets: PerHeadShape,
+    /// `column_ranges`: its elements per column are the bounds, 1, 2 or 4.
+    pub columns: PerHeadShape,
+}
+
+/// The sizes of an input that heads may share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PerHeadShape {
+    /// The same for every query head.
+    pub broadcast_heads: bool,
+    /// Elements per position.
+    pub elements: usize,
+}
+
+impl Default for PerHeadShape {
+    fn default() -> Self {
+        Self { broadcast_heads: false, elements: 1 }
+    }
+}
+
+impl PerHeadShape {
+    const fn heads(self, shape: &Shape) -> usize {
+        if self.broadcast_heads { 1 } else { shape.num_heads }
+    }
+
+    /// Distances in words between sequences and heads; 0 where broadcast.
+    pub(crate) fn strides(self, shape: &Shape) -> [usize; 2] {
+        let head = shape.seq_len_kv * self.elements;
+        [self.heads(shape) * head, if self.broadcast_heads { 0 } else { head }]
     }
 }
 
@@ -132,6 +204,8 @@ impl DenseShape {
 pub struct MaskData {
     words: std::collections::BTreeMap<MaskInput, Vec<u32>>,
     dense: Option<DenseTensor>,
+    buckets: PerHeadShape,
+    columns: PerHeadShape,
 }
 
 /// A dense mask as given: sizes and a flag per cell.
@@ -188,6 +262,43 @@ impl MaskData {
         self.ints(MaskInput::DocumentIdsQ, q).ints(MaskInput::DocumentIdsKv, kv)
     }
 
+    /// `block_ids`, `[batch, seq_len]`, of queries and keys alike; negative in no block.
+    #[must_use]
+    pub fn block_ids(self, ids: impl IntoIterator<Item = i32>) -> Self {
+        let ids: Vec<i32> = ids.into_iter().collect();
+        self.ints(MaskInput::BlockIdsQ, ids.iter().copied()).ints(MaskInput::BlockIdsKv, ids)
+    }
+
+    /// `block_ids_q`, `[batch, seq_len_q]`, and `block_ids_kv`, `[batch, seq_len_kv]`.
+    #[must_use]
+    pub fn block_ids_q_kv(
+        self,
+        q: impl IntoIterator<Item = i32>,
+        kv: impl IntoIterator<Item = i32>,
+    ) -> Self {
+        self.ints(MaskInput::BlockIdsQ, q).ints(MaskInput::BlockIdsKv, kv)
+    }
+
+    /// `bucket_ids`, of sizes `[batch, num_heads|1, rounds, seq_len_kv]`.
+    #[must_use]
+    pub fn bucket_ids(mut self, dims: [usize; 4], ids: impl IntoIterator<Item = i32>) -> Self {
+        self.buckets = PerHeadShape { broadcast_heads: dims[1] == 1, elements: dims[2] };
+        self.ints(MaskInput::BucketIds, ids)
+    }
+
+    /// `column_ranges`, of sizes `[batch, num_heads|1, seq_len_kv, 1, 2 or 4]`: rows from 0 to `seq_len_q`.
+    #[must_use]
+    pub fn column_ranges(mut self, dims: [usize; 4], rows: impl IntoIterator<Item = i32>) -> Self {
+        self.columns = PerHeadShape { broadcast_heads: dims[1] == 1, elements: dims[3] };
+        self.ints(MaskInput::ColumnRanges, rows)
+    }
+
+    /// `tree_parents`, `[batch, seq_len_q]`: an earlier query's index, or −1 for a root.
+    #[must_use]
+    pub fn tree_parents(self, parents: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::TreeParents, parents)
+    }
+
     /// `dense`, of sizes `dims` that broadcast to `[batch, num_heads, seq_len_q, seq_len_kv]`, true where the key is kept.
     #[must_use]
     pub fn dense(mut self, dims: [usize; 4], keep: impl IntoIterator<Item = bool>) -> Self {
@@ -201,13 +312,14 @@ impl MaskData {
         self
     }
 
-    /// How the dense mask broadcasts.
-    pub(crate) fn dense_shape(&self) -> DenseShape {
-        self.dense.as_ref().map_or_else(DenseShape::default, |dense| DenseShape {
+    /// The sizes that the problem's shape leaves open.
+    pub(crate) fn shape(&self) -> DataShape {
+        let dense = self.dense.as_ref().map_or_else(DenseShape::default, |dense| DenseShape {
             broadcast_batch: dense.dims[0] == 1,
             broadcast_heads: dense.dims[1] == 1,
             broadcast_q: dense.dims[2] == 1,
-        })
+        });
+        DataShape { dense, buckets: self.buckets, columns: self.columns }
     }
 
     /// Whether what `inputs` need is there and fits `shape`.
@@ -220,16 +332,21 @@ impl MaskData {
             let Some(words) = self.words.get(&input) else {
                 return Err(missing(input));
             };
-            let expected = input.words(shape, DenseShape::default())?;
+            let expected = input.words(shape, &self.shape())?;
             if words.len() != expected {
                 return Err(Error::operand(
                     input.name(),
-                    format!("{expected} elements ({})", dims_of(input, shape)),
+                    format!("{expected} elements ({:?})", input.dims(shape, &self.shape())),
                     format!("{} elements", words.len()),
                 ));
             }
-            if matches!(input, MaskInput::KeyLengths | MaskInput::PrefixLengths) {
-                check_lengths(input, words, shape)?;
+            match input {
+                MaskInput::KeyLengths | MaskInput::PrefixLengths => {
+                    check_lengths(input, words, shape)?;
+                }
+                MaskInput::ColumnRanges => check_columns(words, self.columns.elements, shape)?,
+                MaskInput::TreeParents => check_parents(words, shape)?,
+                _ => {}
             }
         }
         Ok(())
@@ -259,6 +376,25 @@ impl MaskData {
         Ok(())
     }
 
+    /// A bucket of a checked input: of head `h`, in a round, at a position.
+    pub(crate) fn bucket(&self, shape: &Shape, b: usize, h: usize, round: usize, at: usize) -> i32 {
+        let [batch, head] = self.buckets.strides(shape);
+        self.int(MaskInput::BucketIds, b * batch + h * head + round * shape.seq_len_kv + at)
+    }
+
+    /// How many rounds of hashing a checked input has.
+    pub(crate) const fn bucket_rounds(&self) -> usize {
+        self.buckets.elements
+    }
+
+    /// The bounds of a key's column in a checked input.
+    pub(crate) fn column(&self, shape: &Shape, b: usize, h: usize, kv_idx: usize) -> Vec<i64> {
+        let [batch, head] = self.columns.strides(shape);
+        let bounds = self.columns.elements;
+        let first = b * batch + h * head + kv_idx * bounds;
+        (first..first + bounds).map(|at| self.int(MaskInput::ColumnRanges, at).into()).collect()
+    }
+
     /// An element of a checked input.
     pub(crate) fn int(&self, input: MaskInput, index: usize) -> i32 {
         self.words[&input][index].cast_signed()
@@ -278,7 +414,7 @@ impl MaskData {
         if input != MaskInput::Dense {
             return self.words.get(&input).cloned().unwrap_or_default();
         }
-        let [batch, heads, rows] = self.dense_shape().dims(shape);
+        let [batch, heads, rows] = self.shape().dense.dims(shape);
         let mut words = Vec::new();
         for b in 0..batch {
             for h in 0..heads {
@@ -302,17 +438,6 @@ fn missing(input: MaskInput) -> Error {
     Error::operand(input.name(), "data, for the mask names it", "none")
 }
 
-fn dims_of(input: MaskInput, shape: &Shape) -> String {
-    match input {
-        MaskInput::KeyLengths | MaskInput::PrefixLengths => format!("[batch = {}]", shape.batch),
-        MaskInput::DocumentIdsQ => {
-            format!("[batch = {}, seq_len_q = {}]", shape.batch, shape.seq_len_q)
-        }
-        MaskInput::PadId => "[1]".to_owned(),
-        _ => format!("[batch = {}, seq_len_kv = {}]", shape.batch, shape.seq_len_kv),
-    }
-}
-
 fn check_lengths(input: MaskInput, words: &[u32], shape: &Shape) -> Result<()> {
     for (b, &word) in words.iter().enumerate() {
         let length = word.cast_signed();
@@ -324,6 +449,57 @@ fn check_lengths(input: MaskInput, words: &[u32], shape: &Shape) -> Result<()> {
             format!("0 to seq_len_kv = {}", shape.seq_len_kv),
             length,
         ));
+    }
+    Ok(())
+}
+
+/// Bounds are rows; where a column has starts and ends, none starts after its end.
+fn check_columns(words: &[u32], bounds: usize, shape: &Shape) -> Result<()> {
+    if ![1, 2, 4].contains(&bounds) {
+        return Err(Error::operand("column_ranges", "1, 2 or 4 bounds per column", bounds));
+    }
+    for (at, &word) in words.iter().enumerate() {
+        let row = word.cast_signed();
+        if !usize::try_from(row).is_ok_and(|row| row <= shape.seq_len_q) {
+            return Err(Error::operand(
+                format!("column_ranges[{at}]"),
+                format!("0 to seq_len_q = {}", shape.seq_len_q),
+                row,
+            ));
+        }
+    }
+    if bounds == 4 {
+        check_order(words)?;
+    }
+    Ok(())
+}
+
+/// Whether each pair of bounds is a start and an end.
+pub(crate) fn check_order(words: &[u32]) -> Result<()> {
+    for (at, pair) in words.chunks_exact(2).enumerate() {
+        let (start, end) = (pair[0].cast_signed(), pair[1].cast_signed());
+        if start > end {
+            return Err(Error::operand(
+                format!("column_ranges[{}]", at * 2),
+                "a start that isn't after its end",
+                format!("{start}..{end}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Parents come before their children, so no walk towards a root is without end.
+fn check_parents(words: &[u32], shape: &Shape) -> Result<()> {
+    for (at, &word) in words.iter().enumerate() {
+        let (own, parent) = (at % shape.seq_len_q, word.cast_signed());
+        if parent < -1 || usize::try_from(parent).is_ok_and(|parent| parent >= own) {
+            return Err(Error::operand(
+                format!("tree_parents[{at}]"),
+                format!("-1 or a query before its own, {own}: else the tree has a cycle"),
+                parent,
+            ));
+        }
     }
     Ok(())
 }

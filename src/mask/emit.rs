@@ -11,8 +11,8 @@
 
 use std::fmt::Write as _;
 
-use super::data::DenseShape;
-use super::{Causal, Mask, MaskInput};
+use super::data::DataShape;
+use super::{Causal, ColumnRanges, Mask, MaskInput};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, elements};
 
@@ -46,7 +46,7 @@ macro_rules! fragment {
 /// The fragment that a leaf (or `self_only_if_alone`) calls.
 fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
     Some(match mask {
-        Mask::All | Mask::And(..) | Mask::Or(..) | Mask::Not(_) => return None,
+        Mask::All | Mask::And(..) | Mask::Or(..) | Mask::Not(_) | Mask::PerHead(_) => return None,
         Mask::Causal(_) => fragment!("causal", 1),
         Mask::Window(_) => fragment!("window", 2),
         Mask::KeyLengths | Mask::Prefix => fragment!("leading_keys", 1),
@@ -56,6 +56,13 @@ fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
         Mask::NotSelf => fragment!("not_self", 1),
         Mask::SelfOnlyIfAlone(_) => fragment!("self_only_if_alone", 4),
         Mask::Dense => fragment!("dense", 4),
+        Mask::Chunk(_) => fragment!("chunk", 2),
+        Mask::Dilated { .. } | Mask::Strided(_) => fragment!("dilated", 3),
+        Mask::Global(_) => fragment!("global", 2),
+        Mask::BlockBidirectional => fragment!("block_bidirectional", 2),
+        Mask::Buckets => fragment!("buckets", 5),
+        Mask::ColumnRanges(_) => fragment!("column_ranges", 4),
+        Mask::Tree => fragment!("tree", 2),
     })
 }
 
@@ -138,6 +145,7 @@ impl Emitter {
                     hull: inner.hull,
                 }
             }
+            Mask::PerHead(masks) => self.per_head(masks),
             Mask::All => Expressions {
                 keep: "true".to_owned(),
                 tile: "FULL".to_owned(),
@@ -152,6 +160,24 @@ impl Emitter {
                 }
             }
         }
+    }
+
+    /// Each mask for its run of heads. Which run a head is in is uniform, but the masks' numbers are data all the same.
+    fn per_head(&mut self, masks: &[Mask]) -> Expressions {
+        let mut nodes = masks.iter().map(|mask| self.node(mask)).collect::<Vec<_>>().into_iter();
+        let Some(mut chosen) = nodes.next() else {
+            return self.node(&Mask::All);
+        };
+        for (run, node) in (1..).zip(nodes) {
+            let from = format!("h * {}u >= {run}u * params.num_heads", masks.len());
+            let pick = |a: String, b: String| format!("select({a}, {b}, {from})");
+            chosen = Expressions {
+                keep: pick(chosen.keep, node.keep),
+                tile: pick(chosen.tile, node.tile),
+                hull: pick(chosen.hull, node.hull),
+            };
+        }
+        chosen
     }
 
     /// Both sides are always evaluated: leaves are cheap, and a branch in the inner loop is not.
@@ -207,23 +233,23 @@ impl MaskLayout {
     pub(crate) fn new(
         mask: &Mask,
         shape: &Shape,
-        dense: DenseShape,
+        data: &DataShape,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let broadcast = [
-            if depends_on_batch(mask, dense) { shape.batch } else { 1 },
-            if depends_on_heads(mask, dense) { shape.num_heads } else { 1 },
+            if depends_on_batch(mask, data) { shape.batch } else { 1 },
+            if depends_on_heads(mask, data) { shape.num_heads } else { 1 },
         ];
         let mut builder = Builder {
             shape,
-            dense,
+            data,
             broadcast,
             inputs: Vec::new(),
             head: vec![0; HEADER_SLOTS],
             at: HEADER_SLOTS + slots(mask),
         };
         for input in mask.inputs() {
-            let words = input.words(shape, dense)?;
+            let words = input.words(shape, data)?;
             let at = builder.take(words)?;
             builder.inputs.push((input, at, words));
         }
@@ -242,26 +268,32 @@ impl MaskLayout {
     }
 }
 
-fn depends_on_batch(mask: &Mask, dense: DenseShape) -> bool {
+fn depends_on_batch(mask: &Mask, data: &DataShape) -> bool {
     mask.any(&|mask| match mask {
-        Mask::Dense => !dense.broadcast_batch,
+        Mask::Dense => !data.dense.broadcast_batch,
         _ => mask.leaf_inputs().iter().any(|&input| input != MaskInput::PadId),
     })
 }
 
-fn depends_on_heads(mask: &Mask, dense: DenseShape) -> bool {
-    mask.any(&|mask| matches!(mask, Mask::Dense) && !dense.broadcast_heads)
+fn depends_on_heads(mask: &Mask, data: &DataShape) -> bool {
+    mask.any(&|mask| match mask {
+        Mask::Dense => !data.dense.broadcast_heads,
+        Mask::Buckets => !data.buckets.broadcast_heads,
+        Mask::ColumnRanges(_) => !data.columns.broadcast_heads,
+        Mask::PerHead(masks) => masks.len() > 1,
+        _ => false,
+    })
 }
 
 /// How many slots a mask's leaves have.
 fn slots(mask: &Mask) -> usize {
-    let below: usize = mask.children().into_iter().flatten().map(slots).sum();
+    let below: usize = mask.children().into_iter().map(slots).sum();
     below + fragment_of(mask).map_or(0, |fragment| fragment.slots)
 }
 
 struct Builder<'a> {
     shape: &'a Shape,
-    dense: DenseShape,
+    data: &'a DataShape,
     broadcast: [usize; 2],
     inputs: Vec<(MaskInput, usize, usize)>,
     head: Vec<u32>,
@@ -271,7 +303,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// The slots of a node and of those below it, in the order in which [`Emitter::node`] numbers them.
     fn node(&mut self, mask: &Mask) -> Result<()> {
-        for child in mask.children().into_iter().flatten() {
+        for child in mask.children() {
             self.node(child)?;
         }
         let own = self.shape.seq_len_kv as i64 - self.shape.seq_len_q as i64;
@@ -292,19 +324,62 @@ impl Builder<'_> {
                 self.push(if batch > 1 { heads * rows } else { 0 });
                 self.push(if heads > 1 { rows } else { 0 });
             }
+            Mask::Chunk(size) => {
+                self.push_offset(own);
+                self.push_offset(i64::from(*size));
+            }
+            Mask::Dilated { window, step } => {
+                self.push_offset(own);
+                self.push_offset(i64::from(*window) * i64::from(*step));
+                self.push_offset(i64::from(*step));
+            }
+            Mask::Strided(step) => {
+                self.push_offset(own);
+                self.push_offset(FAR);
+                self.push_offset(i64::from(*step));
+            }
+            Mask::Global(tokens) => {
+                self.push_offset(own);
+                self.push_offset(i64::from(*tokens));
+            }
             _ => {
                 for input in mask.leaf_inputs() {
                     let at = self.inputs.iter().find(|(other, ..)| other == input);
                     self.push(at.map_or(0, |&(_, at, _)| at));
                 }
-                if *mask == Mask::Dense {
-                    for stride in self.dense.strides(self.shape) {
-                        self.push(stride);
-                    }
-                }
+                self.shape_slots(mask, own);
             }
         }
         Ok(())
+    }
+
+    /// What follows a leaf's inputs: their strides and sizes.
+    fn shape_slots(&mut self, mask: &Mask, own: i64) {
+        match mask {
+            Mask::Dense => {
+                for stride in self.data.dense.strides(self.shape) {
+                    self.push(stride);
+                }
+            }
+            Mask::Buckets => {
+                for stride in self.data.buckets.strides(self.shape) {
+                    self.push(stride);
+                }
+                self.push(self.data.buckets.elements);
+                self.push_offset(own);
+            }
+            Mask::ColumnRanges(form) => {
+                for stride in self.data.columns.strides(self.shape) {
+                    self.push(stride);
+                }
+                self.push(match (form, self.data.columns.elements) {
+                    (ColumnRanges::Bidirectional, 2) => 3,
+                    (_, bounds) => bounds,
+                });
+            }
+            Mask::Tree => self.push_offset(own),
+            _ => {}
+        }
     }
 
     /// Makes room for the tile map and fills the header.

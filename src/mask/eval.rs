@@ -1,6 +1,6 @@
 //! A mask's value at a cell, on the CPU: the definition that everything else is held against.
 
-use super::{Causal, Mask, MaskData, MaskInput};
+use super::{Causal, ColumnRanges, Mask, MaskData, MaskInput};
 use crate::error::Result;
 use crate::shape::Shape;
 
@@ -27,6 +27,7 @@ impl<'a> Evaluator<'a> {
     /// [`crate::Error::Operand`] where data is missing or doesn't fit the shape.
     pub fn new(mask: &'a Mask, data: &'a MaskData, shape: &'a Shape) -> Result<Self> {
         shape.validate()?;
+        mask.check(shape)?;
         data.check(&mask.inputs(), shape)?;
         Ok(Self { mask, data, shape })
     }
@@ -74,6 +75,49 @@ impl<'a> Evaluator<'a> {
                 kept(kv_idx) && (kv != own || !others().any(kept))
             }
             Mask::Dense => self.data.dense_cell([b, h, q_idx, kv_idx]),
+            Mask::Chunk(size) => {
+                kv.div_euclid(i64::from(*size)) == own.div_euclid(i64::from(*size))
+            }
+            Mask::Dilated { window, step } => {
+                let (window, step) = (i64::from(*window), i64::from(*step));
+                (kv - own) % step == 0 && (kv - own).abs() <= window * step
+            }
+            Mask::Strided(step) => (kv - own) % i64::from(*step) == 0,
+            Mask::Global(tokens) => kv < i64::from(*tokens) || own < i64::from(*tokens),
+            Mask::BlockBidirectional => {
+                let block = int(MaskInput::BlockIdsQ, b * self.shape.seq_len_q + q_idx);
+                block >= 0 && block == int(MaskInput::BlockIdsKv, key())
+            }
+            Mask::Buckets => usize::try_from(own).is_ok_and(|own| {
+                (0..self.data.bucket_rounds()).any(|round| {
+                    let bucket = |at| self.data.bucket(self.shape, b, h, round, at);
+                    bucket(own) == bucket(kv_idx)
+                })
+            }),
+            Mask::ColumnRanges(form) => {
+                let bounds = self.data.column(self.shape, b, h, kv_idx);
+                !match (form, &bounds[..]) {
+                    (ColumnRanges::Bidirectional, &[start, end]) => q >= start || q < end,
+                    (ColumnRanges::Ranges, &[start, end]) => (start..end).contains(&q),
+                    (_, &[start, end, start_above, end_above]) => {
+                        (start..end).contains(&q) || (start_above..end_above).contains(&q)
+                    }
+                    _ => q >= bounds[0],
+                }
+            }
+            Mask::Tree => {
+                let token = kv - (self.shape.seq_len_kv - self.shape.seq_len_q) as i64;
+                let first = b * self.shape.seq_len_q;
+                let parent = |&at: &i64| {
+                    let parent = int(MaskInput::TreeParents, first + at as usize);
+                    (parent >= 0).then_some(i64::from(parent))
+                };
+                token < 0 || std::iter::successors(Some(q), parent).any(|at| at == token)
+            }
+            Mask::PerHead(masks) => {
+                let mask = &masks[h / (self.shape.num_heads / masks.len())];
+                self.node(mask, b, h, q_idx, kv_idx)
+            }
             Mask::And(left, right) => {
                 self.node(left, b, h, q_idx, kv_idx) && self.node(right, b, h, q_idx, kv_idx)
             }
@@ -157,6 +201,66 @@ mod tests {
         check("self_only_if_alone(all)", &none, 1, &["."]);
         let data = MaskData::new().document_ids([0, 0, 1]);
         check("self_only_if_alone(documents)", &data, 3, &["X.X", ".XX", "XX."]);
+    }
+
+    #[test]
+    fn strides_chunks_and_global_tokens() {
+        let none = MaskData::new();
+        check("chunk(2)", &none, 5, &["..XXX", "..XXX", "XX..X", "XX..X", "XXXX."]);
+        check("chunk(2)", &none, 4, &["XX..", "XX.."]);
+        check("chunk(2)", &none, 2, &["XX", "..", ".."]);
+        check("strided(2)", &none, 4, &[".X.X", "X.X.", ".X.X", "X.X."]);
+        check(
+            "dilated(1,2)",
+            &none,
+            6,
+            &[".X.XXX", "X.X.XX", ".X.X.X", "X.X.X.", "XX.X.X", "XXX.X."],
+        );
+        check("dilated(0,3)", &none, 3, &[".XX", "X.X", "XX."]);
+        check("global(1)", &none, 3, &["...", ".XX", ".XX"]);
+        check("global(2)", &none, 4, &["..XX", "..XX"]);
+    }
+
+    #[test]
+    fn blocks_and_buckets() {
+        let data = MaskData::new().block_ids([-1, 0, 0, -1]);
+        check("block_bidirectional", &data, 4, &["XXXX", "X..X", "X..X", "XXXX"]);
+        check("causal | block_bidirectional", &data, 4, &[".XXX", "...X", "...X", "...."]);
+        let rounds = MaskData::new().bucket_ids([1, 1, 2, 4], [0, 1, 0, 2, 5, 6, 7, 5]);
+        check("buckets", &rounds, 4, &[".X..", "X.XX", ".X.X", ".XX."]);
+        check("buckets", &rounds, 4, &[".X.X", ".XX."]);
+    }
+
+    #[test]
+    fn column_ranges() {
+        let columns = |bounds: usize, rows: &[i32]| {
+            MaskData::new().column_ranges([1, 1, rows.len() / bounds, bounds], rows.to_vec())
+        };
+        check("column_ranges", &columns(1, &[1, 3, 0]), 3, &["..X", "X.X", "X.X"]);
+        check("column_ranges", &columns(2, &[1, 2, 0, 0, 0, 3]), 3, &["..X", "X.X", "..X"]);
+        let rows = ["X.X", "..X", ".X."];
+        check("column_ranges(bidirectional)", &columns(2, &[3, 1, 2, 0, 3, 2]), 3, &rows);
+        let rows = ["X.", "X.", ".X", "X."];
+        check("column_ranges", &columns(4, &[3, 4, 0, 2, 2, 3, 0, 0]), 2, &rows);
+    }
+
+    #[test]
+    fn trees() {
+        // Two prompt tokens, then a tree: 0 is the root, 1 and 2 its children, 3 the child of 1.
+        let data = MaskData::new().tree_parents([-1, 0, 0, 1]);
+        check("tree", &data, 6, &["...XXX", "....XX", "...X.X", "....X."]);
+    }
+
+    #[test]
+    fn heads_of_their_own_mask() {
+        let shape = Shape::new(1, 4, 2, 8);
+        let none = MaskData::new();
+        let mask: Mask = "per_head(causal, all)".parse().unwrap();
+        let evaluator = Evaluator::new(&mask, &none, &shape).unwrap();
+        let future: Vec<bool> = (0..4).map(|h| evaluator.keep(0, h, 0, 1)).collect();
+        assert_eq!(future, [false, false, true, true]);
+        let three = "per_head(all, all, all)".parse().unwrap();
+        assert!(Evaluator::new(&three, &none, &shape).is_err());
     }
 
     #[test]

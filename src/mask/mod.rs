@@ -15,6 +15,9 @@ use std::ops::{BitAnd, BitOr, Not};
 pub use data::{MaskData, MaskInput};
 pub use eval::Evaluator;
 
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+
 /// Which keys a query attends to.
 ///
 /// ```
@@ -53,6 +56,32 @@ pub enum Mask {
     SelfOnlyIfAlone(Box<Mask>),
     /// `dense`: the keys whose bit is set in a tensor broadcastable to `[batch, heads, seq_len_q, seq_len_kv]`.
     Dense,
+    /// `chunk(size)`: the keys of the own position's chunk of `size` positions (Llama 4, with `causal`).
+    Chunk(u32),
+    /// `dilated(window, step)`: every `step`th key, up to `window` of them on either side of the own position
+    /// (Longformer, arXiv 2004.05150, §3.1).
+    Dilated {
+        /// How many keys are kept on either side.
+        window: u32,
+        /// The distance from one to the next; at least 1.
+        step: u32,
+    },
+    /// `strided(step)`: every `step`th key, counted from the own position (Sparse Transformer, arXiv 1904.10509, §4.3).
+    Strided(u32),
+    /// `global(tokens)`: the first keys for every query, and every key for the first queries (Longformer, BigBird).
+    Global(u32),
+    /// `block_bidirectional`: the keys of the query's own block, `block_ids_q[b, q_idx] == block_ids_kv[b, kv_idx]`,
+    /// if that isn't negative. `causal | block_bidirectional` lets the tokens of an image see each other.
+    BlockBidirectional,
+    /// `buckets`: the keys whose bucket is the own position's in some round of hashing (Reformer's LSH attention).
+    Buckets,
+    /// `column_ranges`: all but the rows that each key's column names (FlashMask, arXiv 2410.01359).
+    ColumnRanges(ColumnRanges),
+    /// `tree`: the keys before the last `seq_len_q`, the own position and its ancestors, by `tree_parents[b, q_idx]`
+    /// (speculative decoding).
+    Tree,
+    /// `per_head(a, b, …)`: a mask for each head, or for each run of `num_heads / n` heads.
+    PerHead(Vec<Mask>),
     /// Both.
     And(Box<Mask>, Box<Mask>),
     /// Either.
@@ -82,6 +111,17 @@ pub struct Window {
     pub left: Option<u32>,
     /// How many keys after the own position are kept.
     pub right: Option<u32>,
+}
+
+/// How [`Mask::ColumnRanges`] reads a column's bounds, which are rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ColumnRanges {
+    /// One bound masks the rows from it on, two mask `start..end`, four two such ranges. FlashMask's causal forms are
+    /// `causal & column_ranges`.
+    #[default]
+    Ranges,
+    /// `column_ranges(bidirectional)`: two bounds mask the rows from the first on and those before the second.
+    Bidirectional,
 }
 
 impl Mask {
@@ -118,33 +158,71 @@ impl Mask {
             Self::Prefix => &[MaskInput::PrefixLengths],
             Self::Documents => &[MaskInput::DocumentIdsQ, MaskInput::DocumentIdsKv],
             Self::Dense => &[MaskInput::Dense],
+            Self::BlockBidirectional => &[MaskInput::BlockIdsQ, MaskInput::BlockIdsKv],
+            Self::Buckets => &[MaskInput::BucketIds],
+            Self::ColumnRanges(_) => &[MaskInput::ColumnRanges],
+            Self::Tree => &[MaskInput::TreeParents],
             _ => &[],
         }
     }
 
     /// Whether some leaf's tiles can be classed only by looking at its data.
     pub(crate) fn needs_tile_map(&self) -> bool {
-        self.any(&|mask| {
-            matches!(mask, Self::KeyPadding | Self::TokenPadding | Self::Documents | Self::Dense)
-        })
+        let has_closed_form = |mask: &Self| matches!(mask, Self::KeyLengths | Self::Prefix);
+        self.any(&|mask| !mask.leaf_inputs().is_empty() && !has_closed_form(mask))
     }
 
     /// Whether `test` holds for this node or for one below it.
     fn any(&self, test: &dyn Fn(&Self) -> bool) -> bool {
-        test(self) || self.children().into_iter().flatten().any(|child| child.any(test))
+        test(self) || self.children().into_iter().any(|child| child.any(test))
     }
 
-    fn children(&self) -> [Option<&Self>; 2] {
+    fn children(&self) -> Vec<&Self> {
         match self {
-            Self::And(a, b) | Self::Or(a, b) => [Some(a), Some(b)],
-            Self::Not(a) | Self::SelfOnlyIfAlone(a) => [Some(a), None],
-            _ => [None, None],
+            Self::And(a, b) | Self::Or(a, b) => vec![a, b],
+            Self::Not(a) | Self::SelfOnlyIfAlone(a) => vec![a],
+            Self::PerHead(masks) => masks.iter().collect(),
+            _ => Vec::new(),
         }
+    }
+
+    /// Whether the numbers in the expression fit the shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::Operand`] that names the leaf.
+    pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
+        let at_least_one = |name: &str, value: u32| match value {
+            0 => Err(Error::operand(name, "at least 1", 0)),
+            _ => Ok(()),
+        };
+        match self {
+            Self::Chunk(size) => at_least_one("chunk's size", *size)?,
+            Self::Strided(step) => at_least_one("strided's step", *step)?,
+            Self::Dilated { step, .. } => at_least_one("dilated's step", *step)?,
+            Self::PerHead(masks)
+                if masks.is_empty() || !shape.num_heads.is_multiple_of(masks.len()) =>
+            {
+                return Err(Error::operand(
+                    "per_head",
+                    format!("a number of masks that divides num_heads = {}", shape.num_heads),
+                    masks.len(),
+                ));
+            }
+            Self::Tree if shape.seq_len_kv < shape.seq_len_q => {
+                return Err(Error::operand(
+                    "tree",
+                    "at least as many keys as queries",
+                    format!("{} keys, {} queries", shape.seq_len_kv, shape.seq_len_q),
+                ));
+            }
+            _ => {}
+        }
+        self.children().into_iter().try_for_each(|child| child.check(shape))
     }
 
     /// How deep the expression nests; see [`text::MAX_DEPTH`].
     pub(crate) fn depth(&self) -> usize {
-        1 + self.children().into_iter().flatten().map(Self::depth).max().unwrap_or(0)
+        1 + self.children().into_iter().map(Self::depth).max().unwrap_or(0)
     }
 }
 

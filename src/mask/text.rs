@@ -10,7 +10,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Causal, Mask, Window};
+use super::{Causal, ColumnRanges, Mask, Window};
 use crate::error::ParseMaskError;
 
 /// Deeper expressions are refused, so that no text exhausts the stack.
@@ -18,7 +18,8 @@ pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Every leaf's name, for messages.
 const NAMES: &str = "all, causal, window, key_lengths, key_padding, token_padding, prefix, documents, \
-                     not_self, self_only_if_alone, dense";
+                     not_self, self_only_if_alone, dense, chunk, dilated, strided, global, \
+                     block_bidirectional, buckets, column_ranges, tree, per_head";
 
 impl fmt::Display for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,6 +39,24 @@ impl fmt::Display for Mask {
             Self::NotSelf => f.write_str("not_self"),
             Self::SelfOnlyIfAlone(mask) => write!(f, "self_only_if_alone({mask})"),
             Self::Dense => f.write_str("dense"),
+            Self::Chunk(size) => write!(f, "chunk({size})"),
+            Self::Dilated { window, step } => write!(f, "dilated({window},{step})"),
+            Self::Strided(step) => write!(f, "strided({step})"),
+            Self::Global(tokens) => write!(f, "global({tokens})"),
+            Self::BlockBidirectional => f.write_str("block_bidirectional"),
+            Self::Buckets => f.write_str("buckets"),
+            Self::ColumnRanges(ColumnRanges::Ranges) => f.write_str("column_ranges"),
+            Self::ColumnRanges(ColumnRanges::Bidirectional) => {
+                f.write_str("column_ranges(bidirectional)")
+            }
+            Self::Tree => f.write_str("tree"),
+            Self::PerHead(masks) => {
+                f.write_str("per_head(")?;
+                for (at, mask) in masks.iter().enumerate() {
+                    write!(f, "{}{mask}", if at == 0 { "" } else { ", " })?;
+                }
+                f.write_str(")")
+            }
             // The right side is wrapped at its own level too: `a & (b & c)` is another tree than `a & b & c`.
             Self::And(a, b) => write!(f, "{} & {}", Wrapped(a, 2), Wrapped(b, 3)),
             Self::Or(a, b) => write!(f, "{} | {}", Wrapped(a, 1), Wrapped(b, 2)),
@@ -172,6 +191,18 @@ impl Parser {
                 Ok(mask.self_only_if_alone())
             }
             "dense" => plain(self, Mask::Dense),
+            "chunk" => Ok(Mask::Chunk(self.counts(start, "chunk", ["size"], 1)?[0])),
+            "dilated" => {
+                let [window, step] = self.counts(start, "dilated", ["window", "step"], 0)?;
+                Ok(Mask::Dilated { window, step })
+            }
+            "strided" => Ok(Mask::Strided(self.counts(start, "strided", ["step"], 1)?[0])),
+            "global" => Ok(Mask::Global(self.counts(start, "global", ["tokens"], 0)?[0])),
+            "block_bidirectional" => plain(self, Mask::BlockBidirectional),
+            "buckets" => plain(self, Mask::Buckets),
+            "column_ranges" => self.column_ranges(),
+            "tree" => plain(self, Mask::Tree),
+            "per_head" => self.per_head(),
             "" => Err(self.error(match self.peek() {
                 None => "expected a mask, found the end".to_owned(),
                 Some(found) => format!("expected a mask, found `{found}`"),
@@ -209,31 +240,75 @@ impl Parser {
     }
 
     fn window(&mut self, start: usize) -> Parsed<Mask> {
+        let names = ["left", "right"];
         let arguments = self.arguments()?;
-        arguments.at_most(self, 2, &["left", "right"])?;
-        let bound = |index: usize, name: &str| {
-            let named = |argument: &&Argument| argument.name.as_deref() == Some(name);
-            let argument = arguments.list.iter().find(named).or_else(|| {
-                let positional = arguments.list.get(index)?;
-                positional.name.is_none().then_some(positional)
-            });
-            let Some(argument) = argument else {
-                return Err(self.error_at(
-                    start,
-                    format!("window: `{name}` is missing; write window(left, right), `inf` for unbounded"),
-                ));
-            };
+        arguments.at_most(self, 2, &names)?;
+        let bound = |index: usize| {
+            let argument = arguments.get(self, start, "window", &names, index)?;
             match argument.value.as_str() {
                 "inf" => Ok(None),
-                value => value.parse().map(Some).map_err(|_| {
-                    self.error_at(
-                        argument.value_at,
-                        format!("{name}: expected a number of keys from 0 to {} or `inf`, found `{value}`", u32::MAX),
-                    )
-                }),
+                _ => self.count(argument, names[index], " or `inf`", 0).map(Some),
             }
         };
-        Ok(Mask::Window(Window { left: bound(0, "left")?, right: bound(1, "right")? }))
+        Ok(Mask::Window(Window { left: bound(0)?, right: bound(1)? }))
+    }
+
+    /// The arguments of a leaf that takes numbers, none smaller than `least`.
+    fn counts<const N: usize>(
+        &mut self,
+        start: usize,
+        leaf: &str,
+        names: [&str; N],
+        least: u32,
+    ) -> Parsed<[u32; N]> {
+        let arguments = self.arguments()?;
+        arguments.at_most(self, N, &names)?;
+        let mut counts = [0; N];
+        for (index, count) in counts.iter_mut().enumerate() {
+            let argument = arguments.get(self, start, leaf, &names, index)?;
+            // A step is what positions are divided by.
+            let least = if names[index] == "step" { 1 } else { least };
+            *count = self.count(argument, names[index], "", least)?;
+        }
+        Ok(counts)
+    }
+
+    fn count(&self, argument: &Argument, name: &str, or: &str, least: u32) -> Parsed<u32> {
+        (argument.value.parse().ok().filter(|&count| count >= least)).ok_or_else(|| {
+            self.error_at(
+                argument.value_at,
+                format!(
+                    "{name}: expected a number from {least} to {}{or}, found `{}`",
+                    u32::MAX,
+                    argument.value
+                ),
+            )
+        })
+    }
+
+    fn column_ranges(&mut self) -> Parsed<Mask> {
+        let arguments = self.arguments()?;
+        arguments.at_most(self, 1, &[])?;
+        match arguments.list.first() {
+            None => Ok(Mask::ColumnRanges(ColumnRanges::Ranges)),
+            Some(argument) if argument.value == "bidirectional" => {
+                Ok(Mask::ColumnRanges(ColumnRanges::Bidirectional))
+            }
+            Some(argument) => Err(self.error_at(
+                argument.value_at,
+                format!("column_ranges: expected `bidirectional`, found `{}`", argument.value),
+            )),
+        }
+    }
+
+    fn per_head(&mut self) -> Parsed<Mask> {
+        self.expect('(')?;
+        let mut masks = vec![self.or()?];
+        while self.eat(',') {
+            masks.push(self.or()?);
+        }
+        self.expect(')')?;
+        Ok(Mask::PerHead(masks))
     }
 
     /// An optional list in parentheses.
@@ -334,6 +409,26 @@ struct Arguments {
 }
 
 impl Arguments {
+    /// The argument of that name, or at that place.
+    fn get(
+        &self,
+        parser: &Parser,
+        start: usize,
+        leaf: &str,
+        names: &[&str],
+        index: usize,
+    ) -> Parsed<&Argument> {
+        let named = |argument: &&Argument| argument.name.as_deref() == Some(names[index]);
+        let positional = || self.list.get(index).filter(|argument| argument.name.is_none());
+        self.list.iter().find(named).or_else(positional).ok_or_else(|| {
+            let form = names.join(", ");
+            parser.error_at(
+                start,
+                format!("{leaf}: `{}` is missing; write {leaf}({form})", names[index]),
+            )
+        })
+    }
+
     /// Refuses what is too many, named otherwise than `names`, or named twice.
     fn at_most(&self, parser: &Parser, most: usize, names: &[&str]) -> Parsed<()> {
         if let Some(surplus) = self.list.get(most) {
@@ -393,6 +488,15 @@ mod tests {
             ("!!not_self", "!!not_self"),
             ("self_only_if_alone(causal & documents)", "self_only_if_alone(causal & documents)"),
             ("key_padding | token_padding | dense()", "key_padding | token_padding | dense"),
+            ("chunk(128) & causal", "chunk(128) & causal"),
+            ("dilated(step=2, window=8)", "dilated(8,2)"),
+            ("strided(4) | global(tokens=2)", "strided(4) | global(2)"),
+            ("block_bidirectional | buckets | tree", "block_bidirectional | buckets | tree"),
+            (
+                "column_ranges & !column_ranges(bidirectional)",
+                "column_ranges & !column_ranges(bidirectional)",
+            ),
+            ("per_head(causal, window(4,0) | all,all)", "per_head(causal, window(4,0) | all, all)"),
         ] {
             let mask: Mask = text.parse().unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(mask.to_string(), printed);
@@ -417,8 +521,8 @@ mod tests {
             ("causal) ", 7, "found `)`"),
             ("window(4)", 1, "`right` is missing"),
             ("all & window", 7, "`left` is missing"),
-            ("window(4,x)", 10, "right: expected a number of keys"),
-            ("window(-1,0)", 8, "left: expected a number of keys"),
+            ("window(4,x)", 10, "right: expected a number"),
+            ("window(-1,0)", 8, "left: expected a number"),
             ("window(4,0,1)", 12, "at most 2"),
             ("window(left=1, 2)", 16, "positional argument"),
             ("window(1, left=2)", 11, "`left` is given twice"),
@@ -427,6 +531,11 @@ mod tests {
             ("causal(offset=4000000000)", 15, "within i32"),
             ("causal(,)", 8, "expected an argument"),
             ("all(1)", 5, "at most 0"),
+            ("chunk", 1, "`size` is missing; write chunk(size)"),
+            ("chunk(0)", 7, "from 1 to"),
+            ("dilated(3,0)", 11, "step: expected a number from 1"),
+            ("column_ranges(up)", 15, "`bidirectional`"),
+            ("per_head(causal", 16, "expected `)`"),
             ("self_only_if_alone", 19, "expected `(`"),
             ("é & causal", 1, "no mask named `é`"),
             ("all & @", 7, "expected a mask, found `@`"),

@@ -30,7 +30,7 @@ impl MaskTables {
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let text = Arc::new(MaskText::new(&problem.mask));
-        let layout = MaskLayout::new(&problem.mask, &problem.shape, problem.dense, grid)?;
+        let layout = MaskLayout::new(&problem.mask, &problem.shape, &problem.data, grid)?;
         let bytes = layout.words as u64 * 4;
         check_binding_size(kernels, "the mask's data", bytes)?;
 

@@ -2,9 +2,9 @@
 
 use wgpu::BufferUsages;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, DenseShape, DeviceChoice, Error, ForwardKernel,
-    InspectBuffers, InspectPlan, Layout, Mask, MaskBuffers, MaskData, MaskFormat, MaskInput,
-    MaskPlan, Outputs, Problem, ScoreTensor, Shape, Strides, TileGrid,
+    Attention, AttentionBuffers, AttentionPlan, DeviceChoice, Error, ForwardKernel, InspectBuffers,
+    InspectPlan, Layout, Mask, MaskBuffers, MaskData, MaskFormat, MaskInput, MaskPlan, Outputs,
+    Problem, ScoreTensor, Shape, Strides, TileGrid,
 };
 
 use crate::fixture::{ATTENTION, Operands};
@@ -87,6 +87,22 @@ fn mask_data() {
         MaskData::new().dense([2, 3, 5, 5], [true; 150]),
         &["dense", "broadcast to [2, 4, 5, 5]", "[2, 3, 5, 5]"],
     );
+    let columns =
+        |bounds: usize, rows: Vec<i32>| MaskData::new().column_ranges([2, 1, 5, bounds], rows);
+    says("column_ranges", columns(1, vec![9; 10]), &["column_ranges[0]", "seq_len_q = 5", "9"]);
+    says("column_ranges", columns(3, vec![1; 30]), &["column_ranges", "1, 2 or 4", "3"]);
+    says(
+        "column_ranges",
+        columns(4, [0, 5, 3, 2].repeat(10)),
+        &["column_ranges[2]", "after its end", "3..2"],
+    );
+    says(
+        "tree",
+        MaskData::new().tree_parents([-1, 0, 1, 4, 2].repeat(2)),
+        &["tree_parents[3]", "cycle", "4"],
+    );
+    says("buckets", MaskData::new(), &["bucket_ids", "found none"]);
+    says("per_head(all, causal, all)", MaskData::new(), &["per_head", "num_heads = 4", "3"]);
     says("dense", MaskData::new().dense([1, 1, 5, 5], [true; 24]), &["dense", "25 elements", "24"]);
 }
 
@@ -247,10 +263,7 @@ fn buffers_of_the_other_plans() {
 
 #[test]
 fn more_than_the_device_takes() {
-    let problem = Problem::new(Shape::new(1, 1, 1 << 18, 8))
-        .mask(Mask::Dense)
-        .dense_shape(DenseShape::default())
-        .layout(Layout::Bshd);
+    let problem = Problem::new(Shape::new(1, 1, 1 << 18, 8)).mask(Mask::Dense).layout(Layout::Bshd);
     let error = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap_err();
     assert!(
         matches!(&error, Error::Limit { limit: "max_storage_buffer_binding_size", .. }),

@@ -59,12 +59,32 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
     let key_lengths: Vec<i32> = (0..batch).map(|_| length(&mut rng)).collect();
     let prefix_lengths: Vec<i32> = (0..batch).map(|_| length(&mut rng) / 2).collect();
     let keys = batch * seq_len_kv;
+    let columns: Vec<i32> = (0..batch * num_heads * seq_len_kv)
+        .flat_map(|_| {
+            let start = rng.random_range(0..=seq_len_q) as i32;
+            [start, rng.random_range(start..=seq_len_q as i32)]
+        })
+        .collect();
+    let parents: Vec<i32> = (0..batch)
+        .flat_map(|_| 0..seq_len_q as i32)
+        .map(|own| if own == 0 { -1 } else { rng.random_range(-1..own) })
+        .collect();
     MaskData::new()
         .key_lengths(key_lengths)
         .prefix_lengths(prefix_lengths)
         .key_padding((0..keys).map(|_| rng.random_bool(0.8)).collect::<Vec<_>>())
         .token_ids((0..keys).map(|_| rng.random_range(-2..6)).collect::<Vec<_>>(), -2)
         .document_ids_q_kv(runs(&mut rng, batch, seq_len_q), runs(&mut rng, batch, seq_len_kv))
+        .block_ids_q_kv(
+            runs(&mut rng, batch, seq_len_q).into_iter().map(|id| id % 3 - 1),
+            runs(&mut rng, batch, seq_len_kv).into_iter().map(|id| id % 3 - 1),
+        )
+        .bucket_ids(
+            [batch, 1, 2, seq_len_kv],
+            (0..2 * keys).map(|_| rng.random_range(0..8)).collect::<Vec<_>>(),
+        )
+        .column_ranges([batch, num_heads, seq_len_kv, 2], columns)
+        .tree_parents(parents)
         .dense(
             [batch, num_heads, seq_len_q, seq_len_kv],
             (0..batch * num_heads * seq_len_q * seq_len_kv)

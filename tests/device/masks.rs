@@ -94,8 +94,37 @@ fn every_mask_materializes() {
     for (seed, mask) in (0..).zip(MASKS) {
         let mask: Mask = mask.parse().unwrap();
         for &(seq_len_q, seq_len_kv) in SHAPES {
-            let shape = Shape::new(2, 3, seq_len_q, 8).seq_kv(seq_len_kv);
+            let shape = Shape::new(2, 4, seq_len_q, 8).seq_kv(seq_len_kv);
             check_materialized(&mask, &shape, &mask_data(&shape, seed));
+        }
+    }
+}
+
+#[test]
+fn trees_materialize() {
+    // As many keys as queries at least: the tree is the last of them.
+    for (seq_len_q, seq_len_kv) in [(1, 1), (7, 7), (7, 33), (40, 65)] {
+        let shape = Shape::new(2, 2, seq_len_q, 8).seq_kv(seq_len_kv);
+        let data = mask_data(&shape, 5);
+        check_materialized(&Mask::Tree, &shape, &data);
+        check_tiles(&Mask::Tree, &shape, &data, TileGrid { block_q: 4, block_kv: 3 });
+    }
+    let shape = Shape::new(1, 2, 24, 20).seq_kv(90);
+    crate::fixture::check_forward(shape, "tree", 3);
+}
+
+#[test]
+fn column_ranges_in_every_form() {
+    let shape = Shape::new(2, 2, 20, 8).seq_kv(30);
+    for (mask, bounds) in
+        [("column_ranges", 1), ("column_ranges", 4), ("column_ranges(bidirectional)", 2)]
+    {
+        for heads in [1, 2] {
+            let rows = (0..2 * heads * 30 * bounds / 4 * 4).map(|at| (at % 4 * 5) as i32);
+            let data = MaskData::new().column_ranges([2, heads, 30, bounds], rows);
+            let mask: Mask = mask.parse().unwrap();
+            check_materialized(&mask, &shape, &data);
+            check_tiles(&mask, &shape, &data, TileGrid { block_q: 4, block_kv: 3 });
         }
     }
 }
@@ -151,7 +180,7 @@ fn every_tile_class_is_right() {
 
 #[test]
 fn empty_tiles_are_not_visited() {
-    let shape = Shape::new(2, 1, 200, 8);
+    let shape = Shape::new(2, 2, 200, 8);
     let grid = TileGrid { block_q: 16, block_kv: 8 };
     let data = mask_data(&shape, 1).key_lengths([40, 0]);
     for mask in MASKS {

@@ -1,7 +1,7 @@
 //! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference.
 
 use proptest::prelude::*;
-use wgpu_attention::{Causal, Mask, Shape, TileGrid};
+use wgpu_attention::{Causal, ColumnRanges, Mask, Shape, TileGrid};
 
 use crate::fixture::{check_forward, mask_data};
 use crate::masks::{check_materialized, check_tiles};
@@ -22,12 +22,21 @@ pub(crate) fn mask() -> impl Strategy<Value = Mask> {
         Just(Mask::Documents),
         Just(Mask::NotSelf),
         Just(Mask::Dense),
+        (1..30u32).prop_map(Mask::Chunk),
+        (0..9u32, 1..6u32).prop_map(|(window, step)| Mask::Dilated { window, step }),
+        (1..9u32).prop_map(Mask::Strided),
+        (0..9u32).prop_map(Mask::Global),
+        Just(Mask::BlockBidirectional),
+        Just(Mask::Buckets),
+        Just(Mask::ColumnRanges(ColumnRanges::Ranges)),
+        Just(Mask::ColumnRanges(ColumnRanges::Bidirectional)),
     ];
     leaf.prop_recursive(3, 8, 2, |inner| {
         prop_oneof![
             (inner.clone(), inner.clone()).prop_map(|(a, b)| a & b),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| a | b),
             inner.clone().prop_map(|a| !a),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| Mask::PerHead(vec![a, b])),
             inner.prop_map(Mask::self_only_if_alone),
         ]
     })

@@ -1,0 +1,17 @@
+// block_bidirectional: query and key lie in the same block; a negative id lies in none. Its tiles are classed by the
+// tile map.
+// slots: [where the queries' ids lie, i32 [batch, seq_len_q]; where the keys' ids lie, i32 [batch, seq_len_kv]]
+
+fn block_bidirectional_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+    let block_q = bitcast<i32>(mask_words[slot_u32(slot) + b * params.seq_len_q + q_idx]);
+    let block_kv = bitcast<i32>(mask_words[slot_u32(slot + 1u) + b * params.seq_len_kv + kv_idx]);
+    return (block_q == block_kv) & (block_q >= 0);
+}
+
+fn block_bidirectional_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
+    return PARTIAL;
+}
+
+fn block_bidirectional_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
+    return hull_all();
+}
