@@ -69,6 +69,12 @@ fn forward(
         var kept: array<u32, ROWS>;
         for (var r = 0u; r < ROWS; r += 1u) {
             kept[r] = 0u;
+            if (MODIFIED) {
+                let row = min(block.q0 + r * SUBGROUP_SIZE + lane, params.seq_len_q - 1u);
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    s[r][j] = modified_score(s[r][j], b, h, row, min(kv0 + j, params.seq_len_kv - 1u));
+                }
+            }
             if (kind == PARTIAL) {
                 let row = block.q0 + r * SUBGROUP_SIZE + lane;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
@@ -86,7 +92,7 @@ fn forward(
             }
             // As the maximum settles, most tiles have nothing to rescale.
             if (subgroupAny(m_new != m[r])) {
-                let shrink = exp2((m[r] - m_new) * params.scale_log2);
+                let shrink = exp2((m[r] - m_new) * params.softmax_scale_log2);
                 l[r] *= shrink;
                 for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
                     o_rows[r][i] *= shrink;
@@ -94,7 +100,7 @@ fn forward(
             }
             m[r] = m_new;
             for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                s[r][j] = exp2((s[r][j] - m_new) * params.scale_log2);
+                s[r][j] = exp2((s[r][j] - m_new) * params.softmax_scale_log2);
             }
             if (kind == PARTIAL) {
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
@@ -129,10 +135,10 @@ fn forward(
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = block.q0 + r * SUBGROUP_SIZE + lane;
         if (row < params.seq_len_q) {
-            lse[(b * params.num_heads + h) * params.seq_len_q + row] = log_sum_exp(m[r], l[r]);
-            let norm = normalizer(l[r]);
+            let end = row_end(h, m[r], l[r]);
+            lse[(b * params.num_heads + h) * params.seq_len_q + row] = end.lse;
             for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                store_o4(b, h, row, i * 4u, o_rows[r][i] * norm);
+                store_o4(b, h, row, i * 4u, o_rows[r][i] * end.norm);
             }
             if (keeps_nonfinite) {
                 for (var d = 0u; d < params.head_dim_v; d += 4u) {

@@ -110,8 +110,18 @@ fn forward(
         var kept = 0u;
         var m_own = m;
         for (var i = 0u; i < KEYS; i += 1u) {
+            let j = x + i * COLUMNS;
+            if (MODIFIED) {
+                let row = block.q0 + y * 4u;
+                let kv_idx = min(kv0 + j, kv_last);
+                s[i] = vec4<f32>(
+                    modified_score(s[i].x, b, h, min(row, q_last), kv_idx),
+                    modified_score(s[i].y, b, h, min(row + 1u, q_last), kv_idx),
+                    modified_score(s[i].z, b, h, min(row + 2u, q_last), kv_idx),
+                    modified_score(s[i].w, b, h, min(row + 3u, q_last), kv_idx),
+                );
+            }
             if (kind == PARTIAL) {
-                let j = x + i * COLUMNS;
                 let row = block.q0 + y * 4u;
                 let keep = vec4<bool>(
                     cell_kept(block, row, kv0 + j),
@@ -135,7 +145,7 @@ fn forward(
         for (var i = 0u; i < COLUMNS; i += 1u) {
             m_new = max(m_new, p_tile[i * ROW_GROUPS + y]);
         }
-        let shrink = exp2((m - m_new) * params.scale_log2);
+        let shrink = exp2((m - m_new) * params.softmax_scale_log2);
         m = m_new;
         l *= shrink;
         for (var i = 0u; i < OUTPUTS; i += 1u) {
@@ -146,7 +156,7 @@ fn forward(
         }
         workgroupBarrier();
         for (var i = 0u; i < KEYS; i += 1u) {
-            var p = exp2((s[i] - m_new) * params.scale_log2);
+            var p = exp2((s[i] - m_new) * params.softmax_scale_log2);
             if (kind == PARTIAL) {
                 p = select(p, vec4<f32>(0.0), s[i] == vec4<f32>(LOWEST));
             }
@@ -202,12 +212,12 @@ fn forward(
     for (var r = 0u; r < 4u; r += 1u) {
         let row = block.q0 + y * 4u + r;
         if (row < params.seq_len_q) {
+            let end = row_end(h, m[r], l[r]);
             if (x == 0u) {
-                lse[(b * params.num_heads + h) * params.seq_len_q + row] = log_sum_exp(m[r], l[r]);
+                lse[(b * params.num_heads + h) * params.seq_len_q + row] = end.lse;
             }
-            let norm = normalizer(l[r]);
             for (var i = 0u; i < OUTPUTS; i += 1u) {
-                store_o4(b, h, row, (x + i * COLUMNS) * 4u, o_rows[r][i] * norm);
+                store_o4(b, h, row, (x + i * COLUMNS) * 4u, o_rows[r][i] * end.norm);
             }
             if (add_nonfinite) {
                 for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {

@@ -1,8 +1,8 @@
 // The batch x heads x T x T tensors that people draw, cell by cell, from the same scores and mask as the forward pass.
 //
 //   scores         s = (q k^T) * scale
-//   masked scores  s where kept, else -inf
-//   weights        exp(s - lse) where kept, else 0: lse comes from the forward pass
+//   masked scores  s, modified, where kept, else -inf
+//   weights        exp(modified s - lse) where kept, else 0: lse comes from the forward pass
 //
 // One invocation per cell; params.output_mode says which tensor.
 
@@ -30,19 +30,24 @@ fn inspect(
 
     var dot_product = 0.0;
     for (var d = 0u; d < params.head_dim; d += 4u) {
-        let x = load_q4(b, h, q_idx, d);
+        let x = load_q4(b, h, q_idx, d) * params.scale_sign;
         let y = load_k4(b, h / params.group_size, kv_idx, d);
         dot_product = fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, dot_product))));
+    }
+    // A score in units of softmax_scale.
+    var score = dot_product;
+    var unit = params.scale_abs;
+    if (MODIFIED && params.output_mode != SCORES) {
+        score = modified_score(dot_product, b, h, q_idx, kv_idx);
+        unit = params.softmax_scale;
     }
     let keep = (params.output_mode == SCORES) || mask_keep(b, h, q_idx, kv_idx);
     var result: f32;
     if (params.output_mode == WEIGHTS) {
         // lse is -inf only where nothing is kept.
-        result = select(0.0, exp2(fma(dot_product, params.scale, -lse[row]) * LOG2_E), keep);
+        result = select(0.0, exp2(fma(score, unit, -lse[row]) * LOG2_E), keep);
     } else {
-        result = select(params.negative_infinity, dot_product * params.scale, keep);
+        result = select(params.negative_infinity, score * unit, keep);
     }
     output[row * params.seq_len_kv + kv_idx] = result;
 }
-
-const LOG2_E: f32 = 1.4426950408889634;

@@ -6,6 +6,7 @@ struct Params {
     k_strides: vec4<u32>,
     v_strides: vec4<u32>,
     o_strides: vec4<u32>,
+    bias_strides: vec4<u32>,
     batch: u32,
     num_heads: u32,
     // num_heads / num_kv_heads: query head h reads kv head h / group_size.
@@ -16,11 +17,14 @@ struct Params {
     head_dim_v: u32,
     // seq_len_q in blocks of BLOCK_Q rows.
     q_blocks: u32,
-    // Scores are (q . k) * scale, and scale = scale_sign * scale_abs, scale_log2 = scale_abs * log2(e).
-    scale: f32,
+    // Scores are (q . k) * scale, and scale = scale_sign * scale_abs.
     scale_sign: f32,
     scale_abs: f32,
-    scale_log2: f32,
+    // What the softmax's scores are multiplied with: scale_abs where they are products, 1 where they are modified.
+    softmax_scale: f32,
+    // The same times log2(e).
+    softmax_scale_log2: f32,
+    softcap: f32,
     // -inf as a value: as a constant, WGSL refuses it.
     negative_infinity: f32,
     // What inspect.wgsl and materialize.wgsl are to write.
@@ -32,8 +36,10 @@ struct Params {
     tile_map_rows: u32,
     tile_map_row_words: u32,
     // The block's size is a multiple of 16 bytes.
-    padding: vec2<u32>,
+    padding: u32,
 }
+
+const LOG2_E: f32 = 1.4426950408889634;
 
 // A dispatch of more workgroups than one dimension allows is laid out over x and y.
 fn linear_workgroup(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {

@@ -13,7 +13,7 @@ use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::{TileClass, TilePlan};
 use crate::problem::{Inputs, Problem};
 use crate::readback;
-use crate::shape::Strides;
+use crate::shape::{Shape, Strides};
 
 /// A device with its kernels, for calls that take slices and return vectors.
 ///
@@ -129,7 +129,7 @@ impl Attention {
         let problem = problem.clone().data_shape(inputs.mask.shape());
         problem.validate()?;
         let shape = &problem.shape;
-        inputs.mask.check(&problem.mask.inputs(), shape)?;
+        inputs.mask.check(&problem.inputs(), shape)?;
         let strides = problem.strides();
         check_length("q", inputs.q, strides.q, shape.q_dims())?;
         check_length("k", inputs.k, strides.k, shape.k_dims())?;
@@ -139,7 +139,7 @@ impl Attention {
         let q = self.upload("q", inputs.q)?;
         let k = self.upload("k", inputs.k)?;
         let v = self.upload("v", inputs.v)?;
-        let uploads = self.upload_mask(&problem, inputs.mask)?;
+        let uploads = self.upload_data(problem.inputs(), shape, inputs.mask)?;
         let o_len = strides.o.span("o", shape.o_dims())?;
         let o = self.allocate("o", o_len)?;
         let lse = self.allocate("lse", shape.lse_len()?)?;
@@ -213,7 +213,7 @@ impl Attention {
         let plan = MaskPlan::new(&self.kernels, &problem, format)?;
         let dims = plan.dims();
         let elements = crate::shape::elements("mask", &dims)?;
-        let uploads = self.upload_mask(&problem, data)?;
+        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
         let output = self.allocate("mask", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
         let values = readback::read(&self.device, &self.queue, &output, elements).await?;
@@ -245,7 +245,7 @@ impl Attention {
         data.check(&problem.mask.inputs(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
-        let uploads = self.upload_mask(&problem, data)?;
+        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
         let output = self.allocate("tiles", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
         let words = readback::read::<u32>(&self.device, &self.queue, &output, elements).await?;
@@ -278,14 +278,15 @@ impl Attention {
         pollster::block_on(self.read(source, elements))
     }
 
-    fn upload_mask(
+    fn upload_data(
         &self,
-        problem: &Problem,
+        inputs: Vec<MaskInput>,
+        shape: &Shape,
         data: &MaskData,
     ) -> Result<Vec<(MaskInput, wgpu::Buffer)>> {
-        (problem.mask.inputs().into_iter())
+        (inputs.into_iter())
             .map(|input| {
-                let words = data.device_words(input, &problem.shape);
+                let words = data.device_words(input, shape);
                 Ok((input, self.upload(input.name(), &words)?))
             })
             .collect()

@@ -10,6 +10,7 @@ mod plan;
 mod problem;
 mod readback;
 pub mod reference;
+mod score;
 mod shape;
 
 pub use attention::{Attention, MaskTensor, Output, Outputs, TileClasses};
@@ -26,4 +27,5 @@ pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 pub use plan::materialize::{MaskFormat, MaskPlan};
 pub use plan::tiles::{TileClass, TilePlan};
 pub use problem::{Inputs, Problem};
+pub use score::Score;
 pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};

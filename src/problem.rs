@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::mask::data::DataShape;
-use crate::mask::{Mask, MaskData};
+use crate::mask::{Mask, MaskData, MaskInput};
+use crate::score::Score;
 use crate::shape::{Layout, Shape, Strides};
 
-/// An attention problem: `o = softmax(scale · q kᵀ, where the mask keeps) v`.
+/// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
 ///
 /// ```
 /// use wgpu_attention::{Layout, Mask, Problem, Shape};
@@ -19,6 +20,7 @@ pub struct Problem {
     pub(crate) shape: Shape,
     pub(crate) mask: Mask,
     pub(crate) data: DataShape,
+    pub(crate) score: Score,
     scale: Option<f32>,
     layout: Layout,
     strides: [Option<Strides>; 4],
@@ -53,6 +55,7 @@ impl Problem {
             shape,
             mask: Mask::All,
             data: DataShape::default(),
+            score: Score::default(),
             scale: None,
             layout: Layout::Bhsd,
             strides: [None; 4],
@@ -63,6 +66,23 @@ impl Problem {
     #[must_use]
     pub fn mask(self, mask: Mask) -> Self {
         Self { mask, ..self }
+    }
+
+    /// What is done to the scores before the mask and in the softmax.
+    #[must_use]
+    pub fn score(self, score: Score) -> Self {
+        Self { score, ..self }
+    }
+
+    /// Everything that the mask and the score modifiers read, each once.
+    pub fn inputs(&self) -> Vec<MaskInput> {
+        let score = [
+            (self.score.bias, MaskInput::Bias),
+            (self.score.alibi, MaskInput::AlibiSlopes),
+            (self.score.sinks, MaskInput::Sinks),
+        ];
+        let score = score.into_iter().filter_map(|(used, input)| used.then_some(input));
+        self.mask.inputs().into_iter().chain(score).collect()
     }
 
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.
@@ -142,6 +162,11 @@ impl Problem {
         self.shape.validate()?;
         if !self.scale().is_finite() {
             return Err(Error::operand("scale", "a finite number", self.scale()));
+        }
+        if let Some(softcap) = self.score.softcap
+            && !(softcap.is_finite() && softcap > 0.0)
+        {
+            return Err(Error::operand("softcap", "a finite number above 0", softcap));
         }
         if self.mask.depth() > crate::mask::text::MAX_DEPTH {
             return Err(Error::operand(

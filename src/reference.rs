@@ -3,7 +3,7 @@
 //! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
 
 use crate::error::Result;
-use crate::mask::Evaluator;
+use crate::mask::{Evaluator, MaskInput};
 use crate::problem::{Inputs, Problem};
 
 /// Every output in f64.
@@ -32,6 +32,7 @@ pub struct Reference {
 pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
     problem.validate()?;
     let shape = problem.shape();
+    inputs.mask.check(&problem.inputs(), shape)?;
     let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
     let strides = problem.strides();
     let at = |strides: [usize; 4], index: [usize; 4]| -> usize {
@@ -63,17 +64,38 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                         (0..shape.head_dim).map(product).sum::<f64>() * scale
                     })
                     .collect();
-                // masked = score where kept, else -inf
+                // softcap, bias, ALiBi
+                let modify = |kv_idx: usize| {
+                    let mut score = scores[kv_idx];
+                    if let Some(softcap) = problem.score.softcap.map(f64::from) {
+                        score = softcap * (score / softcap).tanh();
+                    }
+                    if problem.score.bias {
+                        score += f64::from(inputs.mask.bias_at(shape, [b, h, q_idx, kv_idx]));
+                    }
+                    if problem.score.alibi {
+                        let own = (q_idx + shape.seq_len_kv) as f64 - shape.seq_len_q as f64;
+                        let slope = inputs.mask.of_head(MaskInput::AlibiSlopes, h);
+                        score -= f64::from(slope) * (own - kv_idx as f64).abs();
+                    }
+                    score
+                };
+                // masked = modified score where kept, else -inf
                 let kept: Vec<bool> =
                     (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
-                let masked: Vec<f64> = (scores.iter().zip(&kept))
-                    .map(|(&score, &keep)| if keep { score } else { f64::NEG_INFINITY })
+                let masked: Vec<f64> = (0..shape.seq_len_kv)
+                    .map(|kv_idx| if kept[kv_idx] { modify(kv_idx) } else { f64::NEG_INFINITY })
                     .collect();
-                // weight = exp(masked - lse), lse = ln sum exp(masked); a row that keeps nothing has weights of 0
-                let largest = masked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                // weight = exp(masked - lse), lse = ln(sum exp(masked) + exp(sink)); a row that keeps nothing has
+                // weights of 0
+                let sink = match problem.score.sinks {
+                    true => f64::from(inputs.mask.of_head(MaskInput::Sinks, h)),
+                    false => f64::NEG_INFINITY,
+                };
+                let largest = masked.iter().copied().fold(sink, f64::max);
                 let base = if largest == f64::NEG_INFINITY { 0.0 } else { largest };
                 let exponentials: Vec<f64> = masked.iter().map(|m| (m - base).exp()).collect();
-                let sum: f64 = exponentials.iter().sum();
+                let sum = exponentials.iter().sum::<f64>() + (sink - base).exp();
                 let weights: Vec<f64> =
                     (exponentials.iter()).map(|e| if sum == 0.0 { 0.0 } else { e / sum }).collect();
                 // o = sum over the kept keys of weight * v

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::mask::emit::{MaskText, TileGrid};
+use crate::score::ScoreText;
 
 /// A forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,10 +99,12 @@ pub(crate) enum RowAccess {
 pub(crate) enum KernelKey {
     Forward {
         config: ForwardConfig,
+        score: ScoreText,
         mask: Arc<MaskText>,
     },
     Inspect {
         access: RowAccess,
+        score: ScoreText,
         mask: Arc<MaskText>,
     },
     Materialize {
@@ -146,33 +149,30 @@ impl KernelKey {
         }
     }
 
-    /// What the kernel is bound to, in the order of its binding numbers.
-    pub(crate) const fn bindings(&self) -> &'static [Binding] {
+    /// What is done to the scores.
+    pub(crate) fn score(&self) -> ScoreText {
         match self {
-            Self::Forward { .. } => &[
-                Binding::Params,
-                Binding::Mask,
-                Binding::Q,
-                Binding::K,
-                Binding::V,
-                Binding::O,
-                Binding::LseOut,
-            ],
-            Self::Inspect { .. } => &[
-                Binding::Params,
-                Binding::Mask,
-                Binding::Q,
-                Binding::K,
-                Binding::LseIn,
-                Binding::Scores,
-            ],
-            Self::Materialize { .. } | Self::TileClasses { .. } => {
-                &[Binding::Params, Binding::Mask, Binding::MaskTensor]
-            }
-            Self::RowsAlone { .. } | Self::TileMap { .. } => {
-                &[Binding::Params, Binding::MaskTables]
-            }
+            Self::Forward { score, .. } | Self::Inspect { score, .. } => *score,
+            _ => ScoreText::default(),
         }
+    }
+
+    /// What the kernel is bound to, in the order of its binding numbers.
+    pub(crate) fn bindings(&self) -> Vec<Binding> {
+        let own: &[Binding] = match self {
+            Self::Forward { .. } => {
+                &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
+            }
+            Self::Inspect { .. } => {
+                &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
+            }
+            Self::Materialize { .. } | Self::TileClasses { .. } => {
+                &[Binding::Mask, Binding::MaskTensor]
+            }
+            Self::RowsAlone { .. } | Self::TileMap { .. } => &[Binding::MaskTables],
+        };
+        let bias = self.score().bias.then_some(Binding::Bias);
+        [Binding::Params].iter().chain(own).copied().chain(bias).collect()
     }
 }
 
@@ -188,6 +188,7 @@ pub(crate) enum Binding {
     K,
     V,
     O,
+    Bias,
     LseOut,
     LseIn,
     Scores,

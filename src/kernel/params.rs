@@ -15,6 +15,7 @@ pub(crate) struct Params {
     pub(crate) k_strides: [u32; 4],
     pub(crate) v_strides: [u32; 4],
     pub(crate) o_strides: [u32; 4],
+    pub(crate) bias_strides: [u32; 4],
     pub(crate) batch: u32,
     pub(crate) num_heads: u32,
     pub(crate) group_size: u32,
@@ -23,17 +24,18 @@ pub(crate) struct Params {
     pub(crate) head_dim: u32,
     pub(crate) head_dim_v: u32,
     pub(crate) q_blocks: u32,
-    pub(crate) scale: f32,
     pub(crate) scale_sign: f32,
     pub(crate) scale_abs: f32,
-    pub(crate) scale_log2: f32,
+    pub(crate) softmax_scale: f32,
+    pub(crate) softmax_scale_log2: f32,
+    pub(crate) softcap: f32,
     pub(crate) negative_infinity: f32,
     pub(crate) output_mode: u32,
     pub(crate) mask_batch: u32,
     pub(crate) mask_heads: u32,
     pub(crate) tile_map_rows: u32,
     pub(crate) tile_map_row_words: u32,
-    pub(crate) padding: [u32; 2],
+    pub(crate) padding: u32,
 }
 
 impl Params {
@@ -45,12 +47,14 @@ impl Params {
         let shape = &problem.shape;
         let tensors = problem.strides();
         let scale = problem.scale();
+        let softmax_scale = if problem.score.text().modifies() { 1.0 } else { scale.abs() };
         let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
         Ok(Self {
             q_strides: strides("q", tensors.q)?,
             k_strides: strides("k", tensors.k)?,
             v_strides: strides("v", tensors.v)?,
             o_strides: strides("o", tensors.o)?,
+            bias_strides: strides("bias", problem.data.bias.element_strides(shape))?,
             batch: size("batch", shape.batch)?,
             num_heads: size("num_heads", shape.num_heads)?,
             group_size: size("num_heads", shape.group_size())?,
@@ -59,17 +63,18 @@ impl Params {
             head_dim: size("head_dim", shape.head_dim)?,
             head_dim_v: size("head_dim_v", shape.head_dim_v)?,
             q_blocks: size("seq_len_q", shape.seq_len_q.div_ceil(block_q))?,
-            scale,
             scale_sign: 1f32.copysign(scale),
             scale_abs: scale.abs(),
-            scale_log2: (f64::from(scale.abs()) * std::f64::consts::LOG2_E) as f32,
+            softmax_scale,
+            softmax_scale_log2: (f64::from(softmax_scale) * std::f64::consts::LOG2_E) as f32,
+            softcap: problem.score.softcap.unwrap_or_default(),
             negative_infinity: f32::NEG_INFINITY,
             output_mode: 0,
             mask_batch: size("batch", mask.broadcast[0])?,
             mask_heads: size("num_heads", mask.broadcast[1])?,
             tile_map_rows: size("tile map", tile_map_rows)?,
             tile_map_row_words: size("tile map", tile_map_row_words)?,
-            padding: [0; 2],
+            padding: 0,
         })
     }
 }
@@ -112,6 +117,7 @@ mod tests {
             k_strides,
             v_strides,
             o_strides,
+            bias_strides,
             batch,
             num_heads,
             group_size,
@@ -120,10 +126,11 @@ mod tests {
             head_dim,
             head_dim_v,
             q_blocks,
-            scale,
             scale_sign,
             scale_abs,
-            scale_log2,
+            softmax_scale,
+            softmax_scale_log2,
+            softcap,
             negative_infinity,
             output_mode,
             mask_batch,

@@ -101,7 +101,7 @@ fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
         };
         let entries: Vec<_> = (0u32..)
             .zip(key.bindings())
-            .map(|(binding, &kind)| wgpu::BindGroupLayoutEntry {
+            .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::mask::emit::MaskText;
+use crate::mask::emit::{ALIBI_SLOT, MaskText, SINKS_SLOT};
+use crate::score::ScoreText;
 
 use super::key::{Binding, ForwardConfig, ForwardForm, KernelKey, RowAccess, RowLength};
 
@@ -35,7 +36,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
     }
     source.constants(key);
-    for (index, &binding) in key.bindings().iter().enumerate() {
+    for (index, binding) in key.bindings().into_iter().enumerate() {
         source.binding(index, binding, access_of(key));
     }
     source.part(&shader!("problem"));
@@ -43,7 +44,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
     source.title("generated: mask::emit");
     source.line(&key.mask().functions);
     match key {
-        KernelKey::Forward { config, mask } => {
+        KernelKey::Forward { config, score, mask } => {
             source.part(&tile_class(mask));
             source.part(&shader!("query_block"));
             let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
@@ -58,16 +59,23 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 },
                 &[("ROW_LENGTH", v_length)],
             );
+            source.score(*score);
             source.part(&shader!("online_softmax"));
+            source.part(&if score.sinks {
+                shader!("score/sinks")
+            } else {
+                shader!("score/no_sinks")
+            });
             source.part(&shader!("nonfinite"));
             source.part(&match config.form {
                 ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
                 ForwardForm::Tiled { .. } => shader!("forward_tiled"),
             });
         }
-        KernelKey::Inspect { access, .. } => {
+        KernelKey::Inspect { access, score, .. } => {
             source.rows(*access, "q", "params.head_dim");
             source.rows(*access, "k", "params.head_dim");
+            source.score(*score);
             source.part(&shader!("inspect"));
         }
         KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
@@ -145,6 +153,32 @@ impl Source {
         self.template(&part, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
     }
 
+    /// The parts of the score modifiers, and `modified_score`, which applies them in their order.
+    fn score(&mut self, score: ScoreText) {
+        let mut body = "    var score = product * params.scale_abs;\n".to_owned();
+        if score.softcap {
+            self.part(&shader!("score/softcap"));
+            body += "    score = softcap_score(score);\n";
+        }
+        if score.bias {
+            self.part(&shader!("score/bias"));
+            body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
+        }
+        if score.alibi {
+            self.part(&shader!("score/alibi"));
+            body += "    score = alibi_score(score, h, q_idx, kv_idx);\n";
+        }
+        self.title("generated: kernel::source");
+        self.constant("ALIBI_SLOT", ALIBI_SLOT);
+        self.constant("SINKS_SLOT", SINKS_SLOT);
+        self.line(&format!(
+            "const MODIFIED: bool = {};\n\n\
+             fn modified_score(product: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{\n\
+             {body}    return score;\n}}\n",
+            score.modifies()
+        ));
+    }
+
     fn constants(&mut self, key: &KernelKey) {
         match key {
             KernelKey::Forward { config, .. } => self.forward_constants(config),
@@ -193,6 +227,7 @@ impl Source {
             Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row),
             Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", row),
             Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", row),
+            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", "f32"),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
             Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
             Binding::MaskTensor => {
@@ -241,15 +276,25 @@ mod tests {
         keys.push(KernelKey::TileMap { grid, mask: Arc::clone(mask) });
         keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
         for access in [RowAccess::Scalar, RowAccess::Vec4] {
-            keys.push(KernelKey::Inspect { access, mask: Arc::clone(mask) });
+            for score in scores() {
+                keys.push(KernelKey::Inspect { access, score, mask: Arc::clone(mask) });
+            }
         }
         for node in 0..mask.rows_alone.len() {
             keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
         }
         for config in configs() {
-            keys.push(KernelKey::Forward { config, mask: Arc::clone(mask) });
+            for score in scores() {
+                keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
+            }
         }
         keys
+    }
+
+    /// No score modifier, and all of them.
+    fn scores() -> [ScoreText; 2] {
+        let all = ScoreText { softcap: true, bias: true, alibi: true, sinks: true };
+        [ScoreText::default(), all]
     }
 
     /// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.

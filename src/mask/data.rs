@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::shape::{Shape, elements};
+use crate::shape::{Shape, Strides, elements};
 
 /// The name of a tensor that a mask reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,13 +33,19 @@ pub enum MaskInput {
     ColumnRanges,
     /// `tree_parents`, i32 `[batch, seq_len_q]`: an earlier query's index, or −1 for a root.
     TreeParents,
+    /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores: see [`crate::Score`].
+    Bias,
+    /// `alibi_slopes`, f32 `[num_heads]`: see [`crate::Score`].
+    AlibiSlopes,
+    /// `sinks`, f32 `[num_heads]`: see [`crate::Score`].
+    Sinks,
     /// `dense`, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`: one bit per cell, set where it is kept.
     Dense,
 }
 
 impl MaskInput {
     /// Every input.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::KeyLengths,
         Self::KeyPadding,
         Self::TokenIds,
@@ -52,6 +58,9 @@ impl MaskInput {
         Self::BucketIds,
         Self::ColumnRanges,
         Self::TreeParents,
+        Self::Bias,
+        Self::AlibiSlopes,
+        Self::Sinks,
         Self::Dense,
     ];
 
@@ -70,6 +79,9 @@ impl MaskInput {
             Self::BucketIds => "bucket_ids",
             Self::ColumnRanges => "column_ranges",
             Self::TreeParents => "tree_parents",
+            Self::Bias => "bias",
+            Self::AlibiSlopes => "alibi_slopes",
+            Self::Sinks => "sinks",
             Self::Dense => "dense",
         }
     }
@@ -101,6 +113,11 @@ impl MaskInput {
             Self::ColumnRanges => {
                 vec![batch, data.columns.heads(shape), seq_len_kv, data.columns.elements]
             }
+            Self::AlibiSlopes | Self::Sinks => vec![shape.num_heads],
+            Self::Bias => {
+                let [batch, heads, rows] = data.bias.dims(shape);
+                vec![batch, heads, rows, seq_len_kv]
+            }
             Self::Dense => vec![batch, shape.num_heads, seq_len_q, seq_len_kv],
         }
     }
@@ -117,6 +134,8 @@ impl fmt::Display for MaskInput {
 pub struct DataShape {
     /// How `dense` broadcasts.
     pub dense: DenseShape,
+    /// How `bias` broadcasts.
+    pub bias: DenseShape,
     /// `bucket_ids`: its elements per position are the rounds of hashing.
     pub buckets: PerHeadShape,
     /// `column_ranges`: its elements per column are the bounds, 1, 2 or 4.
@@ -174,6 +193,18 @@ impl DenseShape {
         ]
     }
 
+    /// Distances in elements of a tensor of full rows, 0 where broadcast.
+    pub(crate) fn element_strides(self, shape: &Shape) -> Strides {
+        let [_, heads, rows] = self.dims(shape);
+        let unless = |broadcast: bool, stride: usize| if broadcast { 0 } else { stride };
+        Strides {
+            batch: unless(self.broadcast_batch, heads * rows * shape.seq_len_kv),
+            head: unless(self.broadcast_heads, rows * shape.seq_len_kv),
+            seq: unless(self.broadcast_q, shape.seq_len_kv),
+            dim: 1,
+        }
+    }
+
     fn words(self, shape: &Shape) -> Result<usize> {
         let [batch, heads, rows] = self.dims(shape);
         elements("dense", &[batch, heads, rows, shape.seq_len_kv.div_ceil(32)])
@@ -204,6 +235,7 @@ impl DenseShape {
 pub struct MaskData {
     words: std::collections::BTreeMap<MaskInput, Vec<u32>>,
     dense: Option<DenseTensor>,
+    bias: DenseShape,
     buckets: PerHeadShape,
     columns: PerHeadShape,
 }
@@ -299,6 +331,29 @@ impl MaskData {
         self.ints(MaskInput::TreeParents, parents)
     }
 
+    /// `bias`, of sizes `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores.
+    #[must_use]
+    pub fn bias(mut self, dims: [usize; 4], values: impl IntoIterator<Item = f32>) -> Self {
+        self.bias = DenseShape {
+            broadcast_batch: dims[0] == 1,
+            broadcast_heads: dims[1] == 1,
+            broadcast_q: dims[2] == 1,
+        };
+        self.floats(MaskInput::Bias, values)
+    }
+
+    /// `alibi_slopes`, `[num_heads]`.
+    #[must_use]
+    pub fn alibi_slopes(self, slopes: impl IntoIterator<Item = f32>) -> Self {
+        self.floats(MaskInput::AlibiSlopes, slopes)
+    }
+
+    /// `sinks`, `[num_heads]`.
+    #[must_use]
+    pub fn sinks(self, logits: impl IntoIterator<Item = f32>) -> Self {
+        self.floats(MaskInput::Sinks, logits)
+    }
+
     /// `dense`, of sizes `dims` that broadcast to `[batch, num_heads, seq_len_q, seq_len_kv]`, true where the key is kept.
     #[must_use]
     pub fn dense(mut self, dims: [usize; 4], keep: impl IntoIterator<Item = bool>) -> Self {
@@ -312,6 +367,11 @@ impl MaskData {
         self
     }
 
+    fn floats(mut self, input: MaskInput, values: impl IntoIterator<Item = f32>) -> Self {
+        self.words.insert(input, values.into_iter().map(f32::to_bits).collect());
+        self
+    }
+
     /// The sizes that the problem's shape leaves open.
     pub(crate) fn shape(&self) -> DataShape {
         let dense = self.dense.as_ref().map_or_else(DenseShape::default, |dense| DenseShape {
@@ -319,7 +379,7 @@ impl MaskData {
             broadcast_heads: dense.dims[1] == 1,
             broadcast_q: dense.dims[2] == 1,
         });
-        DataShape { dense, buckets: self.buckets, columns: self.columns }
+        DataShape { dense, bias: self.bias, buckets: self.buckets, columns: self.columns }
     }
 
     /// Whether what `inputs` need is there and fits `shape`.
@@ -398,6 +458,18 @@ impl MaskData {
     /// An element of a checked input.
     pub(crate) fn int(&self, input: MaskInput, index: usize) -> i32 {
         self.words[&input][index].cast_signed()
+    }
+
+    /// A cell of a checked bias.
+    pub(crate) fn bias_at(&self, shape: &Shape, [b, h, q_idx, kv_idx]: [usize; 4]) -> f32 {
+        let strides = self.bias.element_strides(shape);
+        let at = b * strides.batch + h * strides.head + q_idx * strides.seq + kv_idx;
+        f32::from_bits(self.words[&MaskInput::Bias][at])
+    }
+
+    /// An element of `alibi_slopes` or `sinks`, checked.
+    pub(crate) fn of_head(&self, input: MaskInput, h: usize) -> f32 {
+        f32::from_bits(self.words[&input][h])
     }
 
     /// A cell of a checked dense mask.

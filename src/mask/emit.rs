@@ -16,8 +16,15 @@ use super::{Causal, ColumnRanges, Mask, MaskInput};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, elements};
 
-/// The slots before the leaves': where the tile map lies, and the words from one sequence, head and row of tiles to the next.
-const HEADER_SLOTS: usize = 4;
+/// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
+/// where ALiBi's slopes lie, and the sinks.
+const HEADER_SLOTS: usize = 6;
+
+/// The slot that says where ALiBi's slopes lie.
+pub(crate) const ALIBI_SLOT: usize = 4;
+
+/// The slot that says where the sinks lie.
+pub(crate) const SINKS_SLOT: usize = 5;
 
 /// How many tiles' classes one word of the tile map holds.
 const TILES_PER_WORD: usize = 16;
@@ -229,9 +236,10 @@ pub(crate) struct MaskLayout {
 }
 
 impl MaskLayout {
-    /// Lays out the mask buffer; where a kernel walks over tiles of `grid`, with the tile map that the mask may need.
+    /// Lays out the mask buffer with room for `inputs`; where a kernel walks over tiles of `grid`, with the tile map that the mask may need.
     pub(crate) fn new(
         mask: &Mask,
+        inputs: &[MaskInput],
         shape: &Shape,
         data: &DataShape,
         grid: Option<TileGrid>,
@@ -248,9 +256,14 @@ impl MaskLayout {
             head: vec![0; HEADER_SLOTS],
             at: HEADER_SLOTS + slots(mask),
         };
-        for input in mask.inputs() {
+        for &input in inputs {
             let words = input.words(shape, data)?;
             let at = builder.take(words)?;
+            match input {
+                MaskInput::AlibiSlopes => builder.head[ALIBI_SLOT] = at as u32,
+                MaskInput::Sinks => builder.head[SINKS_SLOT] = at as u32,
+                _ => {}
+            }
             builder.inputs.push((input, at, words));
         }
         builder.node(mask)?;

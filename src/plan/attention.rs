@@ -101,8 +101,11 @@ impl AttentionPlan {
         let shape = &problem.shape;
         let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
         check_binding_size(kernels, "lse", lse_bytes)?;
-        let pipeline =
-            kernels.pipeline(KernelKey::Forward { config, mask: Arc::clone(&mask.text) })?;
+        let pipeline = kernels.pipeline(KernelKey::Forward {
+            config,
+            score: problem.score.text(),
+            mask: Arc::clone(&mask.text),
+        })?;
         let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
         let dispatch = Dispatch::new(
             kernels,
@@ -156,7 +159,7 @@ impl AttentionPlan {
     }
 
     /// As [`AttentionPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them:
-    /// what building a tile map costs is paid once where the mask stays the same. `buffers.mask` isn't read.
+    /// what building a tile map costs is paid once where the mask stays the same. Of `buffers.mask` only the bias is read.
     ///
     /// # Errors
     /// As [`AttentionPlan::encode`].
@@ -189,13 +192,18 @@ impl AttentionPlan {
             true => self.mask.operands(&buffers.mask)?,
             false => Vec::new(),
         };
+        let bias = Operand::bias(&self.problem, &buffers.mask)?;
         let mut inputs = vec![q, k, v];
+        inputs.extend(bias);
         inputs.extend(&mask);
         check_outputs_apart(&inputs, &[o, lse])?;
         let mut resources =
             vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
         for operand in [&q, &k, &v, &o, &lse] {
             resources.push(operand.bind(&self.kernels, &self.empty)?);
+        }
+        if let Some(bias) = bias {
+            resources.push(bias.bind(&self.kernels, &self.empty)?);
         }
         if shape.o_len()? == 0 {
             return Ok(());
@@ -237,7 +245,7 @@ impl Kernels {
         problem.validate()?;
         let (_, config) = choose(&candidates(problem, self.traits()), forced)?;
         let mask = Arc::new(MaskText::new(&problem.mask));
-        Ok(source::wgsl(&KernelKey::Forward { config, mask }))
+        Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score.text(), mask }))
     }
 
     /// In words, what [`AttentionPlan::new`] would choose for `problem` on this device.

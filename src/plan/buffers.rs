@@ -7,6 +7,7 @@ use wgpu::{BufferSlice, BufferUsages};
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
+use crate::problem::Problem;
 
 /// The device's buffers with the data that a mask names.
 ///
@@ -57,6 +58,15 @@ impl<'a> Operand<'a> {
     /// A tensor of `elements` 32-bit elements.
     pub(crate) fn new(name: &'static str, slice: BufferSlice<'a>, elements: usize) -> Self {
         Self { name, slice, bytes: elements as u64 * 4 }
+    }
+
+    /// The bias, where the problem has one.
+    pub(crate) fn bias(problem: &Problem, data: &MaskBuffers<'a>) -> Result<Option<Self>> {
+        if !problem.score.bias {
+            return Ok(None);
+        }
+        let words = MaskInput::Bias.words(&problem.shape, &problem.data)?;
+        Ok(Some(Self::new("bias", data.get(MaskInput::Bias)?, words)))
     }
 
     /// The slice as a binding, or `empty` where the tensor has no elements.

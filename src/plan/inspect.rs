@@ -22,7 +22,7 @@ use crate::shape::elements;
 pub enum ScoreTensor {
     /// `scale · q kᵀ`
     Scores,
-    /// The scores where the mask keeps, −∞ elsewhere.
+    /// The scores after softcap, bias and ALiBi where the mask keeps, −∞ elsewhere.
     MaskedScores,
     /// `softmax` of the masked scores: `exp(score − lse)` where the mask keeps, 0 elsewhere.
     Weights,
@@ -82,6 +82,7 @@ impl InspectPlan {
         let shape = &problem.shape;
         let pipeline = kernels.pipeline(KernelKey::Inspect {
             access: access(problem),
+            score: problem.score.text(),
             mask: Arc::clone(&mask.text),
         })?;
         let row_workgroups = shape.seq_len_kv.div_ceil(WORKGROUP_SIZE as usize);
@@ -136,6 +137,8 @@ impl InspectPlan {
         let mask = self.mask.operands(&buffers.mask)?;
         let mut inputs = vec![q, k, lse];
         inputs.extend(&mask);
+        let bias = Operand::bias(&self.problem, &buffers.mask)?;
+        inputs.extend(bias);
         check_outputs_apart(&inputs, &[output])?;
         let mut resources = vec![
             self.params[tensor as usize].as_entire_binding(),
@@ -143,6 +146,9 @@ impl InspectPlan {
         ];
         for operand in [&q, &k, &lse, &output] {
             resources.push(operand.bind(&self.kernels, &self.empty)?);
+        }
+        if let Some(bias) = bias {
+            resources.push(bias.bind(&self.kernels, &self.empty)?);
         }
         if cells == 0 {
             return Ok(());

@@ -9,6 +9,7 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
+use crate::mask::MaskInput;
 use crate::mask::emit::{MaskLayout, MaskText, TileGrid};
 use crate::problem::Problem;
 
@@ -30,7 +31,13 @@ impl MaskTables {
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let text = Arc::new(MaskText::new(&problem.mask));
-        let layout = MaskLayout::new(&problem.mask, &problem.shape, &problem.data, grid)?;
+        let layout = MaskLayout::new(
+            &problem.mask,
+            &copied_inputs(problem),
+            &problem.shape,
+            &problem.data,
+            grid,
+        )?;
         let bytes = layout.words as u64 * 4;
         check_binding_size(kernels, "the mask's data", bytes)?;
 
@@ -133,4 +140,9 @@ impl MaskTables {
     pub(crate) fn empty_buffer(kernels: &Kernels) -> wgpu::Buffer {
         filled_buffer(kernels.device(), "empty tensor", &[0; 16], wgpu::BufferUsages::STORAGE)
     }
+}
+
+/// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.
+fn copied_inputs(problem: &Problem) -> Vec<MaskInput> {
+    problem.inputs().into_iter().filter(|&input| input != MaskInput::Bias).collect()
 }

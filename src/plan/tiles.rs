@@ -14,6 +14,7 @@ use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::emit::TileGrid;
 use crate::problem::Problem;
+use crate::score::Score;
 use crate::shape::elements;
 
 /// What a forward kernel does with a tile of queries × keys.
@@ -56,6 +57,8 @@ impl TilePlan {
     /// As [`crate::AttentionPlan::new`]; and for a grid of size 0.
     pub fn new(kernels: &Kernels, problem: &Problem, grid: Option<TileGrid>) -> Result<Self> {
         problem.validate()?;
+        // The scores play no part, so their data isn't asked for.
+        let problem = &problem.clone().score(Score::default());
         let grid = match grid {
             Some(grid) => grid,
             None => super::attention::chosen_grid(kernels, problem)?,

@@ -93,6 +93,39 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
         )
 }
 
+/// Data of the score modifiers.
+#[derive(Debug, Default)]
+pub(crate) struct ScoreData {
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    pub(crate) bias: Vec<f32>,
+    /// `[num_heads]`
+    pub(crate) slopes: Vec<f32>,
+    /// `[num_heads]`
+    pub(crate) sinks: Vec<f32>,
+}
+
+impl ScoreData {
+    pub(crate) fn random(shape: &Shape, seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x7363_6f72);
+        let mut tensor = |len: usize, range: std::ops::Range<f32>| -> Vec<f32> {
+            (0..len).map(|_| rng.random_range(range.clone())).collect()
+        };
+        Self {
+            bias: tensor(shape.scores_len().unwrap(), -4.0..4.0),
+            slopes: tensor(shape.num_heads, 0.0..1.0),
+            sinks: tensor(shape.num_heads, -4.0..40.0),
+        }
+    }
+
+    /// The same, added to a mask's data.
+    pub(crate) fn add_to(&self, shape: &Shape, data: MaskData) -> MaskData {
+        let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
+        data.bias([batch, num_heads, seq_len_q, seq_len_kv], self.bias.iter().copied())
+            .alibi_slopes(self.slopes.iter().copied())
+            .sinks(self.sinks.iter().copied())
+    }
+}
+
 /// Ids that rise now and then, for each sequence anew.
 fn runs(rng: &mut SmallRng, batch: usize, seq_len: usize) -> Vec<i32> {
     let mut ids = Vec::new();

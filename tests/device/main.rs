@@ -9,4 +9,5 @@ mod inspect;
 mod masks;
 mod metamorphic;
 mod random;
+mod scores;
 mod tolerance;

@@ -1,6 +1,8 @@
 //! Every tolerance, and the naive f32 computation that they are measured in.
 
-use wgpu_attention::{Evaluator, Inputs, Problem};
+use wgpu_attention::{Evaluator, Inputs, Problem, Score};
+
+use crate::fixture::ScoreData;
 
 /// f32 kernels: the largest error against f64 is at most this many times that of a naive f32 computation …
 const NAIVE_FACTOR: f64 = 2.0;
@@ -44,8 +46,19 @@ pub(crate) struct Naive {
     pub(crate) weights: Vec<f32>,
 }
 
-/// The naive f32 computation of a problem on dense `[batch, heads, seq, dim]` tensors.
+/// The naive f32 computation of a problem without score modifiers on dense `[batch, heads, seq, dim]` tensors.
 pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inputs<'_>) -> Naive {
+    naive_modified(problem, mask, inputs, &Score::default(), &ScoreData::default())
+}
+
+/// The naive f32 computation of a problem on dense `[batch, heads, seq, dim]` tensors.
+pub(crate) fn naive_modified(
+    problem: &Problem,
+    mask: &wgpu_attention::Mask,
+    inputs: &Inputs<'_>,
+    score: &Score,
+    data: &ScoreData,
+) -> Naive {
     let shape = problem.shape();
     let mask = Evaluator::new(mask, inputs.mask, shape).unwrap();
     let mut result = Naive {
@@ -72,13 +85,28 @@ pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inp
                     .collect();
                 let keep: Vec<bool> =
                     (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
-                let masked: Vec<f32> = (scores.iter().zip(&keep))
-                    .map(|(&score, &keep)| if keep { score } else { f32::NEG_INFINITY })
+                let modify = |kv_idx: usize| {
+                    let mut value = scores[kv_idx];
+                    if let Some(softcap) = score.softcap {
+                        value = softcap * (value / softcap).tanh();
+                    }
+                    if score.bias {
+                        value += data.bias[row * shape.seq_len_kv + kv_idx];
+                    }
+                    if score.alibi {
+                        let own = (q_idx + shape.seq_len_kv) as f32 - shape.seq_len_q as f32;
+                        value -= data.slopes[h] * (own - kv_idx as f32).abs();
+                    }
+                    value
+                };
+                let masked: Vec<f32> = (0..shape.seq_len_kv)
+                    .map(|kv_idx| if keep[kv_idx] { modify(kv_idx) } else { f32::NEG_INFINITY })
                     .collect();
-                let largest = masked.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sink = if score.sinks { data.sinks[h] } else { f32::NEG_INFINITY };
+                let largest = masked.iter().copied().fold(sink, f32::max);
                 let base = if largest.is_finite() { largest } else { 0.0 };
                 let weights: Vec<f32> = masked.iter().map(|score| (score - base).exp()).collect();
-                let sum: f32 = weights.iter().sum();
+                let sum = weights.iter().sum::<f32>() + (sink - base).exp();
                 let norm = if sum == 0.0 { 0.0 } else { 1.0 / sum };
                 for d in 0..dim_v {
                     let kept = (0..shape.seq_len_kv).filter(|&kv_idx| keep[kv_idx]);
