@@ -2,6 +2,8 @@
 mod attention;
 mod device;
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
 mod kernel;
 mod mask;
 mod plan;
