@@ -6,6 +6,8 @@ mod error;
 pub mod files;
 mod kernel;
 mod mask;
+#[cfg(feature = "pictures")]
+pub mod picture;
 mod plan;
 mod problem;
 mod readback;
