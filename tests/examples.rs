@@ -150,3 +150,24 @@ fn encoder_decoder_layers() {
 fn in_wgpu_app() {
     check("in_wgpu_app", &["the plan: kernel `", "frame 1: lengths [7, 33], largest error "]);
 }
+
+#[test]
+fn minilm() {
+    check(
+        "minilm",
+        &[
+            "minilm-layer3: 4 sentences of [19, 6, 5, 27] tokens, padded to 27; 12 heads of 32\n",
+            "  o, recorded  ",
+            "  weights, reference in f64  ",
+            "  dogs bark loudly.            6 + 21 x [PAD]      49.8 %         0 %\n",
+            "18 pictures of the weights are in out",
+        ],
+    );
+    for layer in [0, 3] {
+        for picture in ["overview", "sentence2-with-mask", "sentence2-without-mask"] {
+            let file = format!("out/minilm-layer{layer}-{picture}.png");
+            let picture = std::fs::read(scratch_folder("minilm").join(&file)).expect(&file);
+            assert!(picture.starts_with(b"\x89PNG"), "{file} isn't a picture");
+        }
+    }
+}
