@@ -82,7 +82,6 @@ pub(super) fn lay_out(figure: &Heatmap, scale: &Scale) -> Layout {
     let cell = Cell::new(figure, columns);
     let matrices: Vec<(f64, f64)> = figure.panels.iter().map(|panel| cell.matrix(panel)).collect();
     let widest = matrices.iter().map(|size| size.0).fold(0.0, f64::max);
-    let highest = matrices.iter().map(|size| size.1).fold(0.0, f64::max);
 
     let ticks: Vec<(Vec<Tick>, Vec<Tick>)> = (figure.panels.iter().zip(&matrices))
         .map(|(panel, size)| {
@@ -108,10 +107,16 @@ pub(super) fn lay_out(figure: &Heatmap, scale: &Scale) -> Layout {
     });
     let panel_title =
         if figure.panels.iter().any(|panel| !panel.title.is_empty()) { 24.0 } else { 0.0 };
-    let rows = figure.panels.len().div_ceil(columns);
     let (inner_rows, inner_columns) = if shared { (0.0, 0.0) } else { (row_space, column_space) };
     let pitch_x = widest + GAP + inner_rows;
-    let pitch_y = highest + GAP + inner_columns + panel_title;
+    // Each row of panels is as high as its highest.
+    let between_rows = GAP + inner_columns + panel_title;
+    let mut row_tops = Vec::new();
+    let mut next_top = 0.0;
+    for row in matrices.chunks(columns) {
+        row_tops.push(next_top);
+        next_top += row.iter().map(|size| size.1).fold(0.0, f64::max) + between_rows;
+    }
 
     let grid_x = MARGIN + AXIS_SIZE + 14.0 + row_space;
     let grid_width = pitch_x * columns as f64 - GAP - inner_rows;
@@ -123,7 +128,7 @@ pub(super) fn lay_out(figure: &Heatmap, scale: &Scale) -> Layout {
     let header =
         title.len() as f64 * TITLE_SIZE * 1.3 + subtitle.len() as f64 * SUBTITLE_SIZE * 1.4;
     let grid_y = MARGIN + header + if header > 0.0 { 16.0 } else { 0.0 } + panel_title;
-    let grid_height = pitch_y * rows as f64 - GAP - inner_columns - panel_title;
+    let grid_height = next_top - between_rows;
 
     let slots = (matrices.iter().zip(ticks).enumerate())
         .map(|(index, (&(width, height), (row_ticks, column_ticks)))| {
@@ -132,7 +137,7 @@ pub(super) fn lay_out(figure: &Heatmap, scale: &Scale) -> Layout {
             let lowest = index + columns >= figure.panels.len();
             Slot {
                 x: (grid_x + pitch_x * column as f64).round(),
-                y: (grid_y + pitch_y * row as f64).round(),
+                y: (grid_y + row_tops[row]).round(),
                 width,
                 height,
                 row_ticks: if shared && !leftmost { Vec::new() } else { row_ticks },
