@@ -251,6 +251,9 @@ impl Strides {
 
     /// Whether two elements of a tensor of `dims` share a place (as a stride of 0 does), which an output mustn't.
     pub(crate) fn overlaps(self, dims: [usize; 4]) -> bool {
+        if dims.contains(&0) {
+            return false;
+        }
         let mut axes: Vec<_> =
             dims.into_iter().zip(self.to_array()).filter(|(dim, _)| *dim > 1).collect();
         axes.sort_by_key(|&(_, stride)| stride);
@@ -263,5 +266,19 @@ impl Strides {
             span = span.saturating_add(stride.saturating_mul(dim - 1));
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_without_elements_overlaps_nowhere() {
+        let dims = [2, 6, 0, 32];
+        assert!(!Layout::Bhsd.strides(dims).overlaps(dims));
+        let dims = [2, 6, 3, 32];
+        assert!(!Layout::Bhsd.strides(dims).overlaps(dims));
+        assert!(Strides { batch: 0, ..Layout::Bhsd.strides(dims) }.overlaps(dims));
     }
 }
