@@ -4,8 +4,12 @@ mod architecture;
 mod attention;
 mod device;
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
 mod kernel;
 mod mask;
+#[cfg(feature = "pictures")]
+pub mod picture;
 mod plan;
 mod problem;
 mod readback;

@@ -268,3 +268,17 @@ impl Strides {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_without_elements_overlaps_nowhere() {
+        let dims = [2, 6, 0, 32];
+        assert!(!Layout::Bhsd.strides(dims).overlaps(dims));
+        let dims = [2, 6, 3, 32];
+        assert!(!Layout::Bhsd.strides(dims).overlaps(dims));
+        assert!(Strides { batch: 0, ..Layout::Bhsd.strides(dims) }.overlaps(dims));
+    }
+}

@@ -1,0 +1,59 @@
+//! The benchmark's command line.
+
+use anyhow::Context as _;
+use wgpu_attention::ForwardKernel;
+
+const HELP: &str = "\
+Times the forward pass against naive attention in three passes, and the compilation of each kernel.
+
+Usage: cargo bench [-- [OPTIONS] [FILTER]...]
+
+  FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024` or `compile`
+  --kernel NAME   times this forward kernel instead of the best
+  --quick         fewer rounds
+  --list          prints the names and ends
+  --help          prints this and ends
+";
+
+/// What to run.
+#[derive(Debug, Default)]
+pub(crate) struct Arguments {
+    pub(crate) quick: bool,
+    pub(crate) list: bool,
+    pub(crate) kernel: Option<ForwardKernel>,
+    filters: Vec<String>,
+}
+
+impl Arguments {
+    /// From the process's own arguments; `None` if they asked for help, which has been printed.
+    pub(crate) fn parse() -> anyhow::Result<Option<Self>> {
+        let mut arguments = Self::default();
+        let mut words = std::env::args().skip(1);
+        while let Some(argument) = words.next() {
+            match argument.as_str() {
+                "--quick" => arguments.quick = true,
+                "--list" => arguments.list = true,
+                "--kernel" => {
+                    let name = words.next().context("--kernel: a name is missing")?;
+                    arguments.kernel = Some(name.parse()?);
+                }
+                // Cargo says so to every benchmark.
+                "--bench" => {}
+                "--help" | "-h" => {
+                    print!("{HELP}");
+                    return Ok(None);
+                }
+                option if option.starts_with('-') => {
+                    anyhow::bail!("there is no option `{option}`\n\n{HELP}")
+                }
+                filter => arguments.filters.push(filter.to_owned()),
+            }
+        }
+        Ok(Some(arguments))
+    }
+
+    /// Whether something of this name is to be run.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+}

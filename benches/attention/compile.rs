@@ -1,0 +1,129 @@
+//! How long kernels take to compile: a first call with an empty cache, less a second one. Some drivers compile when the
+//! pipeline is made, some when it first runs; a call has both.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use wgpu_attention::{
+    Attention, ForwardKernel, Inputs, Kernels, Mask, MaskData, MaskFormat, Outputs, Problem,
+    ScoreTensor, Shape,
+};
+
+/// What one may wait for a kernel.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// A call that compiles one or more kernels.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    problem: Problem,
+    call: Call,
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    /// By a given kernel, or by the best.
+    Forward(Option<ForwardKernel>),
+    /// The forward pass goes first, since the weights need its lse; it isn't counted.
+    Inspect,
+    Materialize,
+}
+
+const SEQ_LEN: usize = 128;
+
+/// A line of the report.
+pub(crate) struct Line {
+    name: String,
+    kernels: usize,
+    time: Duration,
+}
+
+/// Every kernel that the device doesn't refuse.
+pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
+    let kernels = Kernels::new(device);
+    // Lengths are classed by closed forms; flags need the kernel that makes the tile map; who is alone in a row is
+    // found by another one. The timed forward passes have neither of these masks, so nothing is in a driver's memory.
+    let lengths = Mask::causal() & Mask::KeyLengths;
+    let flags = Mask::causal() & Mask::KeyPadding;
+    let alone = flags.clone().self_only_if_alone();
+    let problem = |mask: &Mask, head_dim| {
+        Problem::new(Shape::new(1, 1, SEQ_LEN, head_dim)).mask(mask.clone())
+    };
+    let mut cases = Vec::new();
+    let mut add = |name: String, call, problem| {
+        cases.push(Case { name: format!("compile {name}"), problem, call });
+    };
+    for kernel in ForwardKernel::ALL {
+        // 80 is between the sizes that kernels come in; rows of 1 and of 65 are read component by component.
+        for head_dim in [1, 32, 64, 65, 80, 128, 256] {
+            let problem = problem(&lengths, head_dim);
+            if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+                add(format!("forward {kernel} D={head_dim}"), Call::Forward(Some(kernel)), problem);
+            }
+        }
+        let problem = problem(&flags, 64);
+        if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+            add(format!("forward {kernel} D=64, tile map"), Call::Forward(Some(kernel)), problem);
+        }
+    }
+    add("inspect".to_owned(), Call::Inspect, problem(&lengths, 64));
+    add("materialize".to_owned(), Call::Materialize, problem(&lengths, 64));
+    add("materialize, rows alone".to_owned(), Call::Materialize, problem(&alone, 64));
+    cases
+}
+
+pub(crate) fn print_heading(progress: &ProgressBar) {
+    progress.suspend(|| {
+        println!("\n{:<42}{:>7}{:>9}{:>13}", "", "kernels", "time", "limit each");
+    });
+}
+
+/// Makes the call twice, with kernels of its own.
+pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Line> {
+    let attention = Attention::from_device(device, queue);
+    if let Call::Inspect = case.call {
+        call(&attention, &case.problem, Call::Forward(None))?;
+    }
+    let compiled_before = attention.kernels().compiled();
+    let first = timed(|| call(&attention, &case.problem, case.call))?;
+    let kernels = attention.kernels().compiled() - compiled_before;
+    let second = timed(|| call(&attention, &case.problem, case.call))?;
+    Ok(Line { name: case.name.clone(), kernels, time: first.saturating_sub(second) })
+}
+
+fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
+    let data = MaskData::new().key_lengths([100]).key_padding((0..SEQ_LEN).map(|at| at < 100));
+    let mut outputs = Outputs::default();
+    match call {
+        Call::Materialize => {
+            attention.materialize_blocking(problem, &data, MaskFormat::Keep)?;
+            return Ok(());
+        }
+        Call::Forward(kernel) => outputs.kernel = kernel,
+        Call::Inspect => outputs.tensors = vec![ScoreTensor::Weights],
+    }
+    let values = vec![0.5; problem.shape().q_len()?];
+    let inputs = Inputs { q: &values, k: &values, v: &values, mask: &data };
+    attention.run_blocking(problem, &inputs, &outputs)?;
+    Ok(())
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed())
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, kernels, time } = self;
+        let verdict = if *time < LIMIT * *kernels as u32 { "" } else { "   slower than expected" };
+        write!(
+            f,
+            "{name:<42}{kernels:>7}{:>7.2} s{:>11} s{verdict}",
+            time.as_secs_f64(),
+            LIMIT.as_secs()
+        )
+    }
+}

@@ -1,0 +1,327 @@
+//! Pictures of masks, scores and weights: heatmaps with labelled axes, as SVG and as PNG.
+//!
+//! Rows are queries, from the top; columns are keys, from the left. A cell of −∞ is masked and drawn hatched, NaN
+//! is drawn in red. Nothing but the fonts in the program is used, so a picture looks the same everywhere.
+
+mod color;
+mod layout;
+mod raster;
+mod svg;
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// A figure of one or more matrices that share a colour scale.
+///
+/// ```
+/// use wgpu_attention::picture::{Heatmap, Panel};
+/// let weights = [1.0, f32::NEG_INFINITY, 0.3, 0.7];
+/// let figure = Heatmap::new("A causal mask")
+///     .subtitle("the weights of two tokens")
+///     .legend("weight")
+///     .panel(Panel::new(2, 2, weights).title("head 0").labels(["Hello", "world"]));
+/// let svg = figure.to_svg()?;
+/// assert!(svg.starts_with("<svg") && svg.contains("world"));
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Heatmap {
+    title: String,
+    subtitle: String,
+    legend: String,
+    masked: String,
+    row_axis: String,
+    column_axis: String,
+    range: Option<(f32, f32)>,
+    square_root: bool,
+    columns: Option<usize>,
+    numbers: Option<bool>,
+    panels: Vec<Panel>,
+}
+
+/// One matrix of a [`Heatmap`].
+#[derive(Debug, Clone)]
+pub struct Panel {
+    title: String,
+    rows: usize,
+    columns: usize,
+    values: Vec<f32>,
+    row_labels: Vec<String>,
+    column_labels: Vec<String>,
+}
+
+impl Panel {
+    /// A matrix of `rows × columns` values, row by row: one `[seq_len_q, seq_len_kv]` plane of a tensor.
+    pub fn new(rows: usize, columns: usize, values: impl Into<Vec<f32>>) -> Self {
+        Self {
+            title: String::new(),
+            rows,
+            columns,
+            values: values.into(),
+            row_labels: Vec::new(),
+            column_labels: Vec::new(),
+        }
+    }
+
+    /// What stands above the matrix.
+    #[must_use]
+    pub fn title(self, title: impl Into<String>) -> Self {
+        Self { title: title.into(), ..self }
+    }
+
+    /// The tokens, of rows and columns alike. Without labels, positions are numbered.
+    #[must_use]
+    pub fn labels<S: Into<String>>(self, labels: impl IntoIterator<Item = S>) -> Self {
+        let labels: Vec<String> = labels.into_iter().map(Into::into).collect();
+        Self { row_labels: labels.clone(), column_labels: labels, ..self }
+    }
+
+    /// The rows' tokens.
+    #[must_use]
+    pub fn row_labels<S: Into<String>>(self, labels: impl IntoIterator<Item = S>) -> Self {
+        Self { row_labels: labels.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// The columns' tokens.
+    #[must_use]
+    pub fn column_labels<S: Into<String>>(self, labels: impl IntoIterator<Item = S>) -> Self {
+        Self { column_labels: labels.into_iter().map(Into::into).collect(), ..self }
+    }
+
+    /// Draws the cells for which `masked(row, column)` holds as masked, whatever their value.
+    #[must_use]
+    pub fn mask_where(mut self, masked: impl Fn(usize, usize) -> bool) -> Self {
+        for (row, cells) in self.values.chunks_mut(self.columns.max(1)).enumerate() {
+            for (column, cell) in cells.iter_mut().enumerate() {
+                if masked(row, column) {
+                    *cell = f32::NEG_INFINITY;
+                }
+            }
+        }
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let name = |what: &str| format!("{what} of panel `{}`", self.title);
+        let cells = crate::shape::elements(&name("values"), &[self.rows, self.columns])?;
+        let counts = [
+            ("values", self.values.len(), cells, false),
+            ("row labels", self.row_labels.len(), self.rows, true),
+            ("column labels", self.column_labels.len(), self.columns, true),
+        ];
+        for (what, found, expected, optional) in counts {
+            if found != expected && !(optional && found == 0) {
+                return Err(Error::operand(name(what), expected, found));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Heatmap {
+    /// A figure without panels.
+    pub fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            subtitle: String::new(),
+            legend: String::new(),
+            masked: "−∞ (masked)".to_owned(),
+            row_axis: "query".to_owned(),
+            column_axis: "key".to_owned(),
+            range: None,
+            square_root: false,
+            columns: None,
+            numbers: None,
+            panels: Vec::new(),
+        }
+    }
+
+    /// What stands smaller under the title.
+    #[must_use]
+    pub fn subtitle(self, subtitle: impl Into<String>) -> Self {
+        Self { subtitle: subtitle.into(), ..self }
+    }
+
+    /// What the colours mean, above their scale.
+    #[must_use]
+    pub fn legend(self, legend: impl Into<String>) -> Self {
+        Self { legend: legend.into(), ..self }
+    }
+
+    /// What a masked cell is called in the legend; `−∞ (masked)` unless said.
+    #[must_use]
+    pub fn masked_legend(self, masked: impl Into<String>) -> Self {
+        Self { masked: masked.into(), ..self }
+    }
+
+    /// What rows and columns are; `query` and `key` unless said.
+    #[must_use]
+    pub fn axes(self, rows: impl Into<String>, columns: impl Into<String>) -> Self {
+        Self { row_axis: rows.into(), column_axis: columns.into(), ..self }
+    }
+
+    /// The values of the darkest and the brightest colour. Unless said: the smallest, or 0 if none is negative, and
+    /// the largest.
+    #[must_use]
+    pub fn range(self, low: f32, high: f32) -> Self {
+        Self { range: Some((low, high)), ..self }
+    }
+
+    /// Colours go by the square root of a value's place in the range, so that small weights are told apart.
+    #[must_use]
+    pub fn square_root(self) -> Self {
+        Self { square_root: true, ..self }
+    }
+
+    /// How many panels stand side by side, at least 1; chosen by their number unless said.
+    #[must_use]
+    pub fn columns(self, columns: usize) -> Self {
+        Self { columns: Some(columns.max(1)), ..self }
+    }
+
+    /// Whether each cell's number is written into it; where matrices are small unless said.
+    #[must_use]
+    pub fn numbers(self, numbers: bool) -> Self {
+        Self { numbers: Some(numbers), ..self }
+    }
+
+    /// Adds a matrix, after those that are there.
+    #[must_use]
+    pub fn panel(mut self, panel: Panel) -> Self {
+        self.panels.push(panel);
+        self
+    }
+
+    /// Adds matrices, after those that are there.
+    #[must_use]
+    pub fn panels(mut self, panels: impl IntoIterator<Item = Panel>) -> Self {
+        self.panels.extend(panels);
+        self
+    }
+
+    /// The picture as SVG, text.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where a panel's values or labels aren't as many as its sizes say, or the range isn't two
+    /// finite numbers in order.
+    pub fn to_svg(&self) -> Result<String> {
+        self.check()?;
+        svg::draw(self)
+    }
+
+    /// The picture as PNG, two pixels to one of the SVG's units, fewer where it would be enormous.
+    ///
+    /// # Errors
+    /// As [`Heatmap::to_svg`], and [`Error::File`] where the picture can't be drawn.
+    pub fn to_png(&self) -> Result<Vec<u8>> {
+        raster::png(&self.to_svg()?)
+    }
+
+    /// Writes the picture: SVG where the name ends in `.svg`, else PNG. Folders on the way are made.
+    ///
+    /// # Errors
+    /// As [`Heatmap::to_png`], and [`Error::File`] where it can't be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let contents = match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("svg") => self.to_svg()?.into_bytes(),
+            _ => self.to_png()?,
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, contents)).map_err(
+            |error| Error::File { path: path.display().to_string(), message: error.to_string() },
+        )
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some((low, high)) = self.range
+            && !(low.is_finite() && high.is_finite() && low <= high)
+        {
+            return Err(Error::operand(
+                "range",
+                "two finite numbers, the smaller one first",
+                format!("{low} and {high}"),
+            ));
+        }
+        self.panels.iter().try_for_each(Panel::check)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The PNG's width and height, and how many of its pixels have this colour.
+    fn decoded(png: &[u8], [r, g, b]: [u8; 3]) -> (u32, u32, usize) {
+        let pixmap = resvg::tiny_skia::Pixmap::decode_png(png).unwrap();
+        let same = |pixel: &&resvg::tiny_skia::PremultipliedColorU8| {
+            (pixel.red(), pixel.green(), pixel.blue()) == (r, g, b)
+        };
+        (pixmap.width(), pixmap.height(), pixmap.pixels().iter().filter(same).count())
+    }
+
+    #[test]
+    fn cells_have_the_colours_of_their_values() {
+        let values = [0.0, 1.0, f32::NAN, f32::NEG_INFINITY];
+        let figure = Heatmap::new("").numbers(false).panel(Panel::new(2, 2, values));
+        let svg = figure.to_svg().unwrap();
+        for fill in ["#440154", "#fde725", "#e01e37", "url(#masked)"] {
+            assert!(svg.contains(&format!("<path fill=\"{fill}\"")), "{fill} is missing");
+        }
+        // A cell is 56 units wide less its gap, so 110 pixels.
+        let (_, _, red) = decoded(&figure.to_png().unwrap(), [0xe0, 0x1e, 0x37]);
+        assert!(red >= 110 * 110, "{red} red pixels");
+    }
+
+    #[test]
+    fn hostile_text_stays_text() {
+        let evil = "</text><script>&\u{0}\u{1b}\"'";
+        let panel = Panel::new(1, 1, [1.0]).title(evil).labels([evil]);
+        let figure = Heatmap::new(evil).subtitle(evil).legend(evil).axes(evil, evil).panel(panel);
+        assert!(!figure.to_svg().unwrap().contains("<script"));
+        figure.to_png().unwrap();
+    }
+
+    #[test]
+    fn large_and_odd_matrices_are_drawn() {
+        let ramp = |rows: usize, columns: usize| {
+            let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            Panel::new(rows, columns, values)
+        };
+        for (rows, columns) in [(2048, 2048), (1, 4096), (3000, 2), (0, 5), (1, 1)] {
+            let png = Heatmap::new("odd").panel(ramp(rows, columns)).to_png().unwrap();
+            let (width, height, _) = decoded(&png, [0; 3]);
+            assert!(width < 4000 && height < 4000, "{rows} x {columns}: {width} x {height}");
+        }
+        let many = Heatmap::new("").panels(std::iter::repeat_n(ramp(30, 30), 400));
+        let (width, height, _) = decoded(&many.to_png().unwrap(), [0; 3]);
+        assert!(u64::from(width) * u64::from(height) < 41_000_000, "{width} x {height}");
+        Heatmap::new("no panel").to_png().unwrap();
+    }
+
+    #[test]
+    fn a_fault_in_a_block_of_cells_is_seen() {
+        let mut values = vec![0.5; 3000 * 3000];
+        values[3000 * 1500 + 777] = f32::NAN;
+        let figure = Heatmap::new("").panel(Panel::new(3000, 3000, values));
+        // The legend's swatch is red, and one pixel of the matrix.
+        let (_, _, red) = decoded(&figure.to_png().unwrap(), [0xe0, 0x1e, 0x37]);
+        let svg = figure.to_svg().unwrap();
+        assert!(red > 0 && svg.contains("<image"), "{red} red pixels");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let message = |panel: Panel| {
+            Heatmap::new("").panel(panel.title("p")).to_svg().unwrap_err().to_string()
+        };
+        assert_eq!(message(Panel::new(2, 2, [0.0; 3])), "values of panel `p`: expected 4, found 3");
+        assert_eq!(
+            message(Panel::new(1, 2, [0.0; 2]).row_labels(["a", "b"])),
+            "row labels of panel `p`: expected 1, found 2"
+        );
+        let error = Heatmap::new("").range(1.0, f32::NAN).to_svg().unwrap_err();
+        assert!(error.to_string().starts_with("range: expected two finite numbers"), "{error}");
+    }
+}

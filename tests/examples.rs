@@ -1,0 +1,173 @@
+//! Runs every example as a user would and looks for what it has to show. Each checks its own claims and fails if one
+//! doesn't hold, so what is left to see here is the exit code and that the key lines are printed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Examples are built beside the command line's binary.
+fn built_example(name: &str) -> PathBuf {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_wgpu-attention")).parent().unwrap();
+    let program = binaries.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.is_file(),
+        "{} isn't built: run `cargo build --all-features --examples`, or all tests",
+        program.display()
+    );
+    program
+}
+
+/// Where examples that write files may do so.
+fn scratch_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A call of the program, through the runner that cargo was told to start programs with.
+fn command(program: &Path) -> Command {
+    match std::env::var_os("WGPU_ATTENTION_RUNNER").filter(|runner| !runner.is_empty()) {
+        None => Command::new(program),
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.arg(program);
+            command
+        }
+    }
+}
+
+/// Runs an example and looks for `expected` in what it prints.
+#[track_caller]
+fn check(name: &str, expected: &[&str]) {
+    let output = command(&built_example(name)).current_dir(scratch_folder(name)).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {}\n{printed}\n{errors}", output.status);
+    for line in expected {
+        assert!(printed.contains(line), "{name} doesn't print\n{line}\nbut\n{printed}\n{errors}");
+    }
+}
+
+#[test]
+fn causal_mask() {
+    check(
+        "causal_mask",
+        &[
+            "  love      0      0   -inf\n  you       0      0      0\n",
+            "  t=2:  .  .  X   token 2 sees tokens 1 to 2\n",
+            "  D      0      0      0      0   -inf\n",
+            "  Token C: looks at [A, B, C, D, E]\n",
+            "  Token C: looks at [A, B, C]\n",
+        ],
+    );
+}
+
+#[test]
+fn padding_mask() {
+    check(
+        "padding_mask",
+        &[
+            "[1, 1, 1, 0, 0, 0]   Dogs bark loudly <PAD> <PAD> <PAD>\n",
+            "[0, 0, 0, 1, 1, 1]   <PAD> <PAD> <PAD> Dogs bark loudly\n",
+            "into padding goes 60% of its attention\n",
+            "into padding goes 0% of its attention\n",
+        ],
+    );
+}
+
+#[test]
+fn masked_softmax() {
+    check(
+        "masked_softmax",
+        &[
+            "  A  -0.85   -inf   -inf   -inf   -inf\n",
+            "  A   1.00      0      0      0      0\n",
+            "  A: share of the future                  90%             0%             0%\n",
+        ],
+    );
+}
+
+#[test]
+fn causal_and_padding() {
+    check(
+        "causal_and_padding",
+        &[
+            "  [PAD]      1      1      0\n",
+            "  [PAD]      0      0      0\n",
+            "o = [0.0, 0.0, 0.0, 0.0], lse = -inf\n",
+        ],
+    );
+}
+
+#[test]
+fn cross_attention() {
+    check(
+        "cross_attention",
+        &[
+            "the output is that of a clean batch, bit by bit",
+            "Without the mask, 64 of 128 outputs are NaN.\n",
+        ],
+    );
+}
+
+#[test]
+fn reformer() {
+    check(
+        "reformer",
+        &[
+            "q = k, `self_only_if_alone(causal)`:",
+            "  the      1.00      0      0      0      0      0\n",
+            "a token's attention to itself: 80% on average\n",
+            "a token's attention to itself: 0% on average\n",
+        ],
+    );
+}
+
+#[test]
+fn peeking() {
+    check(
+        "peeking",
+        &[
+            "  cats     -> <start> I love cats and dogs\n",
+            "  cats     -> cats and dogs\n",
+            "  dogs     6 keys, largest difference ",
+        ],
+    );
+}
+
+#[test]
+fn encoder_decoder_layers() {
+    check(
+        "encoder_decoder_layers",
+        &[
+            "  source I        I love cats         <start> ich liebe\n",
+            "  source <PAD>\n",
+            "  target liebe                        liebe\n",
+        ],
+    );
+}
+
+#[test]
+fn in_wgpu_app() {
+    check("in_wgpu_app", &["the plan: kernel `", "frame 1: lengths [7, 33], largest error "]);
+}
+
+#[test]
+fn minilm() {
+    check(
+        "minilm",
+        &[
+            "minilm-layer3: 4 sentences of [19, 6, 5, 27] tokens, padded to 27; 12 heads of 32\n",
+            "  o, recorded  ",
+            "  weights, reference in f64  ",
+            "  dogs bark loudly.            6 + 21 x [PAD]      49.8 %         0 %\n",
+            "18 pictures of the weights are in out",
+        ],
+    );
+    for layer in [0, 3] {
+        for picture in ["overview", "sentence2-with-mask", "sentence2-without-mask"] {
+            let file = format!("out/minilm-layer{layer}-{picture}.png");
+            let picture = std::fs::read(scratch_folder("minilm").join(&file)).expect(&file);
+            assert!(picture.starts_with(b"\x89PNG"), "{file} isn't a picture");
+        }
+    }
+}
