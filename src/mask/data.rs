@@ -201,8 +201,8 @@ impl MaskData {
         self
     }
 
-    /// How the dense mask broadcasts.
-    pub(crate) fn dense_shape(&self) -> DenseShape {
+    /// How the dense mask broadcasts, for [`crate::Problem::dense_shape`].
+    pub fn dense_shape(&self) -> DenseShape {
         self.dense.as_ref().map_or_else(DenseShape::default, |dense| DenseShape {
             broadcast_batch: dense.dims[0] == 1,
             broadcast_heads: dense.dims[1] == 1,
