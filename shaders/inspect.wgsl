@@ -44,8 +44,13 @@ fn inspect(
     let keep = (params.output_mode == SCORES) || mask_keep(b, h, q_idx, kv_idx);
     var result: f32;
     if (params.output_mode == WEIGHTS) {
-        // lse is -inf only where nothing is kept.
-        result = select(0.0, exp2(fma(score, unit, -lse[row]) * LOG2_E), keep);
+        // lse is -inf where nothing is kept, or nothing but scores of -inf; where it is NaN or +inf, so are the weights.
+        let lse_bits = bitcast<u32>(lse[row]);
+        let weight = exp2(fma(score, unit, -lse[row]) * LOG2_E);
+        let finite = (lse_bits & EXPONENT_BITS) != EXPONENT_BITS;
+        let empty = lse_bits == (EXPONENT_BITS | SIGN_BIT);
+        let undefined = select(bitcast<f32>(lse_bits | NAN_BITS), 0.0, empty);
+        result = select(0.0, select(undefined, weight, finite), keep);
     } else {
         result = select(params.negative_infinity, score * unit, keep);
     }

@@ -12,8 +12,6 @@
 // l = 0 and o = 0, which any factor leaves as they are. A masked score's weight is set to 0, not computed.
 
 const LOWEST: f32 = -3.4028234e38;
-const EXPONENT_BITS: u32 = 0x7f800000u;
-const NAN_BITS: u32 = 0x7fc00000u;
 const LN_2: f32 = 0.6931471805599453;
 
 // Weights are at most 1, so a sum l that isn't finite comes from a kept NaN or infinity. Some devices' exp2 and log2

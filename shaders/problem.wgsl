@@ -39,6 +39,9 @@ struct Params {
     padding: u32,
 }
 
+const EXPONENT_BITS: u32 = 0x7f800000u;
+const NAN_BITS: u32 = 0x7fc00000u;
+const SIGN_BIT: u32 = 0x80000000u;
 const LOG2_E: f32 = 1.4426950408889634;
 
 // A dispatch of more workgroups than one dimension allows is laid out over x and y.

@@ -18,19 +18,17 @@ use crate::shape::{Shape, Strides};
 /// A device with its kernels, for calls that take slices and return vectors.
 ///
 /// ```no_run
-/// use wgpu_attention::{Attention, Inputs, Mask, MaskData, Outputs, Problem, Shape};
+/// use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
 /// let attention = Attention::open_blocking(&Default::default())?;
 /// let shape = Shape::new(1, 1, 3, 2);
 /// let (q, k, v) = (vec![1.0; 6], vec![1.0; 6], vec![1.0, 1.0, 2.0, 2.0, 6.0, 6.0]);
 /// let problem = Problem::new(shape).mask(Mask::causal());
-/// let inputs = Inputs { q: &q, k: &k, v: &v, mask: &MaskData::new() };
-/// let result = attention.run_blocking(&problem, &inputs, &Outputs::default())?;
+/// let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
 /// assert_eq!(result.o, [1.0, 1.0, 1.5, 1.5, 3.0, 3.0]); // the mean of what each token sees
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Attention {
-    device: wgpu::Device,
     queue: wgpu::Queue,
     kernels: Kernels,
 }
@@ -101,12 +99,17 @@ impl Attention {
 
     /// Works on a device that is open already.
     pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
-        Self { device: device.clone(), queue: queue.clone(), kernels: Kernels::new(device) }
+        Self { queue: queue.clone(), kernels: Kernels::new(device) }
     }
 
     /// The kernels, for plans on the same device.
     pub const fn kernels(&self) -> &Kernels {
         &self.kernels
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        self.kernels.device()
     }
 
     /// The queue.
@@ -153,12 +156,12 @@ impl Attention {
         };
         self.submit(|encoder| plan.encode(encoder, &buffers))?;
         let mut output = Output {
-            o: readback::read(&self.device, &self.queue, &o, o_len).await?,
+            o: readback::read(self.device(), &self.queue, &o, o_len).await?,
             lse: Vec::new(),
             tensors: Vec::new(),
         };
         if outputs.lse {
-            output.lse = readback::read(&self.device, &self.queue, &lse, shape.lse_len()?).await?;
+            output.lse = readback::read(self.device(), &self.queue, &lse, shape.lse_len()?).await?;
         }
         if outputs.tensors.is_empty() {
             return Ok(output);
@@ -175,7 +178,7 @@ impl Attention {
                 output: tensor.slice(..),
             };
             self.submit(|encoder| inspect.encode(encoder, kind, &buffers))?;
-            let values = readback::read(&self.device, &self.queue, &tensor, cells).await?;
+            let values = readback::read(self.device(), &self.queue, &tensor, cells).await?;
             output.tensors.push(values);
         }
         Ok(output)
@@ -193,10 +196,8 @@ impl Attention {
 
     /// The problem's mask, made on the device.
     ///
-    /// For [`MaskFormat::Bits`] use [`MaskPlan`]; here it gives the same as [`MaskFormat::Keep`].
-    ///
     /// # Errors
-    /// As [`Attention::run`].
+    /// As [`Attention::run`]; and for [`MaskFormat::Bits`], which [`MaskPlan`] writes, as these aren't f32.
     pub async fn materialize(
         &self,
         problem: &Problem,
@@ -206,17 +207,16 @@ impl Attention {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask.inputs(), &problem.shape)?;
-        let format = match format {
-            MaskFormat::Additive => MaskFormat::Additive,
-            MaskFormat::Bits | MaskFormat::Keep => MaskFormat::Keep,
-        };
+        if format == MaskFormat::Bits {
+            return Err(Error::operand("format", "Keep or Additive, which are f32", "Bits"));
+        }
         let plan = MaskPlan::new(&self.kernels, &problem, format)?;
         let dims = plan.dims();
         let elements = crate::shape::elements("mask", &dims)?;
         let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
         let output = self.allocate("mask", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
-        let values = readback::read(&self.device, &self.queue, &output, elements).await?;
+        let values = readback::read(self.device(), &self.queue, &output, elements).await?;
         Ok(MaskTensor { dims, values })
     }
 
@@ -248,7 +248,7 @@ impl Attention {
         let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
         let output = self.allocate("tiles", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
-        let words = readback::read::<u32>(&self.device, &self.queue, &output, elements).await?;
+        let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
         let classes = words.into_iter().map(TileClass::from_word).collect();
         Ok(TileClasses { dims: plan.dims(), classes })
     }
@@ -270,7 +270,7 @@ impl Attention {
     pub async fn read(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
         crate::plan::buffers::Operand::new("source", source.slice(..), elements)
             .check(wgpu::BufferUsages::COPY_SRC, wgpu::COPY_BUFFER_ALIGNMENT)?;
-        readback::read(&self.device, &self.queue, source, elements).await
+        readback::read(self.device(), &self.queue, source, elements).await
     }
 
     /// [`Attention::read`], waiting for it. Errors likewise.
@@ -297,9 +297,9 @@ impl Attention {
         self.check_buffer_size(label, contents.len() as u64)?;
         // A buffer can't be empty: a tensor without elements gets a word that nobody reads.
         let contents = if contents.is_empty() { &[0; 4] } else { contents };
-        scoped(&self.device, "uploading", || {
+        scoped(self.device(), "uploading", || {
             use wgpu::util::DeviceExt as _;
-            self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            self.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
                 label: Some(label),
                 contents,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
@@ -310,8 +310,8 @@ impl Attention {
     fn allocate(&self, label: &'static str, elements: usize) -> Result<wgpu::Buffer> {
         let size = elements.max(1) as u64 * 4;
         self.check_buffer_size(label, size)?;
-        scoped(&self.device, "allocating", || {
-            self.device.create_buffer(&wgpu::BufferDescriptor {
+        scoped(self.device(), "allocating", || {
+            self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
                 size,
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
@@ -321,7 +321,7 @@ impl Attention {
     }
 
     fn check_buffer_size(&self, label: &str, bytes: u64) -> Result<()> {
-        let available = self.device.limits().max_buffer_size;
+        let available = self.device().limits().max_buffer_size;
         if bytes <= available {
             return Ok(());
         }
@@ -334,10 +334,11 @@ impl Attention {
     }
 
     fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
-        scoped(&self.device, "computing", || {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                label: Some("attention"),
-            });
+        scoped(self.device(), "computing", || {
+            let mut encoder =
+                self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
+                    label: Some("attention"),
+                });
             record(&mut encoder)?;
             self.queue.submit([encoder.finish()]);
             Ok(())

@@ -114,9 +114,14 @@ pub struct ParseMaskError {
 
 impl fmt::Display for ParseMaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A long text is shown around the column alone.
+        const MOST: usize = 60;
+        let start = self.column.saturating_sub(MOST);
+        let shown = self.text.chars().skip(start).take(2 * MOST);
+        let shown: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
         writeln!(f, "mask, column {}: {}", self.column, self.message)?;
-        writeln!(f, "  {}", self.text.replace(['\n', '\t'], " "))?;
-        write!(f, "  {:>width$}", "^", width = self.column)
+        writeln!(f, "  {shown}")?;
+        write!(f, "  {:>width$}", "^", width = self.column - start)
     }
 }
 

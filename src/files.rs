@@ -18,10 +18,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
-use crate::attention::Inputs;
 use crate::error::{Error, Result};
 use crate::mask::{Mask, MaskData, MaskInput};
-use crate::problem::Problem;
+use crate::problem::{Inputs, Problem};
 use crate::shape::{Layout, Shape};
 
 /// The bytes before a safetensors header: its length.
@@ -233,6 +232,20 @@ impl TensorFile {
     /// go with `shape`, and where no pad id is known. Lengths beyond `seq_len_kv` are refused by the call that uses
     /// the data.
     pub fn mask_data(&self, mask: &Mask, shape: &Shape, pad_id: Option<i32>) -> Result<MaskData> {
+        self.input_data(&mask.inputs(), shape, pad_id)
+    }
+
+    /// As [`TensorFile::mask_data`], for the inputs of a whole problem: [`Problem::inputs`].
+    ///
+    /// # Errors
+    /// As [`TensorFile::mask_data`].
+    pub fn input_data(
+        &self,
+        inputs: &[MaskInput],
+        shape: &Shape,
+        pad_id: Option<i32>,
+    ) -> Result<MaskData> {
+        let per_head = [("num_heads", shape.num_heads)];
         let per_sequence = [("batch", shape.batch)];
         let per_query = [("batch", shape.batch), ("seq_len_q", shape.seq_len_q)];
         let per_key = [("batch", shape.batch), ("seq_len_kv", shape.seq_len_kv)];
@@ -242,7 +255,12 @@ impl TensorFile {
             check_sizes(name, &tensor.dims, sizes)?;
             Ok::<_, Error>(tensor.values)
         };
-        mask.inputs().into_iter().try_fold(MaskData::new(), |data, input| {
+        let floats = |input: MaskInput| {
+            let tensor = self.read_f32(input.name())?;
+            check_sizes(input.name(), &tensor.dims, &per_head)?;
+            Ok::<_, Error>(tensor.values)
+        };
+        inputs.iter().try_fold(MaskData::new(), |data, &input| {
             Ok(match input {
                 MaskInput::KeyLengths => data.key_lengths(ints(input, &per_sequence)?),
                 MaskInput::PrefixLengths => data.prefix_lengths(ints(input, &per_sequence)?),
@@ -260,9 +278,35 @@ impl TensorFile {
                 ),
                 // They come with the queries'.
                 MaskInput::DocumentIdsKv => data,
+                MaskInput::BlockIdsQ => data.block_ids_q_kv(
+                    ints(MaskInput::BlockIdsQ, &per_query)?,
+                    ints(MaskInput::BlockIdsKv, &per_key)?,
+                ),
+                MaskInput::BlockIdsKv => data,
+                MaskInput::TreeParents => data.tree_parents(ints(input, &per_query)?),
+                MaskInput::BucketIds => {
+                    let tensor = self.read_i32(input.name())?;
+                    let expected = "[batch, num_heads or 1, rounds, seq_len_kv]";
+                    data.bucket_ids(
+                        four_sizes(input.name(), &tensor.dims, expected)?,
+                        tensor.values,
+                    )
+                }
+                MaskInput::ColumnRanges => {
+                    let tensor = self.read_i32(input.name())?;
+                    let expected = "[batch, num_heads or 1, seq_len_kv, 1, 2 or 4]";
+                    let sizes = four_sizes(input.name(), &tensor.dims, expected)?;
+                    data.column_ranges(sizes, tensor.values)
+                }
+                MaskInput::Bias => {
+                    let tensor = self.read_f32(input.name())?;
+                    data.bias(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)
+                }
+                MaskInput::AlibiSlopes => data.alibi_slopes(floats(input)?),
+                MaskInput::Sinks => data.sinks(floats(input)?),
                 MaskInput::Dense => {
                     let tensor = self.read_bool(input.name())?;
-                    data.dense(broadcast_sizes(&tensor.dims)?, tensor.values)
+                    data.dense(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)
                 }
             })
         })
@@ -279,13 +323,18 @@ impl TensorFile {
             let Some(dims) = self.dims(self.source(input)) else {
                 continue;
             };
-            if input != MaskInput::Dense {
-                batch = batch.or_else(|| dims.first().copied());
-                continue;
-            }
-            let sizes = broadcast_sizes(dims)?;
+            let sizes = match input {
+                MaskInput::Dense => broadcast_sizes(input.name(), dims)?,
+                MaskInput::BucketIds | MaskInput::ColumnRanges => {
+                    four_sizes(input.name(), dims, "four dimensions")?
+                }
+                _ => {
+                    batch = batch.or_else(|| dims.first().copied());
+                    continue;
+                }
+            };
             batch = batch.or(Some(sizes[0]));
-            heads = sizes[1];
+            heads = heads.max(sizes[1]);
         }
         Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_kv(seq_len_kv))
     }
@@ -297,6 +346,9 @@ impl TensorFile {
                 if self.dims(input.name()).is_none() =>
             {
                 "document_ids"
+            }
+            MaskInput::BlockIdsQ | MaskInput::BlockIdsKv if self.dims(input.name()).is_none() => {
+                "block_ids"
             }
             _ => input.name(),
         }
@@ -406,11 +458,16 @@ fn check_sizes(name: &str, dims: &[usize], expected: &[(&str, usize)]) -> Result
     Err(Error::operand(name, format!("[{}]", expected.join(", ")), format!("{dims:?}")))
 }
 
-/// The sizes of a dense mask with 1 for those that are missing in front.
-fn broadcast_sizes(dims: &[usize]) -> Result<[usize; 4]> {
+/// The sizes of a tensor of four dimensions.
+fn four_sizes(name: &str, dims: &[usize], expected: &str) -> Result<[usize; 4]> {
+    dims.try_into().map_err(|_| Error::operand(name, expected, format!("{dims:?}")))
+}
+
+/// The sizes of a tensor that broadcasts, with 1 for those that are missing in front.
+fn broadcast_sizes(name: &str, dims: &[usize]) -> Result<[usize; 4]> {
     let mut sizes = [1; 4];
     let Some(missing) = sizes.len().checked_sub(dims.len()) else {
-        return Err(Error::operand("dense", "at most 4 dimensions", format!("{dims:?}")));
+        return Err(Error::operand(name, "at most 4 dimensions", format!("{dims:?}")));
     };
     sizes[missing..].copy_from_slice(dims);
     Ok(sizes)

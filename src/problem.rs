@@ -39,6 +39,20 @@ pub struct Inputs<'a> {
     pub mask: &'a MaskData,
 }
 
+impl<'a> Inputs<'a> {
+    /// Operands of a problem whose mask names no data.
+    pub const fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
+        static NO_DATA: MaskData = MaskData::new();
+        Self { q, k, v, mask: &NO_DATA }
+    }
+
+    /// The same with what the mask names.
+    #[must_use]
+    pub const fn mask(self, mask: &'a MaskData) -> Self {
+        Self { mask, ..self }
+    }
+}
+
 /// The strides of each tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TensorStrides {

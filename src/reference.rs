@@ -96,8 +96,9 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 let base = if largest == f64::NEG_INFINITY { 0.0 } else { largest };
                 let exponentials: Vec<f64> = masked.iter().map(|m| (m - base).exp()).collect();
                 let sum = exponentials.iter().sum::<f64>() + (sink - base).exp();
-                let weights: Vec<f64> =
-                    (exponentials.iter()).map(|e| if sum == 0.0 { 0.0 } else { e / sum }).collect();
+                let weights: Vec<f64> = (exponentials.iter().zip(&kept))
+                    .map(|(e, &keep)| if keep && sum != 0.0 { e / sum } else { 0.0 })
+                    .collect();
                 // o = sum over the kept keys of weight * v
                 for d in 0..shape.head_dim_v {
                     let term = |kv_idx: usize| {

@@ -1,1 +1,582 @@
-//! The command line, as scripts use it.
+//! The command line, as scripts use it: what it prints and writes, and how it fails.
+
+use std::ffi::OsStr;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+use wgpu_attention::files::{TensorFile, TensorWriter};
+use wgpu_attention::{Evaluator, Inputs, Layout, Mask, MaskData, Problem, Shape, reference};
+
+const MINILM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm-layer0.safetensors");
+
+/// The program, through the one that starts programs where a driver needs it.
+fn program() -> Command {
+    let binary = env!("CARGO_BIN_EXE_wgpu-attention");
+    let mut command = match std::env::var_os("WGPU_ATTENTION_RUNNER") {
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.arg(binary);
+            command
+        }
+        None => Command::new(binary),
+    };
+    // What a driver or a log filter has to say isn't the program's own.
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn call<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+/// What a call prints that succeeds.
+fn stdout<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+    let output = call(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a call says that fails in the way of this exit code.
+fn failure<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, code: i32) -> String {
+    let output = call(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+/// Arguments as they are written on a command line, without quoting.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// A folder with a file in it.
+struct Scratch {
+    folder: TempDir,
+    input: PathBuf,
+}
+
+impl Scratch {
+    fn new(contents: &TensorWriter) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("in.safetensors");
+        contents.save(&input).unwrap();
+        Self { folder, input }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `run IN --out OUT` with these options.
+    fn run_arguments(&self, options: &[&str]) -> Vec<String> {
+        let mut arguments = vec!["run".to_owned(), self.input.display().to_string()];
+        arguments.extend(["--out".to_owned(), self.path("out").display().to_string()]);
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        arguments
+    }
+
+    fn run(&self, options: &[&str]) -> TensorFile {
+        let line = stdout(self.run_arguments(options));
+        assert!(line.contains("kernel `") && line.contains(" ms") && line.lines().count() == 1);
+        TensorFile::open(self.path("out")).unwrap()
+    }
+
+    /// The message of a run that fails and writes nothing.
+    fn refused(&self, options: &[&str]) -> String {
+        let message = failure(self.run_arguments(options), 1);
+        assert!(!self.path("out").exists());
+        message
+    }
+}
+
+/// Numbers between −2 and 2 that look random, the same every time.
+fn noise(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 4.0 - 2.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn assert_near(name: &str, found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let same = f64::from(found) == expected;
+        assert!(
+            same || (f64::from(found) - expected).abs() <= 1e-5,
+            "{name}[{index}]: {found} instead of {expected}"
+        );
+    }
+}
+
+/// A small problem with grouped heads, more keys than queries, and everything that masks can name.
+const SHAPE: Shape = Shape {
+    batch: 2,
+    num_heads: 4,
+    num_kv_heads: 2,
+    seq_len_q: 3,
+    seq_len_kv: 5,
+    head_dim: 6,
+    head_dim_v: 7,
+};
+
+const KEY_LENGTHS: [i32; 2] = [4, 0];
+const PREFIX_LENGTHS: [i32; 2] = [1, 2];
+const KEY_PADDING: [u8; 10] = [1, 1, 1, 0, 0, 0, 1, 0, 1, 1];
+const TOKEN_IDS: [i32; 10] = [7, 8, 9, -1, -1, 5, 6, -1, 4, 4];
+const DOCUMENTS_Q: [i32; 6] = [0, 0, 1, 3, 2, 2];
+const DOCUMENTS_KV: [i32; 10] = [0, 0, 1, 1, 2, 2, 2, 3, 3, 0];
+/// `[num_heads, 1, seq_len_kv]`
+const DENSE: [bool; 20] = {
+    let mut cells = [false; 20];
+    let mut index = 0;
+    while index < 20 {
+        cells[index] = index % 3 != 0;
+        index += 1;
+    }
+    cells
+};
+
+fn mask_data() -> MaskData {
+    MaskData::new()
+        .key_lengths(KEY_LENGTHS)
+        .prefix_lengths(PREFIX_LENGTHS)
+        .key_padding(KEY_PADDING.map(|keep| keep != 0))
+        .token_ids(TOKEN_IDS, -1)
+        .document_ids_q_kv(DOCUMENTS_Q, DOCUMENTS_KV)
+        .dense([1, 4, 1, 5], DENSE)
+}
+
+fn dims([batch, heads, seq, dim]: [usize; 4], layout: Layout) -> [usize; 4] {
+    match layout {
+        Layout::Bhsd => [batch, heads, seq, dim],
+        Layout::Bshd => [batch, seq, heads, dim],
+    }
+}
+
+fn operands(layout: Layout) -> [([usize; 4], Vec<f32>); 3] {
+    let Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v } =
+        SHAPE;
+    let sizes = [
+        [batch, num_heads, seq_len_q, head_dim],
+        [batch, num_kv_heads, seq_len_kv, head_dim],
+        [batch, num_kv_heads, seq_len_kv, head_dim_v],
+    ];
+    let mut seed = 0;
+    sizes.map(|sizes| {
+        seed += 1;
+        (dims(sizes, layout), noise(sizes.iter().product(), seed))
+    })
+}
+
+fn everything(layout: Layout) -> TensorWriter {
+    let [q, k, v] = operands(layout);
+    TensorWriter::new()
+        .f32("q", &q.0, &q.1)
+        .f32("k", &k.0, &k.1)
+        .f32("v", &v.0, &v.1)
+        .i32("key_lengths", &[2], &KEY_LENGTHS)
+        .i32("prefix_lengths", &[2], &PREFIX_LENGTHS)
+        .u8("key_padding", &[2, 5], &KEY_PADDING)
+        .i32("token_ids", &[2, 5], &TOKEN_IDS)
+        .i32("document_ids_q", &[2, 3], &DOCUMENTS_Q)
+        .i32("document_ids_kv", &[2, 5], &DOCUMENTS_KV)
+        .bool("dense", &[4, 1, 5], &DENSE)
+}
+
+#[test]
+fn devices_are_listed_with_their_kernels() {
+    let text = stdout(["devices"]);
+    assert!(text.starts_with("0: "), "{text}");
+    let parts = ["type:", "backend:", "driver:", "features:", "max_storage_buffer_binding_size"];
+    for part in parts.into_iter().chain(["head_dim 64: kernel `", "head_dim 256: kernel `"]) {
+        assert!(text.contains(part), "{part} isn't in\n{text}");
+    }
+}
+
+#[test]
+fn a_mask_is_printed_in_three_formats() {
+    let additive = "[[  0.  -inf  -inf]\n [  0.    0.  -inf]\n [  0.    0.    0.]]\n";
+    assert_eq!(stdout(words("mask causal --seq 3")), additive);
+    assert_eq!(stdout(words("mask causal --seq 3 --format additive")), additive);
+    let keep = "[[1 0 0]\n [1 1 0]\n [1 1 1]]\n";
+    assert_eq!(stdout(words("mask causal --seq 3 --format keep")), keep);
+    let grid = "t=1:  .  X  X\nt=2:  .  .  X\nt=3:  .  .  .\n";
+    assert_eq!(stdout(words("mask causal --seq 3 --format grid")), grid);
+}
+
+#[test]
+fn a_mask_may_have_other_keys_than_queries() {
+    let text = stdout(words("mask causal --seq 2 --seq-kv 4 --format grid"));
+    assert_eq!(text, "t=1:  .  .  .  X\nt=2:  .  .  .  .\n");
+    let text = stdout(words("mask causal(upper_left) --seq 2 --seq-kv 4 --format grid"));
+    assert_eq!(text, "t=1:  .  X  X  X\nt=2:  .  .  X  X\n");
+    let text = stdout(words("mask all --seq 10 --seq-kv 1 --format grid"));
+    assert!(text.starts_with("t=1:   .\n") && text.ends_with("t=10:  .\n"), "{text}");
+    assert_eq!(stdout(words("mask causal --seq 0")), "[]\n");
+}
+
+/// Every mask that reads data, plane by plane, against the evaluator.
+#[test]
+fn a_mask_reads_its_data() {
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    let data = mask_data();
+    for (text, batch, heads) in [
+        ("key_lengths", 2, 1),
+        ("prefix | causal", 2, 1),
+        ("key_padding & !not_self", 2, 1),
+        ("token_padding", 2, 1),
+        ("documents", 2, 1),
+        ("dense", 1, 4),
+        ("dense & key_lengths", 2, 4),
+    ] {
+        let input = scratch.input.to_str().unwrap();
+        let printed = stdout(
+            ["mask", text, "--data", input, "--pad-id", "-1", "--format", "keep"]
+                .into_iter()
+                .chain(words("--seq 3 --seq-kv 5")),
+        );
+        let mask: Mask = text.parse().unwrap();
+        let evaluator = Evaluator::new(&mask, &data, &SHAPE).unwrap();
+        let mut expected: Vec<String> = Vec::new();
+        for b in 0..batch {
+            for h in 0..heads {
+                let heading = match (batch, heads) {
+                    (2, 4) => format!("batch {b}, head {h}:"),
+                    (2, _) => format!("batch {b}:"),
+                    _ => format!("head {h}:"),
+                };
+                let row = |q: usize| {
+                    let cells: Vec<_> = (0..5)
+                        .map(|kv| if evaluator.keep(b, h, q, kv) { "1" } else { "0" })
+                        .collect();
+                    cells.join(" ")
+                };
+                let rows: Vec<_> = (0..3).map(row).collect();
+                expected.push(format!("{heading}\n[[{}]]\n", rows.join("]\n [")));
+            }
+        }
+        assert_eq!(printed, expected.join("\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_mask_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = |name: &str| {
+        let path = folder.path().join("made/on/the/way").join(name);
+        let options = ["--data", MINILM, "--png", path.to_str().unwrap(), "--format", "keep"];
+        stdout(words("mask token_padding --seq 27").into_iter().chain(options));
+        std::fs::read(path).unwrap()
+    };
+    assert!(picture("mask.png").starts_with(b"\x89PNG"));
+    let svg = String::from_utf8(picture("mask.svg")).unwrap();
+    for text in ["token_padding", "query", "key", "batch 3", "loudly", "[PAD]"] {
+        assert!(svg.contains(&format!(">{text}</text>")), "{text} isn't in the picture");
+    }
+}
+
+/// The real model's tensors give what was recorded.
+#[test]
+fn a_run_gives_what_a_real_model_gave() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let options = ["--mask", "key_lengths", "--outputs", "o,lse,weights"];
+    stdout(["run", MINILM, "--out", out.to_str().unwrap()].into_iter().chain(options));
+
+    let (recorded, written) = (TensorFile::open(MINILM).unwrap(), TensorFile::open(out).unwrap());
+    assert_eq!(written.names(), ["lse", "o", "weights"]);
+    let (expected, found) = (recorded.read_f32("o").unwrap(), written.read_f32("o").unwrap());
+    assert_eq!(found.dims, expected.dims);
+    let expected: Vec<f64> = expected.values.into_iter().map(f64::from).collect();
+    assert_near("o", &found.values, &expected);
+
+    let operands = recorded.operands(Layout::Bhsd).unwrap();
+    let data = recorded.mask_data(&Mask::KeyLengths, &operands.shape, None).unwrap();
+    let problem = operands.problem(Mask::KeyLengths);
+    let reference = reference::attention(&problem, &operands.inputs(&data)).unwrap();
+    let lse = written.read_f32("lse").unwrap();
+    assert_eq!(lse.dims, [4, 12, 27]);
+    assert_near("lse", &lse.values, &reference.lse);
+    let weights = written.read_f32("weights").unwrap();
+    assert_eq!(weights.dims, [4, 12, 27, 27]);
+    assert_near("weights", &weights.values, &reference.weights);
+}
+
+#[test]
+fn every_output_in_both_layouts_is_the_reference() {
+    let text = "dense & (causal | prefix) & token_padding";
+    let options = ["--mask", text, "--pad-id", "-1", "--scale", "-0.5"];
+    let options = [&options[..], &words("--outputs o,lse,scores,masked_scores,weights,o")].concat();
+    for (layout, name) in [(Layout::Bhsd, "bhsd"), (Layout::Bshd, "bshd")] {
+        let scratch = Scratch::new(&everything(layout));
+        let written = scratch.run(&[&options[..], &["--layout", name]].concat());
+
+        let [q, k, v] = operands(layout);
+        let inputs = Inputs { q: &q.1, k: &k.1, v: &v.1, mask: &mask_data() };
+        let mask = text.parse().unwrap();
+        let problem = Problem::new(SHAPE).layout(layout).mask(mask).with_scale(-0.5);
+        let reference = reference::attention(&problem, &inputs).unwrap();
+        assert_eq!(written.names(), ["lse", "masked_scores", "o", "scores", "weights"]);
+        let check = |name: &str, sizes: &[usize], expected: &[f64]| {
+            let found = written.read_f32(name).unwrap();
+            assert_eq!(found.dims, sizes, "{name}");
+            assert_near(name, &found.values, expected);
+        };
+        check("o", &dims([2, 4, 3, 7], layout), &reference.o);
+        check("lse", &[2, 4, 3], &reference.lse);
+        check("scores", &[2, 4, 3, 5], &reference.scores);
+        check("masked_scores", &[2, 4, 3, 5], &reference.masked_scores);
+        check("weights", &[2, 4, 3, 5], &reference.weights);
+    }
+}
+
+#[test]
+fn a_run_needs_no_options() {
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    // Something old is replaced.
+    std::fs::write(scratch.path("out"), "old").unwrap();
+    let written = scratch.run(&[]);
+    assert_eq!(written.names(), ["o"]);
+    let [q, k, v] = operands(Layout::Bhsd);
+    let inputs = Inputs { q: &q.1, k: &k.1, v: &v.1, mask: &MaskData::new() };
+    let reference = reference::attention(&Problem::new(SHAPE), &inputs).unwrap();
+    assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
+
+    let forced = scratch.run(&["--kernel", "tiled", "--device", "0"]);
+    assert_near("o", &forced.read_f32("o").unwrap().values, &reference.o);
+}
+
+#[test]
+fn an_empty_batch_is_no_error() {
+    let empty = |writer: TensorWriter, name| writer.f32(name, &[0, 2, 3, 4], &[]);
+    let scratch = Scratch::new(&["q", "k", "v"].into_iter().fold(TensorWriter::new(), empty));
+    let written = scratch.run(&["--outputs", "o,lse,weights"]);
+    assert_eq!(written.dims("o"), Some(&[0, 2, 3, 4][..]));
+    assert_eq!(written.dims("weights"), Some(&[0, 2, 3, 3][..]));
+}
+
+#[test]
+fn wgsl_prints_a_whole_kernel() {
+    let text = stdout(
+        ["wgsl", "--mask", "causal & key_lengths"]
+            .into_iter()
+            .chain(words("--shape 2,8,2,100,120,64,32 --layout bshd --kernel tiled")),
+    );
+    let module = naga::front::wgsl::parse_str(&text).unwrap();
+    assert_eq!(module.entry_points.len(), 1);
+    let chosen = stdout(words("wgsl --shape 1,1,1,8,8,16"));
+    assert!(chosen.contains("@compute") && !chosen.contains("\u{1b}"), "{chosen}");
+}
+
+#[test]
+fn help_teaches() {
+    let names = failure(words("mask nothing --seq 3"), 1);
+    let names = names.split("there are ").nth(1).unwrap().lines().next().unwrap();
+    assert!(names.split(", ").count() > 10, "{names}");
+    for arguments in ["--help", "mask --help", "run --help", "wgsl --help"] {
+        let text = stdout(words(arguments));
+        assert!(text.contains("\n  wgpu-attention "), "no example in\n{text}");
+        for name in names.split(", ") {
+            assert!(text.contains(&format!("\n  {name}")), "{name} isn't in\n{text}");
+        }
+    }
+    assert!(stdout(words("devices --help")).contains("EXAMPLE"));
+    assert!(stdout(["--version"]).starts_with("wgpu-attention "));
+}
+
+#[test]
+fn wrong_usage_is_told_apart() {
+    for arguments in [
+        "nothing",
+        "mask causal",
+        "mask causal --seq -1",
+        "mask causal --seq 3 --format picture",
+        "mask causal --seq 3 --pad-id 0",
+        "run in.safetensors",
+        "run in.safetensors --out out --outputs o,everything",
+        "run in.safetensors --out out --layout sbhd",
+        "run in.safetensors --out out --scale big",
+        "wgsl",
+        "wgsl --shape 1,2,3",
+        "wgsl --shape 1,1,1,8,8,sixteen",
+        "wgsl --shape 1,1,1,8,8,16,16,16",
+    ] {
+        failure(words(arguments), 2);
+    }
+    let nothing = call::<&str>([]);
+    assert_eq!(nothing.status.code(), Some(2));
+}
+
+#[test]
+fn a_wrong_mask_is_shown_with_its_column() {
+    for (arguments, column, caret) in [
+        (["mask", "causal & foo", "--seq", "3"], "column 10", "\n  causal & foo\n           ^\n"),
+        (["mask", "causal &", "--seq", "3"], "column 9", "\n  causal &\n          ^\n"),
+        (["wgsl", "--shape=1,1,1,8,8,16", "--mask", "(all"], "column 5", "\n  (all\n      ^\n"),
+    ] {
+        let message = failure(arguments, 1);
+        assert!(message.contains(column) && message.contains(caret), "{message}");
+    }
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    assert!(scratch.refused(&["--mask", "window(1)"]).contains("`right` is missing"));
+}
+
+#[test]
+fn a_mask_that_names_what_is_not_there() {
+    let message = failure(words("mask causal&key_lengths --seq 3"), 1);
+    assert!(message.contains("key_lengths") && message.contains("--data"), "{message}");
+    let scratch = Scratch::new(&TensorWriter::new().f32("other", &[1], &[0.0]));
+    let input = scratch.input.to_str().unwrap();
+    let message = failure(["mask", "key_lengths", "--seq", "3", "--data", input], 1);
+    assert!(message.contains("no tensor `key_lengths`; there is other"), "{message}");
+    let message = scratch.refused(&[]);
+    assert!(message.contains("in.safetensors: there is no tensor `q`"), "{message}");
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    let message = scratch.refused(&["--mask", "token_padding"]);
+    assert!(message.contains("pad_id"), "{message}");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_named() {
+    let good = || everything(Layout::Bhsd);
+    let ones = |len: usize| vec![1.0; len];
+    for (contents, options, expected) in [
+        (good().i32("q", &[1], &[1]), "", "q: expected elements of f32, found i32"),
+        (good().f32("q", &[6], &ones(6)), "", "q: expected 4 dimensions"),
+        (good().f32("k", &[2, 2, 5, 5], &ones(100)), "", "k: expected [2, num_kv_heads"),
+        (good().f32("v", &[2, 2, 4, 7], &ones(112)), "", "v: expected [2, 2, 5, head_dim_v]"),
+        (good().f32("q", &[2, 3, 3, 6], &ones(108)), "", "num_heads: expected a multiple"),
+        (good().f32("q", &[2, 0, 3, 6], &[]), "", "num_heads: expected at least 1, found 0"),
+        (good(), "--layout bshd", "expected"),
+        (
+            good().i32("key_lengths", &[2], &[4, 6]),
+            "--mask key_lengths",
+            "key_lengths[1]: expected 0 to seq_len_kv = 5, found 6",
+        ),
+        (
+            good().i32("key_lengths", &[2], &[4, -1]),
+            "--mask key_lengths",
+            "key_lengths[1]: expected 0 to seq_len_kv = 5, found -1",
+        ),
+        (
+            good().i32("key_lengths", &[3], &[1; 3]),
+            "--mask key_lengths",
+            "key_lengths: expected [batch = 2], found [3]",
+        ),
+        (
+            good().i32("token_ids", &[5, 2], &[1; 10]),
+            "--mask token_padding --pad-id 0",
+            "token_ids: expected [batch = 2, seq_len_kv = 5], found [5, 2]",
+        ),
+        (
+            good().f32("key_padding", &[2, 5], &ones(10)),
+            "--mask key_padding",
+            "key_padding: expected elements of u8 or bool, found f32",
+        ),
+        (good().bool("dense", &[3, 5], &[true; 15]), "--mask dense", ""),
+        (
+            good().bool("dense", &[2, 5], &[true; 10]),
+            "--mask dense",
+            "dense: expected sizes that broadcast to [2, 4, 3, 5], found [1, 1, 2, 5]",
+        ),
+        (good(), "--scale NaN", "scale: expected a finite number, found NaN"),
+        (good(), "--kernel fast", "kernel: expected one of"),
+        (good(), "--device nosuchdevice", "there is no device named like `nosuchdevice`"),
+        (good(), "--device 999", "there is no device number 999"),
+    ] {
+        let scratch = Scratch::new(&contents);
+        if expected.is_empty() {
+            scratch.run(&words(options));
+            continue;
+        }
+        let message = scratch.refused(&words(options));
+        assert!(message.contains(expected), "`{expected}` isn't in {message}");
+    }
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let whole = std::fs::read(MINILM).unwrap();
+    for (contents, expected) in [
+        (&whole[..whole.len() - 1], "truncated"),
+        (&whole[..600_000], "truncated"),
+        (&whole[..100], "truncated"),
+        (&whole[..3], "not a safetensors file"),
+        (&whole[..0], "not a safetensors file"),
+        (b"PK\x03\x04 something else entirely, but long enough", "not a safetensors file"),
+    ] {
+        let scratch = Scratch::new(&TensorWriter::new());
+        std::fs::write(&scratch.input, contents).unwrap();
+        let message = scratch.refused(&[]);
+        assert!(message.contains("in.safetensors: ") && message.contains(expected), "{message}");
+        let input = scratch.input.to_str().unwrap();
+        failure(["mask", "key_lengths", "--seq", "3", "--data", input], 1);
+    }
+    let message = failure(words("run nowhere.safetensors --out out"), 1);
+    assert!(message.contains("nowhere.safetensors"), "{message}");
+}
+
+#[test]
+fn a_failed_run_leaves_what_was_there() {
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    std::fs::write(scratch.path("out"), "old").unwrap();
+    failure(scratch.run_arguments(&["--scale", "inf"]), 1);
+    assert_eq!(std::fs::read(scratch.path("out")).unwrap(), b"old");
+    let out = scratch.path("no such folder/out");
+    let arguments = ["run".as_ref(), scratch.input.as_path(), "--out".as_ref(), &out];
+    let message = failure(arguments.map(Path::as_os_str), 1);
+    assert!(message.contains("no such folder"), "{message}");
+    let entries = scratch.folder.path().read_dir().unwrap().count();
+    assert_eq!(entries, 2, "something is left over");
+}
+
+#[test]
+fn a_problem_beyond_the_device_is_an_error() {
+    for sizes in
+        ["--seq 60000", "--seq 400000000", "--seq 4000000000", "--seq 1 --seq-kv 600000000"]
+    {
+        failure(words(&format!("mask causal {sizes}")), 1);
+    }
+}
+
+#[test]
+fn a_reader_may_leave_early() {
+    let mut child = program()
+        .args(words("mask causal --seq 1500"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 10];
+    let mut reader = child.stdout.take().unwrap();
+    reader.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"[[  0.  -i");
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+/// Where no driver is found, the message says what to do.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_adapter_at_all() {
+    for arguments in ["devices", "mask causal --seq 3", "wgsl --shape 1,1,1,8,8,16"] {
+        let output = program()
+            .args(words(arguments))
+            .envs([("WGPU_BACKEND", "vulkan"), ("VK_DRIVER_FILES", "/dev/null")])
+            .env("VK_ICD_FILENAMES", "/dev/null")
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("no GPU adapter was found: install"), "{stderr}");
+    }
+}

@@ -27,9 +27,11 @@ pub struct Kernels {
 struct Inner {
     device: wgpu::Device,
     traits: DeviceTraits,
-    /// A slot per key, so that two threads compile different kernels side by side and the same one once.
-    slots: Mutex<HashMap<KernelKey, Arc<Mutex<Option<Arc<Pipeline>>>>>>,
+    slots: Mutex<HashMap<KernelKey, Arc<Slot>>>,
 }
+
+/// A place per key, so that two threads compile different kernels side by side and the same one once.
+type Slot = Mutex<Option<Arc<Pipeline>>>;
 
 /// A compiled kernel.
 #[derive(Debug)]
@@ -57,12 +59,10 @@ impl Kernels {
         &self.inner.device
     }
 
-    /// How many pipelines have been compiled.
+    /// How many pipelines have been compiled. One that is being compiled doesn't count yet.
     pub fn compiled(&self) -> usize {
         let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = |slot: &&Arc<Mutex<Option<_>>>| {
-            slot.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-        };
+        let done = |slot: &&Arc<Slot>| slot.try_lock().is_ok_and(|slot| slot.is_some());
         slots.values().filter(done).count()
     }
 

@@ -60,11 +60,18 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     let widest = shape.head_dim.max(shape.head_dim_v);
     let &(_, rows) = (BROADCAST_ROWS.iter().find(|&&(most, _)| widest <= most))
         .ok_or_else(|| format!("it serves head_dim up to 128, here it is {widest}"))?;
+    let access = access(problem);
+    if access == RowAccess::Scalar && widest > 64 {
+        return Err(format!(
+            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
+             longer ones would take seconds to compile"
+        ));
+    }
     Ok(ForwardConfig {
         grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
         head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
-        access: access(problem),
+        access,
         form: ForwardForm::Broadcast { subgroup_size, rows },
     })
 }
@@ -74,8 +81,8 @@ fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Stri
     let head_dim_v = room(shape.head_dim_v, &[32, 64, 128, 192, 256]);
     // The output's registers per invocation: 4 rows of capacity / columns components.
     let (columns, v_keys) = match head_dim_v.capacity {
-        ..=64 => (8, 16),
-        ..=128 => (8, 8),
+        0..=64 => (8, 16),
+        65..=128 => (8, 8),
         _ => (16, 4),
     };
     let config = ForwardConfig {

@@ -1,5 +1,6 @@
 //! What masks read at run time, found by name, and how it lies in the device's mask buffer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Error, Result};
@@ -233,7 +234,7 @@ impl DenseShape {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MaskData {
-    words: std::collections::BTreeMap<MaskInput, Vec<u32>>,
+    words: BTreeMap<MaskInput, Vec<u32>>,
     dense: Option<DenseTensor>,
     bias: DenseShape,
     buckets: PerHeadShape,
@@ -249,8 +250,14 @@ struct DenseTensor {
 
 impl MaskData {
     /// No data.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self {
+            words: BTreeMap::new(),
+            dense: None,
+            bias: DenseShape { broadcast_batch: false, broadcast_heads: false, broadcast_q: false },
+            buckets: PerHeadShape { broadcast_heads: false, elements: 1 },
+            columns: PerHeadShape { broadcast_heads: false, elements: 1 },
+        }
     }
 
     /// `key_lengths`, `[batch]`, each from 0 to `seq_len_kv`.
@@ -372,8 +379,8 @@ impl MaskData {
         self
     }
 
-    /// The sizes that the problem's shape leaves open.
-    pub(crate) fn shape(&self) -> DataShape {
+    /// The sizes that the problem's shape leaves open, for [`crate::Problem::data_shape`].
+    pub fn shape(&self) -> DataShape {
         let dense = self.dense.as_ref().map_or_else(DenseShape::default, |dense| DenseShape {
             broadcast_batch: dense.dims[0] == 1,
             broadcast_heads: dense.dims[1] == 1,

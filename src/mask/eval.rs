@@ -10,8 +10,10 @@ use crate::shape::Shape;
 /// use wgpu_attention::{Evaluator, Mask, MaskData, Shape};
 /// let shape = Shape::new(1, 1, 3, 8);
 /// let data = MaskData::new();
-/// let causal = Evaluator::new(&Mask::causal(), &data, &shape).unwrap();
-/// assert!(causal.keep(0, 0, 2, 1) && !causal.keep(0, 0, 1, 2));
+/// let causal = Mask::causal();
+/// let mask = Evaluator::new(&causal, &data, &shape)?;
+/// assert!(mask.keep(0, 0, 2, 1) && !mask.keep(0, 0, 1, 2));
+/// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluator<'a> {

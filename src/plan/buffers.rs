@@ -123,7 +123,7 @@ impl<'a> Operand<'a> {
 
 /// Whether the device binds that much in one piece.
 pub(crate) fn check_binding_size(kernels: &Kernels, name: &str, bytes: u64) -> Result<()> {
-    let available = u64::from(kernels.traits().limits.max_storage_buffer_binding_size);
+    let available = kernels.traits().limits.max_storage_buffer_binding_size;
     if bytes <= available {
         return Ok(());
     }

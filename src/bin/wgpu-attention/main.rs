@@ -1,1 +1,144 @@
-fn main() {}
+//! The command line: devices, masks, attention over tensor files, and the kernels' text.
+//!
+//! What it prints on stdout, its options and its exit codes (0: done, 1: failed, 2: wrong usage) are a contract.
+
+mod devices;
+mod mask;
+mod run;
+mod wgsl;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout};
+
+const MASKS: &str = "\
+MASKS say which keys each query attends to. By name:
+  all                       every key
+  causal                    the query's own position and those before it; the last query stands at the last key
+  causal(upper_left)        the same, but the first query stands at the first key
+  causal(offset=N)          kv_idx <= q_idx + N
+  window(LEFT,RIGHT)        so many keys before and after the own position; `inf` for all
+  not_self                  every key but the query's own position
+  self_only_if_alone(MASK)  what MASK keeps, the own position only where it keeps nothing else (Reformer)
+and by name, reading a tensor of the file:
+  key_lengths               the first key_lengths[b] keys: i32 [batch]
+  prefix                    the first prefix_lengths[b] keys: i32 [batch]
+  key_padding               keys whose key_padding isn't 0: u8 or bool [batch, seq_len_kv]
+  token_padding             keys whose token_ids aren't the pad id: i32 [batch, seq_len_kv]
+  documents                 keys of the query's own document: i32 document_ids [batch, seq_len],
+                            or document_ids_q and document_ids_kv
+  dense                     cells whose dense isn't 0: u8 or bool, broadcasts to [batch, heads, seq_len_q, seq_len_kv]
+Joined by `!` (not), `&` (and), `|` (or), which bind in this order, and parentheses:
+  'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'";
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  wgpu-attention devices
+  wgpu-attention mask causal --seq 5
+  wgpu-attention mask 'causal & key_lengths' --seq 27 --data in.safetensors --format grid --png mask.png
+  wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
+  wgpu-attention wgsl --shape 1,8,2,1024,1024,64 --mask causal";
+
+/// Masked flash attention on any GPU that wgpu reaches.
+#[derive(Debug, Parser)]
+#[command(version, after_help = format!("{EXAMPLES}\n\n{MASKS}"))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the devices, what they can do that matters here, and which kernels they would get.
+    #[command(after_help = "EXAMPLE\n  wgpu-attention devices")]
+    Devices,
+    Mask(mask::Arguments),
+    Run(run::Arguments),
+    Wgsl(wgsl::Arguments),
+}
+
+/// Which device to work on.
+#[derive(Debug, clap::Args)]
+struct Device {
+    /// The device: its number in `wgpu-attention devices`, or a part of its name. The fastest kind unless given.
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
+}
+
+impl Device {
+    fn open(&self) -> wgpu_attention::Result<Attention> {
+        let choice = self.device.as_deref().map_or(DeviceChoice::Best, DeviceChoice::from);
+        Attention::open_blocking(&choice)
+    }
+}
+
+/// How q, k, v and o lie.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LayoutName {
+    /// [batch, heads, seq, dim]
+    #[default]
+    Bhsd,
+    /// [batch, seq, heads, dim]
+    Bshd,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Bhsd => Self::Bhsd,
+            LayoutName::Bshd => Self::Bshd,
+        }
+    }
+}
+
+/// A kernel to use instead of the best one.
+#[derive(Debug, clap::Args)]
+struct Kernel {
+    /// Use this kernel (broadcast, tiled) instead of the one that is chosen.
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+}
+
+impl Kernel {
+    fn parse(&self) -> wgpu_attention::Result<Option<ForwardKernel>> {
+        self.kernel.as_deref().map(str::parse).transpose()
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    let done = match Cli::parse().command {
+        Command::Devices => devices::list(),
+        Command::Mask(arguments) => mask::show(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Wgsl(arguments) => wgsl::print(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough, as `head` has.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told where stderr is closed.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+/// Writes to stdout, all of it.
+fn print(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::Result<()> {
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
+    let written = write(&mut stdout).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
+        other => other.context("stdout can't be written to"),
+    }
+}

@@ -1,0 +1,228 @@
+//! `mask`: a mask written out, as text and as a picture.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use wgpu_attention::files::TensorFile;
+use wgpu_attention::picture::{Heatmap, Panel};
+use wgpu_attention::{Mask, MaskData, MaskFormat, MaskTensor, Problem, Shape};
+
+/// Write a mask out, made on the device.
+///
+/// A row per query, a column per key. A mask that differs between sequences or heads is written once for each, under a
+/// heading.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
+pub(crate) struct Arguments {
+    /// The mask, as below.
+    #[arg(value_name = "TEXT")]
+    mask: String,
+
+    /// How many queries there are, and keys unless --seq-kv says otherwise.
+    #[arg(long, value_name = "N")]
+    seq: usize,
+
+    /// How many keys there are.
+    #[arg(long, value_name = "N")]
+    seq_kv: Option<usize>,
+
+    /// The file with the tensors that the mask names. Their first size is the number of sequences.
+    #[arg(long, value_name = "FILE.safetensors")]
+    data: Option<PathBuf>,
+
+    /// The token id of padding; `pad_id` of the file's metadata unless given.
+    #[arg(long, value_name = "ID", requires = "data", allow_negative_numbers = true)]
+    pad_id: Option<i32>,
+
+    /// How the mask is written.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Draw a heatmap, too: a PNG, or an SVG where the name ends in `.svg`.
+    #[arg(long, value_name = "FILE")]
+    png: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: crate::Device,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  wgpu-attention mask causal --seq 3
+    [[  0.  -inf  -inf]
+     [  0.    0.  -inf]
+     [  0.    0.    0.]]
+  wgpu-attention mask causal --seq 3 --format keep
+    [[1 0 0]
+     [1 1 0]
+     [1 1 1]]
+  wgpu-attention mask causal --seq 3 --format grid
+    t=1:  .  X  X
+    t=2:  .  .  X
+    t=3:  .  .  .
+  wgpu-attention mask 'window(2,0) & key_lengths' --seq 27 --data in.safetensors --png mask.png";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// 0 where a key is kept and -inf where it is masked: what is added to the scores
+    #[default]
+    Additive,
+    /// 1 where a key is kept and 0 where it is masked
+    Keep,
+    /// `.` where a key is kept and `X` where it is masked
+    Grid,
+}
+
+/// One sequence's and head's part of a mask.
+struct Plane<'a> {
+    /// What it is of, where there are several.
+    heading: String,
+    batch: usize,
+    rows: usize,
+    columns: usize,
+    values: &'a [f32],
+}
+
+pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
+    let mask: Mask = arguments.mask.parse()?;
+    let file = arguments.data.as_ref().map(TensorFile::open).transpose()?;
+    let (seq, seq_kv) = (arguments.seq, arguments.seq_kv.unwrap_or(arguments.seq));
+    let (shape, data) = match (&file, mask.inputs().first()) {
+        (Some(file), _) => {
+            let shape = file.mask_shape(&mask, seq, seq_kv)?;
+            (shape, file.mask_data(&mask, &shape, arguments.pad_id)?)
+        }
+        (None, None) => (Shape::new(1, 1, seq, 1).seq_kv(seq_kv), MaskData::new()),
+        (None, Some(input)) => bail!(
+            "the mask names {input}: give the file that holds it with --data FILE.safetensors"
+        ),
+    };
+    let attention = arguments.device.open()?;
+    let format = match arguments.format {
+        Format::Keep => MaskFormat::Keep,
+        Format::Additive | Format::Grid => MaskFormat::Additive,
+    };
+    let problem = Problem::new(shape).mask(mask.clone());
+    let tensor = attention.materialize_blocking(&problem, &data, format)?;
+    let planes = planes(&tensor);
+    // The picture first: whoever reads the text may stop early.
+    if let Some(path) = &arguments.png {
+        draw(&mask, &planes, arguments.format, file.as_ref()).save(path)?;
+    }
+    crate::print(|out| {
+        for (index, plane) in planes.iter().enumerate() {
+            if index > 0 {
+                writeln!(out)?;
+            }
+            if !plane.heading.is_empty() {
+                writeln!(out, "{}:", plane.heading)?;
+            }
+            match arguments.format {
+                Format::Additive => matrix(out, plane, "  ", |value| match value {
+                    0.0 => "  0.",
+                    _ => "-inf",
+                })?,
+                Format::Keep => matrix(out, plane, " ", |value| match value {
+                    0.0 => "0",
+                    _ => "1",
+                })?,
+                Format::Grid => grid(out, plane)?,
+            }
+        }
+        Ok(())
+    })
+}
+
+fn planes(tensor: &MaskTensor) -> Vec<Plane<'_>> {
+    let [batch, heads, rows, columns] = tensor.dims;
+    let cells = rows * columns;
+    (0..batch * heads)
+        .map(|index| {
+            let (b, h) = (index / heads, index % heads);
+            let heading = match (batch > 1, heads > 1) {
+                (false, false) => String::new(),
+                (true, false) => format!("batch {b}"),
+                (false, true) => format!("head {h}"),
+                (true, true) => format!("batch {b}, head {h}"),
+            };
+            let values = &tensor.values[index * cells..(index + 1) * cells];
+            Plane { heading, batch: b, rows, columns, values }
+        })
+        .collect()
+}
+
+/// As arrays are written in Python, but with two spaces where numbers are wide.
+fn matrix(
+    out: &mut dyn Write,
+    plane: &Plane<'_>,
+    between: &str,
+    text: impl Fn(f32) -> &'static str,
+) -> io::Result<()> {
+    if plane.rows == 0 {
+        return writeln!(out, "[]");
+    }
+    for row in 0..plane.rows {
+        let start = if row == 0 { "[[" } else { " [" };
+        write!(out, "{start}")?;
+        for (column, &value) in plane.row(row).iter().enumerate() {
+            let between = if column == 0 { "" } else { between };
+            write!(out, "{between}{}", text(value))?;
+        }
+        let end = if row + 1 == plane.rows { "]]" } else { "]" };
+        writeln!(out, "{end}")?;
+    }
+    Ok(())
+}
+
+/// `t=1:  .  X  X`: what each position sees.
+fn grid(out: &mut dyn Write, plane: &Plane<'_>) -> io::Result<()> {
+    let width = format!("t={}:", plane.rows).len();
+    for row in 0..plane.rows {
+        write!(out, "{:<width$}", format!("t={}:", row + 1))?;
+        for &value in plane.row(row) {
+            write!(out, "  {}", if value == 0.0 { '.' } else { 'X' })?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+impl Plane<'_> {
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.columns..(row + 1) * self.columns]
+    }
+}
+
+fn draw(mask: &Mask, planes: &[Plane<'_>], format: Format, file: Option<&TensorFile>) -> Heatmap {
+    let tokens = file.and_then(TensorFile::tokens).unwrap_or_default();
+    let panels = planes.iter().map(|plane| {
+        let additive = |&value: &f32| match (format, value) {
+            (Format::Keep, 0.0) => f32::NEG_INFINITY,
+            (Format::Keep, _) => 0.0,
+            _ => value,
+        };
+        let values: Vec<f32> = plane.values.iter().map(additive).collect();
+        let panel = Panel::new(plane.rows, plane.columns, values).title(plane.heading.clone());
+        // A mask that is the same for all sequences has no tokens, unless there's but one sequence.
+        let own =
+            if planes.len() > 1 || tokens.len() == 1 { tokens.get(plane.batch) } else { None };
+        label(panel, plane, own)
+    });
+    let (rows, columns) = planes.first().map_or((0, 0), |plane| (plane.rows, plane.columns));
+    Heatmap::new(mask.to_string())
+        .subtitle(format!("{rows} queries, {columns} keys"))
+        .legend("added to scores")
+        .panels(panels)
+}
+
+/// Writes a sequence's tokens at the axes, with `[PAD]` for those that it lacks.
+fn label(panel: Panel, plane: &Plane<'_>, tokens: Option<&Vec<String>>) -> Panel {
+    let Some(tokens) = tokens.filter(|tokens| tokens.len() <= plane.columns) else {
+        return panel;
+    };
+    let padding = std::iter::repeat_n("[PAD]".to_owned(), plane.columns - tokens.len());
+    let labels: Vec<String> = tokens.iter().cloned().chain(padding).collect();
+    if plane.rows == plane.columns { panel.labels(labels) } else { panel.column_labels(labels) }
+}

@@ -1,0 +1,196 @@
+//! `run`: attention over the tensors of a file.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
+use wgpu_attention::{AttentionPlan, Evaluator, Mask, Output, Outputs, Problem, ScoreTensor};
+
+/// Run attention over the q, k and v of a file, and write what comes out to another.
+///
+/// IN holds q, k, v (f32) and what the mask names. OUT gets the outputs by their names, f32: o in the layout of q,
+/// lse [batch, heads, seq_len_q], the others [batch, heads, seq_len_q, seq_len_kv]. It is written whole, or not at all.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
+pub(crate) struct Arguments {
+    /// The file with q, k, v and what the mask names.
+    #[arg(value_name = "IN.safetensors")]
+    input: PathBuf,
+
+    /// The file for the outputs.
+    #[arg(long, value_name = "OUT.safetensors")]
+    out: PathBuf,
+
+    /// The mask, as below.
+    #[arg(long, value_name = "TEXT", default_value = "all")]
+    mask: String,
+
+    /// What scores are multiplied with; 1/sqrt(head_dim) unless given.
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    scale: Option<f32>,
+
+    /// How q, k, v and o lie.
+    #[arg(long, value_enum, default_value_t)]
+    layout: crate::LayoutName,
+
+    /// What to write, separated by commas.
+    #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',', default_value = "o")]
+    outputs: Vec<OutputName>,
+
+    /// The token id of padding; `pad_id` of the file's metadata unless given.
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
+    pad_id: Option<i32>,
+
+    #[command(flatten)]
+    device: crate::Device,
+
+    #[command(flatten)]
+    kernel: crate::Kernel,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  wgpu-attention run in.safetensors --out out.safetensors
+  wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
+  wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum OutputName {
+    /// softmax(masked scores) v
+    O,
+    /// The logarithm of each row's sum of exp(masked score)
+    Lse,
+    /// scale * q k^T
+    Scores,
+    /// The scores where the mask keeps, -inf elsewhere
+    MaskedScores,
+    /// softmax(masked scores)
+    Weights,
+}
+
+impl OutputName {
+    const fn tensor(self) -> Option<ScoreTensor> {
+        match self {
+            Self::O | Self::Lse => None,
+            Self::Scores => Some(ScoreTensor::Scores),
+            Self::MaskedScores => Some(ScoreTensor::MaskedScores),
+            Self::Weights => Some(ScoreTensor::Weights),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let mask: Mask = arguments.mask.parse()?;
+    let kernel = arguments.kernel.parse()?;
+    let progress = Progress::new();
+
+    progress.step("reading");
+    let file = TensorFile::open(&arguments.input)?;
+    let operands = file.operands(arguments.layout.into())?;
+    let data = file.mask_data(&mask, &operands.shape, arguments.pad_id)?;
+    // Lengths that are too long are found before anything is compiled.
+    Evaluator::new(&mask, &data, &operands.shape)?;
+    let problem = operands.problem(mask).data_shape(data.shape());
+    let problem = match arguments.scale {
+        Some(scale) => problem.with_scale(scale),
+        None => problem,
+    };
+
+    progress.step("opening the device");
+    let attention = arguments.device.open()?;
+    let outputs = wanted(&arguments.outputs, kernel);
+    progress.step("compiling");
+    let started = Instant::now();
+    // It says what is chosen and compiles it, so that the call below finds the kernel ready.
+    let plan = AttentionPlan::with_kernel(attention.kernels(), &problem, kernel)?;
+    progress.step("computing");
+    let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
+    let time = started.elapsed();
+
+    progress.step("writing");
+    collect(&arguments.outputs, &operands, &outputs, &output).save(&arguments.out)?;
+    progress.done();
+    let device = attention.kernels().device().adapter_info().name;
+    let summary = summary(&problem, &plan, &device, time);
+    crate::print(|out| writeln!(out, "{}: {summary}", arguments.out.display()))
+}
+
+/// What is asked of the library, each once.
+fn wanted(names: &[OutputName], kernel: Option<wgpu_attention::ForwardKernel>) -> Outputs {
+    let mut tensors: Vec<ScoreTensor> = Vec::new();
+    for tensor in names.iter().filter_map(|name| name.tensor()) {
+        if !tensors.contains(&tensor) {
+            tensors.push(tensor);
+        }
+    }
+    Outputs { lse: names.contains(&OutputName::Lse), tensors, kernel }
+}
+
+fn collect(
+    names: &[OutputName],
+    operands: &Operands,
+    outputs: &Outputs,
+    output: &Output,
+) -> TensorWriter {
+    let shape = &operands.shape;
+    let rows = [shape.batch, shape.num_heads, shape.seq_len_q];
+    let cells = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
+    let mut writer = TensorWriter::new();
+    if names.contains(&OutputName::O) {
+        writer = writer.f32("o", &operands.o_dims(), &output.o);
+    }
+    if outputs.lse {
+        writer = writer.f32("lse", &rows, &output.lse);
+    }
+    for (tensor, values) in outputs.tensors.iter().zip(&output.tensors) {
+        writer = writer.f32(tensor.name(), &cells, values);
+    }
+    writer
+}
+
+/// What was done, in one line.
+fn summary(problem: &Problem, plan: &AttentionPlan, device: &str, time: Duration) -> String {
+    let shape = problem.shape();
+    format!(
+        "batch {}, {} heads over {}, {} queries, {} keys, head_dim {}, head_dim_v {}; on {device}; {}; \
+         {:.1} ms with compiling and copying",
+        shape.batch,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.seq_len_q,
+        shape.seq_len_kv,
+        shape.head_dim,
+        shape.head_dim_v,
+        plan.explain(),
+        time.as_secs_f64() * 1e3,
+    )
+}
+
+/// A line on a terminal's stderr about what is being done; nothing elsewhere.
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+
+    fn step(&self, what: &'static str) {
+        self.0.set_message(what);
+    }
+
+    fn done(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Progress {
+    /// An error's message needs a clean line.
+    fn drop(&mut self) {
+        self.done();
+    }
+}

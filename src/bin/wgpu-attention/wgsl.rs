@@ -1,0 +1,59 @@
+//! `wgsl`: a kernel's whole text.
+
+use wgpu_attention::{Layout, Mask, Problem, Shape};
+
+/// Print the whole WGSL text of the forward kernel that serves a problem on a device.
+#[derive(Debug, clap::Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
+pub(crate) struct Arguments {
+    /// The sizes: batch, heads, key and value heads, queries, keys, head_dim, and head_dim_v where it differs.
+    #[arg(long, value_name = "B,H,Hkv,Tq,Tk,D[,Dv]", value_parser = parse_shape)]
+    shape: Shape,
+
+    /// The mask, as below.
+    #[arg(long, value_name = "TEXT", default_value = "all")]
+    mask: String,
+
+    /// How q, k, v and o lie.
+    #[arg(long, value_enum, default_value_t)]
+    layout: crate::LayoutName,
+
+    #[command(flatten)]
+    kernel: crate::Kernel,
+
+    #[command(flatten)]
+    device: crate::Device,
+}
+
+const EXAMPLES: &str = "\
+EXAMPLES
+  wgpu-attention wgsl --shape 1,8,8,1024,1024,64 --mask causal
+  wgpu-attention wgsl --shape 2,32,8,1,4096,128 --mask 'causal & key_lengths' --kernel tiled --layout bshd";
+
+pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
+    let mask: Mask = arguments.mask.parse()?;
+    let kernel = arguments.kernel.parse()?;
+    let problem = Problem::new(arguments.shape).mask(mask).layout(Layout::from(arguments.layout));
+    let text = arguments.device.open()?.kernels().wgsl(&problem, kernel)?;
+    crate::print(|out| out.write_all(text.as_bytes()))
+}
+
+fn parse_shape(text: &str) -> Result<Shape, String> {
+    let sizes: Vec<usize> = (text.split(','))
+        .map(|size| {
+            let size = size.trim();
+            size.parse().map_err(|_| format!("`{size}` isn't a size"))
+        })
+        .collect::<Result<_, _>>()?;
+    let &[batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, ref rest @ ..] =
+        sizes.as_slice()
+    else {
+        return Err(format!("expected 6 or 7 sizes, found {}", sizes.len()));
+    };
+    let head_dim_v = match rest {
+        [] => head_dim,
+        &[head_dim_v] => head_dim_v,
+        _ => return Err(format!("expected 6 or 7 sizes, found {}", sizes.len())),
+    };
+    Ok(Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v })
+}
