@@ -251,6 +251,9 @@ impl Strides {
 
     /// Whether two elements of a tensor of `dims` share a place (as a stride of 0 does), which an output mustn't.
     pub(crate) fn overlaps(self, dims: [usize; 4]) -> bool {
+        if dims.contains(&0) {
+            return false;
+        }
         let mut axes: Vec<_> =
             dims.into_iter().zip(self.to_array()).filter(|(dim, _)| *dim > 1).collect();
         axes.sort_by_key(|&(_, stride)| stride);
