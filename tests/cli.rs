@@ -355,12 +355,17 @@ fn a_run_needs_no_options() {
 }
 
 #[test]
-fn an_empty_batch_is_no_error() {
-    let empty = |writer: TensorWriter, name| writer.f32(name, &[0, 2, 3, 4], &[]);
-    let scratch = Scratch::new(&["q", "k", "v"].into_iter().fold(TensorWriter::new(), empty));
-    let written = scratch.run(&["--outputs", "o,lse,weights"]);
-    assert_eq!(written.dims("o"), Some(&[0, 2, 3, 4][..]));
-    assert_eq!(written.dims("weights"), Some(&[0, 2, 3, 3][..]));
+fn empty_tensors_are_no_error() {
+    for (batch, seq_len_q) in [(0, 3), (2, 0)] {
+        let values = vec![1.0; batch * 2 * 3 * 4];
+        let contents = TensorWriter::new()
+            .f32("q", &[batch, 2, seq_len_q, 4], &values[..batch * 2 * seq_len_q * 4])
+            .f32("k", &[batch, 2, 3, 4], &values)
+            .f32("v", &[batch, 2, 3, 4], &values);
+        let written = Scratch::new(&contents).run(&["--outputs", "o,lse,weights"]);
+        assert_eq!(written.dims("o"), Some(&[batch, 2, seq_len_q, 4][..]));
+        assert_eq!(written.dims("weights"), Some(&[batch, 2, seq_len_q, 3][..]));
+    }
 }
 
 #[test]
