@@ -235,7 +235,7 @@ impl TensorFile {
         self.input_data(&mask.inputs(), shape, pad_id)
     }
 
-    /// As [`TensorFile::mask_data`], for the inputs of a whole problem: [`Problem::inputs`].
+    /// As [`TensorFile::mask_data`], for all that a problem with score modifiers reads: [`Problem::inputs`].
     ///
     /// # Errors
     /// As [`TensorFile::mask_data`].

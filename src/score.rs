@@ -30,6 +30,17 @@ pub(crate) struct ScoreText {
 }
 
 impl Score {
+    /// The modifiers' names, in the order in which they are applied.
+    pub(crate) fn words(&self) -> Vec<&'static str> {
+        let used = [
+            (self.softcap.is_some(), "softcap"),
+            (self.bias, "bias"),
+            (self.alibi, "ALiBi"),
+            (self.sinks, "sinks"),
+        ];
+        used.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
+    }
+
     pub(crate) const fn text(&self) -> ScoreText {
         ScoreText {
             softcap: self.softcap.is_some(),

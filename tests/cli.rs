@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 use wgpu_attention::files::{TensorFile, TensorWriter};
-use wgpu_attention::{Evaluator, Inputs, Layout, Mask, MaskData, Problem, Shape, reference};
+use wgpu_attention::{Evaluator, Inputs, Layout, Mask, MaskData, Problem, Score, Shape, reference};
 
 const MINILM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm-layer0.safetensors");
 
@@ -335,6 +335,49 @@ fn every_output_in_both_layouts_is_the_reference() {
         check("scores", &[2, 4, 3, 5], &reference.scores);
         check("masked_scores", &[2, 4, 3, 5], &reference.masked_scores);
         check("weights", &[2, 4, 3, 5], &reference.weights);
+    }
+}
+
+/// Score modifiers apply where the file has their data, and every mask finds its own.
+#[test]
+fn score_modifiers_and_every_mask_read_their_data() {
+    let [q, k, v] = operands(Layout::Bhsd);
+    let bias = noise(4 * 3 * 5, 9);
+    let (slopes, sinks) = ([0.1, 0.2, 0.3, 0.4], [0.0, 1.0, -1.0, 0.5]);
+    let blocks = ([0, 0, -1, 1, 1, -1], [0, 0, 1, 1, -1, 2, 1, 1, 0, -1]);
+    let buckets: Vec<i32> = (0..20).map(|at| at * 7 % 3).collect();
+    let columns: Vec<i32> = (0..10).flat_map(|at| [at % 3, 3]).collect();
+    let parents = [-1, 0, 0, -1, -1, 1];
+    let writer = everything(Layout::Bhsd)
+        .f32("bias", &[4, 3, 5], &bias)
+        .f32("alibi_slopes", &[4], &slopes)
+        .f32("sinks", &[4], &sinks)
+        .i32("block_ids_q", &[2, 3], &blocks.0)
+        .i32("block_ids_kv", &[2, 5], &blocks.1)
+        .i32("bucket_ids", &[2, 1, 2, 5], &buckets)
+        .i32("column_ranges", &[2, 1, 5, 2], &columns)
+        .i32("tree_parents", &[2, 3], &parents);
+    let scratch = Scratch::new(&writer);
+    let data = mask_data()
+        .bias([1, 4, 3, 5], bias)
+        .alibi_slopes(slopes)
+        .sinks(sinks)
+        .block_ids_q_kv(blocks.0, blocks.1)
+        .bucket_ids([2, 1, 2, 5], buckets)
+        .column_ranges([2, 1, 5, 2], columns)
+        .tree_parents(parents);
+    let score = Score { softcap: Some(2.0), bias: true, alibi: true, sinks: true };
+    for text in
+        ["tree", "per_head(buckets, column_ranges | block_bidirectional)", "chunk(2) | global(1)"]
+    {
+        let options = ["--mask", text, "--softcap", "2", "--outputs", "o,lse,weights"];
+        let written = scratch.run(&options);
+        let problem = Problem::new(SHAPE).mask(text.parse().unwrap()).score(score);
+        let inputs = Inputs::new(&q.1, &k.1, &v.1).mask(&data);
+        let reference = reference::attention(&problem, &inputs).unwrap();
+        assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
+        assert_near("lse", &written.read_f32("lse").unwrap().values, &reference.lse);
+        assert_near("weights", &written.read_f32("weights").unwrap().values, &reference.weights);
     }
 }
 

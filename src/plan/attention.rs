@@ -289,6 +289,11 @@ fn explain(
             "by closed forms"
         },
     );
+    let score = problem.score.words();
+    if !score.is_empty() {
+        // Writing to a String can't fail.
+        let _ = write!(text, "; scores with {}", score.join(", "));
+    }
     for (other, form) in considered {
         // Writing to a String can't fail.
         let _ = match form {

@@ -23,6 +23,11 @@ MASKS say which keys each query attends to. By name:
   window(LEFT,RIGHT)        so many keys before and after the own position; `inf` for all
   not_self                  every key but the query's own position
   self_only_if_alone(MASK)  what MASK keeps, the own position only where it keeps nothing else (Reformer)
+  chunk(SIZE)               the keys of the own position's chunk of so many positions (Llama 4)
+  dilated(WINDOW,STEP)      every STEPth key, up to WINDOW of them on either side
+  strided(STEP)             every STEPth key, counted from the own position
+  global(TOKENS)            the first keys for every query, every key for the first queries (Longformer, BigBird)
+  per_head(MASK, ...)       a mask for each head, or each run of heads
 and by name, reading a tensor of the file:
   key_lengths               the first key_lengths[b] keys: i32 [batch]
   prefix                    the first prefix_lengths[b] keys: i32 [batch]
@@ -30,6 +35,16 @@ and by name, reading a tensor of the file:
   token_padding             keys whose token_ids aren't the pad id: i32 [batch, seq_len_kv]
   documents                 keys of the query's own document: i32 document_ids [batch, seq_len],
                             or document_ids_q and document_ids_kv
+  block_bidirectional       keys of the query's own block: i32 block_ids [batch, seq_len], or block_ids_q and
+                            block_ids_kv; negative in no block
+  buckets                   keys of the own position's bucket in some round:
+                            i32 bucket_ids [batch, heads or 1, rounds, seq_len_kv] (Reformer's LSH)
+  column_ranges             all but the rows that each key's column_ranges name:
+                            i32 [batch, heads or 1, seq_len_kv, 1: start, 2: start end, 4: two ranges] (FlashMask)
+  column_ranges(bidirectional)
+                            all but the rows from the first bound on and before the second
+  tree                      keys before the last seq_len_q, the own position and its ancestors:
+                            i32 tree_parents [batch, seq_len_q], -1 for a root (speculative decoding)
   dense                     cells whose dense isn't 0: u8 or bool, broadcasts to [batch, heads, seq_len_q, seq_len_kv]
 Joined by `!` (not), `&` (and), `|` (or), which bind in this order, and parentheses:
   'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'";

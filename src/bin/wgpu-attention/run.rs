@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
-use wgpu_attention::{AttentionPlan, Evaluator, Mask, Output, Outputs, Problem, ScoreTensor};
+use wgpu_attention::{
+    AttentionPlan, Evaluator, Mask, MaskInput, Output, Outputs, Problem, Score, ScoreTensor,
+};
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
 ///
-/// IN holds q, k, v (f32) and what the mask names. OUT gets the outputs by their names, f32: o in the layout of q,
+/// IN holds q, k, v (f32) and what the mask names. Where it holds bias (f32, broadcasts to [batch, heads, seq_len_q,
+/// seq_len_kv]), alibi_slopes (f32 [heads]) or sinks (f32 [heads]), they are applied: scale, softcap, bias, ALiBi, mask,
+/// softmax with sinks. OUT gets the outputs by their names, f32: o in the layout of q,
 /// lse [batch, heads, seq_len_q], the others [batch, heads, seq_len_q, seq_len_kv]. It is written whole, or not at all.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
@@ -30,6 +34,10 @@ pub(crate) struct Arguments {
     /// What scores are multiplied with; 1/sqrt(head_dim) unless given.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     scale: Option<f32>,
+
+    /// Bounds scores to this before the bias: softcap * tanh(score / softcap).
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    softcap: Option<f32>,
 
     /// How q, k, v and o lie.
     #[arg(long, value_enum, default_value_t)]
@@ -90,10 +98,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     progress.step("reading");
     let file = TensorFile::open(&arguments.input)?;
     let operands = file.operands(arguments.layout.into())?;
-    let data = file.mask_data(&mask, &operands.shape, arguments.pad_id)?;
+    let score = score(&file, arguments.softcap);
+    let problem = operands.problem(mask.clone()).score(score);
+    let data = file.input_data(&problem.inputs(), &operands.shape, arguments.pad_id)?;
     // Lengths that are too long are found before anything is compiled.
     Evaluator::new(&mask, &data, &operands.shape)?;
-    let problem = operands.problem(mask).data_shape(data.shape());
+    let problem = problem.data_shape(data.shape());
     let problem = match arguments.scale {
         Some(scale) => problem.with_scale(scale),
         None => problem,
@@ -116,6 +126,17 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let device = attention.kernels().device().adapter_info().name;
     let summary = summary(&problem, &plan, &device, time);
     crate::print(|out| writeln!(out, "{}: {summary}", arguments.out.display()))
+}
+
+/// What is done to the scores: what is given, and what the file has data for.
+fn score(file: &TensorFile, softcap: Option<f32>) -> Score {
+    let has = |input: MaskInput| file.dims(input.name()).is_some();
+    Score {
+        softcap,
+        bias: has(MaskInput::Bias),
+        alibi: has(MaskInput::AlibiSlopes),
+        sinks: has(MaskInput::Sinks),
+    }
 }
 
 /// What is asked of the library, each once.
