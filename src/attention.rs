@@ -1,6 +1,7 @@
 //! One-shot calls: slices in, vectors out.
 
 use crate::device::{self, DeviceChoice, scoped};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::Kernels;
@@ -139,12 +140,14 @@ impl Attention {
         check_length("v", inputs.v, strides.v, shape.v_dims())?;
 
         let plan = AttentionPlan::with_kernel(&self.kernels, &problem, outputs.kernel)?;
-        let q = self.upload("q", inputs.q)?;
-        let k = self.upload("k", inputs.k)?;
-        let v = self.upload("v", inputs.v)?;
-        let uploads = self.upload_data(problem.inputs(), shape, inputs.mask)?;
+        let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
+        let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
+        let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
+        let uploads =
+            self.upload_data(problem.inputs(), shape, problem.dtypes.bias, inputs.mask)?;
         let o_len = strides.o.span("o", shape.o_dims())?;
-        let o = self.allocate("o", o_len)?;
+        let o_words = (o_len * problem.dtypes.o.size()).div_ceil(4);
+        let o = self.allocate("o", o_words)?;
         let lse = self.allocate("lse", shape.lse_len()?)?;
         let buffers = AttentionBuffers {
             q: q.slice(..),
@@ -156,7 +159,10 @@ impl Attention {
         };
         self.submit(|encoder| plan.encode(encoder, &buffers))?;
         let mut output = Output {
-            o: readback::read(self.device(), &self.queue, &o, o_len).await?,
+            o: problem
+                .dtypes
+                .o
+                .decode(&readback::read(self.device(), &self.queue, &o, o_words).await?, o_len),
             lse: Vec::new(),
             tensors: Vec::new(),
         };
@@ -213,7 +219,7 @@ impl Attention {
         let plan = MaskPlan::new(&self.kernels, &problem, format)?;
         let dims = plan.dims();
         let elements = crate::shape::elements("mask", &dims)?;
-        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
+        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, Dtype::F32, data)?;
         let output = self.allocate("mask", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
         let values = readback::read(self.device(), &self.queue, &output, elements).await?;
@@ -245,7 +251,7 @@ impl Attention {
         data.check(&problem.mask.inputs(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
-        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, data)?;
+        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, Dtype::F32, data)?;
         let output = self.allocate("tiles", elements)?;
         self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
         let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
@@ -282,18 +288,22 @@ impl Attention {
         &self,
         inputs: Vec<MaskInput>,
         shape: &Shape,
+        bias: Dtype,
         data: &MaskData,
     ) -> Result<Vec<(MaskInput, wgpu::Buffer)>> {
         (inputs.into_iter())
             .map(|input| {
                 let words = data.device_words(input, shape);
-                Ok((input, self.upload(input.name(), &words)?))
+                let bytes = match input {
+                    MaskInput::Bias => bias.encode(bytemuck::cast_slice(&words)),
+                    _ => bytemuck::cast_slice(&words).into(),
+                };
+                Ok((input, self.upload(input.name(), &bytes)?))
             })
             .collect()
     }
 
-    fn upload<T: bytemuck::Pod>(&self, label: &'static str, values: &[T]) -> Result<wgpu::Buffer> {
-        let contents: &[u8] = bytemuck::cast_slice(values);
+    fn upload(&self, label: &'static str, contents: &[u8]) -> Result<wgpu::Buffer> {
         self.check_buffer_size(label, contents.len() as u64)?;
         // A buffer can't be empty: a tensor without elements gets a word that nobody reads.
         let contents = if contents.is_empty() { &[0; 4] } else { contents };

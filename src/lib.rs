@@ -3,6 +3,7 @@
 mod architecture;
 mod attention;
 mod device;
+mod dtype;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -19,6 +20,7 @@ mod shape;
 
 pub use attention::{Attention, MaskTensor, Output, Outputs, TileClasses};
 pub use device::{DeviceChoice, adapters};
+pub use dtype::{Dtype, Dtypes};
 pub use error::{Error, ParseMaskError, Result};
 pub use kernel::key::ForwardKernel;
 pub use kernel::pipeline::Kernels;

@@ -1,5 +1,6 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
+use crate::dtype::Dtypes;
 use crate::error::{Error, Result};
 use crate::mask::data::DataShape;
 use crate::mask::{Mask, MaskData, MaskInput};
@@ -21,6 +22,7 @@ pub struct Problem {
     pub(crate) mask: Mask,
     pub(crate) data: DataShape,
     pub(crate) score: Score,
+    pub(crate) dtypes: Dtypes,
     scale: Option<f32>,
     layout: Layout,
     strides: [Option<Strides>; 4],
@@ -70,6 +72,7 @@ impl Problem {
             mask: Mask::All,
             data: DataShape::default(),
             score: Score::default(),
+            dtypes: Dtypes::default(),
             scale: None,
             layout: Layout::Bhsd,
             strides: [None; 4],
@@ -86,6 +89,13 @@ impl Problem {
     #[must_use]
     pub fn score(self, score: Score) -> Self {
         Self { score, ..self }
+    }
+
+    /// How q, k, v, o and the bias are stored on the device: one [`crate::Dtype`] for all, or [`Dtypes`] for each. One-shot
+    /// calls take and give f32, and round to these types on the way.
+    #[must_use]
+    pub fn dtypes(self, dtypes: impl Into<Dtypes>) -> Self {
+        Self { dtypes: dtypes.into(), ..self }
     }
 
     /// Everything that the mask and the score modifiers read, each once.

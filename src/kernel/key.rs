@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::dtype::Dtypes;
 use crate::error::Error;
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::score::ScoreText;
@@ -56,7 +57,7 @@ pub(crate) struct ForwardConfig {
     /// The row lengths that the kernel has room for: multiples of 4, at least the problem's own.
     pub(crate) head_dim: RowLength,
     pub(crate) head_dim_v: RowLength,
-    pub(crate) access: RowAccess,
+    pub(crate) rows: RowFormat,
     pub(crate) form: ForwardForm,
 }
 
@@ -94,6 +95,13 @@ pub(crate) enum RowAccess {
     Vec4,
 }
 
+/// How rows are read and written, and the type that each tensor is stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RowFormat {
+    pub(crate) access: RowAccess,
+    pub(crate) dtypes: Dtypes,
+}
+
 /// A kernel in full.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum KernelKey {
@@ -103,7 +111,7 @@ pub(crate) enum KernelKey {
         mask: Arc<MaskText>,
     },
     Inspect {
-        access: RowAccess,
+        rows: RowFormat,
         score: ScoreText,
         mask: Arc<MaskText>,
     },

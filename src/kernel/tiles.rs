@@ -1,6 +1,6 @@
 //! The tile table: which forward kernel serves a problem on a device, with which tiles, and why not the others.
 
-use super::key::{ForwardConfig, ForwardForm, ForwardKernel, RowAccess, RowLength};
+use super::key::{ForwardConfig, ForwardForm, ForwardKernel, RowAccess, RowFormat, RowLength};
 use crate::mask::emit::TileGrid;
 use crate::problem::Problem;
 
@@ -60,8 +60,8 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     let widest = shape.head_dim.max(shape.head_dim_v);
     let &(_, rows) = (BROADCAST_ROWS.iter().find(|&&(most, _)| widest <= most))
         .ok_or_else(|| format!("it serves head_dim up to 128, here it is {widest}"))?;
-    let access = access(problem);
-    if access == RowAccess::Scalar && widest > 64 {
+    let rows_format = row_format(problem);
+    if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(
             "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
              longer ones would take seconds to compile"
@@ -71,7 +71,7 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
         grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
         head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
-        access,
+        rows: rows_format,
         form: ForwardForm::Broadcast { subgroup_size, rows },
     })
 }
@@ -89,7 +89,7 @@ fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Stri
         grid: TileGrid { block_q: 64, block_kv: 32 },
         head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
         head_dim_v,
-        access: access(problem),
+        rows: row_format(problem),
         form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
     };
     let invocations = (config.grid.block_q / 4 * columns) as u32;
@@ -111,8 +111,8 @@ fn room(length: usize, capacities: &[usize]) -> RowLength {
     RowLength { capacity, exact: capacity == length }
 }
 
-/// 16 bytes at a time where every row starts at a multiple of that.
-pub(crate) fn access(problem: &Problem) -> RowAccess {
+/// Four elements at a time where every row starts at a multiple of that.
+pub(crate) fn row_format(problem: &Problem) -> RowFormat {
     let strides = problem.strides();
     let aligned = [
         (strides.q, problem.shape.head_dim),
@@ -125,5 +125,6 @@ pub(crate) fn access(problem: &Problem) -> RowAccess {
         let [batch, head, seq, dim] = strides.to_array();
         dim == 1 && [batch, head, seq, length].iter().all(|n| n.is_multiple_of(4))
     });
-    if aligned { RowAccess::Vec4 } else { RowAccess::Scalar }
+    let access = if aligned { RowAccess::Vec4 } else { RowAccess::Scalar };
+    RowFormat { access, dtypes: problem.dtypes }
 }

@@ -55,21 +55,21 @@ pub struct AttentionPlan {
     empty: wgpu::Buffer,
 }
 
-/// The caller's buffers for [`AttentionPlan::encode`].
+/// The caller's buffers for [`AttentionPlan::encode`]; q, k, v and o are of the problem's types.
 ///
 /// All need `BufferUsages::STORAGE`, offsets that are multiples of `min_storage_buffer_offset_alignment`, and room
 /// for the tensor's strides. Outputs need other buffers than inputs.
 #[derive(Debug, Clone)]
 pub struct AttentionBuffers<'a> {
-    /// f32 `[batch, num_heads, seq_len_q, head_dim]`
+    /// `[batch, num_heads, seq_len_q, head_dim]`
     pub q: BufferSlice<'a>,
-    /// f32 `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub k: BufferSlice<'a>,
-    /// f32 `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub v: BufferSlice<'a>,
     /// What the mask names.
     pub mask: MaskBuffers<'a>,
-    /// f32 `[batch, num_heads, seq_len_q, head_dim_v]`, written
+    /// `[batch, num_heads, seq_len_q, head_dim_v]`, written
     pub o: BufferSlice<'a>,
     /// f32 `[batch, num_heads, seq_len_q]`, dense, written if given
     pub lse: Option<BufferSlice<'a>>,
@@ -179,10 +179,11 @@ impl AttentionPlan {
     ) -> Result<()> {
         let shape = &self.problem.shape;
         let strides = self.problem.strides();
-        let q = Operand::new("q", buffers.q, strides.q.span("q", shape.q_dims())?);
-        let k = Operand::new("k", buffers.k, strides.k.span("k", shape.k_dims())?);
-        let v = Operand::new("v", buffers.v, strides.v.span("v", shape.v_dims())?);
-        let o = Operand::new("o", buffers.o, strides.o.span("o", shape.o_dims())?);
+        let dtypes = self.problem.dtypes;
+        let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
+        let k = Operand::of("k", buffers.k, strides.k.span("k", shape.k_dims())?, dtypes.k);
+        let v = Operand::of("v", buffers.v, strides.v.span("v", shape.v_dims())?, dtypes.v);
+        let o = Operand::of("o", buffers.o, strides.o.span("o", shape.o_dims())?, dtypes.o);
         let lse = Operand::new(
             "lse",
             buffers.lse.unwrap_or_else(|| self.lse.slice(..)),
@@ -278,9 +279,9 @@ fn explain(
         "kernel `{kernel}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
         grid.block_q,
         grid.block_kv,
-        match config.access {
-            RowAccess::Vec4 => "16 bytes at a time",
-            RowAccess::Scalar => "4 bytes at a time (a length or stride isn't a multiple of 4)",
+        match config.rows.access {
+            RowAccess::Vec4 => "4 elements at a time",
+            RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
         },
         problem.mask,
         if problem.mask.needs_tile_map() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use wgpu::{BufferSlice, BufferUsages};
 
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
@@ -55,6 +56,17 @@ pub(crate) struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
+    /// A tensor of `elements` elements; two of 16 bits share a word, and a last one has it alone.
+    pub(crate) fn of(
+        name: &'static str,
+        slice: BufferSlice<'a>,
+        elements: usize,
+        dtype: Dtype,
+    ) -> Self {
+        let bytes = (elements as u64 * dtype.size() as u64).next_multiple_of(4);
+        Self { name, slice, bytes }
+    }
+
     /// A tensor of `elements` 32-bit elements.
     pub(crate) fn new(name: &'static str, slice: BufferSlice<'a>, elements: usize) -> Self {
         Self { name, slice, bytes: elements as u64 * 4 }
@@ -66,7 +78,7 @@ impl<'a> Operand<'a> {
             return Ok(None);
         }
         let words = MaskInput::Bias.words(&problem.shape, &problem.data)?;
-        Ok(Some(Self::new("bias", data.get(MaskInput::Bias)?, words)))
+        Ok(Some(Self::of("bias", data.get(MaskInput::Bias)?, words, problem.dtypes.bias)))
     }
 
     /// The slice as a binding, or `empty` where the tensor has no elements.

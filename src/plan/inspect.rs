@@ -12,7 +12,7 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::kernel::tiles::access;
+use crate::kernel::tiles::row_format;
 use crate::problem::Problem;
 use crate::shape::elements;
 
@@ -59,9 +59,9 @@ pub struct InspectPlan {
 /// The caller's buffers for [`InspectPlan::encode`]; rules as for [`crate::AttentionBuffers`].
 #[derive(Debug, Clone)]
 pub struct InspectBuffers<'a> {
-    /// f32 `[batch, num_heads, seq_len_q, head_dim]`
+    /// `[batch, num_heads, seq_len_q, head_dim]`
     pub q: BufferSlice<'a>,
-    /// f32 `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub k: BufferSlice<'a>,
     /// f32 `[batch, num_heads, seq_len_q]` from the forward pass; needed for the weights only
     pub lse: Option<BufferSlice<'a>>,
@@ -81,7 +81,7 @@ impl InspectPlan {
         let mask = MaskTables::new(kernels, problem, None)?;
         let shape = &problem.shape;
         let pipeline = kernels.pipeline(KernelKey::Inspect {
-            access: access(problem),
+            rows: row_format(problem),
             score: problem.score.text(),
             mask: Arc::clone(&mask.text),
         })?;
@@ -119,9 +119,10 @@ impl InspectPlan {
     ) -> Result<()> {
         let shape = &self.problem.shape;
         let strides = self.problem.strides();
+        let dtypes = self.problem.dtypes;
         let cells = shape.scores_len()?;
-        let q = Operand::new("q", buffers.q, strides.q.span("q", shape.q_dims())?);
-        let k = Operand::new("k", buffers.k, strides.k.span("k", shape.k_dims())?);
+        let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
+        let k = Operand::of("k", buffers.k, strides.k.span("k", shape.k_dims())?, dtypes.k);
         let lse = match (tensor, buffers.lse) {
             (ScoreTensor::Weights, Some(lse)) => Operand::new("lse", lse, shape.lse_len()?),
             (ScoreTensor::Weights, None) => {

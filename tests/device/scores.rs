@@ -1,7 +1,7 @@
 //! Score modifiers, alone and together, against the f64 reference.
 
 use wgpu_attention::{
-    Inputs, Mask, MaskData, Outputs, Problem, Score, ScoreTensor, Shape, reference,
+    Dtype, Inputs, Mask, MaskData, Outputs, Problem, Score, ScoreTensor, Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, run};
@@ -24,7 +24,7 @@ fn check(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
     operands.mask = data.add_to(&shape, operands.mask);
     let inputs = operands.inputs();
     let truth = reference::attention(&problem, &inputs).unwrap();
-    let naive = naive_modified(&problem, &mask, &inputs, &score, &data);
+    let naive = naive_modified(&problem, &mask, &inputs, &score, &data, Dtype::F32);
     for kernel in kernels(&problem) {
         let output = run(&problem, &operands, kernel);
         let what = format!("{kernel}, {mask}, {score:?}, {shape:?}");

@@ -1,10 +1,10 @@
-//! Every tolerance, and the naive f32 computation that they are measured in.
+//! Every tolerance, and the naive computation that they are measured in.
 
-use wgpu_attention::{Evaluator, Inputs, Problem, Score};
+use wgpu_attention::{Dtype, Evaluator, Inputs, Problem, Score};
 
 use crate::fixture::ScoreData;
 
-/// f32 kernels: the largest error against f64 is at most this many times that of a naive f32 computation …
+/// The largest error against f64 is at most this many times that of a naive computation in the tensors' type …
 const NAIVE_FACTOR: f64 = 2.0;
 /// … plus this share of the largest value.
 const FLOOR: f64 = 1e-6;
@@ -22,7 +22,7 @@ pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f
         assert!(
             found <= allowed,
             "{what}[{at}]: {x} instead of {y}, an error of {found:.2e}; allowed are {allowed:.2e}, \
-             the naive f32 computation's is {naive_error:.2e}"
+             the naive computation's is {naive_error:.2e}"
         );
     }
 }
@@ -48,17 +48,20 @@ pub(crate) struct Naive {
 
 /// The naive f32 computation of a problem without score modifiers on dense `[batch, heads, seq, dim]` tensors.
 pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inputs<'_>) -> Naive {
-    naive_modified(problem, mask, inputs, &Score::default(), &ScoreData::default())
+    naive_modified(problem, mask, inputs, &Score::default(), &ScoreData::default(), Dtype::F32)
 }
 
-/// The naive f32 computation of a problem on dense `[batch, heads, seq, dim]` tensors.
+/// The naive computation of a problem on dense `[batch, heads, seq, dim]` tensors, with scores, weights and outputs of
+/// `dtype` and sums in f32.
 pub(crate) fn naive_modified(
     problem: &Problem,
     mask: &wgpu_attention::Mask,
     inputs: &Inputs<'_>,
     score: &Score,
     data: &ScoreData,
+    dtype: Dtype,
 ) -> Naive {
+    let round = |x: f32| dtype.round(x);
     let shape = problem.shape();
     let mask = Evaluator::new(mask, inputs.mask, shape).unwrap();
     let mut result = Naive {
@@ -86,7 +89,7 @@ pub(crate) fn naive_modified(
                 let keep: Vec<bool> =
                     (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
                 let modify = |kv_idx: usize| {
-                    let mut value = scores[kv_idx];
+                    let mut value = round(scores[kv_idx]);
                     if let Some(softcap) = score.softcap {
                         value = softcap * (value / softcap).tanh();
                     }
@@ -105,18 +108,19 @@ pub(crate) fn naive_modified(
                 let sink = if score.sinks { data.sinks[h] } else { f32::NEG_INFINITY };
                 let largest = masked.iter().copied().fold(sink, f32::max);
                 let base = if largest.is_finite() { largest } else { 0.0 };
-                let weights: Vec<f32> = masked.iter().map(|score| (score - base).exp()).collect();
+                let weights: Vec<f32> =
+                    masked.iter().map(|score| round((score - base).exp())).collect();
                 let sum = weights.iter().sum::<f32>() + (sink - base).exp();
                 let norm = if sum == 0.0 { 0.0 } else { 1.0 / sum };
                 for d in 0..dim_v {
                     let kept = (0..shape.seq_len_kv).filter(|&kv_idx| keep[kv_idx]);
                     let o: f32 =
                         kept.map(|kv_idx| weights[kv_idx] * values[kv_idx * dim_v + d]).sum();
-                    result.o.push(o * norm);
+                    result.o.push(round(o * norm));
                 }
                 result.lse.push(base + sum.ln());
                 result.weights.extend(weights.iter().map(|weight| weight * norm));
-                result.scores.extend(scores);
+                result.scores.extend(scores.iter().map(|&score| round(score)));
                 result.masked_scores.extend(masked);
             }
         }

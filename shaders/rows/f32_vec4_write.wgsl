@@ -1,0 +1,3 @@
+fn write_TENSOR4(at: u32, x: vec4<f32>) {
+    TENSOR[at] = x;
+}

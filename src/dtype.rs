@@ -1,0 +1,104 @@
+//! The types that tensors are stored in. Arithmetic is f32 throughout.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// How an element is stored on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Dtype {
+    /// IEEE 754 binary32.
+    #[default]
+    F32,
+    /// IEEE 754 binary16, on devices with `Features::SHADER_F16` and without.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Dtype {
+    /// The size of an element in bytes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The name in messages and in safetensors files, there in capitals.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The nearest number that the type has.
+    ///
+    /// ```
+    /// use wgpu_attention::Dtype;
+    /// assert_eq!(Dtype::Bf16.round(1.001), 1.0);
+    /// assert_eq!(Dtype::F16.round(65_520.0), f32::INFINITY);
+    /// ```
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => half::f16::from_f32(x).to_f32(),
+            Self::Bf16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+
+    /// The device's bytes of `values`, filled up to whole words.
+    pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
+        let mut bytes: Vec<u8> = match self {
+            Self::F32 => return Cow::Borrowed(bytemuck::cast_slice(values)),
+            Self::F16 => {
+                values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
+            }
+            Self::Bf16 => {
+                values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect()
+            }
+        };
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        Cow::Owned(bytes)
+    }
+
+    /// The first `elements` of the device's words.
+    pub(crate) fn decode(self, words: &[u32], elements: usize) -> Vec<f32> {
+        let bits = |at: usize| (words[at / 2] >> (at % 2 * 16)) as u16;
+        match self {
+            Self::F32 => words[..elements].iter().map(|&word| f32::from_bits(word)).collect(),
+            Self::F16 => (0..elements).map(|at| half::f16::from_bits(bits(at)).to_f32()).collect(),
+            Self::Bf16 => {
+                (0..elements).map(|at| half::bf16::from_bits(bits(at)).to_f32()).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How each tensor is stored; K and V may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Dtypes {
+    /// The type of q.
+    pub q: Dtype,
+    /// The type of k.
+    pub k: Dtype,
+    /// The type of v.
+    pub v: Dtype,
+    /// The type of o.
+    pub o: Dtype,
+    /// The type of the bias.
+    pub bias: Dtype,
+}
+
+impl From<Dtype> for Dtypes {
+    fn from(dtype: Dtype) -> Self {
+        Self { q: dtype, k: dtype, v: dtype, o: dtype, bias: dtype }
+    }
+}
