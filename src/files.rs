@@ -2,7 +2,7 @@
 //!
 //! | tensor | type | sizes |
 //! |---|---|---|
-//! | `q`, `k`, `v` | f32 | `[batch, heads, seq, dim]`, or `[batch, seq, heads, dim]` |
+//! | `q`, `k`, `v` | f32, f16 or bf16 | `[batch, heads, seq, dim]`, or `[batch, seq, heads, dim]` |
 //! | `key_lengths`, `prefix_lengths` | i32 | `[batch]` |
 //! | `key_padding` | u8 or bool | `[batch, seq_len_kv]`, not 0 where the key is kept |
 //! | `token_ids` | i32 | `[batch, seq_len_kv]` |
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
+use crate::dtype::{Dtype as Stored, Dtypes};
 use crate::error::{Error, Result};
 use crate::mask::{Mask, MaskData, MaskInput};
 use crate::problem::{Inputs, Problem};
@@ -70,12 +71,14 @@ pub struct Operands {
     pub k: Vec<f32>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]` in the layout's order
     pub v: Vec<f32>,
+    /// The types that they had, and the bias if there is one; o has q's.
+    pub dtypes: Dtypes,
 }
 
 impl Operands {
-    /// Attention over these tensors.
+    /// Attention over these tensors, stored on the device in the types that they had.
     pub fn problem(&self, mask: Mask) -> Problem {
-        Problem::new(self.shape).layout(self.layout).mask(mask)
+        Problem::new(self.shape).layout(self.layout).mask(mask).dtypes(self.dtypes)
     }
 
     /// The tensors as a call takes them.
@@ -142,7 +145,17 @@ impl TensorFile {
         serde_json::from_str(self.metadata("tokens")?).ok()
     }
 
-    /// A tensor of f32.
+    /// A tensor's type, where it is there and of floating point.
+    pub fn dtype(&self, name: &str) -> Option<Stored> {
+        match self.header.info(name)?.dtype {
+            Dtype::F32 => Some(Stored::F32),
+            Dtype::F16 => Some(Stored::F16),
+            Dtype::BF16 => Some(Stored::Bf16),
+            _ => None,
+        }
+    }
+
+    /// A tensor of f32, or of f16 or bf16, every one of which f32 has.
     ///
     /// # Errors
     /// [`Error::File`] where it isn't there, [`Error::Operand`] where it has another type.
@@ -150,7 +163,15 @@ impl TensorFile {
         let (info, bytes) = self.tensor(name)?;
         match info.dtype {
             Dtype::F32 => Ok(tensor(info, elements_of(bytes, f32::from_le_bytes))),
-            other => Err(wrong_type(name, "f32", other)),
+            Dtype::F16 => {
+                let half = |bytes| half::f16::from_le_bytes(bytes).to_f32();
+                Ok(tensor(info, elements_of(bytes, half)))
+            }
+            Dtype::BF16 => {
+                let half = |bytes| half::bf16::from_le_bytes(bytes).to_f32();
+                Ok(tensor(info, elements_of(bytes, half)))
+            }
+            other => Err(wrong_type(name, "f32, f16 or bf16", other)),
         }
     }
 
@@ -191,7 +212,7 @@ impl TensorFile {
     /// q, k and v.
     ///
     /// # Errors
-    /// [`Error::File`] where one isn't there; [`Error::Operand`] where one has another type than f32, other than 4
+    /// [`Error::File`] where one isn't there; [`Error::Operand`] where one has another type, other than 4
     /// dimensions, or sizes that don't go with the others', and where the sizes make no problem ([`Shape::validate`]).
     pub fn operands(&self, layout: Layout) -> Result<Operands> {
         let [q, k, v] = ["q", "k", "v"].map(|name| self.read_f32(name));
@@ -222,7 +243,10 @@ impl TensorFile {
         let shape =
             Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v };
         shape.validate()?;
-        Ok(Operands { shape, layout, q: q.values, k: k.values, v: v.values })
+        let [q_type, k_type, v_type, bias_type] =
+            ["q", "k", "v", "bias"].map(|name| self.dtype(name).unwrap_or_default());
+        let dtypes = Dtypes { q: q_type, k: k_type, v: v_type, o: q_type, bias: bias_type };
+        Ok(Operands { shape, layout, q: q.values, k: k.values, v: v.values, dtypes })
     }
 
     /// What `mask` names. For `token_padding`, `pad_id` goes before the metadata's.
@@ -502,6 +526,28 @@ impl TensorWriter {
     #[must_use]
     pub fn f32(self, name: impl Into<String>, dims: &[usize], values: &[f32]) -> Self {
         self.add(name, Dtype::F32, dims, values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    /// Adds a tensor of the given type, the values rounded to it, in place of one that has this name.
+    #[must_use]
+    pub fn floats(
+        self,
+        name: impl Into<String>,
+        dims: &[usize],
+        values: &[f32],
+        dtype: Stored,
+    ) -> Self {
+        let halves =
+            |bits: fn(f32) -> u16| values.iter().flat_map(move |&value| bits(value).to_le_bytes());
+        match dtype {
+            Stored::F32 => self.f32(name, dims, values),
+            Stored::F16 => {
+                self.add(name, Dtype::F16, dims, halves(|x| half::f16::from_f32(x).to_bits()))
+            }
+            Stored::Bf16 => {
+                self.add(name, Dtype::BF16, dims, halves(|x| half::bf16::from_f32(x).to_bits()))
+            }
+        }
     }
 
     /// Adds a tensor of i32, in place of one that has this name.

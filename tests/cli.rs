@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 use wgpu_attention::files::{TensorFile, TensorWriter};
-use wgpu_attention::{Evaluator, Inputs, Layout, Mask, MaskData, Problem, Score, Shape, reference};
+use wgpu_attention::{
+    Dtype, Evaluator, Inputs, Layout, Mask, MaskData, Problem, Score, Shape, reference,
+};
 
 const MINILM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm-layer0.safetensors");
 
@@ -382,6 +384,29 @@ fn score_modifiers_and_every_mask_read_their_data() {
 }
 
 #[test]
+fn tensors_of_16_bits_go_in_and_out() {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let [q, k, v] = operands(Layout::Bhsd).map(|(sizes, values)| {
+            let rounded: Vec<f32> = values.into_iter().map(|x| dtype.round(x)).collect();
+            (sizes, rounded)
+        });
+        let writer = TensorWriter::new()
+            .floats("q", &q.0, &q.1, dtype)
+            .floats("k", &k.0, &k.1, dtype)
+            .f32("v", &v.0, &v.1);
+        let written = Scratch::new(&writer).run(&["--mask", "causal", "--outputs", "o,lse"]);
+        assert_eq!(written.dtype("o"), Some(dtype));
+        assert_eq!(written.dtype("lse"), Some(Dtype::F32));
+        let problem = Problem::new(SHAPE).mask(Mask::causal());
+        let reference = reference::attention(&problem, &Inputs::new(&q.1, &k.1, &v.1)).unwrap();
+        assert_near("lse", &written.read_f32("lse").unwrap().values, &reference.lse);
+        for (found, expected) in written.read_f32("o").unwrap().values.iter().zip(&reference.o) {
+            assert!((f64::from(*found) - expected).abs() < 0.01, "{found} instead of {expected}");
+        }
+    }
+}
+
+#[test]
 fn a_run_needs_no_options() {
     let scratch = Scratch::new(&everything(Layout::Bhsd));
     // Something old is replaced.
@@ -497,7 +522,7 @@ fn what_is_wrong_in_a_file_is_named() {
     let good = || everything(Layout::Bhsd);
     let ones = |len: usize| vec![1.0; len];
     for (contents, options, expected) in [
-        (good().i32("q", &[1], &[1]), "", "q: expected elements of f32, found i32"),
+        (good().i32("q", &[1], &[1]), "", "q: expected elements of f32, f16 or bf16, found i32"),
         (good().f32("q", &[6], &ones(6)), "", "q: expected 4 dimensions"),
         (good().f32("k", &[2, 2, 5, 5], &ones(100)), "", "k: expected [2, num_kv_heads"),
         (good().f32("v", &[2, 2, 4, 7], &ones(112)), "", "v: expected [2, 2, 5, head_dim_v]"),

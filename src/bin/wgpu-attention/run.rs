@@ -12,9 +12,9 @@ use wgpu_attention::{
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
 ///
-/// IN holds q, k, v (f32) and what the mask names. Where it holds bias (f32, broadcasts to [batch, heads, seq_len_q,
+/// IN holds q, k, v (f32, f16 or bf16) and what the mask names. Where it holds bias (f32, broadcasts to [batch, heads, seq_len_q,
 /// seq_len_kv]), alibi_slopes (f32 [heads]) or sinks (f32 [heads]), they are applied: scale, softcap, bias, ALiBi, mask,
-/// softmax with sinks. OUT gets the outputs by their names, f32: o in the layout of q,
+/// softmax with sinks. OUT gets the outputs by their names: o in the layout and type of q, the others f32:
 /// lse [batch, heads, seq_len_q], the others [batch, heads, seq_len_q, seq_len_kv]. It is written whole, or not at all.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
@@ -161,7 +161,7 @@ fn collect(
     let cells = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
     let mut writer = TensorWriter::new();
     if names.contains(&OutputName::O) {
-        writer = writer.f32("o", &operands.o_dims(), &output.o);
+        writer = writer.floats("o", &operands.o_dims(), &output.o, operands.dtypes.o);
     }
     if outputs.lse {
         writer = writer.f32("lse", &rows, &output.lse);
