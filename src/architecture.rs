@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// From what knows nothing to what knows everything; a module imports only from rows above its own.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["shape", "score", "dtype"],
+    &["shape", "score", "dtype", "custom"],
     &["mask"],
     &["problem"],
     &["reference", "device", "picture"],
@@ -15,7 +15,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that compute on the CPU alone.
-const WITHOUT_WGPU: &[&str] = &["error", "shape", "score", "dtype", "mask", "problem", "reference"];
+const WITHOUT_WGPU: &[&str] =
+    &["error", "shape", "score", "dtype", "custom", "mask", "problem", "reference"];
 
 #[test]
 fn modules_import_one_way() {

@@ -1,7 +1,8 @@
 //! One-shot calls: slices in, vectors out.
 
+use std::sync::Arc;
+
 use crate::device::{self, DeviceChoice, scoped};
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::Kernels;
@@ -14,7 +15,7 @@ use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::{TileClass, TilePlan};
 use crate::problem::{Inputs, Problem};
 use crate::readback;
-use crate::shape::{Shape, Strides};
+use crate::shape::Strides;
 
 /// A device with its kernels, for calls that take slices and return vectors.
 ///
@@ -143,8 +144,7 @@ impl Attention {
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
         let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
         let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
-        let uploads =
-            self.upload_data(problem.inputs(), shape, problem.dtypes.bias, inputs.mask)?;
+        let uploads = self.upload_data(&problem, inputs.mask)?;
         let o_len = strides.o.span("o", shape.o_dims())?;
         let o_words = (o_len * problem.dtypes.o.size()).div_ceil(4);
         let o = self.allocate("o", o_words)?;
@@ -153,7 +153,7 @@ impl Attention {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: mask_buffers(&uploads),
+            mask: uploads.buffers(),
             o: o.slice(..),
             lse: Some(lse.slice(..)),
         };
@@ -180,7 +180,7 @@ impl Attention {
                 q: q.slice(..),
                 k: k.slice(..),
                 lse: Some(lse.slice(..)),
-                mask: mask_buffers(&uploads),
+                mask: uploads.buffers(),
                 output: tensor.slice(..),
             };
             self.submit(|encoder| inspect.encode(encoder, kind, &buffers))?;
@@ -219,9 +219,9 @@ impl Attention {
         let plan = MaskPlan::new(&self.kernels, &problem, format)?;
         let dims = plan.dims();
         let elements = crate::shape::elements("mask", &dims)?;
-        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, Dtype::F32, data)?;
+        let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("mask", elements)?;
-        self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
+        self.submit(|encoder| plan.encode(encoder, &uploads.buffers(), output.slice(..)))?;
         let values = readback::read(self.device(), &self.queue, &output, elements).await?;
         Ok(MaskTensor { dims, values })
     }
@@ -251,9 +251,9 @@ impl Attention {
         data.check(&problem.mask.inputs(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
-        let uploads = self.upload_data(problem.mask.inputs(), &problem.shape, Dtype::F32, data)?;
+        let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("tiles", elements)?;
-        self.submit(|encoder| plan.encode(encoder, &mask_buffers(&uploads), output.slice(..)))?;
+        self.submit(|encoder| plan.encode(encoder, &uploads.buffers(), output.slice(..)))?;
         let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
         let classes = words.into_iter().map(TileClass::from_word).collect();
         Ok(TileClasses { dims: plan.dims(), classes })
@@ -284,23 +284,22 @@ impl Attention {
         pollster::block_on(self.read(source, elements))
     }
 
-    fn upload_data(
-        &self,
-        inputs: Vec<MaskInput>,
-        shape: &Shape,
-        bias: Dtype,
-        data: &MaskData,
-    ) -> Result<Vec<(MaskInput, wgpu::Buffer)>> {
-        (inputs.into_iter())
-            .map(|input| {
-                let words = data.device_words(input, shape);
-                let bytes = match input {
-                    MaskInput::Bias => bias.encode(bytemuck::cast_slice(&words)),
-                    _ => bytemuck::cast_slice(&words).into(),
-                };
-                Ok((input, self.upload(input.name(), &bytes)?))
-            })
-            .collect()
+    fn upload_data(&self, problem: &Problem, data: &MaskData) -> Result<Uploads> {
+        let mut uploads = Uploads::default();
+        for input in problem.inputs() {
+            let words = data.device_words(input, &problem.shape);
+            let bytes = match input {
+                MaskInput::Bias => problem.dtypes.bias.encode(bytemuck::cast_slice(&words)),
+                _ => bytemuck::cast_slice(&words).into(),
+            };
+            uploads.known.push((input, self.upload(input.name(), &bytes)?));
+        }
+        for buffer in problem.customs().into_iter().flat_map(|(custom, _)| custom.buffers()) {
+            let words = data.custom_words(buffer)?;
+            let upload = self.upload("custom", bytemuck::cast_slice(words))?;
+            uploads.custom.push((Arc::clone(&buffer.name), upload));
+        }
+        Ok(uploads)
     }
 
     fn upload(&self, label: &'static str, contents: &[u8]) -> Result<wgpu::Buffer> {
@@ -368,7 +367,19 @@ fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) 
     ))
 }
 
-fn mask_buffers(uploads: &[(MaskInput, wgpu::Buffer)]) -> MaskBuffers<'_> {
-    (uploads.iter())
-        .fold(MaskBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))
+/// The data of one call, on the device.
+#[derive(Debug, Default)]
+struct Uploads {
+    known: Vec<(MaskInput, wgpu::Buffer)>,
+    custom: Vec<(Arc<str>, wgpu::Buffer)>,
+}
+
+impl Uploads {
+    fn buffers(&self) -> MaskBuffers<'_> {
+        let known = self.known.iter().fold(MaskBuffers::new(), |buffers, (input, buffer)| {
+            buffers.with(*input, buffer.slice(..))
+        });
+        (self.custom.iter())
+            .fold(known, |buffers, (name, buffer)| buffers.with_custom(name, buffer.slice(..)))
+    }
 }

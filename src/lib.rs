@@ -2,6 +2,7 @@
 #[cfg(test)]
 mod architecture;
 mod attention;
+mod custom;
 mod device;
 mod dtype;
 mod error;
@@ -19,6 +20,7 @@ mod score;
 mod shape;
 
 pub use attention::{Attention, MaskTensor, Output, Outputs, TileClasses};
+pub use custom::{Custom, CustomType};
 pub use device::{DeviceChoice, adapters};
 pub use dtype::{Dtype, Dtypes};
 pub use error::{Error, ParseMaskError, Result};

@@ -1,10 +1,12 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
+use crate::custom::{Custom, CustomUse};
 use crate::dtype::Dtypes;
 use crate::error::{Error, Result};
 use crate::mask::data::DataShape;
+use crate::mask::emit::score_mod_text;
 use crate::mask::{Mask, MaskData, MaskInput};
-use crate::score::Score;
+use crate::score::{Score, ScoreText};
 use crate::shape::{Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
@@ -22,6 +24,7 @@ pub struct Problem {
     pub(crate) mask: Mask,
     pub(crate) data: DataShape,
     pub(crate) score: Score,
+    pub(crate) score_mod: Option<Custom>,
     pub(crate) dtypes: Dtypes,
     scale: Option<f32>,
     layout: Layout,
@@ -72,6 +75,7 @@ impl Problem {
             mask: Mask::All,
             data: DataShape::default(),
             score: Score::default(),
+            score_mod: None,
             dtypes: Dtypes::default(),
             scale: None,
             layout: Layout::Bhsd,
@@ -89,6 +93,30 @@ impl Problem {
     #[must_use]
     pub fn score(self, score: Score) -> Self {
         Self { score, ..self }
+    }
+
+    /// A function of the user's own that scores go through last before the mask,
+    /// `fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32`. It runs on the device alone.
+    #[must_use]
+    pub fn score_mod(self, function: Custom) -> Self {
+        Self { score_mod: Some(function), ..self }
+    }
+
+    /// The same problem as far as the mask goes.
+    pub(crate) fn mask_alone(&self) -> Self {
+        Self { score: Score::default(), score_mod: None, ..self.clone() }
+    }
+
+    /// What of the scores a kernel's text depends on.
+    pub(crate) fn score_text(&self) -> ScoreText {
+        let custom = self.score_mod.as_ref().map(|custom| score_mod_text(&self.mask, custom));
+        self.score.text(custom)
+    }
+
+    /// The functions of the user's own.
+    pub(crate) fn customs(&self) -> Vec<(&Custom, CustomUse)> {
+        let masks = self.mask.customs().into_iter().map(|custom| (custom, CustomUse::Mask));
+        masks.chain(self.score_mod.iter().map(|custom| (custom, CustomUse::Score))).collect()
     }
 
     /// How q, k, v, o and the bias are stored on the device: one [`crate::Dtype`] for all, or [`Dtypes`] for each. One-shot

@@ -2,7 +2,7 @@
 //!
 //! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mask::{Evaluator, MaskInput};
 use crate::problem::{Inputs, Problem};
 
@@ -31,6 +31,9 @@ pub struct Reference {
 /// Where q, k or v are shorter than their strides span.
 pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
     problem.validate()?;
+    if problem.score_mod.is_some() {
+        return Err(Error::operand("score_mod", "none, for the CPU can't evaluate WGSL", "one"));
+    }
     let shape = problem.shape();
     inputs.mask.check(&problem.inputs(), shape)?;
     let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;

@@ -21,12 +21,14 @@ pub struct Score {
 }
 
 /// What of a [`Score`] a kernel's text depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct ScoreText {
     pub(crate) softcap: bool,
     pub(crate) bias: bool,
     pub(crate) alibi: bool,
     pub(crate) sinks: bool,
+    /// A function of the user's own, and its name.
+    pub(crate) custom: Option<(String, String)>,
 }
 
 impl Score {
@@ -41,19 +43,20 @@ impl Score {
         used.into_iter().filter_map(|(used, name)| used.then_some(name)).collect()
     }
 
-    pub(crate) const fn text(&self) -> ScoreText {
+    pub(crate) const fn text(&self, custom: Option<(String, String)>) -> ScoreText {
         ScoreText {
             softcap: self.softcap.is_some(),
             bias: self.bias,
             alibi: self.alibi,
             sinks: self.sinks,
+            custom,
         }
     }
 }
 
 impl ScoreText {
     /// Whether scores are more than scaled products.
-    pub(crate) const fn modifies(self) -> bool {
-        self.softcap || self.bias || self.alibi
+    pub(crate) const fn modifies(&self) -> bool {
+        self.softcap || self.bias || self.alibi || self.custom.is_some()
     }
 }

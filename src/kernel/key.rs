@@ -157,12 +157,17 @@ impl KernelKey {
         }
     }
 
-    /// What is done to the scores.
-    pub(crate) fn score(&self) -> ScoreText {
+    /// What is done to the scores, where there are any.
+    const fn score(&self) -> Option<&ScoreText> {
         match self {
-            Self::Forward { score, .. } | Self::Inspect { score, .. } => *score,
-            _ => ScoreText::default(),
+            Self::Forward { score, .. } | Self::Inspect { score, .. } => Some(score),
+            _ => None,
         }
+    }
+
+    /// Whether some of the text is the user's own.
+    pub(crate) fn is_custom(&self) -> bool {
+        self.mask().custom || self.score().is_some_and(|score| score.custom.is_some())
     }
 
     /// What the kernel is bound to, in the order of its binding numbers.
@@ -179,7 +184,7 @@ impl KernelKey {
             }
             Self::RowsAlone { .. } | Self::TileMap { .. } => &[Binding::MaskTables],
         };
-        let bias = self.score().bias.then_some(Binding::Bias);
+        let bias = self.score().is_some_and(|score| score.bias).then_some(Binding::Bias);
         [Binding::Params].iter().chain(own).copied().chain(bias).collect()
     }
 }

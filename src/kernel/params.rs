@@ -47,7 +47,7 @@ impl Params {
         let shape = &problem.shape;
         let tensors = problem.strides();
         let scale = problem.scale();
-        let softmax_scale = if problem.score.text().modifies() { 1.0 } else { scale.abs() };
+        let softmax_scale = if problem.score_text().modifies() { 1.0 } else { scale.abs() };
         let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
         Ok(Self {
             q_strides: strides("q", tensors.q)?,

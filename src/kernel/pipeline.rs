@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::key::{Binding, KernelKey};
 use super::source;
 use super::tiles::DeviceTraits;
+use crate::custom::{Custom, CustomUse};
 use crate::device::scoped;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The kernels of one device: plans that are made from the same `Kernels` share pipelines.
 ///
@@ -66,6 +67,27 @@ impl Kernels {
         slots.values().filter(done).count()
     }
 
+    /// Whether a function of the user's own compiles by itself and has the signature that its use asks for.
+    pub(crate) fn check_custom(&self, custom: &Custom, usage: CustomUse) -> Result<()> {
+        for with_call in [false, true] {
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some("wgsl"),
+                source: wgpu::ShaderSource::Wgsl(custom.alone(usage, with_call).into()),
+            };
+            let compiled = scoped(self.device(), "compiling a function", || {
+                self.device().create_shader_module(descriptor)
+            });
+            match compiled {
+                Ok(_) => {}
+                Err(Error::Device { message, .. }) => {
+                    return Err(Custom::compile_error(usage, &message));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn traits(&self) -> &DeviceTraits {
         &self.inner.traits
     }
@@ -93,11 +115,19 @@ fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
             label,
             source: wgpu::ShaderSource::Wgsl(source::wgsl(key).into()),
         };
-        // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is within
-        // its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers that are
-        // smaller than what the sizes and strides in the uniform block span.
-        let module = unsafe {
-            device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        let module = if key.is_custom() {
+            // The user's own text keeps every check.
+            device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is
+            // within its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers
+            // that are smaller than what the sizes and strides in the uniform block span.
+            unsafe {
+                device.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
+            }
         };
         let entries: Vec<_> = (0u32..)
             .zip(key.bindings())

@@ -55,7 +55,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
             source.rows(access, dtypes.v, "v", v_length);
             source.written_rows(access, dtypes.o, "o", v_length);
-            source.score(*score, dtypes.bias);
+            source.score(score, dtypes.bias);
             source.part(&shader!("online_softmax"));
             source.part(&if score.sinks {
                 shader!("score/sinks")
@@ -71,7 +71,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
             source.rows(*access, dtypes.q, "q", "params.head_dim");
             source.rows(*access, dtypes.k, "k", "params.head_dim");
-            source.score(*score, dtypes.bias);
+            source.score(score, dtypes.bias);
             source.part(&shader!("inspect"));
         }
         KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
@@ -208,7 +208,7 @@ impl Source {
     }
 
     /// The parts of the score modifiers, and `modified_score`, which applies them in their order.
-    fn score(&mut self, score: ScoreText, bias: Dtype) {
+    fn score(&mut self, score: &ScoreText, bias: Dtype) {
         let mut body = "    var score = product * params.scale_abs;\n".to_owned();
         if score.softcap {
             self.part(&shader!("score/softcap"));
@@ -222,6 +222,10 @@ impl Source {
         if score.alibi {
             self.part(&shader!("score/alibi"));
             body += "    score = alibi_score(score, h, q_idx, kv_idx);\n";
+        }
+        if let Some((text, name)) = &score.custom {
+            self.line(text);
+            body += &format!("    score = {name}(score, b, h, q_idx, kv_idx);\n");
         }
         self.title("generated: kernel::source");
         self.constant("ALIBI_SLOT", ALIBI_SLOT);
@@ -356,7 +360,7 @@ mod tests {
 
     /// No score modifier, and all of them.
     fn scores() -> [ScoreText; 2] {
-        let all = ScoreText { softcap: true, bias: true, alibi: true, sinks: true };
+        let all = ScoreText { softcap: true, bias: true, alibi: true, sinks: true, custom: None };
         [ScoreText::default(), all]
     }
 

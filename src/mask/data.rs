@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::custom::CustomBuffer;
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Strides, elements};
 
@@ -235,6 +236,7 @@ impl DenseShape {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MaskData {
     words: BTreeMap<MaskInput, Vec<u32>>,
+    custom: BTreeMap<String, Vec<u32>>,
     dense: Option<DenseTensor>,
     bias: DenseShape,
     buckets: PerHeadShape,
@@ -253,6 +255,7 @@ impl MaskData {
     pub const fn new() -> Self {
         Self {
             words: BTreeMap::new(),
+            custom: BTreeMap::new(),
             dense: None,
             bias: DenseShape { broadcast_batch: false, broadcast_heads: false, broadcast_q: false },
             buckets: PerHeadShape { broadcast_heads: false, elements: 1 },
@@ -366,6 +369,39 @@ impl MaskData {
     pub fn dense(mut self, dims: [usize; 4], keep: impl IntoIterator<Item = bool>) -> Self {
         self.dense = Some(DenseTensor { dims, keep: keep.into_iter().collect() });
         self
+    }
+
+    /// A custom function's buffer of f32.
+    #[must_use]
+    pub fn custom_f32(self, name: &str, values: impl IntoIterator<Item = f32>) -> Self {
+        self.custom_u32(name, values.into_iter().map(f32::to_bits))
+    }
+
+    /// A custom function's buffer of i32.
+    #[must_use]
+    pub fn custom_i32(self, name: &str, values: impl IntoIterator<Item = i32>) -> Self {
+        self.custom_u32(name, values.into_iter().map(i32::cast_unsigned))
+    }
+
+    /// A custom function's buffer of u32.
+    #[must_use]
+    pub fn custom_u32(mut self, name: &str, values: impl IntoIterator<Item = u32>) -> Self {
+        self.custom.insert(name.to_owned(), values.into_iter().collect());
+        self
+    }
+
+    /// The words of a custom function's buffer.
+    pub(crate) fn custom_words(&self, buffer: &CustomBuffer) -> Result<&[u32]> {
+        let name = || format!("wgsl buffer `{}`", buffer.name);
+        match self.custom.get(&*buffer.name) {
+            None => Err(Error::operand(name(), "data, for the function names it", "none")),
+            Some(words) if words.len() == buffer.len => Ok(words),
+            Some(words) => Err(Error::operand(
+                name(),
+                format!("{} elements", buffer.len),
+                format!("{} elements", words.len()),
+            )),
+        }
     }
 
     fn ints(mut self, input: MaskInput, values: impl IntoIterator<Item = i32>) -> Self {

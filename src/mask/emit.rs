@@ -10,9 +10,11 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::data::DataShape;
 use super::{Causal, ColumnRanges, Mask, MaskInput};
+use crate::custom::{Custom, CustomBuffer, CustomUse};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, elements};
 
@@ -53,7 +55,12 @@ macro_rules! fragment {
 /// The fragment that a leaf (or `self_only_if_alone`) calls.
 fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
     Some(match mask {
-        Mask::All | Mask::And(..) | Mask::Or(..) | Mask::Not(_) | Mask::PerHead(_) => return None,
+        Mask::All
+        | Mask::Wgsl(_)
+        | Mask::And(..)
+        | Mask::Or(..)
+        | Mask::Not(_)
+        | Mask::PerHead(_) => return None,
         Mask::Causal(_) => fragment!("causal", 1),
         Mask::Window(_) => fragment!("window", 2),
         Mask::KeyLengths | Mask::Prefix => fragment!("leading_keys", 1),
@@ -78,6 +85,8 @@ fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
 pub(crate) struct MaskText {
     /// The fragments and `mask_keep`, `mask_tile_closed`, `mask_hull`.
     pub(crate) functions: String,
+    /// Whether some of the text is the user's own.
+    pub(crate) custom: bool,
     /// Whether the classes of tiles are read from the tile map.
     pub(crate) needs_tile_map: bool,
     /// For each `self_only_if_alone`, inner ones first: its slot and its inner mask as an expression.
@@ -95,8 +104,12 @@ pub(crate) struct RowsAlone {
 
 impl MaskText {
     pub(crate) fn new(mask: &Mask) -> Self {
-        let mut emitter =
-            Emitter { next_slot: HEADER_SLOTS, fragments: Vec::new(), rows_alone: Vec::new() };
+        let mut emitter = Emitter {
+            next_slot: HEADER_SLOTS,
+            fragments: Vec::new(),
+            custom: String::new(),
+            rows_alone: Vec::new(),
+        };
         let Expressions { keep, tile, hull } = emitter.node(mask);
         let mut functions = String::new();
         for fragment in &emitter.fragments {
@@ -105,6 +118,7 @@ impl MaskText {
             functions.push_str(fragment.source);
             functions.push('\n');
         }
+        functions.push_str(&emitter.custom);
         // Writing to a String can't fail.
         let _ = write!(
             functions,
@@ -112,7 +126,12 @@ impl MaskText {
              fn mask_tile_closed(b: u32, h: u32, tile: Tile) -> u32 {{\n    return {tile};\n}}\n\n\
              fn mask_hull(b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {{\n    return {hull};\n}}\n"
         );
-        Self { functions, needs_tile_map: mask.needs_tile_map(), rows_alone: emitter.rows_alone }
+        Self {
+            functions,
+            custom: !emitter.custom.is_empty(),
+            needs_tile_map: mask.needs_tile_map(),
+            rows_alone: emitter.rows_alone,
+        }
     }
 }
 
@@ -123,9 +142,42 @@ struct Expressions {
     hull: String,
 }
 
+/// A custom function's slots: where each buffer lies, and its length.
+fn custom_slots(custom: &Custom) -> usize {
+    custom.buffers().len() * 2
+}
+
+/// A custom function, under the name of its use and its first slot, and the functions that read its buffers.
+fn custom_text(custom: &Custom, usage: CustomUse, slot: usize) -> String {
+    let mut text = format!("// ---- the user's {} ----\n", usage.function());
+    text += &custom.renamed(usage, &format!("_{slot}"));
+    for (at, buffer) in (slot..).step_by(2).zip(custom.buffers()) {
+        let (name, element) = (&buffer.name, buffer.element.name());
+        let _ = write!(
+            text,
+            "\nfn {name}_{slot}(i: u32) -> {element} {{\n    \
+             return bitcast<{element}>(mask_words[slot_u32({at}u) + min(i, slot_u32({}u) - 1u)]);\n}}\n",
+            at + 1
+        );
+    }
+    text + "\n"
+}
+
+/// The first slot of a score's custom function: behind those of the mask.
+fn score_mod_slot(mask: &Mask) -> usize {
+    HEADER_SLOTS + slots(mask)
+}
+
+/// A score's custom function, `score_mod_SLOT`, and its name.
+pub(crate) fn score_mod_text(mask: &Mask, custom: &Custom) -> (String, String) {
+    let slot = score_mod_slot(mask);
+    (custom_text(custom, CustomUse::Score, slot), format!("score_mod_{slot}"))
+}
+
 struct Emitter {
     next_slot: usize,
     fragments: Vec<&'static Fragment>,
+    custom: String,
     rows_alone: Vec<RowsAlone>,
 }
 
@@ -153,6 +205,16 @@ impl Emitter {
                 }
             }
             Mask::PerHead(masks) => self.per_head(masks),
+            Mask::Wgsl(custom) => {
+                let slot = self.next_slot;
+                self.next_slot += custom_slots(custom);
+                self.custom.push_str(&custom_text(custom, CustomUse::Mask, slot));
+                Expressions {
+                    keep: format!("keep_{slot}(b, h, q_idx, kv_idx)"),
+                    tile: "PARTIAL".to_owned(),
+                    hull: "hull_all()".to_owned(),
+                }
+            }
             Mask::All => Expressions {
                 keep: "true".to_owned(),
                 tile: "FULL".to_owned(),
@@ -220,13 +282,30 @@ pub struct TileGrid {
     pub block_kv: usize,
 }
 
+/// What the caller copies into the mask buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InputName {
+    Known(MaskInput),
+    /// A buffer of a custom function.
+    Custom(Arc<str>),
+}
+
+impl InputName {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Known(input) => input.name(),
+            Self::Custom(name) => name,
+        }
+    }
+}
+
 /// Where everything lies in the mask buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MaskLayout {
     /// The words from the start that are known beforehand.
     pub(crate) head: Vec<u32>,
     /// Each input, its first word and its number of words.
-    pub(crate) inputs: Vec<(MaskInput, usize, usize)>,
+    pub(crate) inputs: Vec<(InputName, usize, usize)>,
     /// The whole buffer's size in words.
     pub(crate) words: usize,
     /// The sizes of the materialized mask: batch and heads are 1 where the mask is the same along them.
@@ -240,6 +319,7 @@ impl MaskLayout {
     pub(crate) fn new(
         mask: &Mask,
         inputs: &[MaskInput],
+        score_mod: Option<&Custom>,
         shape: &Shape,
         data: &DataShape,
         grid: Option<TileGrid>,
@@ -254,7 +334,7 @@ impl MaskLayout {
             broadcast,
             inputs: Vec::new(),
             head: vec![0; HEADER_SLOTS],
-            at: HEADER_SLOTS + slots(mask),
+            at: score_mod_slot(mask) + score_mod.map_or(0, custom_slots),
         };
         for &input in inputs {
             let words = input.words(shape, data)?;
@@ -264,9 +344,15 @@ impl MaskLayout {
                 MaskInput::Sinks => builder.head[SINKS_SLOT] = at as u32,
                 _ => {}
             }
-            builder.inputs.push((input, at, words));
+            builder.inputs.push((InputName::Known(input), at, words));
+        }
+        for buffer in mask.customs().into_iter().chain(score_mod).flat_map(Custom::buffers) {
+            builder.custom_buffer(buffer)?;
         }
         builder.node(mask)?;
+        if let Some(custom) = score_mod {
+            builder.custom(custom);
+        }
         let tile_map = match grid.filter(|_| mask.needs_tile_map()) {
             Some(grid) => Some(builder.tile_map(grid)?),
             None => None,
@@ -284,6 +370,7 @@ impl MaskLayout {
 fn depends_on_batch(mask: &Mask, data: &DataShape) -> bool {
     mask.any(&|mask| match mask {
         Mask::Dense => !data.dense.broadcast_batch,
+        Mask::Wgsl(_) => true,
         _ => mask.leaf_inputs().iter().any(|&input| input != MaskInput::PadId),
     })
 }
@@ -294,6 +381,7 @@ fn depends_on_heads(mask: &Mask, data: &DataShape) -> bool {
         Mask::Buckets => !data.buckets.broadcast_heads,
         Mask::ColumnRanges(_) => !data.columns.broadcast_heads,
         Mask::PerHead(masks) => masks.len() > 1,
+        Mask::Wgsl(_) => true,
         _ => false,
     })
 }
@@ -301,14 +389,18 @@ fn depends_on_heads(mask: &Mask, data: &DataShape) -> bool {
 /// How many slots a mask's leaves have.
 fn slots(mask: &Mask) -> usize {
     let below: usize = mask.children().into_iter().map(slots).sum();
-    below + fragment_of(mask).map_or(0, |fragment| fragment.slots)
+    let own = match mask {
+        Mask::Wgsl(custom) => custom_slots(custom),
+        _ => fragment_of(mask).map_or(0, |fragment| fragment.slots),
+    };
+    below + own
 }
 
 struct Builder<'a> {
     shape: &'a Shape,
     data: &'a DataShape,
     broadcast: [usize; 2],
-    inputs: Vec<(MaskInput, usize, usize)>,
+    inputs: Vec<(InputName, usize, usize)>,
     head: Vec<u32>,
     at: usize,
 }
@@ -355,15 +447,47 @@ impl Builder<'_> {
                 self.push_offset(own);
                 self.push_offset(i64::from(*tokens));
             }
+            Mask::Wgsl(custom) => self.custom(custom),
             _ => {
-                for input in mask.leaf_inputs() {
-                    let at = self.inputs.iter().find(|(other, ..)| other == input);
-                    self.push(at.map_or(0, |&(_, at, _)| at));
+                for &input in mask.leaf_inputs() {
+                    self.push(self.input_at(&InputName::Known(input)));
                 }
                 self.shape_slots(mask, own);
             }
         }
         Ok(())
+    }
+
+    /// Makes room for a custom function's buffer; functions that name the same one share it.
+    fn custom_buffer(&mut self, buffer: &CustomBuffer) -> Result<()> {
+        let name = InputName::Custom(Arc::clone(&buffer.name));
+        match self.inputs.iter().find(|(other, ..)| *other == name) {
+            None => {
+                let at = self.take(buffer.len)?;
+                self.inputs.push((name, at, buffer.len));
+            }
+            Some((_, _, len)) if *len == buffer.len => {}
+            Some((_, _, len)) => {
+                return Err(Error::operand(
+                    format!("wgsl buffer `{}`", buffer.name),
+                    format!("the same number of elements in every function, {len}"),
+                    buffer.len,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The slots of a custom function.
+    fn custom(&mut self, custom: &Custom) {
+        for buffer in custom.buffers() {
+            self.push(self.input_at(&InputName::Custom(Arc::clone(&buffer.name))));
+            self.push(buffer.len);
+        }
+    }
+
+    fn input_at(&self, name: &InputName) -> usize {
+        self.inputs.iter().find(|(other, ..)| other == name).map_or(0, |&(_, at, _)| at)
     }
 
     /// What follows a leaf's inputs: their strides and sizes.

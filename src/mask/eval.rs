@@ -1,7 +1,7 @@
 //! A mask's value at a cell, on the CPU: the definition that everything else is held against.
 
 use super::{Causal, ColumnRanges, Mask, MaskData, MaskInput};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shape::Shape;
 
 /// A mask with its data, ready to be asked cell by cell.
@@ -30,6 +30,13 @@ impl<'a> Evaluator<'a> {
     pub fn new(mask: &'a Mask, data: &'a MaskData, shape: &'a Shape) -> Result<Self> {
         shape.validate()?;
         mask.check(shape)?;
+        if !mask.customs().is_empty() {
+            return Err(Error::operand(
+                "wgsl",
+                "a mask that the CPU can evaluate",
+                format!("`{mask}`"),
+            ));
+        }
         data.check(&mask.inputs(), shape)?;
         Ok(Self { mask, data, shape })
     }
@@ -116,6 +123,8 @@ impl<'a> Evaluator<'a> {
                 };
                 token < 0 || std::iter::successors(Some(q), parent).any(|at| at == token)
             }
+            // Evaluator::new refuses it.
+            Mask::Wgsl(_) => false,
             Mask::PerHead(masks) => {
                 let mask = &masks[h / (self.shape.num_heads / masks.len())];
                 self.node(mask, b, h, q_idx, kv_idx)

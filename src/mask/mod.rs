@@ -15,6 +15,7 @@ use std::ops::{BitAnd, BitOr, Not};
 pub use data::{MaskData, MaskInput};
 pub use eval::Evaluator;
 
+use crate::custom::Custom;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -82,6 +83,9 @@ pub enum Mask {
     Tree,
     /// `per_head(a, b, …)`: a mask for each head, or for each run of `num_heads / n` heads.
     PerHead(Vec<Mask>),
+    /// `wgsl`: what a function of the user's own keeps, `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool`.
+    /// It runs on the device alone: [`Evaluator`] and [`crate::reference`] refuse it.
+    Wgsl(Custom),
     /// Both.
     And(Box<Mask>, Box<Mask>),
     /// Either.
@@ -166,10 +170,21 @@ impl Mask {
         }
     }
 
+    /// The functions of the user's own, from the left.
+    pub(crate) fn customs(&self) -> Vec<&Custom> {
+        match self {
+            Self::Wgsl(custom) => vec![custom],
+            _ => self.children().into_iter().flat_map(Self::customs).collect(),
+        }
+    }
+
     /// Whether some leaf's tiles can be classed only by looking at its data.
     pub(crate) fn needs_tile_map(&self) -> bool {
         let has_closed_form = |mask: &Self| matches!(mask, Self::KeyLengths | Self::Prefix);
-        self.any(&|mask| !mask.leaf_inputs().is_empty() && !has_closed_form(mask))
+        self.any(&|mask| {
+            let reads = matches!(mask, Self::Wgsl(_)) || !mask.leaf_inputs().is_empty();
+            reads && !has_closed_form(mask)
+        })
     }
 
     /// Whether `test` holds for this node or for one below it.

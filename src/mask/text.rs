@@ -11,6 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{Causal, ColumnRanges, Mask, Window};
+use crate::custom::Custom;
 use crate::error::ParseMaskError;
 
 /// Deeper expressions are refused, so that no text exhausts the stack.
@@ -19,7 +20,7 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// Every leaf's name, for messages.
 const NAMES: &str = "all, causal, window, key_lengths, key_padding, token_padding, prefix, documents, \
                      not_self, self_only_if_alone, dense, chunk, dilated, strided, global, \
-                     block_bidirectional, buckets, column_ranges, tree, per_head";
+                     block_bidirectional, buckets, column_ranges, tree, per_head, wgsl";
 
 impl fmt::Display for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,6 +51,7 @@ impl fmt::Display for Mask {
                 f.write_str("column_ranges(bidirectional)")
             }
             Self::Tree => f.write_str("tree"),
+            Self::Wgsl(_) => f.write_str("wgsl"),
             Self::PerHead(masks) => {
                 f.write_str("per_head(")?;
                 for (at, mask) in masks.iter().enumerate() {
@@ -95,7 +97,33 @@ impl FromStr for Mask {
     type Err = ParseMaskError;
 
     fn from_str(text: &str) -> Result<Self, ParseMaskError> {
-        let mut parser = Parser { text: text.chars().collect(), at: 0, depth: 0 };
+        Parser::parse(text, None)
+    }
+}
+
+impl Mask {
+    /// Parses a text in which `wgsl` stands for a function of the user's own.
+    ///
+    /// # Errors
+    /// [`ParseMaskError`], which says the column.
+    pub fn parse_with(text: &str, wgsl: Custom) -> Result<Self, ParseMaskError> {
+        Parser::parse(text, Some(wgsl))
+    }
+}
+
+struct Parser {
+    text: Vec<char>,
+    at: usize,
+    depth: usize,
+    /// What `wgsl` stands for.
+    wgsl: Option<Custom>,
+}
+
+type Parsed<T> = Result<T, ParseMaskError>;
+
+impl Parser {
+    fn parse(text: &str, wgsl: Option<Custom>) -> Parsed<Mask> {
+        let mut parser = Self { text: text.chars().collect(), at: 0, depth: 0, wgsl };
         let mask = parser.or()?;
         parser.skip_space();
         match parser.peek() {
@@ -105,17 +133,7 @@ impl FromStr for Mask {
             }
         }
     }
-}
 
-struct Parser {
-    text: Vec<char>,
-    at: usize,
-    depth: usize,
-}
-
-type Parsed<T> = Result<T, ParseMaskError>;
-
-impl Parser {
     fn or(&mut self) -> Parsed<Mask> {
         self.chain('|', Self::and, |a, b| a | b)
     }
@@ -202,6 +220,10 @@ impl Parser {
             "buckets" => plain(self, Mask::Buckets),
             "column_ranges" => self.column_ranges(),
             "tree" => plain(self, Mask::Tree),
+            "wgsl" => match self.wgsl.clone() {
+                Some(custom) => plain(self, Mask::Wgsl(custom)),
+                None => Err(self.error_at(start, "`wgsl` needs a function's text".to_owned())),
+            },
             "per_head" => self.per_head(),
             "" => Err(self.error(match self.peek() {
                 None => "expected a mask, found the end".to_owned(),

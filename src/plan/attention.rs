@@ -103,7 +103,7 @@ impl AttentionPlan {
         check_binding_size(kernels, "lse", lse_bytes)?;
         let pipeline = kernels.pipeline(KernelKey::Forward {
             config,
-            score: problem.score.text(),
+            score: problem.score_text(),
             mask: Arc::clone(&mask.text),
         })?;
         let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
@@ -246,7 +246,7 @@ impl Kernels {
         problem.validate()?;
         let (_, config) = choose(&candidates(problem, self.traits()), forced)?;
         let mask = Arc::new(MaskText::new(&problem.mask));
-        Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score.text(), mask }))
+        Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
     }
 
     /// In words, what [`AttentionPlan::new`] would choose for `problem` on this device.
@@ -294,6 +294,9 @@ fn explain(
     if !score.is_empty() {
         // Writing to a String can't fail.
         let _ = write!(text, "; scores with {}", score.join(", "));
+    }
+    if problem.score_mod.is_some() {
+        text.push_str("; scores through `score_mod`");
     }
     for (other, form) in considered {
         // Writing to a String can't fail.

@@ -8,6 +8,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
+use crate::mask::emit::InputName;
 use crate::problem::Problem;
 
 /// The device's buffers with the data that a mask names.
@@ -23,6 +24,7 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Default)]
 pub struct MaskBuffers<'a> {
     slices: BTreeMap<MaskInput, BufferSlice<'a>>,
+    custom: BTreeMap<&'a str, BufferSlice<'a>>,
 }
 
 impl<'a> MaskBuffers<'a> {
@@ -38,18 +40,28 @@ impl<'a> MaskBuffers<'a> {
         self
     }
 
-    pub(crate) fn get(&self, input: MaskInput) -> Result<BufferSlice<'a>> {
-        self.slices
-            .get(&input)
-            .copied()
-            .ok_or_else(|| Error::operand(input.name(), "a buffer, for the mask names it", "none"))
+    /// Where a custom function's buffer of that name lies.
+    #[must_use]
+    pub fn with_custom(mut self, name: &'a str, slice: BufferSlice<'a>) -> Self {
+        self.custom.insert(name, slice);
+        self
+    }
+
+    pub(crate) fn get(&self, input: &InputName) -> Result<BufferSlice<'a>> {
+        let slice = match input {
+            InputName::Known(input) => self.slices.get(input),
+            InputName::Custom(name) => self.custom.get(&**name),
+        };
+        slice.copied().ok_or_else(|| {
+            Error::operand(input.as_str(), "a buffer, for the problem names it", "none")
+        })
     }
 }
 
 /// A slice of the caller's that is to be bound or copied from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operand<'a> {
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     pub(crate) slice: BufferSlice<'a>,
     /// How many bytes of it are used.
     pub(crate) bytes: u64,
@@ -57,18 +69,13 @@ pub(crate) struct Operand<'a> {
 
 impl<'a> Operand<'a> {
     /// A tensor of `elements` elements; two of 16 bits share a word, and a last one has it alone.
-    pub(crate) fn of(
-        name: &'static str,
-        slice: BufferSlice<'a>,
-        elements: usize,
-        dtype: Dtype,
-    ) -> Self {
+    pub(crate) fn of(name: &'a str, slice: BufferSlice<'a>, elements: usize, dtype: Dtype) -> Self {
         let bytes = (elements as u64 * dtype.size() as u64).next_multiple_of(4);
         Self { name, slice, bytes }
     }
 
     /// A tensor of `elements` 32-bit elements.
-    pub(crate) fn new(name: &'static str, slice: BufferSlice<'a>, elements: usize) -> Self {
+    pub(crate) fn new(name: &'a str, slice: BufferSlice<'a>, elements: usize) -> Self {
         Self { name, slice, bytes: elements as u64 * 4 }
     }
 
@@ -78,7 +85,12 @@ impl<'a> Operand<'a> {
             return Ok(None);
         }
         let words = MaskInput::Bias.words(&problem.shape, &problem.data)?;
-        Ok(Some(Self::of("bias", data.get(MaskInput::Bias)?, words, problem.dtypes.bias)))
+        Ok(Some(Self::of(
+            "bias",
+            data.get(&InputName::Known(MaskInput::Bias))?,
+            words,
+            problem.dtypes.bias,
+        )))
     }
 
     /// The slice as a binding, or `empty` where the tensor has no elements.

@@ -82,7 +82,7 @@ impl InspectPlan {
         let shape = &problem.shape;
         let pipeline = kernels.pipeline(KernelKey::Inspect {
             rows: row_format(problem),
-            score: problem.score.text(),
+            score: problem.score_text(),
             mask: Arc::clone(&mask.text),
         })?;
         let row_workgroups = shape.seq_len_kv.div_ceil(WORKGROUP_SIZE as usize);

@@ -30,10 +30,14 @@ impl MaskTables {
         problem: &Problem,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
+        for (custom, usage) in problem.customs() {
+            kernels.check_custom(custom, usage)?;
+        }
         let text = Arc::new(MaskText::new(&problem.mask));
         let layout = MaskLayout::new(
             &problem.mask,
             &copied_inputs(problem),
+            problem.score_mod.as_ref(),
             &problem.shape,
             &problem.data,
             grid,
@@ -104,10 +108,10 @@ impl MaskTables {
     }
 
     /// The mask's inputs among the caller's buffers, checked.
-    pub(crate) fn operands<'a>(&self, data: &MaskBuffers<'a>) -> Result<Vec<Operand<'a>>> {
+    pub(crate) fn operands<'a>(&'a self, data: &MaskBuffers<'a>) -> Result<Vec<Operand<'a>>> {
         (self.layout.inputs.iter())
-            .map(|&(input, _, words)| {
-                let operand = Operand::new(input.name(), data.get(input)?, words);
+            .map(|(input, _, words)| {
+                let operand = Operand::new(input.as_str(), data.get(input)?, *words);
                 operand.check(wgpu::BufferUsages::COPY_SRC, wgpu::COPY_BUFFER_ALIGNMENT)?;
                 Ok(operand)
             })
@@ -116,13 +120,13 @@ impl MaskTables {
 
     /// Records the copy of the caller's data and the making of the tables.
     pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder, operands: &[Operand<'_>]) {
-        for (operand, &(_, at, _)) in operands.iter().zip(&self.layout.inputs) {
+        for (operand, (_, at, _)) in operands.iter().zip(&self.layout.inputs) {
             if operand.bytes > 0 {
                 encoder.copy_buffer_to_buffer(
                     operand.slice.buffer(),
                     operand.slice.offset(),
                     &self.buffer,
-                    at as u64 * 4,
+                    *at as u64 * 4,
                     operand.bytes,
                 );
             }

@@ -13,7 +13,6 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::Problem;
-use crate::score::Score;
 use crate::shape::elements;
 
 /// How a mask is written out, in `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`.
@@ -48,7 +47,7 @@ impl MaskPlan {
     pub fn new(kernels: &Kernels, problem: &Problem, format: MaskFormat) -> Result<Self> {
         problem.validate()?;
         // The scores play no part, so their data isn't asked for.
-        let problem = &problem.clone().score(Score::default());
+        let problem = &problem.mask_alone();
         let mask = MaskTables::new(kernels, problem, None)?;
         let [batch, heads] = mask.layout.broadcast;
         let shape = &problem.shape;

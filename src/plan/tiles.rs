@@ -14,7 +14,6 @@ use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::emit::TileGrid;
 use crate::problem::Problem;
-use crate::score::Score;
 use crate::shape::elements;
 
 /// What a forward kernel does with a tile of queries × keys.
@@ -58,7 +57,7 @@ impl TilePlan {
     pub fn new(kernels: &Kernels, problem: &Problem, grid: Option<TileGrid>) -> Result<Self> {
         problem.validate()?;
         // The scores play no part, so their data isn't asked for.
-        let problem = &problem.clone().score(Score::default());
+        let problem = &problem.mask_alone();
         let grid = match grid {
             Some(grid) => grid,
             None => super::attention::chosen_grid(kernels, problem)?,

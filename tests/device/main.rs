@@ -1,6 +1,7 @@
 //! Everything that needs a device, in one binary: the kernels against the f64 reference, on every size that is awkward.
 
 mod bad_input;
+mod custom;
 mod dtypes;
 mod fixture;
 mod forward;

@@ -1,0 +1,255 @@
+//! Functions of the user's own in WGSL, for masks and for scores.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A function of the user's own, and the buffers that it reads.
+///
+/// Of the text's functions one has the name that its use asks for (`keep` in a mask, `score_mod` for scores); the text
+/// may hold others, and constants. A buffer named `slopes` is read by calling `slopes(i)`: an index beyond its end reads
+/// its last element, so no text reads anything else. What can't be prevented is a function that takes very long:
+/// loops are bounded, but a bound of 2^64 doesn't save a device from its watchdog.
+///
+/// ```
+/// use wgpu_attention::{Custom, CustomType, Mask};
+/// let even = Custom::new("fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx % 2u == limit(b); }")?
+///     .buffer("limit", CustomType::U32, 4)?;
+/// let mask = Mask::causal() & Mask::Wgsl(even);
+/// assert_eq!(mask.to_string(), "causal & wgsl");
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Custom {
+    text: Arc<str>,
+    buffers: Vec<CustomBuffer>,
+}
+
+/// A buffer that a custom function reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct CustomBuffer {
+    pub(crate) name: Arc<str>,
+    pub(crate) element: CustomType,
+    pub(crate) len: usize,
+}
+
+/// The type of a custom buffer's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CustomType {
+    /// f32
+    F32,
+    /// i32
+    I32,
+    /// u32
+    U32,
+}
+
+impl CustomType {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::I32 => "i32",
+            Self::U32 => "u32",
+        }
+    }
+}
+
+/// What a custom function is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CustomUse {
+    Mask,
+    Score,
+}
+
+impl CustomUse {
+    pub(crate) const fn function(self) -> &'static str {
+        match self {
+            Self::Mask => "keep",
+            Self::Score => "score_mod",
+        }
+    }
+
+    const fn signature(self) -> &'static str {
+        match self {
+            Self::Mask => "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool",
+            Self::Score => {
+                "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
+            }
+        }
+    }
+
+    const fn call(self) -> &'static str {
+        match self {
+            Self::Mask => "let kept: bool = keep(1u, 1u, 1u, 1u);",
+            Self::Score => "let score: f32 = score_mod(1.0, 1u, 1u, 1u, 1u);",
+        }
+    }
+}
+
+impl Custom {
+    /// A function from WGSL text of functions and constants.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the text holds what only whole shaders have: attributes, variables of modules, enables.
+    /// Whether it compiles is found when a plan is made.
+    pub fn new(text: impl Into<Arc<str>>) -> Result<Self> {
+        let text = text.into();
+        let whole = strip_comments(&text);
+        for shader_only in ["@", "var<", "enable ", "override ", "requires ", "diagnostic"] {
+            if whole.contains(shader_only) {
+                return Err(Error::operand(
+                    "wgsl",
+                    "functions and constants alone",
+                    format!("`{}`", shader_only.trim()),
+                ));
+            }
+        }
+        Ok(Self { text, buffers: Vec::new() })
+    }
+
+    /// The same with a buffer of `len` elements that its functions read as `name(index)`.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the name isn't a WGSL name, is taken, or the buffer is empty.
+    pub fn buffer(
+        mut self,
+        name: impl Into<Arc<str>>,
+        element: CustomType,
+        len: usize,
+    ) -> Result<Self> {
+        let name = name.into();
+        let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+        let named = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !(starts && named) || self.buffers.iter().any(|other| other.name == name) {
+            return Err(Error::operand(
+                "wgsl buffer",
+                "a name of its own of letters, digits and `_`",
+                format!("`{name}`"),
+            ));
+        }
+        if len == 0 {
+            return Err(Error::operand(format!("wgsl buffer `{name}`"), "at least 1 element", 0));
+        }
+        self.buffers.push(CustomBuffer { name, element, len });
+        Ok(self)
+    }
+
+    /// The names that the text reads or calls: a caller finds the buffers that it needs among them.
+    pub fn names(&self) -> Vec<String> {
+        identifiers(&strip_comments(&self.text)).map(|(_, name)| name.to_owned()).collect()
+    }
+
+    pub(crate) fn buffers(&self) -> &[CustomBuffer] {
+        &self.buffers
+    }
+
+    /// The text as part of a kernel: each of its names, and its buffers', gets `suffix`, so that it meets no other.
+    /// Lines stay lines.
+    pub(crate) fn renamed(&self, usage: CustomUse, suffix: &str) -> String {
+        let mut own: Vec<&str> = self.buffers.iter().map(|buffer| &*buffer.name).collect();
+        own.push(usage.function());
+        let bare = strip_comments(&self.text);
+        let words: Vec<&str> = identifiers(&bare).map(|(_, name)| name).collect();
+        for pair in words.windows(2) {
+            if ["fn", "const", "struct", "alias"].contains(&pair[0]) {
+                own.push(pair[1]);
+            }
+        }
+        let mut renamed = String::new();
+        let mut end = 0;
+        for (at, name) in identifiers(&bare) {
+            renamed.push_str(&bare[end..at]);
+            renamed.push_str(name);
+            if own.contains(&name) {
+                renamed.push_str(suffix);
+            }
+            end = at + name.len();
+        }
+        renamed + &bare[end..]
+    }
+
+    /// A module of this text alone, the text first so that errors name its own lines.
+    pub(crate) fn alone(&self, usage: CustomUse, with_call: bool) -> String {
+        let mut module = format!("{}\n", self.text);
+        for CustomBuffer { name, element, .. } in &self.buffers {
+            let element = element.name();
+            module += &format!("fn {name}(i: u32) -> {element} {{ return {element}(i); }}\n");
+        }
+        if with_call {
+            module += &format!("@compute @workgroup_size(1) fn call_it() {{ {} }}\n", usage.call());
+        }
+        module
+    }
+
+    /// The error of a text that doesn't compile alone.
+    pub(crate) fn compile_error(usage: CustomUse, message: &str) -> Error {
+        Error::operand(
+            "wgsl",
+            format!("text that compiles and has `{}`", usage.signature()),
+            message,
+        )
+    }
+}
+
+/// The text with comments blanked out, lines kept.
+fn strip_comments(text: &str) -> String {
+    let mut stripped = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
+        stripped.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let line = rest.starts_with("//");
+        let end = match line {
+            true => rest.find('\n').unwrap_or(rest.len()),
+            false => rest.find("*/").map_or(rest.len(), |end| end + 2),
+        };
+        stripped.extend(rest[..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+        rest = &rest[end..];
+    }
+    stripped + rest
+}
+
+/// Each word that starts with a letter or `_`, and where; numbers with suffixes aren't words.
+fn identifiers(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.char_indices().filter_map(move |(at, c)| {
+        let before = text[..at].chars().next_back();
+        let starts = is_part(c) && !before.is_some_and(is_part);
+        if !starts || c.is_numeric() || before == Some('.') {
+            return None;
+        }
+        let rest = &text[at..];
+        let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        Some((at, &rest[..end]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_get_a_suffix_and_lines_stay() {
+        let text = "const LIMIT: u32 = 3u; // keep\nfn help(x: u32) -> bool { return x.keep < slopes(LIMIT); }\n\
+                    fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return help(kv_idx); }";
+        let custom = Custom::new(text).unwrap().buffer("slopes", CustomType::U32, 2).unwrap();
+        let renamed = custom.renamed(CustomUse::Mask, "_0");
+        assert!(renamed.contains("const LIMIT_0: u32 = 3u;"), "{renamed}");
+        assert!(renamed.contains("return x.keep < slopes_0(LIMIT_0);"), "{renamed}");
+        assert!(renamed.contains("fn keep_0(b: u32") && renamed.contains("help_0(kv_idx)"));
+        assert_eq!(renamed.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn only_functions_and_constants() {
+        for text in ["@group(0) @binding(9) var<storage> x: array<u32>;", "var<private> x: u32;"] {
+            assert!(Custom::new(text).is_err(), "{text}");
+        }
+        assert!(Custom::new("// @compute\nfn keep() {}").is_ok());
+        let custom = || Custom::new("fn keep() {}").unwrap();
+        assert!(custom().buffer("1x", CustomType::F32, 1).is_err());
+        assert!(custom().buffer("x", CustomType::F32, 0).is_err());
+        let twice = custom().buffer("x", CustomType::F32, 1).unwrap();
+        assert!(twice.buffer("x", CustomType::F32, 1).is_err());
+    }
+}
