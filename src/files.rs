@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 
+use crate::custom::{Custom, CustomType};
 use crate::dtype::{Dtype as Stored, Dtypes};
 use crate::error::{Error, Result};
 use crate::mask::{Mask, MaskData, MaskInput};
@@ -331,6 +332,47 @@ impl TensorFile {
                 MaskInput::Dense => {
                     let tensor = self.read_bool(input.name())?;
                     data.dense(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)
+                }
+            })
+        })
+    }
+
+    /// A custom function with the tensors of this file that its text names for buffers: f32, i32, or u8 and bool as u32 of
+    /// 0 and 1.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where such a tensor has another type or no elements.
+    pub fn with_buffers(&self, custom: Custom) -> Result<Custom> {
+        let named = custom.names();
+        let tensors = self.names().into_iter().filter(|name| named.contains(name));
+        tensors.filter(|name| !["q", "k", "v"].contains(&name.as_str())).try_fold(
+            custom,
+            |custom, name| {
+                let (info, _) = self.tensor(&name)?;
+                let element = match info.dtype {
+                    Dtype::F32 => CustomType::F32,
+                    Dtype::I32 => CustomType::I32,
+                    Dtype::U8 | Dtype::BOOL => CustomType::U32,
+                    other => return Err(wrong_type(&name, "f32, i32, u8 or bool", other)),
+                };
+                let len = info.shape.iter().product();
+                custom.buffer(name, element, len)
+            },
+        )
+    }
+
+    /// `data` with what a custom function of [`TensorFile::with_buffers`] reads.
+    ///
+    /// # Errors
+    /// [`Error::File`] where a tensor isn't there, [`Error::Operand`] where it has another type.
+    pub fn custom_data(&self, custom: &Custom, data: MaskData) -> Result<MaskData> {
+        custom.buffers().iter().try_fold(data, |data, buffer| {
+            let name = &buffer.name;
+            Ok(match buffer.element {
+                CustomType::F32 => data.custom_f32(name, self.read_f32(name)?.values),
+                CustomType::I32 => data.custom_i32(name, self.read_i32(name)?.values),
+                CustomType::U32 => {
+                    data.custom_u32(name, self.read_bool(name)?.values.into_iter().map(u32::from))
                 }
             })
         })

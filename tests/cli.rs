@@ -384,6 +384,43 @@ fn score_modifiers_and_every_mask_read_their_data() {
 }
 
 #[test]
+fn functions_of_the_users_own() {
+    let scratch =
+        Scratch::new(&everything(Layout::Bhsd).f32("slopes", &[4], &[0.1, 0.2, 0.3, 0.4]));
+    let write = |name: &str, text: &str| {
+        std::fs::write(scratch.path(name), text).unwrap();
+        scratch.path(name).display().to_string()
+    };
+    let keep = write(
+        "keep.wgsl",
+        "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {\n\
+         return i32(kv_idx) < key_lengths(b); }",
+    );
+    let score = write(
+        "score.wgsl",
+        "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {\n\
+         return score - slopes(h) * abs(f32(q_idx) + 2.0 - f32(kv_idx)); }",
+    );
+    let options = ["--mask", "causal & wgsl", "--wgsl-mask", &keep, "--wgsl-score", &score];
+    let written = scratch.run(&options);
+    let [q, k, v] = operands(Layout::Bhsd);
+    let data = mask_data().alibi_slopes([0.1, 0.2, 0.3, 0.4]);
+    let problem = Problem::new(SHAPE)
+        .mask("causal & key_lengths".parse().unwrap())
+        .score(Score { alibi: true, ..Score::default() });
+    let inputs = Inputs::new(&q.1, &k.1, &v.1).mask(&data);
+    let reference = reference::attention(&problem, &inputs).unwrap();
+    assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
+
+    std::fs::remove_file(scratch.path("out")).unwrap();
+    let wrong = write("wrong.wgsl", "fn keep() -> bool {\n return nothing; }");
+    let message = scratch.refused(&["--wgsl-mask", &wrong]);
+    assert!(message.contains("nothing") && message.contains("wgsl:2"), "{message}");
+    let message = scratch.refused(&["--mask", "wgsl"]);
+    assert!(message.contains("`wgsl` needs a function's text"), "{message}");
+}
+
+#[test]
 fn tensors_of_16_bits_go_in_and_out() {
     for dtype in [Dtype::F16, Dtype::Bf16] {
         let [q, k, v] = operands(Layout::Bhsd).map(|(sizes, values)| {

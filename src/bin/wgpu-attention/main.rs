@@ -45,6 +45,9 @@ and by name, reading a tensor of the file:
                             all but the rows from the first bound on and before the second
   tree                      keys before the last seq_len_q, the own position and its ancestors:
                             i32 tree_parents [batch, seq_len_q], -1 for a root (speculative decoding)
+  wgsl                      what the function of --wgsl-mask FILE keeps:
+                            fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool;
+                            a tensor x of the file, f32, i32 or bool, is read by calling x(index)
   dense                     cells whose dense isn't 0: u8 or bool, broadcasts to [batch, heads, seq_len_q, seq_len_kv]
 Joined by `!` (not), `&` (and), `|` (or), which bind in this order, and parentheses:
   'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'";

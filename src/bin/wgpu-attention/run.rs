@@ -1,13 +1,15 @@
 //! `run`: attention over the tensors of a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
 use wgpu_attention::{
-    AttentionPlan, Evaluator, Mask, MaskInput, Output, Outputs, Problem, Score, ScoreTensor,
+    AttentionPlan, Custom, Evaluator, Mask, MaskData, MaskInput, Output, Outputs, Problem, Score,
+    ScoreTensor,
 };
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
@@ -27,9 +29,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
 
-    /// The mask, as below.
-    #[arg(long, value_name = "TEXT", default_value = "all")]
-    mask: String,
+    /// The mask, as below; all unless given.
+    #[arg(long, value_name = "TEXT")]
+    mask: Option<String>,
 
     /// What scores are multiplied with; 1/sqrt(head_dim) unless given.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
@@ -38,6 +40,15 @@ pub(crate) struct Arguments {
     /// Bounds scores to this before the bias: softcap * tanh(score / softcap).
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     softcap: Option<f32>,
+
+    /// A file with a WGSL function `keep`, which the mask calls `wgsl`; alone, `wgsl` is the mask.
+    #[arg(long, value_name = "FILE")]
+    wgsl_mask: Option<PathBuf>,
+
+    /// A file with a WGSL function that scores go through last before the mask:
+    /// fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32.
+    #[arg(long, value_name = "FILE")]
+    wgsl_score: Option<PathBuf>,
 
     /// How q, k, v and o lie.
     #[arg(long, value_enum, default_value_t)]
@@ -62,7 +73,8 @@ const EXAMPLES: &str = "\
 EXAMPLES
   wgpu-attention run in.safetensors --out out.safetensors
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
-  wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors";
+  wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
+  wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -91,23 +103,13 @@ impl OutputName {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let mask: Mask = arguments.mask.parse()?;
     let kernel = arguments.kernel.parse()?;
     let progress = Progress::new();
 
     progress.step("reading");
     let file = TensorFile::open(&arguments.input)?;
     let operands = file.operands(arguments.layout.into())?;
-    let score = score(&file, arguments.softcap);
-    let problem = operands.problem(mask.clone()).score(score);
-    let data = file.input_data(&problem.inputs(), &operands.shape, arguments.pad_id)?;
-    // Lengths that are too long are found before anything is compiled.
-    Evaluator::new(&mask, &data, &operands.shape)?;
-    let problem = problem.data_shape(data.shape());
-    let problem = match arguments.scale {
-        Some(scale) => problem.with_scale(scale),
-        None => problem,
-    };
+    let (problem, data) = problem(arguments, &file, &operands)?;
 
     progress.step("opening the device");
     let attention = arguments.device.open()?;
@@ -126,6 +128,52 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let device = attention.kernels().device().adapter_info().name;
     let summary = summary(&problem, &plan, &device, time);
     crate::print(|out| writeln!(out, "{}: {summary}", arguments.out.display()))
+}
+
+/// The problem, and the data that its mask and its scores read.
+fn problem(
+    arguments: &Arguments,
+    file: &TensorFile,
+    operands: &Operands,
+) -> anyhow::Result<(Problem, MaskData)> {
+    let mask = mask(arguments, file)?;
+    let mut problem = operands.problem(mask.clone()).score(score(file, arguments.softcap));
+    let mut data = file.input_data(&problem.inputs(), &operands.shape, arguments.pad_id)?;
+    if let Some(path) = &arguments.wgsl_mask {
+        data = file.custom_data(&function(path, file)?, data)?;
+    }
+    if let Some(path) = &arguments.wgsl_score {
+        let function = function(path, file)?;
+        data = file.custom_data(&function, data)?;
+        problem = problem.score_mod(function);
+    }
+    if arguments.wgsl_mask.is_none() {
+        // Lengths that are too long are found before anything is compiled.
+        Evaluator::new(&mask, &data, &operands.shape)?;
+    }
+    if let Some(scale) = arguments.scale {
+        problem = problem.with_scale(scale);
+    }
+    Ok((problem.data_shape(data.shape()), data))
+}
+
+/// The mask's text, in which `wgsl` stands for the function that is given.
+fn mask(arguments: &Arguments, file: &TensorFile) -> anyhow::Result<Mask> {
+    Ok(match &arguments.wgsl_mask {
+        None => arguments.mask.as_deref().unwrap_or("all").parse()?,
+        Some(path) => {
+            let text = arguments.mask.as_deref().unwrap_or("wgsl");
+            Mask::parse_with(text, function(path, file)?)?
+        }
+    })
+}
+
+/// A function from a file, with the tensors that it names for buffers.
+fn function(path: &Path, file: &TensorFile) -> anyhow::Result<Custom> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{} can't be read", path.display()))?;
+    let custom = Custom::new(text).with_context(|| path.display().to_string())?;
+    file.with_buffers(custom).with_context(|| path.display().to_string())
 }
 
 /// What is done to the scores: what is given, and what the file has data for.
