@@ -26,6 +26,11 @@ use crate::problem::{Inputs, Problem};
 use crate::score::Score;
 use crate::shape::{Layout, Shape};
 
+/// The page's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/onnx.md")]
+pub struct Page;
+
 /// The operator's attributes. The default is what a node without attributes means.
 ///
 /// Scores go through the operator in the crate's own order: scale, softcap, float mask, what is masked, softmax.
