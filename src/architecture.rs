@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["readback", "kernel", "files"],
     &["plan"],
     &["attention"],
+    &["onnx"],
 ];
 
 /// Modules that compute on the CPU alone.

@@ -10,6 +10,8 @@ mod error;
 pub mod files;
 mod kernel;
 mod mask;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 #[cfg(feature = "pictures")]
 pub mod picture;
 mod plan;

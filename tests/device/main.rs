@@ -10,6 +10,8 @@ mod hostile;
 mod inspect;
 mod masks;
 mod metamorphic;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod random;
 mod scores;
 mod tolerance;
