@@ -25,10 +25,10 @@ const MONOSPACE: f64 = 0.603;
 const PROPORTIONAL: f64 = 0.53;
 
 /// The width that panels share.
-const GRID_WIDTH: f64 = 1240.0;
+pub(super) const GRID_WIDTH: f64 = 1240.0;
 /// The most that one panel takes, and the least.
-const LARGEST_PANEL: f64 = 640.0;
-const SMALLEST_PANEL: f64 = 48.0;
+pub(super) const LARGEST_PANEL: f64 = 640.0;
+pub(super) const SMALLEST_PANEL: f64 = 48.0;
 const THINNEST_MATRIX: f64 = 24.0;
 const GAP: f64 = 28.0;
 /// Cells of this size have room for a number.
@@ -196,7 +196,8 @@ impl Cell {
             .max()
             .unwrap_or(0)
             .max(1);
-        let side = ((GRID_WIDTH + GAP) / columns as f64 - GAP).clamp(SMALLEST_PANEL, LARGEST_PANEL);
+        let side =
+            ((GRID_WIDTH + GAP) / columns as f64 - GAP).clamp(SMALLEST_PANEL, figure.largest_panel);
         let largest = if columns <= 3 { 56.0 } else { 44.0 };
         let mut size = (side / most as f64).min(largest);
         if figure.numbers == Some(true) && most <= MOST_NUMBERS {

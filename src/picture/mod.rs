@@ -37,6 +37,7 @@ pub struct Heatmap {
     range: Option<(f32, f32)>,
     square_root: bool,
     columns: Option<usize>,
+    largest_panel: f64,
     numbers: Option<bool>,
     panels: Vec<Panel>,
 }
@@ -170,6 +171,7 @@ impl Heatmap {
             range: None,
             square_root: false,
             columns: None,
+            largest_panel: layout::LARGEST_PANEL,
             numbers: None,
             panels: Vec::new(),
         }
@@ -216,6 +218,12 @@ impl Heatmap {
     #[must_use]
     pub fn columns(self, columns: usize) -> Self {
         Self { columns: Some(columns.max(1)), ..self }
+    }
+
+    /// The longest side that a panel may have, in pixels of the SVG; 640 unless said.
+    #[must_use]
+    pub fn largest_panel(self, side: f64) -> Self {
+        Self { largest_panel: side.max(layout::SMALLEST_PANEL).min(layout::GRID_WIDTH), ..self }
     }
 
     /// Whether each cell's number is written into it; where matrices are small unless said.
