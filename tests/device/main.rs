@@ -8,6 +8,8 @@ mod hostile;
 mod inspect;
 mod masks;
 mod metamorphic;
+#[cfg(feature = "files")]
+mod pytorch;
 mod random;
 mod scores;
 mod tolerance;
