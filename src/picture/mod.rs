@@ -223,7 +223,8 @@ impl Heatmap {
     /// The longest side that a panel may have, in pixels of the SVG; 640 unless said.
     #[must_use]
     pub fn largest_panel(self, side: f64) -> Self {
-        Self { largest_panel: side.max(layout::SMALLEST_PANEL).min(layout::GRID_WIDTH), ..self }
+        let side = if side.is_nan() { layout::LARGEST_PANEL } else { side };
+        Self { largest_panel: side.clamp(layout::SMALLEST_PANEL, layout::GRID_WIDTH), ..self }
     }
 
     /// Whether each cell's number is written into it; where matrices are small unless said.
