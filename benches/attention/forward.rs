@@ -176,7 +176,8 @@ pub(crate) fn upload<T: bytemuck::Pod>(device: &wgpu::Device, values: &[T]) -> w
     device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: None,
         contents: bytemuck::cast_slice(values),
-        usage: wgpu::BufferUsages::STORAGE,
+        // What a mask reads is copied into the plan's own buffer.
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
     })
 }
 
