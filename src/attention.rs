@@ -6,13 +6,13 @@ use crate::device::{self, DeviceChoice, scoped};
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::Kernels;
-use crate::mask::emit::TileGrid;
+use crate::mask::emit::{TileClass, TileGrid};
 use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::buffers::MaskBuffers;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan};
-use crate::plan::tiles::{TileClass, TilePlan};
+use crate::plan::tiles::TilePlan;
 use crate::problem::{Inputs, Problem};
 use crate::readback;
 use crate::shape::Strides;
@@ -69,6 +69,8 @@ pub struct MaskTensor {
 /// The classes of a mask's tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TileClasses {
+    /// The tiles' size.
+    pub grid: TileGrid,
     /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
     pub dims: [usize; 4],
     /// The elements.
@@ -256,7 +258,7 @@ impl Attention {
         self.submit(|encoder| plan.encode(encoder, &uploads.buffers(), output.slice(..)))?;
         let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
         let classes = words.into_iter().map(TileClass::from_word).collect();
-        Ok(TileClasses { dims: plan.dims(), classes })
+        Ok(TileClasses { grid: plan.grid(), dims: plan.dims(), classes })
     }
 
     /// [`Attention::tile_classes`], waiting for it. Errors likewise.

@@ -285,6 +285,49 @@ fn a_mask_is_drawn() {
     }
 }
 
+#[test]
+fn tiles_are_counted() {
+    // A window of 32 over tiles of 16: on the diagonal, and up to two before it.
+    let text = stdout(words("mask window(31,0) --seq 128 --tiles --block-q 16 --block-kv 16"));
+    assert_eq!(
+        text,
+        "64 tiles of 16 queries x 16 keys\n   visited   partial      full     ideal   visited/ideal\n     \
+         32.8%     21.9%     10.9%     32.8%           1.000\n"
+    );
+    // The kernel's own tiles; the one size that is given, with a row of tiles that is cut off.
+    assert!(stdout(words("mask causal --seq 100 --tiles")).contains(" keys\n"));
+    let text = stdout(words("mask all --seq 100 --tiles --block-q 7"));
+    assert!(text.contains(" tiles of 7 queries x ") && text.contains("100.0%      0.0%    100.0%"));
+    assert!(stdout(words("mask causal --seq 0 --tiles")).starts_with("0 tiles of"));
+}
+
+#[test]
+fn tiles_are_counted_for_each_sequence() {
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    let input = scratch.input.to_str().unwrap();
+    let svg = scratch.path("tiles.svg");
+    let options = ["--data", input, "--png", svg.to_str().unwrap()];
+    let line = "mask key_lengths --seq 3 --seq-kv 5 --tiles --block-q 3 --block-kv 4";
+    let text = stdout(words(line).into_iter().chain(options));
+    let lines: Vec<_> = text.lines().map(|line| words(line).join(" ")).collect();
+    assert_eq!(lines[0], "2 tiles of 3 queries x 4 keys");
+    assert_eq!(lines[2], "batch 0 50.0% 0.0% 50.0% 50.0% 1.000");
+    // A sequence of which nothing is real.
+    assert_eq!(lines[3], "batch 1 0.0% 0.0% 0.0% 0.0% 1.000");
+    let svg = std::fs::read_to_string(svg).unwrap();
+    for text in ["tiles of 3 × 4", "partial", "full", "not visited"] {
+        assert!(svg.contains(&format!(">{text}</text>")), "{text} isn't in the picture");
+    }
+}
+
+#[test]
+fn tiles_of_no_size_are_refused() {
+    let message = failure(words("mask causal --seq 3 --tiles --block-q 0"), 1);
+    assert!(message.contains("at least 1"), "{message}");
+    failure(words("mask causal --seq 3 --block-q 2"), 2);
+    failure(words("mask causal --seq 3 --tiles --format keep"), 2);
+}
+
 /// The real model's tensors give what was recorded.
 #[test]
 fn a_run_gives_what_a_real_model_gave() {

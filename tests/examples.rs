@@ -48,6 +48,12 @@ fn check(name: &str, expected: &[&str]) {
 }
 
 #[test]
+fn gallery() {
+    check("gallery", &["masks.md: "]);
+    assert!(scratch_folder("gallery").join("docs/masks/longformer.png").is_file());
+}
+
+#[test]
 fn causal_mask() {
     check(
         "causal_mask",

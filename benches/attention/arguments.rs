@@ -4,11 +4,12 @@ use anyhow::Context as _;
 use wgpu_attention::ForwardKernel;
 
 const HELP: &str = "\
-Times the forward pass against naive attention in three passes, and the compilation of each kernel.
+Times the forward pass against naive attention in three passes, under sparse masks against none, and the compilation of
+each kernel.
 
 Usage: cargo bench [-- [OPTIONS] [FILTER]...]
 
-  FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024` or `compile`
+  FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024`, `sparse` or `compile`
   --kernel NAME   times this forward kernel instead of the best
   --quick         fewer rounds
   --list          prints the names and ends

@@ -162,7 +162,7 @@ pub(crate) fn run(
 }
 
 /// Numbers in [-1, 1), the same on every run: a multiplicative congruential generator will do for timing.
-fn uniform(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn uniform(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed;
     (0..len)
         .map(|_| {
@@ -172,15 +172,16 @@ fn uniform(seed: u64, len: usize) -> Vec<f32> {
         .collect()
 }
 
-fn upload(device: &wgpu::Device, values: &[f32]) -> wgpu::Buffer {
+pub(crate) fn upload<T: bytemuck::Pod>(device: &wgpu::Device, values: &[T]) -> wgpu::Buffer {
     device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: None,
         contents: bytemuck::cast_slice(values),
-        usage: wgpu::BufferUsages::STORAGE,
+        // What a mask reads is copied into the plan's own buffer.
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
     })
 }
 
-fn output(device: &wgpu::Device, len: usize) -> wgpu::Buffer {
+pub(crate) fn output(device: &wgpu::Device, len: usize) -> wgpu::Buffer {
     device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: len as u64 * 4,
@@ -189,7 +190,7 @@ fn output(device: &wgpu::Device, len: usize) -> wgpu::Buffer {
     })
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
 }

@@ -1,4 +1,5 @@
-//! The forward pass against naive attention in three passes, and how long each kernel takes to compile.
+//! The forward pass against naive attention in three passes, under sparse masks against none, and how long each kernel
+//! takes to compile.
 //!
 //! Contenders run in turns (A B A B …), so that whatever else the machine does meets both; what is compared are medians.
 //! Results are compared with each other, too.
@@ -8,6 +9,7 @@ mod clock;
 mod compile;
 mod forward;
 mod naive;
+mod sparse;
 
 use anyhow::{Context, Result};
 use arguments::Arguments;
@@ -26,10 +28,13 @@ fn main() -> Result<()> {
     let compilations = compile::cases(&device);
     let forward_cases: Vec<_> =
         forward::CASES.iter().filter(|case| arguments.wants(&case.name())).collect();
+    let sparse_cases: Vec<_> =
+        sparse::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let compilations: Vec<_> =
         compilations.into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
         forward_cases.iter().for_each(|case| println!("{}", case.name()));
+        sparse_cases.iter().for_each(|case| println!("{}", case.name()));
         compilations.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
@@ -37,12 +42,20 @@ fn main() -> Result<()> {
     let clock = Clock::new(&device, &queue);
     println!("device: {}", device.adapter_info().name);
     println!("times:  {}\n", clock.name());
-    let progress = progress_bar(forward_cases.len() + compilations.len());
+    let progress = progress_bar(forward_cases.len() + sparse_cases.len() + compilations.len());
     if !forward_cases.is_empty() {
         forward::print_heading(&progress);
     }
     for case in forward_cases {
         let result = forward::run(case, &device, &queue, &clock, &arguments, &progress)?;
+        progress.suspend(|| println!("{result}"));
+        progress.inc(1);
+    }
+    if !sparse_cases.is_empty() {
+        sparse::print_heading(&progress);
+    }
+    for case in sparse_cases {
+        let result = sparse::run(&case, &device, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }

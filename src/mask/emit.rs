@@ -299,6 +299,28 @@ impl InputName {
     }
 }
 
+/// What a forward kernel does with a tile of queries × keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TileClass {
+    /// No cell is kept: the tile isn't visited.
+    Skip,
+    /// Some cells may be kept and some masked: the mask is asked cell by cell.
+    Partial,
+    /// Every cell is kept: the mask isn't asked.
+    Full,
+}
+
+impl TileClass {
+    /// The class of a word that a [`crate::TilePlan`] wrote.
+    pub const fn from_word(word: u32) -> Self {
+        match word {
+            0 => Self::Skip,
+            1 => Self::Partial,
+            _ => Self::Full,
+        }
+    }
+}
+
 /// Where everything lies in the mask buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MaskLayout {

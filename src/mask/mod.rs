@@ -5,6 +5,7 @@
 //! that keeps a cell, classes a tile and bounds a row ([`emit`]). What a leaf reads at run time, lengths or ids,
 //! is data, found by its name ([`data`]), so one expression compiles once.
 
+pub mod compositions;
 pub(crate) mod data;
 pub(crate) mod emit;
 pub(crate) mod eval;

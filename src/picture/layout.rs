@@ -15,6 +15,8 @@ pub(super) const BAR_WIDTH: f64 = 16.0;
 pub(super) const LEGEND_TITLE: f64 = 24.0;
 pub(super) const BAR_GAP: f64 = 24.0;
 pub(super) const SWATCH: f64 = 28.0;
+/// Between the cells' legend and the tiles'.
+pub(super) const TILES_GAP: f64 = 14.0;
 /// Between a matrix and its labels.
 pub(super) const LABEL_GAP: f64 = 6.0;
 /// How wide a character is, as a share of the font's size: the tick labels' font is monospaced, the other one's
@@ -23,10 +25,10 @@ const MONOSPACE: f64 = 0.603;
 const PROPORTIONAL: f64 = 0.53;
 
 /// The width that panels share.
-const GRID_WIDTH: f64 = 1240.0;
+pub(super) const GRID_WIDTH: f64 = 1240.0;
 /// The most that one panel takes, and the least.
-const LARGEST_PANEL: f64 = 640.0;
-const SMALLEST_PANEL: f64 = 48.0;
+pub(super) const LARGEST_PANEL: f64 = 640.0;
+pub(super) const SMALLEST_PANEL: f64 = 48.0;
 const THINNEST_MATRIX: f64 = 24.0;
 const GAP: f64 = 28.0;
 /// Cells of this size have room for a number.
@@ -194,7 +196,8 @@ impl Cell {
             .max()
             .unwrap_or(0)
             .max(1);
-        let side = ((GRID_WIDTH + GAP) / columns as f64 - GAP).clamp(SMALLEST_PANEL, LARGEST_PANEL);
+        let side =
+            ((GRID_WIDTH + GAP) / columns as f64 - GAP).clamp(SMALLEST_PANEL, figure.largest_panel);
         let largest = if columns <= 3 { 56.0 } else { 44.0 };
         let mut size = (side / most as f64).min(largest);
         if figure.numbers == Some(true) && most <= MOST_NUMBERS {
@@ -202,8 +205,10 @@ impl Cell {
         }
         // Whole units give sharp edges.
         let size = if size >= 1.0 { size.floor() } else { size };
-        let numbers =
-            figure.numbers.unwrap_or(most <= 12) && most <= MOST_NUMBERS && size >= NUMBER_CELL;
+        let numbers = figure.tiles().is_none()
+            && figure.numbers.unwrap_or(most <= 12)
+            && most <= MOST_NUMBERS
+            && size >= NUMBER_CELL;
         let every_label = size >= 10.0;
         let tick_size = if every_label { (size - 1.5).clamp(9.0, 13.0) } else { 11.0 };
         Self { size, tick_size, numbers, every_label }
@@ -273,8 +278,16 @@ fn longest<'a>(ticks: impl Iterator<Item = &'a Vec<Tick>>) -> f64 {
 }
 
 fn legend_width(figure: &Heatmap) -> f64 {
-    let labels = [&figure.masked, &figure.legend].map(|text| text_width(text, LEGEND_SIZE));
-    (BAR_WIDTH + 8.0 + labels[0]).max(labels[1]).max(BAR_WIDTH + 60.0)
+    let labels = [&figure.masked, &figure.legend, &tiles_title(figure)]
+        .map(|text| text_width(text, LEGEND_SIZE));
+    (BAR_WIDTH + 8.0 + labels[0]).max(labels[1]).max(labels[2]).max(BAR_WIDTH + 60.0)
+}
+
+/// What stands above the tiles' legend; nothing where there are none.
+pub(super) fn tiles_title(figure: &Heatmap) -> String {
+    let title =
+        |tiles: &super::Tiles| format!("tiles of {} × {}", tiles.grid.block_q, tiles.grid.block_kv);
+    figure.tiles().map(title).unwrap_or_default()
 }
 
 fn legend_height(figure: &Heatmap, scale: &Scale, bar_length: f64) -> f64 {
@@ -284,6 +297,7 @@ fn legend_height(figure: &Heatmap, scale: &Scale, bar_length: f64) -> f64 {
         + part(scale.any && scale.is_single(), SWATCH)
         + part(scale.masked, SWATCH)
         + part(scale.not_a_number, SWATCH)
+        + part(figure.tiles().is_some(), TILES_GAP + LEGEND_TITLE + 3.0 * SWATCH)
 }
 
 fn text_width(text: &str, size: f64) -> f64 {

@@ -11,6 +11,7 @@ mod svg;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::mask::emit::{TileClass, TileGrid};
 
 /// A figure of one or more matrices that share a colour scale.
 ///
@@ -36,6 +37,7 @@ pub struct Heatmap {
     range: Option<(f32, f32)>,
     square_root: bool,
     columns: Option<usize>,
+    largest_panel: f64,
     numbers: Option<bool>,
     panels: Vec<Panel>,
 }
@@ -49,6 +51,22 @@ pub struct Panel {
     values: Vec<f32>,
     row_labels: Vec<String>,
     column_labels: Vec<String>,
+    tiles: Option<Tiles>,
+}
+
+/// The tiles that are drawn over a matrix.
+#[derive(Debug, Clone)]
+struct Tiles {
+    grid: TileGrid,
+    /// Row by row.
+    classes: Vec<TileClass>,
+}
+
+impl Tiles {
+    /// Tiles along the columns of a matrix.
+    const fn across(&self, panel: &Panel) -> usize {
+        panel.columns.div_ceil(self.grid.block_kv)
+    }
 }
 
 impl Panel {
@@ -61,6 +79,7 @@ impl Panel {
             values: values.into(),
             row_labels: Vec::new(),
             column_labels: Vec::new(),
+            tiles: None,
         }
     }
 
@@ -102,7 +121,27 @@ impl Panel {
         self
     }
 
+    /// Draws the classes of a mask's tiles over it: one plane of [`crate::TileClasses`].
+    #[must_use]
+    pub fn tiles(self, grid: TileGrid, classes: impl Into<Vec<TileClass>>) -> Self {
+        Self { tiles: Some(Tiles { grid, classes: classes.into() }), ..self }
+    }
+
+    fn check_tiles(&self, tiles: &Tiles) -> Result<()> {
+        let name = format!("tiles of panel `{}`", self.title);
+        let TileGrid { block_q, block_kv } = tiles.grid;
+        if block_q == 0 || block_kv == 0 {
+            return Err(Error::operand(name, "blocks of at least 1", format!("{:?}", tiles.grid)));
+        }
+        let expected = self.rows.div_ceil(block_q) * tiles.across(self);
+        if tiles.classes.len() == expected {
+            return Ok(());
+        }
+        Err(Error::operand(name, expected, tiles.classes.len()))
+    }
+
     fn check(&self) -> Result<()> {
+        self.tiles.as_ref().map_or(Ok(()), |tiles| self.check_tiles(tiles))?;
         let name = |what: &str| format!("{what} of panel `{}`", self.title);
         let cells = crate::shape::elements(&name("values"), &[self.rows, self.columns])?;
         let counts = [
@@ -132,6 +171,7 @@ impl Heatmap {
             range: None,
             square_root: false,
             columns: None,
+            largest_panel: layout::LARGEST_PANEL,
             numbers: None,
             panels: Vec::new(),
         }
@@ -178,6 +218,13 @@ impl Heatmap {
     #[must_use]
     pub fn columns(self, columns: usize) -> Self {
         Self { columns: Some(columns.max(1)), ..self }
+    }
+
+    /// The longest side that a panel may have, in pixels of the SVG; 640 unless said.
+    #[must_use]
+    pub fn largest_panel(self, side: f64) -> Self {
+        let side = if side.is_nan() { layout::LARGEST_PANEL } else { side };
+        Self { largest_panel: side.clamp(layout::SMALLEST_PANEL, layout::GRID_WIDTH), ..self }
     }
 
     /// Whether each cell's number is written into it; where matrices are small unless said.
@@ -234,6 +281,11 @@ impl Heatmap {
         )
     }
 
+    /// The tiles that the legend explains: those of the first panel that has some.
+    fn tiles(&self) -> Option<&Tiles> {
+        self.panels.iter().find_map(|panel| panel.tiles.as_ref())
+    }
+
     fn check(&self) -> Result<()> {
         if let Some((low, high)) = self.range
             && !(low.is_finite() && high.is_finite() && low <= high)
@@ -284,6 +336,24 @@ mod tests {
     }
 
     #[test]
+    fn tiles_are_drawn_over_the_cells() {
+        let grid = TileGrid { block_q: 2, block_kv: 3 };
+        let classes = [TileClass::Full, TileClass::Skip, TileClass::Partial, TileClass::Partial];
+        let figure = Heatmap::new("").panel(Panel::new(3, 4, [0.0; 12]).tiles(grid, classes));
+        let svg = figure.to_svg().unwrap();
+        for text in ["tiles of 2 × 3", "not visited", "partial", "full"] {
+            assert!(svg.contains(&format!(">{text}</text>")), "{text} is missing");
+        }
+        // Cells are 56 units wide; the tiles at the edges are cut off.
+        for (class, area) in [(0, "h56.00v112.00"), (1, "h224.00v56.00"), (2, "h168.00v112.00")] {
+            let path = svg.split(&format!("class=\"tile{class}\" ")).nth(1).unwrap();
+            let path = path.split("/>").next().unwrap();
+            assert!(path.contains(area), "{area} isn't in {path}");
+        }
+        figure.to_png().unwrap();
+    }
+
+    #[test]
     fn large_and_odd_matrices_are_drawn() {
         let ramp = |rows: usize, columns: usize| {
             let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
@@ -321,6 +391,13 @@ mod tests {
             message(Panel::new(1, 2, [0.0; 2]).row_labels(["a", "b"])),
             "row labels of panel `p`: expected 1, found 2"
         );
+        let grid = TileGrid { block_q: 2, block_kv: 1 };
+        assert_eq!(
+            message(Panel::new(3, 2, [0.0; 6]).tiles(grid, [TileClass::Full])),
+            "tiles of panel `p`: expected 4, found 1"
+        );
+        let grid = TileGrid { block_q: 0, block_kv: 1 };
+        assert!(message(Panel::new(1, 1, [0.0]).tiles(grid, [])).contains("at least 1"));
         let error = Heatmap::new("").range(1.0, f32::NAN).to_svg().unwrap_err();
         assert!(error.to_string().starts_with("range: expected two finite numbers"), "{error}");
     }

@@ -8,8 +8,9 @@ use resvg::tiny_skia;
 
 use super::color::{self, Ink, Scale};
 use super::layout::{self, Layout, Slot, lay_out};
-use super::{Heatmap, Panel};
+use super::{Heatmap, Panel, Tiles};
 use crate::error::{Error, Result};
+use crate::mask::emit::TileClass;
 
 const SANS: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
 const MONO: &str = "Hack, Menlo, Consolas, monospace";
@@ -18,6 +19,11 @@ const MUTED: &str = "#566072";
 const HATCHED: &str = "url(#masked)";
 /// The stripes of masked cells.
 const HATCH: &str = r##"<pattern id="masked" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6" fill="#f1f3f6"/><rect width="1.6" height="6" fill="#d3d8e0"/></pattern>"##;
+
+/// The tints of tiles that are skipped, partial and full, in the order of [`TileClass`], and how much they cover.
+const TINTS: [(&str, f64); 3] = [("#ffffff", 0.75), ("#f59e0b", 0.5), ("#1e1b6b", 0.4)];
+/// Tiles that are narrower are drawn without edges.
+const SMALLEST_TILE: f64 = 4.0;
 
 /// Matrices with smaller cells are embedded as images, with one pixel per cell or fewer.
 const SMALLEST_CELL: f64 = 4.0;
@@ -112,6 +118,9 @@ impl Svg<'_> {
             self.shapes(panel, slot);
         } else {
             self.image(panel, slot)?;
+        }
+        if let Some(tiles) = &panel.tiles {
+            self.tiles(panel, tiles, slot);
         }
         if !self.layout.numbers {
             let Slot { x, y, width, height, .. } = slot;
@@ -238,6 +247,92 @@ impl Svg<'_> {
         Some(pixmap)
     }
 
+    /// Tints over the cells, a path for each class, and the tiles' edges where they are wide enough to be told apart.
+    fn tiles(&mut self, panel: &Panel, tiles: &Tiles, slot: &Slot) {
+        let across = tiles.across(panel).max(1);
+        // The last tiles may be cut off.
+        let x = |column: usize| {
+            let key = (column * tiles.grid.block_kv).min(panel.columns);
+            slot.width * key as f64 / panel.columns as f64
+        };
+        let y = |row: usize| {
+            let query = (row * tiles.grid.block_q).min(panel.rows);
+            slot.height * query as f64 / panel.rows as f64
+        };
+        let mut paths = [const { String::new() }; 3];
+        for (row, classes) in tiles.classes.chunks(across).enumerate() {
+            let mut column = 0;
+            for run in classes.chunk_by(|a, b| a == b) {
+                let (left, right) = (x(column), x(column + run.len()));
+                // Writing to a String can't fail.
+                let _ = write!(
+                    paths[run[0] as usize],
+                    "M{:.2} {:.2}h{:.2}v{:.2}h-{:.2}z",
+                    slot.x + left,
+                    slot.y + y(row),
+                    right - left,
+                    y(row + 1) - y(row),
+                    right - left,
+                );
+                column += run.len();
+            }
+        }
+        for (index, (path, (tint, opacity))) in paths.iter().zip(TINTS).enumerate() {
+            put!(
+                self,
+                "<path class=\"tile{index}\" fill=\"{tint}\" fill-opacity=\"{opacity}\" shape-rendering=\"crispEdges\" d=\"{path}\"/>\n"
+            );
+        }
+        let down = tiles.classes.len() / across;
+        let narrowest = (slot.width / across as f64).min(slot.height / down.max(1) as f64);
+        if narrowest < SMALLEST_TILE {
+            return;
+        }
+        let mut edges = String::new();
+        for column in 1..across {
+            let _ = write!(edges, "M{:.2} {}v{}", slot.x + x(column), slot.y, slot.height);
+        }
+        for row in 1..down {
+            let _ = write!(edges, "M{} {:.2}h{}", slot.x, slot.y + y(row), slot.width);
+        }
+        put!(
+            self,
+            "<path d=\"{edges}\" fill=\"none\" stroke=\"#ffffff\" stroke-opacity=\"0.55\" stroke-width=\"0.75\"/>\n"
+        );
+    }
+
+    fn tiles_legend(&mut self, x: f64, y: f64) {
+        let title = layout::tiles_title(self.figure);
+        let dark = style(SANS, layout::LEGEND_SIZE, DARK, "start");
+        self.write((x, y + layout::LEGEND_SIZE * 0.85), &title, dark);
+        let names = [
+            (TileClass::Full, "full"),
+            (TileClass::Partial, "partial"),
+            (TileClass::Skip, "not visited"),
+        ];
+        let mut y = y + layout::LEGEND_TITLE;
+        for (class, name) in names {
+            // Over what such tiles cover: kept cells, both, masked ones.
+            let side = layout::BAR_WIDTH;
+            let kept = match class {
+                TileClass::Full => side,
+                TileClass::Partial => side / 2.0,
+                TileClass::Skip => 0.0,
+            };
+            let ink = paint(self.scale.ink(self.scale.high));
+            let (tint, opacity) = TINTS[class as usize];
+            put!(
+                self,
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\" fill=\"{HATCHED}\"/>\n\
+                 <rect x=\"{x}\" y=\"{y}\" width=\"{kept}\" height=\"{side}\" fill=\"{ink}\"/>\n\
+                 <rect x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\" fill=\"{tint}\" fill-opacity=\"{opacity}\" stroke=\"#aab2bf\" stroke-width=\"0.75\"/>\n"
+            );
+            let at = (x + side + 8.0, y + side / 2.0 + layout::LEGEND_SIZE * 0.35);
+            self.write(at, name, dark);
+            y += layout::SWATCH;
+        }
+    }
+
     fn ticks(&mut self, slot: &Slot) {
         let size = self.layout.tick_size;
         for tick in &slot.row_ticks {
@@ -287,6 +382,10 @@ impl Svg<'_> {
         }
         if self.scale.not_a_number {
             self.swatch((x, y), paint(Ink::NotANumber), "NaN");
+            y += layout::SWATCH;
+        }
+        if self.figure.tiles().is_some() {
+            self.tiles_legend(x, y + layout::TILES_GAP);
         }
     }
 

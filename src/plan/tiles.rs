@@ -16,32 +16,11 @@ use crate::mask::emit::TileGrid;
 use crate::problem::Problem;
 use crate::shape::elements;
 
-/// What a forward kernel does with a tile of queries × keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TileClass {
-    /// No cell is kept: the tile isn't visited.
-    Skip,
-    /// Some cells may be kept and some masked: the mask is asked cell by cell.
-    Partial,
-    /// Every cell is kept: the mask isn't asked.
-    Full,
-}
-
-impl TileClass {
-    /// The class of a word that a [`TilePlan`] wrote.
-    pub const fn from_word(word: u32) -> Self {
-        match word {
-            0 => Self::Skip,
-            1 => Self::Partial,
-            _ => Self::Full,
-        }
-    }
-}
-
 /// Writes the classes of a mask's tiles, any number of times.
 #[derive(Debug)]
 pub struct TilePlan {
     kernels: Kernels,
+    grid: TileGrid,
     dims: [usize; 4],
     mask: MaskTables,
     dispatch: Dispatch,
@@ -82,7 +61,12 @@ impl TilePlan {
         let (params, empty) = crate::device::scoped(device, "allocating a plan", || {
             (params_buffer(device, &params), MaskTables::empty_buffer(kernels))
         })?;
-        Ok(Self { kernels: kernels.clone(), dims, mask, dispatch, params, empty })
+        Ok(Self { kernels: kernels.clone(), grid, dims, mask, dispatch, params, empty })
+    }
+
+    /// The tiles' size.
+    pub const fn grid(&self) -> TileGrid {
+        self.grid
     }
 
     /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`

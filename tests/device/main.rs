@@ -12,6 +12,8 @@ mod masks;
 mod metamorphic;
 #[cfg(feature = "onnx")]
 mod onnx;
+#[cfg(feature = "files")]
+mod pytorch;
 mod random;
 mod scores;
 mod tolerance;

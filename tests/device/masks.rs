@@ -2,7 +2,7 @@
 
 use wgpu_attention::{
     Evaluator, Mask, MaskBuffers, MaskData, MaskFormat, MaskPlan, Problem, Shape, TileClass,
-    TileGrid,
+    TileGrid, compositions,
 };
 
 use crate::fixture::{ATTENTION, mask_data};
@@ -75,6 +75,49 @@ fn visited_and_needed(
     });
     assert_eq!(tiles.classes.len(), batch * heads * rows * columns);
     (visited, needed.len())
+}
+
+/// Data for every composition, as models have it: 9 documents, blocks of 64 at random, buckets of about 16 positions.
+fn realistic_data(seq: usize) -> MaskData {
+    let hash = |n: usize| (n as u32).wrapping_mul(0x9e37_79b9) >> 7;
+    let block = |cell: usize| hash(cell / seq / 64 * 1000 + cell % seq / 64);
+    let parent = |at: usize| if at == 0 { -1 } else { ((at - 1) / 3) as i32 };
+    MaskData::new()
+        .dense([1, 1, seq, seq], (0..seq * seq).map(|cell| block(cell).is_multiple_of(8)))
+        .prefix_lengths([seq as i32 / 3])
+        .document_ids((0..seq).map(|at| (at * 9 / seq) as i32))
+        .bucket_ids(
+            [1, 1, 2, seq],
+            (0..2 * seq).map(|at| hash(at) as i32 % (seq as i32 / 16)).collect::<Vec<_>>(),
+        )
+        .tree_parents((0..seq).map(parent).collect::<Vec<_>>())
+}
+
+#[test]
+fn named_compositions_visit_what_they_keep() {
+    let shape = Shape::new(1, 1, 1024, 64);
+    let data = realistic_data(1024);
+    for (name, mask) in [
+        ("longformer", compositions::longformer(64, 2)),
+        ("bigbird", compositions::bigbird(64, 2)),
+        ("prefix_lm", compositions::prefix_lm()),
+        ("packed_documents", compositions::packed_documents()),
+        ("streaming_llm", compositions::streaming_llm(200, 4)),
+        ("gemma2", compositions::gemma2(0, 256)),
+        ("gemma3", compositions::gemma3(5, 256)),
+        ("llama4", compositions::llama4(0, 200)),
+        ("reformer", compositions::reformer()),
+        ("speculative_tree", compositions::speculative_tree()),
+    ] {
+        let problem = Problem::new(shape).mask(mask.clone());
+        let grid = ATTENTION.tile_classes_blocking(&problem, &data, None).unwrap().grid;
+        let (visited, needed) = visited_and_needed(&mask, &shape, &data, grid);
+        println!("{name}: {visited} tiles visited, {needed} needed");
+        assert!(
+            visited >= needed && visited as f64 <= needed as f64 * 1.05,
+            "{name}: {visited} tiles are visited, {needed} have a kept cell"
+        );
+    }
 }
 
 fn for_each_cell(shape: &Shape, mut visit: impl FnMut([usize; 4])) {

@@ -48,6 +48,11 @@ impl Workspace {
         Ok(Self { target: PathBuf::from(target), host: host.to_owned(), root })
     }
 
+    /// The workspace's folder.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where cargo builds; what the tasks download goes there too, so that `cargo clean` removes it.
     pub(crate) fn target(&self) -> &Path {
         &self.target

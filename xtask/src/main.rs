@@ -98,6 +98,9 @@ enum Task {
         args: Vec<OsString>,
     },
 
+    /// Write docs/masks.md and its pictures: every mask, made on the device.
+    Gallery,
+
     /// Run the benchmarks on the device, with full optimisation.
     #[command(
         after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
@@ -156,6 +159,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
+        Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),

@@ -38,6 +38,11 @@ pub(crate) fn example(
     on_device(workspace, choice, cargo)
 }
 
+/// `cargo xtask gallery`.
+pub(crate) fn gallery(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
+    example(workspace, choice, "gallery", &[workspace.root().join("docs").into_os_string()])
+}
+
 /// `cargo xtask cli`.
 pub(crate) fn cli(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
     let mut cargo = workspace.cargo("run");

@@ -7,7 +7,10 @@ use anyhow::bail;
 use clap::ValueEnum;
 use wgpu_attention::files::TensorFile;
 use wgpu_attention::picture::{Heatmap, Panel};
-use wgpu_attention::{Mask, MaskData, MaskFormat, MaskTensor, Problem, Shape};
+use wgpu_attention::{
+    Attention, Mask, MaskData, MaskFormat, MaskTensor, Problem, Shape, TileClass, TileClasses,
+    TileGrid,
+};
 
 /// Write a mask out, made on the device.
 ///
@@ -44,6 +47,21 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
 
+    /// Tell instead how many of the kernel's tiles are visited, and how many would be at best; with --png, draw them.
+    ///
+    /// A tile that the mask empties isn't visited. At best are visited those that have a kept cell. `partial` ones are
+    /// visited and the mask asked cell by cell, in `full` ones nothing is masked.
+    #[arg(long, conflicts_with = "format")]
+    tiles: bool,
+
+    /// How many queries a tile has; unless given, as many as in the kernel that is chosen for head_dim 64.
+    #[arg(long, value_name = "N", requires = "tiles")]
+    block_q: Option<usize>,
+
+    /// How many keys a tile has, likewise.
+    #[arg(long, value_name = "N", requires = "tiles")]
+    block_kv: Option<usize>,
+
     #[command(flatten)]
     device: crate::Device,
 }
@@ -62,7 +80,8 @@ EXAMPLES
     t=1:  .  X  X
     t=2:  .  .  X
     t=3:  .  .  .
-  wgpu-attention mask 'window(2,0) & key_lengths' --seq 27 --data in.safetensors --png mask.png";
+  wgpu-attention mask 'window(2,0) & key_lengths' --seq 27 --data in.safetensors --png mask.png
+  wgpu-attention mask 'window(255,0)' --seq 1024 --tiles --png tiles.png";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -83,6 +102,8 @@ struct Plane<'a> {
     rows: usize,
     columns: usize,
     values: &'a [f32],
+    /// The value of a masked cell.
+    masked: f32,
 }
 
 pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
@@ -106,10 +127,20 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let problem = Problem::new(shape).mask(mask.clone());
     let tensor = attention.materialize_blocking(&problem, &data, format)?;
-    let planes = planes(&tensor);
+    let planes = planes(&tensor, arguments.format);
+    let tiles = if arguments.tiles {
+        let problem =
+            Problem::new(Shape { head_dim: 64, head_dim_v: 64, ..shape }).mask(mask.clone());
+        Some(tile_classes(arguments, &attention, &problem, &data)?)
+    } else {
+        None
+    };
     // The picture first: whoever reads the text may stop early.
     if let Some(path) = &arguments.png {
-        draw(&mask, &planes, arguments.format, file.as_ref()).save(path)?;
+        draw(&mask, &planes, arguments.format, file.as_ref(), tiles.as_ref()).save(path)?;
+    }
+    if let Some(tiles) = &tiles {
+        return crate::print(|out| tile_table(out, &planes, tiles));
     }
     crate::print(|out| {
         for (index, plane) in planes.iter().enumerate() {
@@ -135,7 +166,68 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
     })
 }
 
-fn planes(tensor: &MaskTensor) -> Vec<Plane<'_>> {
+/// The classes of tiles of the size that is asked for, the rest of it being the kernel's own.
+fn tile_classes(
+    arguments: &Arguments,
+    attention: &Attention,
+    problem: &Problem,
+    data: &MaskData,
+) -> anyhow::Result<TileClasses> {
+    let own = attention.tile_classes_blocking(problem, data, None)?;
+    let grid = TileGrid {
+        block_q: arguments.block_q.unwrap_or(own.grid.block_q),
+        block_kv: arguments.block_kv.unwrap_or(own.grid.block_kv),
+    };
+    if grid == own.grid {
+        return Ok(own);
+    }
+    Ok(attention.tile_classes_blocking(problem, data, Some(grid))?)
+}
+
+/// A line for each plane: shares of all tiles, and how near to the best it comes.
+fn tile_table(out: &mut dyn Write, planes: &[Plane<'_>], tiles: &TileClasses) -> io::Result<()> {
+    let [_, _, rows, columns] = tiles.dims;
+    let count = rows * columns;
+    let TileGrid { block_q, block_kv } = tiles.grid;
+    writeln!(out, "{count} tiles of {block_q} queries x {block_kv} keys")?;
+    let width = planes.iter().map(|plane| plane.heading.len()).max().unwrap_or(0);
+    writeln!(
+        out,
+        "{:width$}{:>10}{:>10}{:>10}{:>10}{:>16}",
+        "", "visited", "partial", "full", "ideal", "visited/ideal"
+    )?;
+    for (at, plane) in planes.iter().enumerate() {
+        let classes = plane_tiles(tiles, at);
+        let of = |class| classes.iter().filter(|&&other| other == class).count();
+        let (partial, full) = (of(TileClass::Partial), of(TileClass::Full));
+        let ideal = plane.tiles_with_a_kept_cell(tiles);
+        let visited = partial + full;
+        let share = |tiles: usize| format!("{:.1}%", 100.0 * tiles as f64 / count.max(1) as f64);
+        let ratio = if visited == ideal { 1.0 } else { visited as f64 / ideal as f64 };
+        writeln!(
+            out,
+            "{:width$}{:>10}{:>10}{:>10}{:>10}{ratio:>16.3}",
+            plane.heading,
+            share(visited),
+            share(partial),
+            share(full),
+            share(ideal)
+        )?;
+    }
+    Ok(())
+}
+
+/// The tiles of the plane at this place.
+fn plane_tiles(tiles: &TileClasses, plane: usize) -> &[TileClass] {
+    let count = tiles.dims[2] * tiles.dims[3];
+    &tiles.classes[plane * count..][..count]
+}
+
+fn planes(tensor: &MaskTensor, format: Format) -> Vec<Plane<'_>> {
+    let masked = match format {
+        Format::Keep => 0.0,
+        Format::Additive | Format::Grid => f32::NEG_INFINITY,
+    };
     let [batch, heads, rows, columns] = tensor.dims;
     let cells = rows * columns;
     (0..batch * heads)
@@ -148,7 +240,7 @@ fn planes(tensor: &MaskTensor) -> Vec<Plane<'_>> {
                 (true, true) => format!("batch {b}, head {h}"),
             };
             let values = &tensor.values[index * cells..(index + 1) * cells];
-            Plane { heading, batch: b, rows, columns, values }
+            Plane { heading, batch: b, rows, columns, values, masked }
         })
         .collect()
 }
@@ -193,11 +285,29 @@ impl Plane<'_> {
     fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.columns..(row + 1) * self.columns]
     }
+
+    fn tiles_with_a_kept_cell(&self, tiles: &TileClasses) -> usize {
+        let TileGrid { block_q, block_kv } = tiles.grid;
+        let across = tiles.dims[3];
+        let mut needed = vec![false; tiles.dims[2] * across];
+        for row in 0..self.rows {
+            for (column, &value) in self.row(row).iter().enumerate() {
+                needed[row / block_q * across + column / block_kv] |= value != self.masked;
+            }
+        }
+        needed.into_iter().filter(|&needed| needed).count()
+    }
 }
 
-fn draw(mask: &Mask, planes: &[Plane<'_>], format: Format, file: Option<&TensorFile>) -> Heatmap {
+fn draw(
+    mask: &Mask,
+    planes: &[Plane<'_>],
+    format: Format,
+    file: Option<&TensorFile>,
+    tiles: Option<&TileClasses>,
+) -> Heatmap {
     let tokens = file.and_then(TensorFile::tokens).unwrap_or_default();
-    let panels = planes.iter().map(|plane| {
+    let panels = planes.iter().enumerate().map(|(at, plane)| {
         let additive = |&value: &f32| match (format, value) {
             (Format::Keep, 0.0) => f32::NEG_INFINITY,
             (Format::Keep, _) => 0.0,
@@ -205,6 +315,10 @@ fn draw(mask: &Mask, planes: &[Plane<'_>], format: Format, file: Option<&TensorF
         };
         let values: Vec<f32> = plane.values.iter().map(additive).collect();
         let panel = Panel::new(plane.rows, plane.columns, values).title(plane.heading.clone());
+        let panel = match tiles {
+            Some(tiles) => panel.tiles(tiles.grid, plane_tiles(tiles, at)),
+            None => panel,
+        };
         // A mask that is the same for all sequences has no tokens, unless there's but one sequence.
         let own =
             if planes.len() > 1 || tokens.len() == 1 { tokens.get(plane.batch) } else { None };

@@ -1,0 +1,123 @@
+//! What PyTorch gives on the CPU, recorded by tests/data/pytorch/make.py: every row of docs/pytorch.md.
+//!
+//! The files hold what PyTorch computes in f32 and in f64. The latter is the truth, the former the naive computation that
+//! tolerances are measured in, so that a kernel may err twice as far as PyTorch itself does.
+
+use std::path::{Path, PathBuf};
+
+use wgpu_attention::files::TensorFile;
+use wgpu_attention::{Layout, Mask, Outputs, Problem, Score};
+
+use crate::fixture::ATTENTION;
+use crate::tolerance::assert_close;
+
+/// A recorded call and what says the same here.
+struct Case {
+    name: &'static str,
+    mask: &'static str,
+    score: Score,
+    scale: Option<f32>,
+}
+
+const PLAIN: Score = Score { softcap: None, bias: false, alibi: false, sinks: false };
+const BIAS: Score = Score { bias: true, ..PLAIN };
+
+const fn case(name: &'static str, mask: &'static str) -> Case {
+    Case { name, mask, score: PLAIN, scale: None }
+}
+
+const fn scored(name: &'static str, mask: &'static str, score: Score) -> Case {
+    Case { name, mask, score, scale: None }
+}
+
+const fn scaled(name: &'static str, mask: &'static str, scale: f32) -> Case {
+    Case { name, mask, score: PLAIN, scale: Some(scale) }
+}
+
+const CASES: &[Case] = &[
+    case("sdpa_full", "all"),
+    case("sdpa_is_causal", "causal"),
+    case("sdpa_is_causal_more_keys", "causal(upper_left)"),
+    case("sdpa_causal_lower_right", "causal"),
+    scaled("sdpa_scale", "all", 0.25),
+    case("sdpa_enable_gqa", "causal"),
+    case("sdpa_bool_mask", "dense"),
+    case("sdpa_key_padding", "key_padding"),
+    scored("sdpa_float_mask", "all", BIAS),
+    case("flex_causal", "causal"),
+    case("flex_sliding_window", "window(5,0)"),
+    case("flex_prefix_lm", "prefix | causal"),
+    case("flex_documents", "documents & causal"),
+    case("flex_padding", "key_lengths"),
+    case("flex_longformer", "dilated(3,2) | global(2)"),
+    case("flex_per_head", "per_head(causal, window(3,3))"),
+    case("flex_table", "dense"),
+    scaled("flex_gqa", "causal", 0.5),
+    scored("flex_alibi", "causal", Score { alibi: true, ..PLAIN }),
+    scored("flex_softcap", "causal", Score { softcap: Some(3.0), ..PLAIN }),
+    scored("flex_bias", "all", BIAS),
+    scored("flex_softcap_bias", "causal", Score { softcap: Some(3.0), ..BIAS }),
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pytorch")
+}
+
+/// An output as recorded: in f32, and in f64 as a sum of two f32.
+fn recorded(file: &TensorFile, name: &str) -> (Vec<f32>, Vec<f64>) {
+    let read = |name: String| file.read_f32(&name).unwrap().values;
+    let (high, low) = (read(format!("{name}_high")), read(format!("{name}_low")));
+    let sum = |(high, low): (&f32, &f32)| f64::from(*high) + f64::from(*low);
+    (read(name.to_owned()), high.iter().zip(&low).map(sum).collect())
+}
+
+fn check(case: &Case) {
+    let file = TensorFile::open(folder().join(format!("{}.safetensors", case.name))).unwrap();
+    let operands = file.operands(Layout::Bhsd).unwrap();
+    let mask: Mask = case.mask.parse().unwrap();
+    let problem = operands.problem(mask).score(case.score);
+    let problem = match case.scale {
+        Some(scale) => problem.with_scale(scale),
+        None => problem,
+    };
+    let data = file.input_data(&problem.inputs(), &operands.shape, None).unwrap();
+    let problem: Problem = problem.data_shape(data.shape());
+    // The best kernel alone: that they agree among themselves is tested elsewhere.
+    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
+    compare(case, &file, "o", &output.o);
+    if file.dims("lse").is_some() {
+        compare(case, &file, "lse", &output.lse);
+    }
+}
+
+fn compare(case: &Case, file: &TensorFile, name: &str, found: &[f32]) {
+    let (naive, truth) = recorded(file, name);
+    assert_close(&format!("{name} of {}", case.name), found, &naive, &truth);
+}
+
+#[test]
+fn pytorch_agrees() {
+    CASES.iter().for_each(check);
+}
+
+#[test]
+fn every_recorded_call_is_checked_and_documented() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pytorch.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for case in CASES {
+        let row = page.lines().find(|line| line.contains(&format!("`{}`", case.name)));
+        let row = row.unwrap_or_else(|| panic!("docs/pytorch.md lacks {}", case.name));
+        // A table's cell can't hold a bar.
+        let mask = case.mask.replace('|', "\\|");
+        assert!(row.contains(&format!("`{mask}`")), "{row}");
+    }
+    let mut files: Vec<String> = (std::fs::read_dir(folder()).unwrap())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| name.strip_suffix(".safetensors").map(str::to_owned))
+        .collect();
+    let mut names: Vec<_> = CASES.iter().map(|case| case.name.to_owned()).collect();
+    files.sort();
+    names.sort();
+    assert_eq!(files, names);
+}
