@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::{
-    Attention, DeviceChoice, Mask, MaskData, MaskFormat, Problem, Shape, TileGrid, compositions,
+    Attention, Custom, DeviceChoice, Mask, MaskData, MaskFormat, Problem, Shape, TileGrid, compositions,
 };
 
 /// Of the leaves' pictures, in which single cells are seen.
@@ -147,6 +147,9 @@ fn leaves() -> Result<Vec<Entry>> {
         Ok(Entry { name, mask, sentence, reads, source, shape: square, data, tiles: false })
     };
     let with_cache = |entry: Result<Entry>| entry.map(|entry| Entry { shape: cache, ..entry });
+    let custom = |entry: Result<Entry>| -> Result<Entry> {
+        Ok(Entry { mask: Mask::Wgsl(Custom::new(CUSTOM)?), ..entry? })
+    };
     let of_heads = |entry: Result<Entry>| {
         entry.map(|entry| Entry {
             shape: Shape { num_heads: 2, num_kv_heads: 2, ..square },
@@ -178,11 +181,18 @@ fn leaves() -> Result<Vec<Entry>> {
         leaf("column_ranges_bidirectional", "column_ranges(bidirectional)", "All but the rows from the first bound on and those before the second.", "`column_ranges` i32 [B,H or 1,Tk,2]", FLASHMASK, none().column_ranges([1, 1, SMALL, 2], band)),
         with_cache(leaf("tree", "tree", "The keys before the last `Tq`, and of these the own position and its ancestors.", "`tree_parents` i32 [B,Tq], −1 for a root", SPECINFER, none().tree_parents([-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]))),
         of_heads(leaf("per_head", "per_head(causal, window(3,3))", "A mask for each head, or for each run of heads.", "what the masks read", "", none())),
+        custom(leaf("wgsl", "all", CUSTOM_SENTENCE, "buffers of any names", "", none())),
         leaf("operators", "causal & !strided(3) | global(1)", "Not, both, either.", "what the masks read", "", none()),
     ]
     .into_iter()
     .collect()
 }
+
+const CUSTOM: &str = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+    return (q_idx ^ kv_idx) % 5u < 3u;
+}";
+const CUSTOM_SENTENCE: &str = "What your own function keeps: here \
+    `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return (q_idx ^ kv_idx) % 5u < 3u; }`.";
 
 const VASWANI: &str = "Vaswani et al., [arXiv 1706.03762](https://arxiv.org/abs/1706.03762)";
 const LONGFORMER: &str = "Longformer, [arXiv 2004.05150](https://arxiv.org/abs/2004.05150)";

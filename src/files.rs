@@ -740,7 +740,7 @@ mod tests {
         );
         assert_eq!(
             message(&qkv([1; 4], [1; 4], [1; 4]).i32("v", &[1; 4], &[1])),
-            "v: expected elements of f32, found i32"
+            "v: expected elements of f32, f16 or bf16, found i32"
         );
         assert_eq!(
             message(&TensorWriter::new().f32("q", &[1; 4], &[1.0]).f32("keys", &[1; 4], &[1.0])),

@@ -74,7 +74,7 @@ impl TilePlan {
         self.dims
     }
 
-    /// Records the writing of the classes to `output`, one u32 each: [`TileClass::from_word`].
+    /// Records the writing of the classes to `output`, one u32 each: [`crate::TileClass::from_word`].
     ///
     /// # Errors
     /// [`Error::Operand`] that names the first buffer that doesn't fit; nothing is recorded then.
