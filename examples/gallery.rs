@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::{
-    Attention, Custom, DeviceChoice, Mask, MaskData, MaskFormat, Problem, Shape, TileGrid, compositions,
+    Attention, Custom, DeviceChoice, Mask, MaskData, MaskFormat, Problem, Shape, TileGrid,
+    compositions,
 };
 
 /// Of the leaves' pictures, in which single cells are seen.
