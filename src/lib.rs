@@ -1,4 +1,24 @@
 //! Masked flash attention as WGSL compute shaders, on any GPU that wgpu reaches.
+//!
+//! - A [`Problem`] says what is to be computed: a [`Shape`], a [`Mask`], a scale, a [`Score`], types and strides.
+//! - [`Attention`] computes it from slices and reads the result back.
+//! - [`AttentionPlan`] encodes it into the command encoder of a wgpu application; [`InspectPlan`] writes scores and
+//!   weights, [`MaskPlan`] the mask as a tensor, [`TilePlan`] which tiles are skipped. [`Kernels`] holds their pipelines.
+//! - [`reference`] computes the same in f64 on the CPU.
+//!
+//! ```no_run
+//! use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
+//! let attention = Attention::open_blocking(&Default::default())?;
+//! let problem = Problem::new(Shape::new(1, 2, 3, 4)).mask(Mask::causal());
+//! let (q, k, v) = ([0.5; 24], [1.0; 24], [2.0; 24]);
+//! let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
+//! assert_eq!(result.o, [2.0; 24]);
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
+//!
+//! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
+//! `Attention`, `cli` is the command line. How it works is told in `docs/ARCHITECTURE.md`.
+
 #[cfg(test)]
 mod architecture;
 mod attention;
@@ -40,3 +60,13 @@ pub use plan::tiles::TilePlan;
 pub use problem::{Inputs, Problem};
 pub use score::Score;
 pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};
+
+/// The code of the pages that readers copy from.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/pytorch.md")]
+    struct PyTorch;
+}

@@ -455,6 +455,21 @@ fn functions_of_the_users_own() {
     let reference = reference::attention(&problem, &inputs).unwrap();
     assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
 
+    let input = scratch.input.display().to_string();
+    let drawn = stdout([
+        "mask",
+        "wgsl",
+        "--seq",
+        "5",
+        "--wgsl-mask",
+        &keep,
+        "--data",
+        &input,
+        "--format",
+        "grid",
+    ]);
+    assert!(drawn.contains("t=1:  .  .  .  .  X"), "{drawn}");
+
     std::fs::remove_file(scratch.path("out")).unwrap();
     let wrong = write("wrong.wgsl", "fn keep() -> bool {\n return nothing; }");
     let message = scratch.refused(&["--wgsl-mask", &wrong]);

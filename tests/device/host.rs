@@ -127,6 +127,25 @@ fn masks_that_differ_in_data_alone_share_a_pipeline() {
 }
 
 #[test]
+fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
+    let kernels = Kernels::new(device());
+    let structures = [
+        |n: u32| Mask::window(n, 0),
+        |n: u32| Mask::Chunk(n + 1) & Mask::causal(),
+        |n: u32| Mask::Dilated { window: n, step: n + 1 } | Mask::Global(n),
+        |n: u32| Mask::PerHead(vec![Mask::causal(), Mask::window(n, n)]),
+    ];
+    for n in 0..5 {
+        for structure in structures {
+            let shape = Shape::new(1, 2, 10 + 7 * n as usize, 20);
+            let problem = Problem::new(shape).mask(structure(n));
+            AttentionPlan::new(&kernels, &problem).unwrap();
+        }
+    }
+    assert_eq!(kernels.compiled(), structures.len());
+}
+
+#[test]
 fn one_pipeline_for_two_threads() {
     let kernels = Kernels::new(device());
     let problem = Problem::new(Shape::new(1, 1, 9, 20)).mask("not_self & prefix".parse().unwrap());

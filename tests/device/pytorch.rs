@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use wgpu_attention::files::TensorFile;
-use wgpu_attention::{Layout, Mask, Outputs, Problem, Score};
+use wgpu_attention::{Custom, Layout, Mask, MaskData, Outputs, Problem, Score};
 
 use crate::fixture::ATTENTION;
 use crate::tolerance::assert_close;
@@ -99,6 +99,34 @@ fn compare(case: &Case, file: &TensorFile, name: &str, found: &[f32]) {
 #[test]
 fn pytorch_agrees() {
     CASES.iter().for_each(check);
+}
+
+/// What PyTorch takes as a Python function, in WGSL: the page's last section.
+#[test]
+fn functions_of_ones_own_agree() {
+    let keep = Custom::new(
+        "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return q_idx >= kv_idx; }",
+    );
+    let score_mod = Custom::new(
+        "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+             return score + (f32(kv_idx) - f32(q_idx)) * alibi_slopes(h);
+         }",
+    );
+    for (name, scored) in [("flex_causal", false), ("flex_alibi", true)] {
+        let file = TensorFile::open(folder().join(format!("{name}.safetensors"))).unwrap();
+        let operands = file.operands(Layout::Bhsd).unwrap();
+        let mut problem = operands.problem(Mask::Wgsl(keep.clone().unwrap()));
+        let mut data = MaskData::new();
+        if scored {
+            let function = file.with_buffers(score_mod.clone().unwrap()).unwrap();
+            data = file.custom_data(&function, data).unwrap();
+            problem = problem.score_mod(function);
+        }
+        let outputs = Outputs { lse: true, ..Outputs::default() };
+        let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
+        compare(&case(name, "wgsl"), &file, "o", &output.o);
+        compare(&case(name, "wgsl"), &file, "lse", &output.lse);
+    }
 }
 
 #[test]

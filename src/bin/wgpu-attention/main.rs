@@ -3,6 +3,7 @@
 //! What it prints on stdout, its options and its exit codes (0: done, 1: failed, 2: wrong usage) are a contract.
 
 mod devices;
+mod function;
 mod mask;
 mod run;
 mod wgsl;

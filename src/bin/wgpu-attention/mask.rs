@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use crate::function;
 use anyhow::bail;
 use clap::ValueEnum;
 use wgpu_attention::files::TensorFile;
@@ -34,6 +35,10 @@ pub(crate) struct Arguments {
     /// The file with the tensors that the mask names. Their first size is the number of sequences.
     #[arg(long, value_name = "FILE.safetensors")]
     data: Option<PathBuf>,
+
+    /// A file with a WGSL function `keep`, which the mask calls `wgsl`; it reads the tensors of --data that it names.
+    #[arg(long, value_name = "FILE")]
+    wgsl_mask: Option<PathBuf>,
 
     /// The token id of padding; `pad_id` of the file's metadata unless given.
     #[arg(long, value_name = "ID", requires = "data", allow_negative_numbers = true)]
@@ -107,8 +112,10 @@ struct Plane<'a> {
 }
 
 pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
-    let mask: Mask = arguments.mask.parse()?;
     let file = arguments.data.as_ref().map(TensorFile::open).transpose()?;
+    let read = |path: &PathBuf| function::read(path, file.as_ref());
+    let keep = arguments.wgsl_mask.as_ref().map(read).transpose()?;
+    let mask = function::mask(&arguments.mask, keep.as_ref())?;
     let (seq, seq_kv) = (arguments.seq, arguments.seq_kv.unwrap_or(arguments.seq));
     let (shape, data) = match (&file, mask.inputs().first()) {
         (Some(file), _) => {
@@ -119,6 +126,10 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
         (None, Some(input)) => bail!(
             "the mask names {input}: give the file that holds it with --data FILE.safetensors"
         ),
+    };
+    let data = match (&keep, &file) {
+        (Some(function), Some(file)) => file.custom_data(function, data)?,
+        _ => data,
     };
     let attention = arguments.device.open()?;
     let format = match arguments.format {

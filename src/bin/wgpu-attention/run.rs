@@ -1,15 +1,14 @@
 //! `run`: attention over the tensors of a file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use crate::function;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
 use wgpu_attention::{
-    AttentionPlan, Custom, Evaluator, Mask, MaskData, MaskInput, Output, Outputs, Problem, Score,
-    ScoreTensor,
+    AttentionPlan, Evaluator, MaskData, MaskInput, Output, Outputs, Problem, Score, ScoreTensor,
 };
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
@@ -136,44 +135,28 @@ fn problem(
     file: &TensorFile,
     operands: &Operands,
 ) -> anyhow::Result<(Problem, MaskData)> {
-    let mask = mask(arguments, file)?;
+    let read = |path: &PathBuf| function::read(path, Some(file));
+    let keep = arguments.wgsl_mask.as_ref().map(read).transpose()?;
+    let score_mod = arguments.wgsl_score.as_ref().map(read).transpose()?;
+    let otherwise = if keep.is_some() { "wgsl" } else { "all" };
+    let mask = function::mask(arguments.mask.as_deref().unwrap_or(otherwise), keep.as_ref())?;
+
     let mut problem = operands.problem(mask.clone()).score(score(file, arguments.softcap));
     let mut data = file.input_data(&problem.inputs(), &operands.shape, arguments.pad_id)?;
-    if let Some(path) = &arguments.wgsl_mask {
-        data = file.custom_data(&function(path, file)?, data)?;
+    for function in keep.iter().chain(&score_mod) {
+        data = file.custom_data(function, data)?;
     }
-    if let Some(path) = &arguments.wgsl_score {
-        let function = function(path, file)?;
-        data = file.custom_data(&function, data)?;
-        problem = problem.score_mod(function);
-    }
-    if arguments.wgsl_mask.is_none() {
+    if keep.is_none() {
         // Lengths that are too long are found before anything is compiled.
         Evaluator::new(&mask, &data, &operands.shape)?;
+    }
+    if let Some(function) = score_mod {
+        problem = problem.score_mod(function);
     }
     if let Some(scale) = arguments.scale {
         problem = problem.with_scale(scale);
     }
     Ok((problem.data_shape(data.shape()), data))
-}
-
-/// The mask's text, in which `wgsl` stands for the function that is given.
-fn mask(arguments: &Arguments, file: &TensorFile) -> anyhow::Result<Mask> {
-    Ok(match &arguments.wgsl_mask {
-        None => arguments.mask.as_deref().unwrap_or("all").parse()?,
-        Some(path) => {
-            let text = arguments.mask.as_deref().unwrap_or("wgsl");
-            Mask::parse_with(text, function(path, file)?)?
-        }
-    })
-}
-
-/// A function from a file, with the tensors that it names for buffers.
-fn function(path: &Path, file: &TensorFile) -> anyhow::Result<Custom> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{} can't be read", path.display()))?;
-    let custom = Custom::new(text).with_context(|| path.display().to_string())?;
-    file.with_buffers(custom).with_context(|| path.display().to_string())
 }
 
 /// What is done to the scores: what is given, and what the file has data for.
