@@ -8,6 +8,7 @@ const PARTS: u32 = WORKGROUP_SIZE / TILES;
 const NONE_SEEN: u32 = 0u;
 const KEPT_SEEN: u32 = 1u;
 const MASKED_SEEN: u32 = 2u;
+const BOTH_SEEN: u32 = 3u;
 
 // Per tile: which of KEPT_SEEN and MASKED_SEEN its cells have.
 var<workgroup> seen: array<atomic<u32>, TILES>;
@@ -41,7 +42,7 @@ fn tile_map(
         let kind = mask_tile_closed(b, h, tile);
         var found = select(select(NONE_SEEN, MASKED_SEEN, kind == SKIP), KEPT_SEEN, kind == FULL);
         if (kind == PARTIAL) {
-            for (var q_idx = tile.q0 + invocation / TILES; q_idx < tile.q1; q_idx += PARTS) {
+            for (var q_idx = tile.q0 + invocation / TILES; q_idx < tile.q1 && found != BOTH_SEEN; q_idx += PARTS) {
                 for (var kv_idx = tile.kv0; kv_idx < tile.kv1; kv_idx += 1u) {
                     found |= select(MASKED_SEEN, KEPT_SEEN, mask_keep(b, h, q_idx, kv_idx));
                 }

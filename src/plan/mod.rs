@@ -2,11 +2,12 @@
 //!
 //! [`attention`] is the forward pass, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles.
-//! They share the mask's buffer and tables ([`mask_tables`]) and the checks of the caller's buffers ([`buffers`]).
+//! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]) and the checks of the caller's buffers ([`buffers`]).
 
 pub(crate) mod attention;
 pub(crate) mod buffers;
 pub(crate) mod inspect;
+pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
 pub(crate) mod tiles;

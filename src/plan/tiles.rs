@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::Dispatch;
+use super::buffers::MaskBuffers;
+use super::mask_output::MaskOutput;
 use super::mask_tables::MaskTables;
-use super::{Dispatch, begin_pass, bind, params_buffer};
 use crate::error::{Error, Result};
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
@@ -19,13 +20,8 @@ use crate::shape::elements;
 /// Writes the classes of a mask's tiles, any number of times.
 #[derive(Debug)]
 pub struct TilePlan {
-    kernels: Kernels,
     grid: TileGrid,
-    dims: [usize; 4],
-    mask: MaskTables,
-    dispatch: Dispatch,
-    params: wgpu::Buffer,
-    empty: wgpu::Buffer,
+    output: MaskOutput,
 }
 
 impl TilePlan {
@@ -57,11 +53,8 @@ impl TilePlan {
         let workgroups = elements("tiles", &dims)?.div_ceil(WORKGROUP_SIZE as usize);
         let dispatch = Dispatch::new(kernels, pipeline, workgroups)?;
         let params = Params::new(problem, &mask.layout, grid.block_q)?;
-        let device = kernels.device();
-        let (params, empty) = crate::device::scoped(device, "allocating a plan", || {
-            (params_buffer(device, &params), MaskTables::empty_buffer(kernels))
-        })?;
-        Ok(Self { kernels: kernels.clone(), grid, dims, mask, dispatch, params, empty })
+        let output = MaskOutput::new(kernels, "tiles", dims, mask, dispatch, &params)?;
+        Ok(Self { grid, output })
     }
 
     /// The tiles' size.
@@ -71,7 +64,7 @@ impl TilePlan {
 
     /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
     pub const fn dims(&self) -> [usize; 4] {
-        self.dims
+        self.output.dims
     }
 
     /// Records the writing of the classes to `output`, one u32 each: [`crate::TileClass::from_word`].
@@ -84,22 +77,6 @@ impl TilePlan {
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
     ) -> Result<()> {
-        let tiles = elements("tiles", &self.dims)?;
-        let output = Operand::new("tiles", output, tiles);
-        let mask = self.mask.operands(data)?;
-        check_outputs_apart(&mask, &[output])?;
-        let resources = [
-            self.params.as_entire_binding(),
-            self.mask.buffer.as_entire_binding(),
-            output.bind(&self.kernels, &self.empty)?,
-        ];
-        if tiles == 0 {
-            return Ok(());
-        }
-        self.mask.encode(encoder, &mask);
-        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
-        let mut pass = begin_pass(encoder, "tile classes");
-        self.dispatch.encode(&mut pass, &bind_group);
-        Ok(())
+        self.output.encode(encoder, data, output)
     }
 }
