@@ -15,7 +15,6 @@ use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::TilePlan;
 use crate::problem::{Inputs, Problem};
 use crate::readback;
-use crate::shape::Strides;
 
 /// A device with its kernels, for calls that take slices and return vectors.
 ///
@@ -136,11 +135,8 @@ impl Attention {
         let problem = problem.clone().data_shape(inputs.mask.shape());
         problem.validate()?;
         let shape = &problem.shape;
-        inputs.mask.check(&problem.inputs(), shape)?;
+        inputs.check(&problem)?;
         let strides = problem.strides();
-        check_length("q", inputs.q, strides.q, shape.q_dims())?;
-        check_length("k", inputs.k, strides.k, shape.k_dims())?;
-        check_length("v", inputs.v, strides.v, shape.v_dims())?;
 
         let plan = AttentionPlan::with_kernel(&self.kernels, &problem, outputs.kernel)?;
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
@@ -355,18 +351,6 @@ impl Attention {
             Ok(())
         })?
     }
-}
-
-fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) -> Result<()> {
-    let expected = strides.span(name, dims)?;
-    if values.len() == expected {
-        return Ok(());
-    }
-    Err(Error::operand(
-        name,
-        format!("{expected} elements ([batch, heads, seq, dim] = {dims:?})"),
-        format!("{} elements", values.len()),
-    ))
 }
 
 /// The data of one call, on the device.

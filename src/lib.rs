@@ -4,7 +4,7 @@
 //! - [`Attention`] computes it from slices and reads the result back.
 //! - [`AttentionPlan`] encodes it into the command encoder of a wgpu application; [`InspectPlan`] writes scores and
 //!   weights, [`MaskPlan`] the mask as a tensor, [`TilePlan`] which tiles are skipped. [`Kernels`] holds their pipelines.
-//! - [`reference`] computes the same in f64 on the CPU.
+//! - [`mod@reference`] computes the same in f64 on the CPU.
 //!
 //! ```no_run
 //! use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};

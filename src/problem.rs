@@ -58,6 +58,30 @@ impl<'a> Inputs<'a> {
     }
 }
 
+impl Inputs<'_> {
+    /// Whether each operand is as long as its strides span, and the data is there that the problem names.
+    pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
+        let shape = &problem.shape;
+        let strides = problem.strides();
+        check_length("q", self.q, strides.q, shape.q_dims())?;
+        check_length("k", self.k, strides.k, shape.k_dims())?;
+        check_length("v", self.v, strides.v, shape.v_dims())?;
+        self.mask.check(&problem.inputs(), shape)
+    }
+}
+
+fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) -> Result<()> {
+    let expected = strides.span(name, dims)?;
+    if values.len() == expected {
+        return Ok(());
+    }
+    Err(Error::operand(
+        name,
+        format!("{expected} elements ([batch, heads, seq, dim] = {dims:?})"),
+        format!("{} elements", values.len()),
+    ))
+}
+
 /// The strides of each tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TensorStrides {

@@ -25,17 +25,14 @@ pub struct Reference {
 /// Computes a problem in f64.
 ///
 /// # Errors
-/// [`crate::Error::Operand`] where the problem is invalid or the mask's data doesn't fit.
-///
-/// # Panics
-/// Where q, k or v are shorter than their strides span.
+/// [`crate::Error::Operand`] where the problem is invalid, or an operand or the mask's data doesn't fit.
 pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
     problem.validate()?;
     if problem.score_mod.is_some() {
         return Err(Error::operand("score_mod", "none, for the CPU can't evaluate WGSL", "one"));
     }
     let shape = problem.shape();
-    inputs.mask.check(&problem.inputs(), shape)?;
+    inputs.check(problem)?;
     let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
     let strides = problem.strides();
     let at = |strides: [usize; 4], index: [usize; 4]| -> usize {
