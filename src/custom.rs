@@ -168,9 +168,10 @@ impl Custom {
         renamed + &bare[end..]
     }
 
-    /// A module of this text alone, the text first so that errors name its own lines.
+    /// A module of this text alone, the text first so that errors name its own lines; without its comments, as in the
+    /// kernels, so that what is checked here is what runs there.
     pub(crate) fn alone(&self, usage: CustomUse, with_call: bool) -> String {
-        let mut module = format!("{}\n", self.text);
+        let mut module = format!("{}\n", strip_comments(&self.text));
         for CustomBuffer { name, element, .. } in &self.buffers {
             let element = element.name();
             module += &format!("fn {name}(i: u32) -> {element} {{ return {element}(i); }}\n");
@@ -191,22 +192,41 @@ impl Custom {
     }
 }
 
-/// The text with comments blanked out, lines kept.
+/// The text with comments blanked out, lines kept. Block comments nest, as WGSL's do.
 fn strip_comments(text: &str) -> String {
     let mut stripped = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
         stripped.push_str(&rest[..at]);
         rest = &rest[at..];
-        let line = rest.starts_with("//");
-        let end = match line {
+        let end = match rest.starts_with("//") {
             true => rest.find('\n').unwrap_or(rest.len()),
-            false => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            false => block_comment(rest),
         };
         stripped.extend(rest[..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
         rest = &rest[end..];
     }
     stripped + rest
+}
+
+/// The length of the block comment that `text` starts with.
+fn block_comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest.starts_with("*/") {
+            depth -= 1;
+            at += 2;
+        } else {
+            at += rest.chars().next().map_or(1, char::len_utf8);
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
 }
 
 /// Each word that starts with a letter or `_`, and where; numbers with suffixes aren't words.
@@ -238,6 +258,17 @@ mod tests {
         assert!(renamed.contains("return x.keep < slopes_0(LIMIT_0);"), "{renamed}");
         assert!(renamed.contains("fn keep_0(b: u32") && renamed.contains("help_0(kv_idx)"));
         assert_eq!(renamed.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn comments_nest_and_hide_nothing() {
+        let text = "a /* /* é */ fn evil() {} */ b // c\nd /* open";
+        let stripped = strip_comments(text);
+        assert!(!stripped.contains("evil") && !stripped.contains("open"), "{stripped}");
+        assert_eq!(stripped.split_whitespace().collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert_eq!(stripped.lines().count(), 2);
+        let custom = Custom::new(text).unwrap();
+        assert!(!custom.alone(CustomUse::Mask, false).contains("evil"));
     }
 
     #[test]

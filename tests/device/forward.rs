@@ -153,12 +153,11 @@ fn arbitrary_strides() {
     let truth = reference::attention(&problem, &operands.inputs()).unwrap();
     for kernel in kernels(&problem) {
         let output = run(&problem, &operands, kernel);
-        let naive: Vec<f32> = truth.o.iter().map(|&x| x as f32).collect();
-        // The floor of the tolerance alone would be less than the rounding of scores: twice that of the dense problem.
+        // Packed tensors have no naive result; a wrong stride is wrong by far more than this.
+        assert_eq!(output.o.len(), truth.o.len(), "{kernel}");
         for (at, (&x, &y)) in output.o.iter().zip(&truth.o).enumerate() {
             assert!((f64::from(x) - y).abs() < 1e-4, "{kernel}: o[{at}] is {x} instead of {y}");
         }
-        assert_eq!(output.o.len(), naive.len());
     }
 }
 
