@@ -20,6 +20,9 @@ fn forward(
         return;
     }
     let block = query_block(index);
+    if (is_empty(block)) {
+        return;
+    }
     let b = block.b;
     let h = block.h;
     let h_kv = block.h_kv;
@@ -29,9 +32,9 @@ fn forward(
     var m: array<f32, ROWS>;
     var l: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
-        let row = min(block.q0 + r * SUBGROUP_SIZE + lane, params.seq_len_q - 1u);
+        let place = q_place(b, min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u));
         for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            q_rows[r][i] = load_q4(b, h, row, i * 4u) * params.scale_sign;
+            q_rows[r][i] = load_q4(place.x, h, place.y, i * 4u) * params.scale_sign;
         }
         for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
             o_rows[r][i] = vec4<f32>(0.0);
@@ -46,7 +49,7 @@ fn forward(
         if (kind == SKIP) {
             continue;
         }
-        let own_key = min(kv0 + lane, params.seq_len_kv - 1u);
+        let own_key = kv_place(b, min(kv0 + lane, block.kv_len - 1u));
 
         var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
         for (var r = 0u; r < ROWS; r += 1u) {
@@ -55,7 +58,7 @@ fn forward(
             }
         }
         for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            let own = load_k4(b, h_kv, own_key, i * 4u);
+            let own = load_k4(own_key.x, h_kv, own_key.y, i * 4u);
             for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                 let key = subgroupShuffle(own, j);
                 for (var r = 0u; r < ROWS; r += 1u) {
@@ -70,9 +73,9 @@ fn forward(
         for (var r = 0u; r < ROWS; r += 1u) {
             kept[r] = 0u;
             if (MODIFIED) {
-                let row = min(block.q0 + r * SUBGROUP_SIZE + lane, params.seq_len_q - 1u);
+                let row = min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u);
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    s[r][j] = modified_score(s[r][j], b, h, row, min(kv0 + j, params.seq_len_kv - 1u));
+                    s[r][j] = modified_score(s[r][j], b, h, row, min(kv0 + j, block.kv_len - 1u));
                 }
             }
             if (kind == PARTIAL) {
@@ -114,7 +117,7 @@ fn forward(
 
         var found_nonfinite = false;
         for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-            var own = load_v4(b, h_kv, own_key, i * 4u);
+            var own = load_v4(own_key.x, h_kv, own_key.y, i * 4u);
             if (kind == PARTIAL) {
                 found_nonfinite |= any(is_nonfinite(own));
                 own = without_nonfinite(own);
@@ -134,16 +137,17 @@ fn forward(
 
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = block.q0 + r * SUBGROUP_SIZE + lane;
-        if (row < params.seq_len_q) {
+        if (row < block.q_len) {
+            let place = q_place(b, row);
             let end = row_end(h, m[r], l[r]);
-            lse[(b * params.num_heads + h) * params.seq_len_q + row] = end.lse;
+            lse[lse_index(b, h, row)] = end.lse;
             for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                store_o4(b, h, row, i * 4u, o_rows[r][i] * end.norm);
+                store_o4(place.x, h, place.y, i * 4u, o_rows[r][i] * end.norm);
             }
             if (keeps_nonfinite) {
                 for (var d = 0u; d < params.head_dim_v; d += 4u) {
-                    let x = load_o4(b, h, row, d) + kept_nonfinite4(b, h, row, d, block.hull);
-                    store_o4(b, h, row, d, x);
+                    let x = load_o4(place.x, h, place.y, d) + kept_nonfinite4(b, h, row, d, block.hull);
+                    store_o4(place.x, h, place.y, d, x);
                 }
             }
         }

@@ -46,12 +46,15 @@ fn forward(
         return;
     }
     let block = query_block(index);
+    if (is_empty(block)) {
+        return;
+    }
     let b = block.b;
     let h = block.h;
     let h_kv = block.h_kv;
     let y = invocation / COLUMNS;
     let x = invocation % COLUMNS;
-    let q_last = params.seq_len_q - 1u;
+    let q_last = block.q_len - 1u;
 
     var m = vec4<f32>(LOWEST);
     var l = vec4<f32>(0.0);
@@ -68,7 +71,7 @@ fn forward(
         if (kind == SKIP) {
             continue;
         }
-        let kv_last = params.seq_len_kv - 1u;
+        let kv_last = block.kv_len - 1u;
 
         // s[i]: the four rows' scores of key x + i * COLUMNS.
         var s: array<vec4<f32>, KEYS>;
@@ -78,14 +81,14 @@ fn forward(
         for (var d0 = 0u; d0 < params.head_dim; d0 += CHUNK) {
             workgroupBarrier();
             for (var at = invocation; at < BLOCK_Q * CHUNK4; at += INVOCATIONS) {
-                let row = min(block.q0 + at / CHUNK4, q_last);
-                stage[at % CHUNK4 * BLOCK_Q + at / CHUNK4] = 
-                    load_q4(b, h, row, d0 + at % CHUNK4 * 4u) * params.scale_sign;
+                let place = q_place(b, min(block.q0 + at / CHUNK4, q_last));
+                stage[at % CHUNK4 * BLOCK_Q + at / CHUNK4] =
+                    load_q4(place.x, h, place.y, d0 + at % CHUNK4 * 4u) * params.scale_sign;
             }
             for (var at = invocation; at < BLOCK_KV * CHUNK4; at += INVOCATIONS) {
-                let row = min(kv0 + at / CHUNK4, kv_last);
+                let place = kv_place(b, min(kv0 + at / CHUNK4, kv_last));
                 stage[CHUNK4 * BLOCK_Q + at % CHUNK4 * BLOCK_KV + at / CHUNK4] =
-                    load_k4(b, h_kv, row, d0 + at % CHUNK4 * 4u);
+                    load_k4(place.x, h_kv, place.y, d0 + at % CHUNK4 * 4u);
             }
             workgroupBarrier();
             for (var d4 = 0u; d4 < CHUNK4; d4 += 1u) {
@@ -168,7 +171,8 @@ fn forward(
             workgroupBarrier();
             for (var at = invocation; at < V_KEYS * V4; at += INVOCATIONS) {
                 let j = j0 + at / V4;
-                var value = load_v4(b, h_kv, min(kv0 + j, kv_last), at % V4 * 4u);
+                let place = kv_place(b, min(kv0 + j, kv_last));
+                var value = load_v4(place.x, h_kv, place.y, at % V4 * 4u);
                 if (kind == PARTIAL) {
                     if (any(is_nonfinite(value))) {
                         value = without_nonfinite(value);
@@ -211,18 +215,19 @@ fn forward(
 
     for (var r = 0u; r < 4u; r += 1u) {
         let row = block.q0 + y * 4u + r;
-        if (row < params.seq_len_q) {
+        if (row < block.q_len) {
+            let place = q_place(b, row);
             let end = row_end(h, m[r], l[r]);
             if (x == 0u) {
-                lse[(b * params.num_heads + h) * params.seq_len_q + row] = end.lse;
+                lse[lse_index(b, h, row)] = end.lse;
             }
             for (var i = 0u; i < OUTPUTS; i += 1u) {
-                store_o4(b, h, row, (x + i * COLUMNS) * 4u, o_rows[r][i] * end.norm);
+                store_o4(place.x, h, place.y, (x + i * COLUMNS) * 4u, o_rows[r][i] * end.norm);
             }
             if (add_nonfinite) {
                 for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
-                    let value = load_o4(b, h, row, d) + kept_nonfinite4(b, h, row, d, block.hull);
-                    store_o4(b, h, row, d, value);
+                    let value = load_o4(place.x, h, place.y, d) + kept_nonfinite4(b, h, row, d, block.hull);
+                    store_o4(place.x, h, place.y, d, value);
                 }
             }
         }

@@ -4,6 +4,8 @@
 //   masked scores  s, modified, where kept, else -inf
 //   weights        exp(modified s - lse) where kept, else 0: lse comes from the forward pass
 //
+// Cells beyond the ends of a sequence hold what masked ones do, and scores of 0.
+//
 // One invocation per cell; params.output_mode says which tensor.
 
 const SCORES: u32 = 0u;
@@ -28,10 +30,17 @@ fn inspect(
     let h = row / params.seq_len_q % params.num_heads;
     let b = row / params.seq_len_q / params.num_heads;
 
+    if (q_idx >= q_len(b) || kv_idx >= kv_len(b)) {
+        let masked = params.output_mode == MASKED_SCORES;
+        output[row * params.seq_len_kv + kv_idx] = select(0.0, params.negative_infinity, masked);
+        return;
+    }
+    let q_at = q_place(b, q_idx);
+    let k_at = kv_place(b, kv_idx);
     var dot_product = 0.0;
     for (var d = 0u; d < params.head_dim; d += 4u) {
-        let x = load_q4(b, h, q_idx, d) * params.scale_sign;
-        let y = load_k4(b, h / params.group_size, kv_idx, d);
+        let x = load_q4(q_at.x, h, q_at.y, d) * params.scale_sign;
+        let y = load_k4(k_at.x, h / params.group_size, k_at.y, d);
         dot_product = fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, dot_product))));
     }
     // A score in units of softmax_scale.
@@ -45,8 +54,9 @@ fn inspect(
     var result: f32;
     if (params.output_mode == WEIGHTS) {
         // lse is -inf where nothing is kept, or nothing but scores of -inf; where it is NaN or +inf, so are the weights.
-        let lse_bits = bitcast<u32>(lse[row]);
-        let weight = exp2(fma(score, unit, -lse[row]) * LOG2_E);
+        let row_lse = lse[lse_index(b, h, q_idx)];
+        let lse_bits = bitcast<u32>(row_lse);
+        let weight = exp2(fma(score, unit, -row_lse) * LOG2_E);
         let finite = (lse_bits & EXPONENT_BITS) != EXPONENT_BITS;
         let empty = lse_bits == (EXPONENT_BITS | SIGN_BIT);
         let undefined = select(bitcast<f32>(lse_bits | NAN_BITS), 0.0, empty);

@@ -4,7 +4,7 @@
 //   keep      f32: 1 where kept, else 0
 //   additive  f32: 0 where kept, else -inf
 //
-// One invocation per 32 keys of a row; params.output_mode says which form.
+// Cells beyond the ends of a sequence aren't kept. One invocation per 32 keys of a row; params.output_mode says which form.
 
 const BITS: u32 = 0u;
 const KEEP: u32 = 1u;
@@ -28,7 +28,8 @@ fn materialize(
 
     var bits = 0u;
     for (var i = 0u; i < min(32u, params.seq_len_kv - first); i += 1u) {
-        let keep = mask_keep(b, h, q_idx, first + i);
+        let inside = q_idx < q_len(b) && first + i < kv_len(b);
+        let keep = inside && mask_keep(b, h, q_idx, first + i);
         bits |= select(0u, 1u << i, keep);
         if (params.output_mode != BITS) {
             let x = select(

@@ -17,7 +17,8 @@ fn without_nonfinite(x: vec4<f32>) -> vec4<f32> {
 fn kept_nonfinite4(b: u32, h: u32, q_idx: u32, d: u32, hull: vec2<u32>) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var kv_idx = hull.x; kv_idx < hull.y; kv_idx += 1u) {
-        let x = load_v4(b, h / params.group_size, kv_idx, d);
+        let place = kv_place(b, kv_idx);
+        let x = load_v4(place.x, h / params.group_size, place.y, d);
         let found = is_nonfinite(x);
         if (any(found)) {
             if (mask_keep(b, h, q_idx, kv_idx)) {

@@ -35,8 +35,8 @@ struct Params {
     // The rows and words of a row of the tile map.
     tile_map_rows: u32,
     tile_map_row_words: u32,
-    // The block's size is a multiple of 16 bytes.
-    padding: u32,
+    // The rows of queries that a batch index has in lse.
+    q_rows: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

@@ -4,7 +4,12 @@ struct QueryBlock {
     b: u32,
     h: u32,
     h_kv: u32,
+    // The sequence's own lengths.
+    q_len: u32,
+    kv_len: u32,
+    // The rows are [q0, q1): none where the sequence ends before q0.
     q0: u32,
+    q1: u32,
     // The keys that any of the rows keeps lie in [hull.x, hull.y).
     hull: vec2<u32>,
 }
@@ -18,23 +23,27 @@ fn query_block(index: u32) -> QueryBlock {
     let head_index = index / params.q_blocks;
     let b = head_index / params.num_heads;
     let h = head_index % params.num_heads;
+    let rows = q_len(b);
     let q0 = (params.q_blocks - 1u - index % params.q_blocks) * BLOCK_Q;
-    let q1 = min(q0 + BLOCK_Q, params.seq_len_q);
-    return QueryBlock(b, h, h / params.group_size, q0, mask_hull(b, h, q0, q1));
+    let q1 = min(q0 + BLOCK_Q, rows);
+    return QueryBlock(b, h, h / params.group_size, rows, kv_len(b), q0, q1, mask_hull(b, h, q0, q1));
+}
+
+fn is_empty(block: QueryBlock) -> bool {
+    return block.q0 >= block.q1;
 }
 
 // The class of the tile of BLOCK_KV keys from kv0 on; a tile that ends beyond the last key is never FULL.
 fn kv_tile_class(block: QueryBlock, kv0: u32) -> u32 {
-    let q1 = min(block.q0 + BLOCK_Q, params.seq_len_q);
     let kv1 = kv0 + BLOCK_KV;
-    let kind = mask_tile(block.b, block.h, Tile(block.q0, q1, kv0, min(kv1, params.seq_len_kv)));
-    return select(kind, min(kind, PARTIAL), kv1 > params.seq_len_kv);
+    let kind = mask_tile(block.b, block.h, Tile(block.q0, block.q1, kv0, min(kv1, block.kv_len)));
+    return select(kind, min(kind, PARTIAL), kv1 > block.kv_len);
 }
 
-// Whether a cell of a PARTIAL tile is kept; cells beyond the sequences aren't.
+// Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.
 fn cell_kept(block: QueryBlock, q_idx: u32, kv_idx: u32) -> bool {
-    let inside = (q_idx < params.seq_len_q) & (kv_idx < params.seq_len_kv);
-    let q_last = params.seq_len_q - 1u;
-    let kv_last = params.seq_len_kv - 1u;
+    let inside = (q_idx < block.q_len) & (kv_idx < block.kv_len);
+    let q_last = block.q_len - 1u;
+    let kv_last = block.kv_len - 1u;
     return mask_keep(block.b, block.h, min(q_idx, q_last), min(kv_idx, kv_last)) & inside;
 }

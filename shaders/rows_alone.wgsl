@@ -15,9 +15,9 @@ fn rows_alone(
     let q_idx = row % params.seq_len_q;
     let h = row / params.seq_len_q % params.mask_heads;
     let b = row / params.seq_len_q / params.mask_heads;
-    let own = self_only_if_alone_own(SLOT, q_idx);
+    let own = own_position(b, q_idx);
     var alone = true;
-    for (var kv_idx = 0u; kv_idx < params.seq_len_kv && alone; kv_idx += 1u) {
+    for (var kv_idx = 0u; kv_idx < kv_len(b) && alone; kv_idx += 1u) {
         alone = i32(kv_idx) == own || !row_keep(b, h, q_idx, kv_idx);
     }
     mask_words[self_only_if_alone_row(SLOT, b, h, q_idx)] = select(0u, 1u, alone);

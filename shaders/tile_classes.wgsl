@@ -1,5 +1,5 @@
 // The classes that a forward kernel sees, one u32 per tile: [mask_batch, mask_heads, rows of tiles, tiles in a row].
-// Tiles outside the hull of their rows aren't visited, so they count as SKIP.
+// Tiles outside the hull of their rows or beyond the end of their sequence aren't visited, so they count as SKIP.
 //
 // One invocation per tile.
 
@@ -19,7 +19,11 @@ fn tile_classes(
     let q0 = index / tiles % rows * BLOCK_Q;
     let h = index / tiles / rows % params.mask_heads;
     let b = index / tiles / rows / params.mask_heads;
-    let tile = Tile(q0, min(q0 + BLOCK_Q, params.seq_len_q), kv0, min(kv0 + BLOCK_KV, params.seq_len_kv));
+    if (q0 >= q_len(b) || kv0 >= kv_len(b)) {
+        output[index] = SKIP;
+        return;
+    }
+    let tile = Tile(q0, min(q0 + BLOCK_Q, q_len(b)), kv0, min(kv0 + BLOCK_KV, kv_len(b)));
     let hull = mask_hull(b, h, tile.q0, tile.q1);
     let visited = (tile.kv0 < hull.y) & (tile.kv1 > hull.x);
     output[index] = select(SKIP, mask_tile(b, h, tile), visited);

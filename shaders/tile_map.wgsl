@@ -37,8 +37,8 @@ fn tile_map(
     let own = invocation % TILES;
     let kv0 = (word % row_words * TILES + own) * BLOCK_KV;
     let q0 = tile_row * BLOCK_Q;
-    if (kv0 < params.seq_len_kv) {
-        let tile = Tile(q0, min(q0 + BLOCK_Q, params.seq_len_q), kv0, min(kv0 + BLOCK_KV, params.seq_len_kv));
+    if (q0 < q_len(b) && kv0 < kv_len(b)) {
+        let tile = Tile(q0, min(q0 + BLOCK_Q, q_len(b)), kv0, min(kv0 + BLOCK_KV, kv_len(b)));
         let kind = mask_tile_closed(b, h, tile);
         var found = select(select(NONE_SEEN, MASKED_SEEN, kind == SKIP), KEPT_SEEN, kind == FULL);
         if (kind == PARTIAL) {

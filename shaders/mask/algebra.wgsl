@@ -3,7 +3,7 @@
 // The mask buffer starts with a table of words, the *slots*: a leaf's constants (its offsets, its bounds, where its
 // data lies), so that masks that differ in data alone share one pipeline. The data follows.
 //
-// A tile is [q0, q1) x [kv0, kv1), not empty, within the sequences. Its class holds for all of its cells:
+// A tile is [q0, q1) x [kv0, kv1), not empty, within its sequence. Its class holds for all of its cells:
 // SKIP keeps none, FULL keeps all, PARTIAL may do either. A hull [x, y) bounds the keys that any of some rows keeps.
 
 const SKIP: u32 = 0u;
@@ -43,8 +43,8 @@ fn tile_not(a: u32) -> u32 {
     return FULL - a;
 }
 
-fn hull_all() -> vec2<u32> {
-    return vec2<u32>(0u, params.seq_len_kv);
+fn hull_all(b: u32) -> vec2<u32> {
+    return vec2<u32>(0u, kv_len(b));
 }
 
 fn hull_and(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
@@ -57,6 +57,6 @@ fn hull_or(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
 }
 
 // The hull from two positions, `last` included, that may lie outside the keys.
-fn hull_of(first: i32, last: i32) -> vec2<u32> {
-    return vec2<u32>(u32(max(first, 0)), u32(clamp(last + 1, 0, i32(params.seq_len_kv))));
+fn hull_of(b: u32, first: i32, last: i32) -> vec2<u32> {
+    return vec2<u32>(u32(max(first, 0)), u32(clamp(last + 1, 0, i32(kv_len(b)))));
 }

@@ -13,5 +13,5 @@ fn block_bidirectional_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn block_bidirectional_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return hull_all();
+    return hull_all(b);
 }

@@ -1,11 +1,11 @@
-// buckets: in some round of hashing, the key's bucket is that of the query's own position, q_idx + offset. Its tiles are
-// classed by the tile map.
+// buckets: in some round of hashing, the key's bucket is that of the query's own position. Its tiles are classed by the
+// tile map.
 // slots: [where the ids lie, i32 [batch, num_heads|1, rounds, seq_len_kv]; words from one sequence and head to the
-//         next, 0 where the heads share them; rounds; offset]
+//         next, 0 where the heads share them; rounds]
 
 fn buckets_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let first = slot_u32(slot) + b * slot_u32(slot + 1u) + h * slot_u32(slot + 2u);
-    let own = i32(q_idx) + slot_i32(slot + 4u);
+    let own = own_position(b, q_idx);
     // An own position before the first key has no bucket.
     let own_key = u32(max(own, 0));
     var same = false;
@@ -21,5 +21,5 @@ fn buckets_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn buckets_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return hull_all();
+    return hull_all(b);
 }

@@ -1,5 +1,5 @@
-// chunk: the key lies in the chunk of `size` positions that the query's own position, q_idx + offset, lies in.
-// slots: [offset; size]
+// chunk: the key lies in the chunk of `size` positions that the query's own position lies in.
+// slots: [size]
 
 // Floor division, for own positions before the first key.
 fn chunk_of(position: i32, size: i32) -> i32 {
@@ -7,15 +7,14 @@ fn chunk_of(position: i32, size: i32) -> i32 {
 }
 
 fn chunk_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
-    let size = slot_i32(slot + 1u);
-    return chunk_of(i32(kv_idx), size) == chunk_of(i32(q_idx) + slot_i32(slot), size);
+    let size = slot_i32(slot);
+    return chunk_of(i32(kv_idx), size) == chunk_of(own_position(b, q_idx), size);
 }
 
 fn chunk_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    let offset = slot_i32(slot);
-    let size = slot_i32(slot + 1u);
-    let q_first = chunk_of(i32(tile.q0) + offset, size);
-    let q_last = chunk_of(i32(tile.q1) - 1 + offset, size);
+    let size = slot_i32(slot);
+    let q_first = chunk_of(own_position(b, tile.q0), size);
+    let q_last = chunk_of(own_position(b, tile.q1 - 1u), size);
     let kv_first = chunk_of(i32(tile.kv0), size);
     let kv_last = chunk_of(i32(tile.kv1) - 1, size);
     let some_kept = (q_first <= kv_last) & (kv_first <= q_last);
@@ -23,9 +22,8 @@ fn chunk_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn chunk_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    let offset = slot_i32(slot);
-    let size = slot_i32(slot + 1u);
-    let first = chunk_of(i32(q0) + offset, size);
-    let last = chunk_of(i32(q1) - 1 + offset, size);
-    return hull_of(first * size, (last + 1) * size - 1);
+    let size = slot_i32(slot);
+    let first = chunk_of(own_position(b, q0), size);
+    let last = chunk_of(own_position(b, q1 - 1u), size);
+    return hull_of(b, first * size, (last + 1) * size - 1);
 }

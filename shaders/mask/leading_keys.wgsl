@@ -15,5 +15,5 @@ fn leading_keys_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn leading_keys_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return vec2<u32>(0u, min(leading_keys_length(slot, b), params.seq_len_kv));
+    return vec2<u32>(0u, min(leading_keys_length(slot, b), kv_len(b)));
 }

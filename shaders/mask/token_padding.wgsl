@@ -12,5 +12,5 @@ fn token_padding_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn token_padding_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return hull_all();
+    return hull_all(b);
 }

@@ -1,10 +1,10 @@
-// tree: the last seq_len_q keys are the queries' own tokens, a tree given by each token's parent, -1 for a root. A query
+// tree: the last q_len(b) keys are the queries' own tokens, a tree given by each token's parent, -1 for a root. A query
 // keeps the keys before the tree, itself and its ancestors. Parents come before their children: an id that doesn't is
 // taken for a root, so the walk ends. Its tiles are classed by the tile map.
-// slots: [where the parents lie, i32 [batch, seq_len_q]; offset]
+// slots: [where the parents lie, i32 [batch, seq_len_q]]
 
 fn tree_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
-    let token = i32(kv_idx) - slot_i32(slot + 1u);
+    let token = i32(kv_idx) - diagonal(b);
     var at = i32(q_idx);
     while (at > token) {
         let parent = bitcast<i32>(mask_words[slot_u32(slot) + b * params.seq_len_q + u32(at)]);
@@ -21,5 +21,5 @@ fn tree_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
 }
 
 fn tree_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return hull_all();
+    return hull_all(b);
 }

@@ -35,7 +35,7 @@ pub(crate) struct Params {
     pub(crate) mask_heads: u32,
     pub(crate) tile_map_rows: u32,
     pub(crate) tile_map_row_words: u32,
-    pub(crate) padding: u32,
+    pub(crate) q_rows: u32,
 }
 
 impl Params {
@@ -74,7 +74,7 @@ impl Params {
             mask_heads: size("num_heads", mask.broadcast[1])?,
             tile_map_rows: size("tile map", tile_map_rows)?,
             tile_map_row_words: size("tile map", tile_map_row_words)?,
-            padding: 0,
+            q_rows: size("seq_len_q", shape.seq_len_q)?,
         })
     }
 }
@@ -137,7 +137,7 @@ mod tests {
             mask_heads,
             tile_map_rows,
             tile_map_row_words,
-            padding
+            q_rows
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

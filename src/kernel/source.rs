@@ -41,6 +41,9 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         source.binding(index, binding, rows_of(key));
     }
     source.part(&shader!("problem"));
+    source.part(&shader!("sequences/q_uniform"));
+    source.part(&shader!("sequences/kv_uniform"));
+    source.part(&shader!("sequences"));
     source.part(&shader!("mask/algebra"));
     source.title("generated: mask::emit");
     source.line(&key.mask().functions);
@@ -221,7 +224,7 @@ impl Source {
         }
         if score.alibi {
             self.part(&shader!("score/alibi"));
-            body += "    score = alibi_score(score, h, q_idx, kv_idx);\n";
+            body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
         }
         if let Some((text, name)) = &score.custom {
             self.line(text);

@@ -61,22 +61,22 @@ fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
         | Mask::Or(..)
         | Mask::Not(_)
         | Mask::PerHead(_) => return None,
-        Mask::Causal(_) => fragment!("causal", 1),
+        Mask::Causal(_) => fragment!("causal", 2),
         Mask::Window(_) => fragment!("window", 2),
         Mask::KeyLengths | Mask::Prefix => fragment!("leading_keys", 1),
         Mask::KeyPadding => fragment!("key_padding", 1),
         Mask::TokenPadding => fragment!("token_padding", 2),
         Mask::Documents => fragment!("documents", 2),
-        Mask::NotSelf => fragment!("not_self", 1),
-        Mask::SelfOnlyIfAlone(_) => fragment!("self_only_if_alone", 4),
+        Mask::NotSelf => fragment!("not_self", 0),
+        Mask::SelfOnlyIfAlone(_) => fragment!("self_only_if_alone", 3),
         Mask::Dense => fragment!("dense", 4),
-        Mask::Chunk(_) => fragment!("chunk", 2),
-        Mask::Dilated { .. } | Mask::Strided(_) => fragment!("dilated", 3),
-        Mask::Global(_) => fragment!("global", 2),
+        Mask::Chunk(_) => fragment!("chunk", 1),
+        Mask::Dilated { .. } | Mask::Strided(_) => fragment!("dilated", 2),
+        Mask::Global(_) => fragment!("global", 1),
         Mask::BlockBidirectional => fragment!("block_bidirectional", 2),
-        Mask::Buckets => fragment!("buckets", 5),
+        Mask::Buckets => fragment!("buckets", 4),
         Mask::ColumnRanges(_) => fragment!("column_ranges", 4),
-        Mask::Tree => fragment!("tree", 2),
+        Mask::Tree => fragment!("tree", 1),
     })
 }
 
@@ -191,7 +191,7 @@ impl Emitter {
                 Expressions {
                     keep: format!("!{}", inner.keep),
                     tile: format!("tile_not({})", inner.tile),
-                    hull: "hull_all()".to_owned(),
+                    hull: "hull_all(b)".to_owned(),
                 }
             }
             Mask::SelfOnlyIfAlone(inner) => {
@@ -212,13 +212,13 @@ impl Emitter {
                 Expressions {
                     keep: format!("keep_{slot}(b, h, q_idx, kv_idx)"),
                     tile: "PARTIAL".to_owned(),
-                    hull: "hull_all()".to_owned(),
+                    hull: "hull_all(b)".to_owned(),
                 }
             }
             Mask::All => Expressions {
                 keep: "true".to_owned(),
                 tile: "FULL".to_owned(),
-                hull: "hull_all()".to_owned(),
+                hull: "hull_all(b)".to_owned(),
             },
             _ => {
                 let (name, slot) = self.call(mask);
@@ -433,48 +433,44 @@ impl Builder<'_> {
         for child in mask.children() {
             self.node(child)?;
         }
-        let own = self.shape.seq_len_kv as i64 - self.shape.seq_len_q as i64;
         match mask {
-            Mask::Causal(Causal::LowerRight) | Mask::NotSelf => self.push_offset(own),
-            Mask::Causal(Causal::UpperLeft) => self.push_offset(0),
-            Mask::Causal(Causal::Offset(offset)) => self.push_offset(i64::from(*offset)),
+            Mask::Causal(alignment) => {
+                let (offset, from_diagonal) = match alignment {
+                    Causal::LowerRight => (0, true),
+                    Causal::UpperLeft => (0, false),
+                    Causal::Offset(offset) => (*offset, false),
+                };
+                self.push_offset(i64::from(offset));
+                self.push_offset(if from_diagonal { -1 } else { 0 });
+            }
             Mask::Window(window) => {
-                self.push_offset(window.left.map_or(-FAR, |left| own - i64::from(left)));
-                self.push_offset(window.right.map_or(FAR, |right| own + i64::from(right)));
+                self.push_offset(window.left.map_or(-FAR, |left| -i64::from(left)));
+                self.push_offset(window.right.map_or(FAR, i64::from));
             }
             Mask::SelfOnlyIfAlone(_) => {
                 let [batch, heads] = self.broadcast;
                 let rows = self.shape.seq_len_q;
                 let flags = self.take(elements("rows-alone flags", &[batch, heads, rows])?)?;
-                self.push_offset(own);
                 self.push(flags);
                 self.push(if batch > 1 { heads * rows } else { 0 });
                 self.push(if heads > 1 { rows } else { 0 });
             }
-            Mask::Chunk(size) => {
-                self.push_offset(own);
-                self.push_offset(i64::from(*size));
-            }
+            Mask::Chunk(size) => self.push_offset(i64::from(*size)),
             Mask::Dilated { window, step } => {
-                self.push_offset(own);
                 self.push_offset(i64::from(*window) * i64::from(*step));
                 self.push_offset(i64::from(*step));
             }
             Mask::Strided(step) => {
-                self.push_offset(own);
                 self.push_offset(FAR);
                 self.push_offset(i64::from(*step));
             }
-            Mask::Global(tokens) => {
-                self.push_offset(own);
-                self.push_offset(i64::from(*tokens));
-            }
+            Mask::Global(tokens) => self.push_offset(i64::from(*tokens)),
             Mask::Wgsl(custom) => self.custom(custom),
             _ => {
                 for &input in mask.leaf_inputs() {
                     self.push(self.input_at(&InputName::Known(input)));
                 }
-                self.shape_slots(mask, own);
+                self.shape_slots(mask);
             }
         }
         Ok(())
@@ -513,7 +509,7 @@ impl Builder<'_> {
     }
 
     /// What follows a leaf's inputs: their strides and sizes.
-    fn shape_slots(&mut self, mask: &Mask, own: i64) {
+    fn shape_slots(&mut self, mask: &Mask) {
         match mask {
             Mask::Dense => {
                 for stride in self.data.dense.strides(self.shape) {
@@ -525,7 +521,6 @@ impl Builder<'_> {
                     self.push(stride);
                 }
                 self.push(self.data.buckets.elements);
-                self.push_offset(own);
             }
             Mask::ColumnRanges(form) => {
                 for stride in self.data.columns.strides(self.shape) {
@@ -536,7 +531,6 @@ impl Builder<'_> {
                     (_, bounds) => bounds,
                 });
             }
-            Mask::Tree => self.push_offset(own),
             _ => {}
         }
     }

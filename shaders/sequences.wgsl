@@ -1,0 +1,20 @@
+// Sequences: masks and tiles count queries and keys from each sequence's own first one, and tensors are read and
+// written at the *places* that shaders/sequences/ gives, by one file for queries and one for keys:
+//
+//   q_len(b), kv_len(b)                      how many queries and keys sequence b has, at most seq_len_q, seq_len_kv
+//   q_place(b, q_idx), kv_place(b, kv_idx)   (batch index, row) of a query that it has, and of a key
+
+// The position among the keys at which query 0 of a sequence stands: the last query stands at the last key.
+fn diagonal(b: u32) -> i32 {
+    return i32(kv_len(b)) - i32(q_len(b));
+}
+
+fn own_position(b: u32, q_idx: u32) -> i32 {
+    return i32(q_idx) + diagonal(b);
+}
+
+// Where a query's entry lies in lse, [batch, num_heads, rows of queries].
+fn lse_index(b: u32, h: u32, q_idx: u32) -> u32 {
+    let place = q_place(b, q_idx);
+    return (place.x * params.num_heads + h) * params.q_rows + place.y;
+}

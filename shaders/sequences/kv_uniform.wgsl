@@ -1,0 +1,9 @@
+// Every sequence has seq_len_kv keys.
+
+fn kv_len(b: u32) -> u32 {
+    return params.seq_len_kv;
+}
+
+fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
+    return vec2<u32>(b, kv_idx);
+}

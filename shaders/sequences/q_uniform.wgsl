@@ -1,0 +1,9 @@
+// Every sequence has seq_len_q queries.
+
+fn q_len(b: u32) -> u32 {
+    return params.seq_len_q;
+}
+
+fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
+    return vec2<u32>(b, q_idx);
+}
