@@ -7,6 +7,7 @@
 
 mod cargo;
 mod driver;
+mod isa;
 mod progress;
 mod report;
 mod tasks;
@@ -43,6 +44,7 @@ Examples:
   cargo xtask cli -- --help                   the command line tool, on the device
   cargo xtask --driver swiftshader cli -- …   the same on another driver
   eval \"$(cargo xtask driver)\"                use the driver by hand, in this shell
+  cargo xtask isa --family navi31             the kernels' machine code for a GPU that isn't there
   cargo xtask ci                              what CI checks
 
 Without a GPU on Linux, lavapipe (Mesa's Vulkan driver for CPUs) is downloaded once, below the target folder.";
@@ -111,6 +113,12 @@ enum Task {
         args: Vec<OsString>,
     },
 
+    /// Compile the kernels for real GPUs and report on their machine code: registers, occupancy, instructions
+    #[command(
+        after_help = "No GPU is needed: AMD's are pretended by Mesa's driver, fetched below the target folder (Linux)."
+    )]
+    Isa(isa::Options),
+
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
     /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
@@ -161,6 +169,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
+        Task::Isa(options) => isa::run(&workspace, &options),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),
         Task::Probe => unreachable!("answered above"),

@@ -58,9 +58,9 @@ impl Apt {
         let architecture = architecture.trim();
         let mut config = config(root, architecture);
         if let Recipe::Debian { suites } = recipe {
-            let text = debian_sources(host, &suites, architecture)?;
+            let text = debian_sources(host, suites, architecture)?;
             fs::write(root.join("debian.sources"), text)?;
-            config += &debian_config(root, suites[1]);
+            config += &debian_config(root, suites.last().context("a recipe of no release")?);
         }
         fs::write(root.join("apt.conf"), config)?;
 

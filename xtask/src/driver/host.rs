@@ -5,12 +5,19 @@ use std::path::Path;
 
 /// The release of Debian whose packages are fetched on every older one, and on itself: the first with a Mesa in its
 /// backports that has all that lavapipe can do, cooperative matrices included. Its C library comes with it.
-const DEBIAN: Release = Release { number: 13, suite: "trixie", backports: "trixie-backports" };
+const DEBIAN: Release = Release {
+    number: 13,
+    newest: &["trixie", "trixie-backports"],
+    // Mesa 25: from 26 on, RADV has no GPUs that it can make up.
+    pretending: &["trixie"],
+};
 
 struct Release {
     number: u32,
-    suite: &'static str,
-    backports: &'static str,
+    /// Where lavapipe is taken from.
+    newest: &'static [&'static str],
+    /// Where RADV is taken from.
+    pretending: &'static [&'static str],
 }
 
 /// Where packages come from.
@@ -19,7 +26,7 @@ pub(crate) enum Recipe {
     /// From these releases of Debian, at the system's own mirror. Where a package is in both, the last one's is taken.
     Debian {
         /// The releases.
-        suites: [&'static str; 2],
+        suites: &'static [&'static str],
     },
     /// From wherever the system itself gets its packages.
     System,
@@ -81,11 +88,19 @@ impl Host {
         &self.codename
     }
 
-    /// What to try, best first.
+    /// What to try for drivers that run kernels, best first.
     pub(crate) fn recipes(&self) -> Vec<Recipe> {
+        self.recipes_from(DEBIAN.newest)
+    }
+
+    /// What to try for a RADV that pretends to have a GPU, best first.
+    pub(crate) fn radv_recipes(&self) -> Vec<Recipe> {
+        self.recipes_from(DEBIAN.pretending)
+    }
+
+    fn recipes_from(&self, suites: &'static [&'static str]) -> Vec<Recipe> {
         // A newer Debian has a newer Mesa itself, and programs built there may want its newer C library.
         if self.is_debian() && self.version.is_some_and(|version| version <= DEBIAN.number) {
-            let suites = [DEBIAN.suite, DEBIAN.backports];
             vec![Recipe::Debian { suites }, Recipe::System]
         } else {
             vec![Recipe::System]

@@ -20,6 +20,7 @@ use clap::ValueEnum;
 use crate::cargo::{Workspace, quoted};
 use probe::Adapter;
 use provision::Provisioner;
+pub(crate) use provision::Radv;
 
 /// The variable that sets the driver where the option doesn't.
 const CHOICE_VARIABLE: &str = "WGPU_ATTENTION_DRIVER";
@@ -224,6 +225,11 @@ pub(crate) fn second(workspace: &Workspace, first: Choice) -> Result<Second> {
         Err(reason) => Ok(Second::Unavailable(reason)),
         Ok(()) => Ok(Second::Device(Device::software(workspace, &provisioner.swiftshader()?))),
     }
+}
+
+/// RADV, fetched if need be; it can compile kernels and not run them.
+pub(crate) fn radv(workspace: &Workspace) -> Result<Radv> {
+    provisioner(workspace)?.radv()
 }
 
 /// Removes the drivers that were fetched.

@@ -8,6 +8,7 @@
 //!     icd.json          where the Vulkan loader finds the driver
 //!     stamp.json        what it is; written last
 //!   swiftshader/        a driver and its icd.json; its programs start through lavapipe/run
+//!   radv/               run and lib/ as lavapipe's, for a Mesa whose RADV compiles for GPUs that aren't there
 //!   shader-cache/       shaders that lavapipe has compiled
 //!   lock                held while the folders above change
 //!   partial/            gone when the work is done
@@ -75,7 +76,7 @@ impl Provisioner {
 
     /// Removes all drivers, so that they are fetched again.
     pub(crate) fn forget(&self) -> Result<()> {
-        for folder in ["lavapipe", "swiftshader"] {
+        for folder in ["lavapipe", "swiftshader", "radv"] {
             remove(&self.drivers.join(folder))?;
         }
         Ok(())
@@ -106,7 +107,7 @@ impl Provisioner {
         Software {
             name,
             package: stamp.package.clone(),
-            adapter: Some(stamp.adapter.clone()),
+            adapter: stamp.adapter.clone(),
             runner: self.drivers.join("lavapipe/run"),
             manifest: folder.join("icd.json"),
             shader_cache: self.drivers.join("shader-cache"),
@@ -153,6 +154,37 @@ impl Provisioner {
         fs::write(folder.join("icd.json"), icd::with_library(&manifest, library)?)?;
 
         self.complete("chromium-common", &packages, &folder, &lavapipe.join("run"), place)
+    }
+
+    /// RADV, Mesa's driver for AMD's GPUs, ready to compile kernels for GPUs that aren't there.
+    pub(crate) fn radv(&mut self) -> Result<Radv> {
+        let folder = self.drivers.join("radv");
+        let stamp = match Stamp::read(&folder) {
+            Some(stamp) => stamp,
+            None => self.fetch_radv(&folder).context("RADV could not be fetched")?,
+        };
+        Ok(Radv { package: stamp.package, folder })
+    }
+
+    fn fetch_radv(&mut self, place: &Path) -> Result<Stamp> {
+        let packages = self.with_recipes(self.host.radv_recipes(), |apt| {
+            apt.fetch_closure("packages of RADV", &["mesa-vulkan-drivers", "libvulkan1", "libc6"])
+        })?;
+        let tree = self.unpack("RADV", &packages)?;
+        let folder = self.partial("radv")?;
+        let driver = tree.find("libvulkan_radeon", ".so")?;
+        let loader = tree.find("libvulkan.so", ".1")?;
+        let ld_so = tree.keep(&[driver, loader], &folder.join("lib"))?;
+        let runner = folder.join("run");
+        fs::write(&runner, runner_script(&ld_so))?;
+        make_executable(&runner)?;
+
+        let version = version_of("mesa-vulkan-drivers", &packages)?;
+        let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
+        let package = format!("mesa-vulkan-drivers {version}");
+        let stamp = Stamp { recipe, package, adapter: None };
+        settle(&stamp, &folder, place)?;
+        Ok(stamp)
     }
 
     /// Downloads by the first of the recipes that works.
@@ -208,11 +240,7 @@ impl Provisioner {
         runner: &Path,
         place: &Path,
     ) -> Result<Stamp> {
-        let version = packages
-            .iter()
-            .find(|candidate| candidate.name() == package)
-            .map(Package::version)
-            .with_context(|| format!("apt downloaded no {package}"))?;
+        let version = version_of(package, packages)?;
         let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
         let software = Software {
             name: "probe",
@@ -224,10 +252,8 @@ impl Provisioner {
         };
         let adapter = probe(&software).context("the driver was unpacked, but doesn't work")?;
         eprintln!("{package} {version}: {adapter}");
-        let stamp = Stamp { recipe, package: software.package, adapter };
-        stamp.write(folder)?;
-        remove(place)?;
-        fs::rename(folder, place).with_context(|| format!("moving to {}", place.display()))?;
+        let stamp = Stamp { recipe, package: software.package, adapter: Some(adapter) };
+        settle(&stamp, folder, place)?;
         Ok(stamp)
     }
 
@@ -245,6 +271,31 @@ impl Drop for Provisioner {
         // What can't be removed now is removed by the next run.
         let _ = remove(&self.drivers.join("partial"));
     }
+}
+
+/// RADV, whose compiler works without a GPU.
+#[derive(Debug)]
+pub(crate) struct Radv {
+    /// The package it came in, and its version.
+    pub(crate) package: String,
+    /// `run` starts programs on its C library; `lib/libvulkan_radeon.so` is the driver.
+    pub(crate) folder: PathBuf,
+}
+
+/// The version of one of the packages.
+fn version_of(package: &str, packages: &[Package]) -> Result<String> {
+    packages
+        .iter()
+        .find(|candidate| candidate.name() == package)
+        .map(Package::version)
+        .with_context(|| format!("apt downloaded no {package}"))
+}
+
+/// Leaves the stamp in a finished folder and moves it to its place.
+fn settle(stamp: &Stamp, folder: &Path, place: &Path) -> Result<()> {
+    stamp.write(folder)?;
+    remove(place)?;
+    fs::rename(folder, place).with_context(|| format!("moving to {}", place.display()))
 }
 
 /// Runs `xtask probe` on a driver.

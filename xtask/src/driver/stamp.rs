@@ -20,8 +20,8 @@ pub(crate) struct Stamp {
     pub(crate) recipe: String,
     /// The driver's package and version.
     pub(crate) package: String,
-    /// What the probe found when it ran on the driver.
-    pub(crate) adapter: Adapter,
+    /// What the probe found when it ran on the driver; nothing for one that can't run.
+    pub(crate) adapter: Option<Adapter>,
 }
 
 impl Stamp {
@@ -42,7 +42,7 @@ impl Stamp {
             "layout": LAYOUT,
             "recipe": self.recipe,
             "package": self.package,
-            "adapter": self.adapter.to_json(),
+            "adapter": self.adapter.as_ref().map(Adapter::to_json),
         })
     }
 
@@ -53,7 +53,10 @@ impl Stamp {
         Some(Self {
             recipe: json.get("recipe")?.as_str()?.to_owned(),
             package: json.get("package")?.as_str()?.to_owned(),
-            adapter: Adapter::from_json(json.get("adapter")?)?,
+            adapter: match json.get("adapter")? {
+                Value::Null => None,
+                adapter => Some(Adapter::from_json(adapter)?),
+            },
         })
     }
 }
@@ -70,7 +73,7 @@ mod tests {
         let stamp = Stamp {
             recipe: "system".into(),
             package: "mesa-vulkan-drivers 26.1.6".into(),
-            adapter: Adapter::from_json(&adapter).unwrap(),
+            adapter: Some(Adapter::from_json(&adapter).unwrap()),
         };
         let mut json = stamp.to_json();
         assert_eq!(Stamp::from_json(&json), Some(stamp));

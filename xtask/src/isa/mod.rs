@@ -1,0 +1,177 @@
+//! `cargo xtask isa`: the kernels' machine code for real GPUs, on a machine that has none.
+//!
+//! RADV, Mesa's driver for AMD's GPUs, can pretend to have one; [`driver::radv`] fetches a release of it that does.
+//! `xtask/null-gpu` makes a device of it that wgpu opens, `xtask/isa-kernels` compiles every kernel there, and what the
+//! compiler prints is read ([`listing`]), taken apart ([`code`]) and laid out as tables ([`table`]).
+
+mod code;
+mod family;
+mod listing;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::PossibleValuesParser;
+
+use crate::cargo::{Workspace, describe, output};
+use crate::driver::{self, Radv};
+use family::{FAMILIES, Family};
+use listing::Compiled;
+
+/// Which kernels, for which GPUs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only for these GPUs, by RADV's names; several times for several
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FAMILIES.map(|family| family.name)))]
+    family: Vec<String>,
+
+    /// Only kernels with this in their name
+    #[arg(long, value_name = "TEXT")]
+    kernel: Option<String>,
+
+    /// Write docs/isa.md; it has all kernels for all GPUs
+    #[arg(long, conflicts_with_all = ["family", "kernel"])]
+    write: bool,
+
+    /// Print what the compiler printed, machine code included, instead of the tables
+    #[arg(long, conflicts_with = "write")]
+    listing: bool,
+}
+
+/// `cargo xtask isa`.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let radv = driver::radv(workspace)?;
+    let compiler = Compiler::build(workspace, radv)?;
+    let families: Vec<&Family> = FAMILIES
+        .iter()
+        .filter(|family| {
+            options.family.is_empty() || options.family.iter().any(|name| name == family.name)
+        })
+        .collect();
+    let mut compiled: Vec<(&Family, Vec<Compiled>)> = Vec::new();
+    for family in families {
+        let text = compiler.compile(family, options.kernel.as_deref())?;
+        if options.listing {
+            print!("{text}");
+            continue;
+        }
+        let kernels = listing::parse(&text).with_context(|| format!("on {}", family.name))?;
+        compiled.push((family, kernels));
+    }
+    if options.listing {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows: Vec<table::Row<'_>> = compiled
+        .iter()
+        .flat_map(|(family, kernels)| kernels.iter().map(move |kernel| (*family, kernel)))
+        .filter(|(_, kernel)| options.kernel.as_ref().is_none_or(|part| kernel.name.contains(part)))
+        .collect();
+    ensure!(
+        !rows.is_empty(),
+        "no kernel has {:?} in its name",
+        options.kernel.as_deref().unwrap_or_default()
+    );
+    // Families stay in their order.
+    rows.sort_by_key(|(_, kernel)| (kernel.head_dim, kernel.dtype != "f32"));
+    let tables = table::markdown(&rows);
+    if options.write {
+        let path = workspace.root().join("docs/isa.md");
+        fs::write(&path, document(&compiler.radv.package, &tables))
+            .with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    } else {
+        print!("{tables}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The text of docs/isa.md around the tables.
+fn document(package: &str, tables: &str) -> String {
+    let chips: Vec<String> =
+        FAMILIES.iter().map(|family| format!("{} ({})", family.name, family.chips)).collect();
+    include_str!("isa.md")
+        .replace("PACKAGE", package)
+        .replace("FAMILIES", &chips.join(", "))
+        .replace("TABLES\n", tables)
+        .trim_end()
+        .to_owned()
+        + "\n"
+}
+
+/// Everything that compiling takes.
+struct Compiler {
+    radv: Radv,
+    /// The program that compiles all kernels.
+    program: PathBuf,
+    /// Names the driver to the Vulkan loader.
+    manifest: PathBuf,
+}
+
+impl Compiler {
+    fn build(workspace: &Workspace, radv: Radv) -> Result<Self> {
+        // The whole workspace, so that shared dependencies have the features that all other tasks build them with.
+        let mut program = workspace.cargo("build");
+        program.args(["--workspace", "--all-features", "--bin", "isa-kernels"]);
+        let mut driver = workspace.cargo("build");
+        driver.args(["--all-features", "--package", "null-gpu"]);
+        let program = artifact(&mut program, "isa-kernels", std::env::consts::EXE_EXTENSION)?;
+        let driver = artifact(&mut driver, "null_gpu", std::env::consts::DLL_EXTENSION)?;
+        let manifest = radv.folder.join("null-gpu.json");
+        let json = serde_json::json!({
+            "file_format_version": "1.0.1",
+            "ICD": { "api_version": "1.4.305", "library_path": driver },
+        });
+        fs::write(&manifest, format!("{json:#}\n"))
+            .with_context(|| format!("writing {}", manifest.display()))?;
+        Ok(Self { radv, program, manifest })
+    }
+
+    /// What the driver prints while all kernels are compiled for a family.
+    fn compile(&self, family: &Family, filter: Option<&str>) -> Result<String> {
+        let mut command = Command::new(self.radv.folder.join("run"));
+        command
+            .arg(&self.program)
+            .args(filter)
+            .env("WGPU_BACKEND", "vulkan")
+            .env_remove("WGPU_ADAPTER_NAME")
+            // It checks indirect dispatches by a kernel of its own, which would be in the report.
+            .env("WGPU_VALIDATION_INDIRECT_CALL", "0")
+            .env("VK_DRIVER_FILES", &self.manifest)
+            .env("VK_LOADER_LAYERS_DISABLE", "~implicit~")
+            .env("NULL_GPU_RADV", self.radv.folder.join("lib/libvulkan_radeon.so"))
+            .env("RADV_FORCE_FAMILY", family.name)
+            .env("RADV_DEBUG", "asm,shaderstats,nocache");
+        let done = command
+            .output()
+            .with_context(|| format!("`{}` could not be started", describe(&command)))?;
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        if !done.status.success() {
+            let lines: Vec<&str> = text.lines().collect();
+            bail!(
+                "kernels can't be compiled for {} with {}:\n{}",
+                family.name,
+                self.radv.package,
+                lines[lines.len().saturating_sub(10)..].join("\n")
+            );
+        }
+        Ok(text)
+    }
+}
+
+/// Builds, and gives the file that came of the target with this name.
+fn artifact(cargo: &mut Command, name: &str, extension: &str) -> Result<PathBuf> {
+    let messages = output(cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]))?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| {
+            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
+        })
+        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter_map(|file| file.as_str().map(PathBuf::from))
+        .find(|file| file.extension().unwrap_or_default() == Path::new(extension))
+        .with_context(|| format!("`{}` built no {name}", describe(cargo)))
+}
