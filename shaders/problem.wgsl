@@ -35,8 +35,13 @@ struct Params {
     // The rows and words of a row of the tile map.
     tile_map_rows: u32,
     tile_map_row_words: u32,
-    // The rows of queries that a batch index has in lse.
+    // The rows of queries and of keys that a batch index has in memory.
     q_rows: u32,
+    kv_rows: u32,
+    // Of a paged cache: rows per block (a power of two), blocks in all, entries per sequence in the block tables.
+    block_shift: u32,
+    blocks: u32,
+    blocks_per_sequence: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

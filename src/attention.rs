@@ -210,7 +210,7 @@ impl Attention {
     ) -> Result<MaskTensor> {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
-        data.check(&problem.mask.inputs(), &problem.shape)?;
+        data.check(&problem.mask_alone().inputs(), &problem.shape)?;
         if format == MaskFormat::Bits {
             return Err(Error::operand("format", "Keep or Additive, which are f32", "Bits"));
         }
@@ -246,7 +246,7 @@ impl Attention {
     ) -> Result<TileClasses> {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
-        data.check(&problem.mask.inputs(), &problem.shape)?;
+        data.check(&problem.mask_alone().inputs(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;

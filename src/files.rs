@@ -241,8 +241,10 @@ impl TensorFile {
                 format!("{:?}", v.dims),
             ));
         }
-        let shape =
-            Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v };
+        let shape = Shape::new(batch, num_heads, seq_len_q, head_dim)
+            .seq_kv(seq_len_kv)
+            .kv_heads(num_kv_heads)
+            .dim_v(head_dim_v);
         shape.validate()?;
         let [q_type, k_type, v_type, bias_type] =
             ["q", "k", "v", "bias"].map(|name| self.dtype(name).unwrap_or_default());
@@ -272,6 +274,7 @@ impl TensorFile {
     ) -> Result<MaskData> {
         let per_head = [("num_heads", shape.num_heads)];
         let per_sequence = [("batch", shape.batch)];
+        let starts = [("batch + 1", shape.batch + 1)];
         let per_query = [("batch", shape.batch), ("seq_len_q", shape.seq_len_q)];
         let per_key = [("batch", shape.batch), ("seq_len_kv", shape.seq_len_kv)];
         let ints = |input: MaskInput, sizes: &[(&str, usize)]| {
@@ -329,6 +332,13 @@ impl TensorFile {
                 }
                 MaskInput::AlibiSlopes => data.alibi_slopes(floats(input)?),
                 MaskInput::Sinks => data.sinks(floats(input)?),
+                MaskInput::QStarts => data.q_starts(ints(input, &starts)?),
+                MaskInput::KvStarts => data.kv_starts(ints(input, &starts)?),
+                MaskInput::QLengths => data.q_lengths(ints(input, &per_sequence)?),
+                MaskInput::KvLengths => data.kv_lengths(ints(input, &per_sequence)?),
+                MaskInput::KvFirst => data.kv_first(ints(input, &per_sequence)?),
+                // Its row's length is checked with the rest.
+                MaskInput::BlockTables => data.block_tables(self.read_i32(input.name())?.values),
                 MaskInput::Dense => {
                     let tensor = self.read_bool(input.name())?;
                     data.dense(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)

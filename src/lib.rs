@@ -39,6 +39,7 @@ mod problem;
 mod readback;
 pub mod reference;
 mod score;
+mod sequences;
 mod shape;
 
 pub use attention::{Attention, MaskTensor, Output, Outputs, TileClasses};
@@ -59,6 +60,7 @@ pub use plan::materialize::{MaskFormat, MaskPlan};
 pub use plan::tiles::TilePlan;
 pub use problem::{Inputs, Problem};
 pub use score::Score;
+pub use sequences::{KeySequences, QuerySequences, Sequences};
 pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};
 
 /// The code of the pages that readers copy from.

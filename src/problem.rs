@@ -150,7 +150,7 @@ impl Problem {
         Self { dtypes: dtypes.into(), ..self }
     }
 
-    /// Everything that the mask and the score modifiers read, each once.
+    /// Everything that the mask, the score modifiers and the sequences read, each once.
     pub fn inputs(&self) -> Vec<MaskInput> {
         let score = [
             (self.score.bias, MaskInput::Bias),
@@ -158,7 +158,8 @@ impl Problem {
             (self.score.sinks, MaskInput::Sinks),
         ];
         let score = score.into_iter().filter_map(|(used, input)| used.then_some(input));
-        self.mask.inputs().into_iter().chain(score).collect()
+        let sequences = MaskInput::of_sequences(&self.shape.sequences);
+        self.mask.inputs().into_iter().chain(score).chain(sequences).collect()
     }
 
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.

@@ -10,11 +10,11 @@ use crate::problem::{Inputs, Problem};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reference {
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, in the order of the problem's strides of o; elements that no
-    /// stride reaches are 0
+    /// stride reaches, or that belong to no sequence, are 0
     pub o: Vec<f64>,
-    /// `[batch, num_heads, seq_len_q]`
+    /// `[batch, num_heads, seq_len_q]`; 0 where no sequence is
     pub lse: Vec<f64>,
-    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`; beyond a sequence's own lengths as where it is masked, scores 0
     pub scores: Vec<f64>,
     /// `[batch, num_heads, seq_len_q, seq_len_kv]`
     pub masked_scores: Vec<f64>,
@@ -44,21 +44,25 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
 
     let mut result = Reference {
         o: vec![0.0; strides.o.span("o", shape.o_dims())?],
-        lse: Vec::new(),
-        scores: Vec::new(),
-        masked_scores: Vec::new(),
-        weights: Vec::new(),
+        lse: vec![0.0; shape.lse_len()?],
+        scores: vec![0.0; shape.scores_len()?],
+        masked_scores: vec![f64::NEG_INFINITY; shape.scores_len()?],
+        weights: vec![0.0; shape.scores_len()?],
     };
+    let places = mask.places();
     for b in 0..shape.batch {
         for h in 0..shape.num_heads {
             let h_kv = h / shape.group_size();
-            for q_idx in 0..shape.seq_len_q {
+            let keys = places.kv_len(b);
+            for q_idx in 0..places.q_len(b) {
+                let [q_batch, q_row] = places.q_place(b, q_idx);
                 // score = scale * (q . k)
-                let scores: Vec<f64> = (0..shape.seq_len_kv)
+                let scores: Vec<f64> = (0..keys)
                     .map(|kv_idx| {
+                        let [batch, row] = places.kv_place(b, kv_idx);
                         let product = |d| {
-                            let q = inputs.q[at(q_strides, [b, h, q_idx, d])];
-                            let k = inputs.k[at(k_strides, [b, h_kv, kv_idx, d])];
+                            let q = inputs.q[at(q_strides, [q_batch, h, q_row, d])];
+                            let k = inputs.k[at(k_strides, [batch, h_kv, row, d])];
                             f64::from(q) * f64::from(k)
                         };
                         (0..shape.head_dim).map(product).sum::<f64>() * scale
@@ -74,7 +78,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                         score += f64::from(inputs.mask.bias_at(shape, [b, h, q_idx, kv_idx]));
                     }
                     if problem.score.alibi {
-                        let own = (q_idx + shape.seq_len_kv) as f64 - shape.seq_len_q as f64;
+                        let own = q_idx as f64 + places.diagonal(b) as f64;
                         let slope = inputs.mask.of_head(MaskInput::AlibiSlopes, h);
                         score -= f64::from(slope) * (own - kv_idx as f64).abs();
                     }
@@ -82,8 +86,8 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 };
                 // masked = modified score where kept, else -inf
                 let kept: Vec<bool> =
-                    (0..shape.seq_len_kv).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
-                let masked: Vec<f64> = (0..shape.seq_len_kv)
+                    (0..keys).map(|kv_idx| mask.keep(b, h, q_idx, kv_idx)).collect();
+                let masked: Vec<f64> = (0..keys)
                     .map(|kv_idx| if kept[kv_idx] { modify(kv_idx) } else { f64::NEG_INFINITY })
                     .collect();
                 // weight = exp(masked - lse), lse = ln(sum exp(masked) + exp(sink)); a row that keeps nothing has
@@ -102,16 +106,19 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 // o = sum over the kept keys of weight * v
                 for d in 0..shape.head_dim_v {
                     let term = |kv_idx: usize| {
-                        let v = inputs.v[at(v_strides, [b, h_kv, kv_idx, d])];
+                        let [batch, row] = places.kv_place(b, kv_idx);
+                        let v = inputs.v[at(v_strides, [batch, h_kv, row, d])];
                         weights[kv_idx] * f64::from(v)
                     };
-                    let o = (0..shape.seq_len_kv).filter(|&kv_idx| kept[kv_idx]).map(term);
-                    result.o[at(o_strides, [b, h, q_idx, d])] = o.sum();
+                    let o = (0..keys).filter(|&kv_idx| kept[kv_idx]).map(term);
+                    result.o[at(o_strides, [q_batch, h, q_row, d])] = o.sum();
                 }
-                result.lse.push(base + sum.ln());
-                result.scores.extend(scores);
-                result.masked_scores.extend(masked);
-                result.weights.extend(weights);
+                result.lse[places.lse_index(b, h, q_idx)] = base + sum.ln();
+                let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
+                let cells = row * shape.seq_len_kv..row * shape.seq_len_kv + keys;
+                result.scores[cells.clone()].copy_from_slice(&scores);
+                result.masked_scores[cells.clone()].copy_from_slice(&masked);
+                result.weights[cells].copy_from_slice(&weights);
             }
         }
     }

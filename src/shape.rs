@@ -1,6 +1,7 @@
 //! Sizes, layouts and strides: what the tensors look like, and no more.
 
 use crate::error::{Error, Result};
+use crate::sequences::{KeySequences, QuerySequences, Sequences};
 
 /// The largest `head_dim` and `head_dim_v`.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -18,7 +19,7 @@ pub const MAX_SEQ_LEN: usize = 1 << 29;
 /// | o | `[batch, num_heads, seq_len_q, head_dim_v]` |
 /// | lse | `[batch, num_heads, seq_len_q]` |
 ///
-/// Query head `h` reads key and value head `h / (num_heads / num_kv_heads)`.
+/// Query head `h` reads key and value head `h / (num_heads / num_kv_heads)`. Sequences of different lengths: [`Sequences`].
 ///
 /// ```
 /// use wgpu_attention::Shape;
@@ -35,14 +36,16 @@ pub struct Shape {
     pub num_heads: usize,
     /// Number of key and value heads; divides `num_heads`.
     pub num_kv_heads: usize,
-    /// Number of queries per sequence; may be 0.
+    /// Number of queries per sequence, or the most that one may have; may be 0.
     pub seq_len_q: usize,
-    /// Number of keys per sequence; may be 0.
+    /// Number of keys per sequence, or the most that one may have; may be 0.
     pub seq_len_kv: usize,
     /// Size of a query and of a key: 1 to 256.
     pub head_dim: usize,
     /// Size of a value and of an output: 1 to 256.
     pub head_dim_v: usize,
+    /// How the sequences lie in memory, and whether they have lengths of their own.
+    pub sequences: Sequences,
 }
 
 impl Shape {
@@ -56,7 +59,14 @@ impl Shape {
             seq_len_kv: seq_len,
             head_dim,
             head_dim_v: head_dim,
+            sequences: Sequences { q: QuerySequences::Uniform, kv: KeySequences::Uniform },
         }
+    }
+
+    /// The same with sequences of different lengths.
+    #[must_use]
+    pub const fn sequences(self, sequences: Sequences) -> Self {
+        Self { sequences, ..self }
     }
 
     /// The same with another number of keys.
@@ -107,10 +117,51 @@ impl Shape {
         dim("head_dim_v", self.head_dim_v)?;
         seq("seq_len_q", self.seq_len_q)?;
         seq("seq_len_kv", self.seq_len_kv)?;
+        self.validate_sequences()?;
         for len in [self.q_len(), self.k_len(), self.v_len(), self.o_len(), self.lse_len()] {
             len?;
         }
         Ok(())
+    }
+
+    fn validate_sequences(&self) -> Result<()> {
+        let total = |name: &str, total: usize| match total {
+            0..=MAX_SEQ_LEN => Ok(()),
+            _ => Err(Error::operand(name, format!("at most {MAX_SEQ_LEN} rows in all"), total)),
+        };
+        if let QuerySequences::Packed { total: rows } = self.sequences.q {
+            total("packed queries", rows)?;
+        }
+        match self.sequences.kv {
+            KeySequences::Packed { total: rows } => total("packed keys", rows),
+            KeySequences::Ring if self.seq_len_kv == 0 => {
+                Err(Error::operand("a ring's seq_len_kv", "at least 1", 0))
+            }
+            KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {
+                if !(block_size.is_power_of_two() && (16..=256).contains(&block_size)) {
+                    return Err(Error::operand(
+                        "block_size",
+                        "a power of two from 16 to 256",
+                        block_size,
+                    ));
+                }
+                if !(1..=MAX_SEQ_LEN).contains(&blocks) {
+                    return Err(Error::operand("blocks", format!("1 to {MAX_SEQ_LEN}"), blocks));
+                }
+                if self.seq_len_kv.div_ceil(block_size) > blocks_per_sequence {
+                    return Err(Error::operand(
+                        "blocks_per_sequence",
+                        format!(
+                            "enough blocks of {block_size} for seq_len_kv = {}",
+                            self.seq_len_kv
+                        ),
+                        blocks_per_sequence,
+                    ));
+                }
+                total("blocks_per_sequence", blocks_per_sequence)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Number of elements of q.
@@ -138,7 +189,8 @@ impl Shape {
 
     /// Number of elements of lse. Errors as [`Shape::q_len`].
     pub fn lse_len(&self) -> Result<usize> {
-        elements("lse", &[self.batch, self.num_heads, self.seq_len_q])
+        let [batch, rows] = self.q_rows();
+        elements("lse", &[batch, self.num_heads, rows])
     }
 
     /// Number of elements of a `[batch, num_heads, seq_len_q, seq_len_kv]` tensor. Errors as [`Shape::q_len`].
@@ -156,20 +208,43 @@ impl Shape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
+    /// The batch indices and the rows of each that q, o and lse have in memory.
+    pub(crate) const fn q_rows(&self) -> [usize; 2] {
+        match self.sequences.q {
+            QuerySequences::Packed { total } => [1, total],
+            QuerySequences::Uniform | QuerySequences::LeftPadded => [self.batch, self.seq_len_q],
+        }
+    }
+
+    /// The batch indices and the rows of each that k and v have in memory.
+    pub(crate) const fn kv_rows(&self) -> [usize; 2] {
+        match self.sequences.kv {
+            KeySequences::Packed { total } => [1, total],
+            KeySequences::Paged { block_size, blocks, .. } => [blocks, block_size],
+            KeySequences::Uniform | KeySequences::Cached { .. } | KeySequences::Ring => {
+                [self.batch, self.seq_len_kv]
+            }
+        }
+    }
+
     pub(crate) const fn q_dims(&self) -> [usize; 4] {
-        [self.batch, self.num_heads, self.seq_len_q, self.head_dim]
+        let [batch, rows] = self.q_rows();
+        [batch, self.num_heads, rows, self.head_dim]
     }
 
     pub(crate) const fn k_dims(&self) -> [usize; 4] {
-        [self.batch, self.num_kv_heads, self.seq_len_kv, self.head_dim]
+        let [batch, rows] = self.kv_rows();
+        [batch, self.num_kv_heads, rows, self.head_dim]
     }
 
     pub(crate) const fn v_dims(&self) -> [usize; 4] {
-        [self.batch, self.num_kv_heads, self.seq_len_kv, self.head_dim_v]
+        let [batch, rows] = self.kv_rows();
+        [batch, self.num_kv_heads, rows, self.head_dim_v]
     }
 
     pub(crate) const fn o_dims(&self) -> [usize; 4] {
-        [self.batch, self.num_heads, self.seq_len_q, self.head_dim_v]
+        let [batch, rows] = self.q_rows();
+        [batch, self.num_heads, rows, self.head_dim_v]
     }
 }
 

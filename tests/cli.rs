@@ -119,15 +119,7 @@ fn assert_near(name: &str, found: &[f32], expected: &[f64]) {
 }
 
 /// A small problem with grouped heads, more keys than queries, and everything that masks can name.
-const SHAPE: Shape = Shape {
-    batch: 2,
-    num_heads: 4,
-    num_kv_heads: 2,
-    seq_len_q: 3,
-    seq_len_kv: 5,
-    head_dim: 6,
-    head_dim_v: 7,
-};
+const SHAPE: Shape = Shape::new(2, 4, 3, 6).kv_heads(2).seq_kv(5).dim_v(7);
 
 const KEY_LENGTHS: [i32; 2] = [4, 0];
 const PREFIX_LENGTHS: [i32; 2] = [1, 2];
@@ -164,8 +156,9 @@ fn dims([batch, heads, seq, dim]: [usize; 4], layout: Layout) -> [usize; 4] {
 }
 
 fn operands(layout: Layout) -> [([usize; 4], Vec<f32>); 3] {
-    let Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v } =
-        SHAPE;
+    let Shape {
+        batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v, ..
+    } = SHAPE;
     let sizes = [
         [batch, num_heads, seq_len_q, head_dim],
         [batch, num_kv_heads, seq_len_kv, head_dim],

@@ -1,7 +1,4 @@
-// What every mask leaf builds on: access to the mask buffer, and three-valued logic over tiles.
-//
-// The mask buffer starts with a table of words, the *slots*: a leaf's constants (its offsets, its bounds, where its
-// data lies), so that masks that differ in data alone share one pipeline. The data follows.
+// What every mask leaf builds on: three-valued logic over tiles.
 //
 // A tile is [q0, q1) x [kv0, kv1), not empty, within its sequence. Its class holds for all of its cells:
 // SKIP keeps none, FULL keeps all, PARTIAL may do either. A hull [x, y) bounds the keys that any of some rows keeps.
@@ -15,14 +12,6 @@ struct Tile {
     q1: u32,
     kv0: u32,
     kv1: u32,
-}
-
-fn slot_u32(slot: u32) -> u32 {
-    return mask_words[slot];
-}
-
-fn slot_i32(slot: u32) -> i32 {
-    return bitcast<i32>(mask_words[slot]);
 }
 
 // The class of a tile of which `all` or at least `some` cells are kept.

@@ -7,3 +7,7 @@ fn kv_len(b: u32) -> u32 {
 fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
     return vec2<u32>(b, kv_idx);
 }
+
+fn kv_is_faulty(b: u32) -> bool {
+    return false;
+}

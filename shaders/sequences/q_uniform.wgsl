@@ -7,3 +7,7 @@ fn q_len(b: u32) -> u32 {
 fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
     return vec2<u32>(b, q_idx);
 }
+
+fn q_is_faulty(b: u32) -> bool {
+    return false;
+}

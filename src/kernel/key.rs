@@ -123,6 +123,10 @@ pub(crate) enum KernelKey {
         node: usize,
         mask: Arc<MaskText>,
     },
+    /// Where sequences have lengths of their own.
+    SequencesCheck {
+        mask: Arc<MaskText>,
+    },
     TileMap {
         grid: TileGrid,
         mask: Arc<MaskText>,
@@ -141,6 +145,7 @@ impl KernelKey {
             Self::Inspect { .. } => "inspect",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
+            Self::SequencesCheck { .. } => "sequences_check",
             Self::TileMap { .. } => "tile_map",
             Self::TileClasses { .. } => "tile_classes",
         }
@@ -152,6 +157,7 @@ impl KernelKey {
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
+            | Self::SequencesCheck { mask }
             | Self::TileMap { mask, .. }
             | Self::TileClasses { mask, .. } => mask,
         }
@@ -182,7 +188,9 @@ impl KernelKey {
             Self::Materialize { .. } | Self::TileClasses { .. } => {
                 &[Binding::Mask, Binding::MaskTensor]
             }
-            Self::RowsAlone { .. } | Self::TileMap { .. } => &[Binding::MaskTables],
+            Self::RowsAlone { .. } | Self::SequencesCheck { .. } | Self::TileMap { .. } => {
+                &[Binding::MaskTables]
+            }
         };
         let bias = self.score().is_some_and(|score| score.bias).then_some(Binding::Bias);
         [Binding::Params].iter().chain(own).copied().chain(bias).collect()

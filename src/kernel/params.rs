@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::Result;
 use crate::mask::emit::MaskLayout;
 use crate::problem::Problem;
+use crate::sequences::KeySequences;
 use crate::shape::Strides;
 
 /// The problem's sizes, laid out as WGSL has them; a test compares the two by reflection.
@@ -36,6 +37,10 @@ pub(crate) struct Params {
     pub(crate) tile_map_rows: u32,
     pub(crate) tile_map_row_words: u32,
     pub(crate) q_rows: u32,
+    pub(crate) kv_rows: u32,
+    pub(crate) block_shift: u32,
+    pub(crate) blocks: u32,
+    pub(crate) blocks_per_sequence: u32,
 }
 
 impl Params {
@@ -48,6 +53,12 @@ impl Params {
         let tensors = problem.strides();
         let scale = problem.scale();
         let softmax_scale = if problem.score_text().modifies() { 1.0 } else { scale.abs() };
+        let [block_size, blocks, blocks_per_sequence] = match shape.sequences.kv {
+            KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {
+                [block_size, blocks, blocks_per_sequence]
+            }
+            _ => [1, 1, 0],
+        };
         let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
         Ok(Self {
             q_strides: strides("q", tensors.q)?,
@@ -74,7 +85,11 @@ impl Params {
             mask_heads: size("num_heads", mask.broadcast[1])?,
             tile_map_rows: size("tile map", tile_map_rows)?,
             tile_map_row_words: size("tile map", tile_map_row_words)?,
-            q_rows: size("seq_len_q", shape.seq_len_q)?,
+            q_rows: size("packed queries", shape.q_rows()[1])?,
+            kv_rows: size("packed keys", shape.kv_rows()[1])?,
+            block_shift: block_size.trailing_zeros(),
+            blocks: size("blocks", blocks)?,
+            blocks_per_sequence: size("blocks_per_sequence", blocks_per_sequence)?,
         })
     }
 }
@@ -137,7 +152,11 @@ mod tests {
             mask_heads,
             tile_map_rows,
             tile_map_row_words,
-            q_rows
+            q_rows,
+            kv_rows,
+            block_shift,
+            blocks,
+            blocks_per_sequence
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

@@ -3,8 +3,12 @@
 use std::fmt::Write as _;
 
 use crate::dtype::{Dtype, Dtypes};
-use crate::mask::emit::{ALIBI_SLOT, MaskText, SINKS_SLOT};
+use crate::mask::emit::{
+    ALIBI_SLOT, BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, MaskText,
+    Q_SEQUENCES_SLOT, SINKS_SLOT,
+};
 use crate::score::ScoreText;
+use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{Binding, ForwardConfig, ForwardForm, KernelKey, RowAccess, RowFormat, RowLength};
 
@@ -37,13 +41,18 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
     }
     source.constants(key);
+    if key.mask().sequences != SequenceForms::default() {
+        source.constant("Q_SEQUENCES_SLOT", Q_SEQUENCES_SLOT);
+        source.constant("KV_SEQUENCES_SLOT", KV_SEQUENCES_SLOT);
+        source.constant("KV_FIRST_SLOT", KV_FIRST_SLOT);
+        source.constant("BLOCK_TABLES_SLOT", BLOCK_TABLES_SLOT);
+    }
     for (index, binding) in key.bindings().into_iter().enumerate() {
         source.binding(index, binding, rows_of(key));
     }
     source.part(&shader!("problem"));
-    source.part(&shader!("sequences/q_uniform"));
-    source.part(&shader!("sequences/kv_uniform"));
-    source.part(&shader!("sequences"));
+    source.part(&shader!("mask/words"));
+    source.sequences(key.mask().sequences);
     source.part(&shader!("mask/algebra"));
     source.title("generated: mask::emit");
     source.line(&key.mask().functions);
@@ -88,6 +97,10 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             ));
             source.part(&shader!("rows_alone"));
         }
+        KernelKey::SequencesCheck { .. } => {
+            source.constant("FAULT_SLOT", FAULT_SLOT);
+            source.part(&shader!("sequences_check"));
+        }
         KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
         KernelKey::TileClasses { mask, .. } => {
             source.part(&tile_class(mask));
@@ -123,6 +136,23 @@ const fn row_length(
 struct Source(String);
 
 impl Source {
+    /// Where queries and keys lie.
+    fn sequences(&mut self, forms: SequenceForms) {
+        self.part(&match forms.q {
+            QueryForm::Uniform => shader!("sequences/q_uniform"),
+            QueryForm::Packed => shader!("sequences/q_packed"),
+            QueryForm::LeftPadded => shader!("sequences/q_left_padded"),
+        });
+        self.part(&match forms.kv {
+            KeyForm::Uniform => shader!("sequences/kv_uniform"),
+            KeyForm::Packed => shader!("sequences/kv_packed"),
+            KeyForm::Cached => shader!("sequences/kv_cached"),
+            KeyForm::Ring => shader!("sequences/kv_ring"),
+            KeyForm::Paged => shader!("sequences/kv_paged"),
+        });
+        self.part(&shader!("sequences"));
+    }
+
     fn line(&mut self, text: &str) {
         self.0.push_str(text);
         self.0.push('\n');
@@ -291,7 +321,7 @@ impl Source {
         let (shape, name, element) = match binding {
             Binding::Params => ("the problem's sizes", "params", "Params"),
             Binding::Mask | Binding::MaskTables => {
-                ("slots, then the mask's data: see shaders/mask/algebra.wgsl", "mask_words", "u32")
+                ("slots, then the mask's data: see shaders/mask/words.wgsl", "mask_words", "u32")
             }
             Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", row(dtypes.q)),
             Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row(dtypes.k)),
@@ -350,6 +380,7 @@ mod tests {
                 keys.push(KernelKey::Inspect { rows: config.rows, score, mask: Arc::clone(mask) });
             }
         }
+        keys.push(KernelKey::SequencesCheck { mask: Arc::clone(mask) });
         for node in 0..mask.rows_alone.len() {
             keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
         }
@@ -405,7 +436,7 @@ mod tests {
         let mut count = 0;
         for mask in MASKS {
             let mask: Mask = mask.parse().unwrap();
-            for key in keys(&Arc::new(MaskText::new(&mask))) {
+            for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
                 let text = wgsl(&key);
                 kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
                 count += 1;
@@ -415,11 +446,39 @@ mod tests {
         assert!(kernels.compiled() > count / 3);
     }
 
+    /// Every way in which queries and keys may lie, in one kernel of each kind.
+    #[test]
+    fn every_form_of_sequences_is_valid() {
+        let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::SUBGROUP,
+            ..Default::default()
+        });
+        let kernels = Kernels::new(&device);
+        let mask: Mask = "self_only_if_alone(causal & documents) | buckets".parse().unwrap();
+        let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
+        let kv =
+            [KeyForm::Uniform, KeyForm::Packed, KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
+        for forms in q.into_iter().flat_map(|q| kv.map(|kv| SequenceForms { q, kv })) {
+            let mask = Arc::new(MaskText::new(&mask, forms));
+            let mut kinds = std::collections::HashSet::new();
+            for key in keys(&mask).into_iter().rev() {
+                let form = match &key {
+                    KernelKey::Forward { config, .. } => Some(std::mem::discriminant(&config.form)),
+                    _ => None,
+                };
+                if kinds.insert((key.entry_point(), form)) {
+                    let text = wgsl(&key);
+                    kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                }
+            }
+        }
+    }
+
     /// A stranger who reads a kernel's text finds where each part comes from.
     #[test]
     fn every_part_is_under_the_name_of_its_file() {
         let mask: Mask = "causal & documents".parse().unwrap();
-        for key in keys(&Arc::new(MaskText::new(&mask))) {
+        for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
             let text = wgsl(&key);
             assert!(text.contains("// ---- shaders/problem.wgsl ----"));
             assert!(text.contains("// ---- shaders/mask/causal.wgsl ----"));

@@ -5,7 +5,8 @@ use std::fmt;
 
 use crate::custom::CustomBuffer;
 use crate::error::{Error, Result};
-use crate::shape::{Shape, Strides, elements};
+use crate::sequences::{KeySequences, QuerySequences, Sequences};
+use crate::shape::{MAX_SEQ_LEN, Shape, Strides, elements};
 
 /// The name of a tensor that a mask reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,11 +44,26 @@ pub enum MaskInput {
     Sinks,
     /// `dense`, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`: one bit per cell, set where it is kept.
     Dense,
+    /// `q_starts`, i32 `[batch + 1]`: where each of the packed sequences starts, and where the last one ends
+    /// (FlashAttention's `cu_seqlens_q`): see [`crate::Sequences`].
+    QStarts,
+    /// `kv_starts`, i32 `[batch + 1]`, likewise (`cu_seqlens_k`).
+    KvStarts,
+    /// `q_lengths`, i32 `[batch]`: how many queries each of the left-padded sequences has.
+    QLengths,
+    /// `kv_lengths`, i32 `[batch]`: how many keys of each sequence are in the cache, padding included; in a ring, how
+    /// many have ever been.
+    KvLengths,
+    /// `kv_first`, i32 `[batch]`: how much padding stands before the keys of each sequence in the cache.
+    KvFirst,
+    /// `block_tables`, i32 `[batch, blocks_per_sequence]`: where the blocks of each sequence lie in the pool. Entries
+    /// behind a sequence's end aren't read.
+    BlockTables,
 }
 
 impl MaskInput {
     /// Every input.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::KeyLengths,
         Self::KeyPadding,
         Self::TokenIds,
@@ -64,6 +80,12 @@ impl MaskInput {
         Self::AlibiSlopes,
         Self::Sinks,
         Self::Dense,
+        Self::QStarts,
+        Self::KvStarts,
+        Self::QLengths,
+        Self::KvLengths,
+        Self::KvFirst,
+        Self::BlockTables,
     ];
 
     /// The name in files, messages and the documentation.
@@ -85,7 +107,30 @@ impl MaskInput {
             Self::AlibiSlopes => "alibi_slopes",
             Self::Sinks => "sinks",
             Self::Dense => "dense",
+            Self::QStarts => "q_starts",
+            Self::KvStarts => "kv_starts",
+            Self::QLengths => "q_lengths",
+            Self::KvLengths => "kv_lengths",
+            Self::KvFirst => "kv_first",
+            Self::BlockTables => "block_tables",
         }
+    }
+
+    /// What sequences of different lengths need.
+    pub(crate) fn of_sequences(sequences: &Sequences) -> impl Iterator<Item = Self> {
+        let q: &[Self] = match sequences.q {
+            QuerySequences::Uniform => &[],
+            QuerySequences::Packed { .. } => &[Self::QStarts],
+            QuerySequences::LeftPadded => &[Self::QLengths],
+        };
+        let kv: &[Self] = match sequences.kv {
+            KeySequences::Uniform => &[],
+            KeySequences::Packed { .. } => &[Self::KvStarts],
+            KeySequences::Cached { left_padded: false } | KeySequences::Ring => &[Self::KvLengths],
+            KeySequences::Cached { left_padded: true } => &[Self::KvLengths, Self::KvFirst],
+            KeySequences::Paged { .. } => &[Self::KvLengths, Self::BlockTables],
+        };
+        q.iter().chain(kv).copied()
     }
 
     /// How many 32-bit words the input has on the device: one per element, for `dense` one per 32 keys of a row.
@@ -103,7 +148,16 @@ impl MaskInput {
     fn dims(self, shape: &Shape, data: &DataShape) -> Vec<usize> {
         let Shape { batch, seq_len_q, seq_len_kv, .. } = *shape;
         match self {
-            Self::KeyLengths | Self::PrefixLengths => vec![batch],
+            Self::KeyLengths
+            | Self::PrefixLengths
+            | Self::QLengths
+            | Self::KvLengths
+            | Self::KvFirst => vec![batch],
+            Self::QStarts | Self::KvStarts => vec![batch + 1],
+            Self::BlockTables => match shape.sequences.kv {
+                KeySequences::Paged { blocks_per_sequence, .. } => vec![batch, blocks_per_sequence],
+                _ => vec![batch, 0],
+            },
             Self::KeyPadding | Self::TokenIds | Self::DocumentIdsKv | Self::BlockIdsKv => {
                 vec![batch, seq_len_kv]
             }
@@ -364,6 +418,42 @@ impl MaskData {
         self.floats(MaskInput::Sinks, logits)
     }
 
+    /// `q_starts`, `[batch + 1]`: 0, and where each of the packed sequences ends (`cu_seqlens_q`).
+    #[must_use]
+    pub fn q_starts(self, starts: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::QStarts, starts)
+    }
+
+    /// `kv_starts`, `[batch + 1]`: 0, and where each of the packed sequences ends (`cu_seqlens_k`).
+    #[must_use]
+    pub fn kv_starts(self, starts: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::KvStarts, starts)
+    }
+
+    /// `q_lengths`, `[batch]`, each from 0 to `seq_len_q`.
+    #[must_use]
+    pub fn q_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::QLengths, lengths)
+    }
+
+    /// `kv_lengths`, `[batch]`, each from 0 to `seq_len_kv`, of a ring from 0 on.
+    #[must_use]
+    pub fn kv_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::KvLengths, lengths)
+    }
+
+    /// `kv_first`, `[batch]`, each from 0 to `kv_lengths[b]`.
+    #[must_use]
+    pub fn kv_first(self, first: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::KvFirst, first)
+    }
+
+    /// `block_tables`, `[batch, blocks_per_sequence]`, each entry that is used from 0 to `blocks − 1`.
+    #[must_use]
+    pub fn block_tables(self, tables: impl IntoIterator<Item = i32>) -> Self {
+        self.ints(MaskInput::BlockTables, tables)
+    }
+
     /// `dense`, of sizes `dims` that broadcast to `[batch, num_heads, seq_len_q, seq_len_kv]`, true where the key is kept.
     #[must_use]
     pub fn dense(mut self, dims: [usize; 4], keep: impl IntoIterator<Item = bool>) -> Self {
@@ -445,11 +535,59 @@ impl MaskData {
             }
             match input {
                 MaskInput::KeyLengths | MaskInput::PrefixLengths => {
-                    check_lengths(input, words, shape)?;
+                    check_lengths(input, words, "seq_len_kv", shape.seq_len_kv)?;
                 }
+                MaskInput::QLengths => check_lengths(input, words, "seq_len_q", shape.seq_len_q)?,
+                MaskInput::KvLengths => match shape.sequences.kv {
+                    KeySequences::Ring => check_lengths(input, words, "2^29", MAX_SEQ_LEN)?,
+                    _ => check_lengths(input, words, "seq_len_kv", shape.seq_len_kv)?,
+                },
+                MaskInput::QStarts => {
+                    check_starts(input, words, shape.q_rows()[1], "seq_len_q", shape.seq_len_q)?;
+                }
+                MaskInput::KvStarts => {
+                    check_starts(input, words, shape.kv_rows()[1], "seq_len_kv", shape.seq_len_kv)?;
+                }
+                MaskInput::KvFirst => self.check_first(words)?,
+                MaskInput::BlockTables => self.check_tables(words, shape)?,
                 MaskInput::ColumnRanges => check_columns(words, self.columns.elements, shape)?,
                 MaskInput::TreeParents => check_parents(words, shape)?,
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Padding isn't longer than what is in the cache; the lengths have been checked.
+    fn check_first(&self, words: &[u32]) -> Result<()> {
+        for (b, &word) in words.iter().enumerate() {
+            let length = self.int(MaskInput::KvLengths, b);
+            if !(0..=length).contains(&word.cast_signed()) {
+                return Err(Error::operand(
+                    format!("kv_first[{b}]"),
+                    format!("0 to kv_lengths[{b}] = {length}"),
+                    word.cast_signed(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every entry that is used lies in the pool; the lengths have been checked.
+    fn check_tables(&self, words: &[u32], shape: &Shape) -> Result<()> {
+        let KeySequences::Paged { block_size, blocks, blocks_per_sequence } = shape.sequences.kv
+        else {
+            return Ok(());
+        };
+        for b in 0..shape.batch {
+            let used = (self.int(MaskInput::KvLengths, b) as usize).div_ceil(block_size);
+            let row = &words[b * blocks_per_sequence..][..used];
+            if let Some(at) = row.iter().position(|&entry| entry as usize >= blocks) {
+                return Err(Error::operand(
+                    format!("block_tables[{b}, {at}]"),
+                    format!("0 to blocks - 1 = {}", blocks - 1),
+                    row[at].cast_signed(),
+                ));
             }
         }
         Ok(())
@@ -553,17 +691,45 @@ fn missing(input: MaskInput) -> Error {
     Error::operand(input.name(), "data, for the mask names it", "none")
 }
 
-fn check_lengths(input: MaskInput, words: &[u32], shape: &Shape) -> Result<()> {
+fn check_lengths(input: MaskInput, words: &[u32], limit: &str, most: usize) -> Result<()> {
     for (b, &word) in words.iter().enumerate() {
         let length = word.cast_signed();
-        if usize::try_from(length).is_ok_and(|length| length <= shape.seq_len_kv) {
+        if usize::try_from(length).is_ok_and(|length| length <= most) {
             continue;
         }
         return Err(Error::operand(
             format!("{input}[{b}]"),
-            format!("0 to seq_len_kv = {}", shape.seq_len_kv),
+            format!("0 to {limit} = {most}"),
             length,
         ));
+    }
+    Ok(())
+}
+
+/// Cumulative lengths start at 0, never fall, end at `total`, and no sequence is longer than `most`.
+fn check_starts(
+    input: MaskInput,
+    words: &[u32],
+    total: usize,
+    limit: &str,
+    most: usize,
+) -> Result<()> {
+    let wrong = |at: usize, expected: String| {
+        Error::operand(format!("{input}[{at}]"), expected, words[at].cast_signed())
+    };
+    if words[0] != 0 {
+        return Err(wrong(0, "0".to_owned()));
+    }
+    for (b, pair) in words.windows(2).enumerate() {
+        let (start, end) = (pair[0] as usize, pair[1] as usize);
+        if end < start || end - start > most || pair[1].cast_signed() < 0 {
+            let expected = format!("{start} to {start} + {limit} = {}", start + most);
+            return Err(wrong(b + 1, expected));
+        }
+    }
+    let last = words.len() - 1;
+    if words[last] as usize != total {
+        return Err(wrong(last, format!("the number of packed rows, {total}")));
     }
     Ok(())
 }

@@ -16,17 +16,33 @@ use super::data::DataShape;
 use super::{Causal, ColumnRanges, Mask, MaskInput};
 use crate::custom::{Custom, CustomBuffer, CustomUse};
 use crate::error::{Error, Result};
+use crate::sequences::{KeySequences, SequenceForms};
 use crate::shape::{Shape, elements};
 
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
-/// where ALiBi's slopes lie, and the sinks.
-const HEADER_SLOTS: usize = 6;
+/// where ALiBi's slopes lie, and the sinks; then where the lengths of the sequences lie, and what was wrong with them.
+const HEADER_SLOTS: usize = 11;
 
 /// The slot that says where ALiBi's slopes lie.
 pub(crate) const ALIBI_SLOT: usize = 4;
 
 /// The slot that says where the sinks lie.
 pub(crate) const SINKS_SLOT: usize = 5;
+
+/// The slot that says where `q_starts` or `q_lengths` lie.
+pub(crate) const Q_SEQUENCES_SLOT: usize = 6;
+
+/// The slot that says where `kv_starts` or `kv_lengths` lie.
+pub(crate) const KV_SEQUENCES_SLOT: usize = 7;
+
+/// The slot that says where `kv_first` lies.
+pub(crate) const KV_FIRST_SLOT: usize = 8;
+
+/// The slot that says where `block_tables` lie.
+pub(crate) const BLOCK_TABLES_SLOT: usize = 9;
+
+/// The word where `sequences_check` leaves what it found.
+pub(crate) const FAULT_SLOT: usize = 10;
 
 /// How many tiles' classes one word of the tile map holds.
 const TILES_PER_WORD: usize = 16;
@@ -85,6 +101,8 @@ fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
 pub(crate) struct MaskText {
     /// The fragments and `mask_keep`, `mask_tile_closed`, `mask_hull`.
     pub(crate) functions: String,
+    /// Where queries and keys lie, which the fragments ask.
+    pub(crate) sequences: SequenceForms,
     /// Whether some of the text is the user's own.
     pub(crate) custom: bool,
     /// Whether the classes of tiles are read from the tile map.
@@ -103,7 +121,7 @@ pub(crate) struct RowsAlone {
 }
 
 impl MaskText {
-    pub(crate) fn new(mask: &Mask) -> Self {
+    pub(crate) fn new(mask: &Mask, sequences: SequenceForms) -> Self {
         let mut emitter = Emitter {
             next_slot: HEADER_SLOTS,
             fragments: Vec::new(),
@@ -128,6 +146,7 @@ impl MaskText {
         );
         Self {
             functions,
+            sequences,
             custom: !emitter.custom.is_empty(),
             needs_tile_map: mask.needs_tile_map(),
             rows_alone: emitter.rows_alone,
@@ -347,7 +366,11 @@ impl MaskLayout {
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let broadcast = [
-            if depends_on_batch(mask, data) { shape.batch } else { 1 },
+            if !shape.sequences.are_uniform() || depends_on_batch(mask, data) {
+                shape.batch
+            } else {
+                1
+            },
             if depends_on_heads(mask, data) { shape.num_heads } else { 1 },
         ];
         let mut builder = Builder {
@@ -364,12 +387,24 @@ impl MaskLayout {
             match input {
                 MaskInput::AlibiSlopes => builder.head[ALIBI_SLOT] = at as u32,
                 MaskInput::Sinks => builder.head[SINKS_SLOT] = at as u32,
+                MaskInput::QStarts | MaskInput::QLengths => {
+                    builder.head[Q_SEQUENCES_SLOT] = at as u32;
+                }
+                MaskInput::KvStarts | MaskInput::KvLengths => {
+                    builder.head[KV_SEQUENCES_SLOT] = at as u32;
+                }
+                MaskInput::KvFirst => builder.head[KV_FIRST_SLOT] = at as u32,
+                MaskInput::BlockTables => builder.head[BLOCK_TABLES_SLOT] = at as u32,
                 _ => {}
             }
             builder.inputs.push((InputName::Known(input), at, words));
         }
         for buffer in mask.customs().into_iter().chain(score_mod).flat_map(Custom::buffers) {
             builder.custom_buffer(buffer)?;
+        }
+        if shape.sequences.kv == (KeySequences::Cached { left_padded: false }) {
+            // The buffer is zeros where nothing is copied to.
+            builder.head[KV_FIRST_SLOT] = builder.take(shape.batch)? as u32;
         }
         builder.node(mask)?;
         if let Some(custom) = score_mod {

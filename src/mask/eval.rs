@@ -1,5 +1,6 @@
 //! A mask's value at a cell, on the CPU: the definition that everything else is held against.
 
+use super::places::Places;
 use super::{Causal, ColumnRanges, Mask, MaskData, MaskInput};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -37,11 +38,18 @@ impl<'a> Evaluator<'a> {
                 format!("`{mask}`"),
             ));
         }
-        data.check(&mask.inputs(), shape)?;
+        let sequences = MaskInput::of_sequences(&shape.sequences);
+        let inputs: Vec<_> = mask.inputs().into_iter().chain(sequences).collect();
+        data.check(&inputs, shape)?;
         Ok(Self { mask, data, shape })
     }
 
-    /// Whether query `q_idx` of head `h` of sequence `b` attends to key `kv_idx`.
+    /// The lengths of the sequences, and where they lie.
+    pub(crate) const fn places(&self) -> Places<'a> {
+        Places::new(self.shape, self.data)
+    }
+
+    /// Whether query `q_idx` of head `h` of sequence `b` attends to key `kv_idx`; never beyond the sequence's own lengths.
     ///
     /// # Panics
     /// Where an index is outside the shape.
@@ -51,7 +59,10 @@ impl<'a> Evaluator<'a> {
             b < batch && h < num_heads && q_idx < seq_len_q && kv_idx < seq_len_kv,
             "cell ({b}, {h}, {q_idx}, {kv_idx}) lies outside [{batch}, {num_heads}, {seq_len_q}, {seq_len_kv}]"
         );
-        self.node(self.mask, b, h, q_idx, kv_idx)
+        let places = self.places();
+        q_idx < places.q_len(b)
+            && kv_idx < places.kv_len(b)
+            && self.node(self.mask, b, h, q_idx, kv_idx)
     }
 
     fn node(&self, mask: &Mask, b: usize, h: usize, q_idx: usize, kv_idx: usize) -> bool {
@@ -59,7 +70,7 @@ impl<'a> Evaluator<'a> {
         let key = || b * self.shape.seq_len_kv + kv_idx;
         // Sequence lengths are below 2^29 (Shape::validate), so i64 holds every sum.
         let (q, kv) = (q_idx as i64, kv_idx as i64);
-        let own = q + self.shape.seq_len_kv as i64 - self.shape.seq_len_q as i64;
+        let own = q + self.places().diagonal(b);
         match mask {
             Mask::All => true,
             Mask::Causal(Causal::LowerRight) => kv <= own,
@@ -80,7 +91,7 @@ impl<'a> Evaluator<'a> {
             Mask::NotSelf => kv != own,
             Mask::SelfOnlyIfAlone(inner) => {
                 let kept = |other: usize| self.node(inner, b, h, q_idx, other);
-                let others = || (0..self.shape.seq_len_kv).filter(|&other| other as i64 != own);
+                let others = || (0..self.places().kv_len(b)).filter(|&other| other as i64 != own);
                 kept(kv_idx) && (kv != own || !others().any(kept))
             }
             Mask::Dense => self.data.dense_cell([b, h, q_idx, kv_idx]),
@@ -115,7 +126,7 @@ impl<'a> Evaluator<'a> {
                 }
             }
             Mask::Tree => {
-                let token = kv - (self.shape.seq_len_kv - self.shape.seq_len_q) as i64;
+                let token = kv - self.places().diagonal(b);
                 let first = b * self.shape.seq_len_q;
                 let parent = |&at: &i64| {
                     let parent = int(MaskInput::TreeParents, first + at as usize);

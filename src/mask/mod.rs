@@ -9,6 +9,7 @@ pub mod compositions;
 pub(crate) mod data;
 pub(crate) mod emit;
 pub(crate) mod eval;
+pub(crate) mod places;
 pub(crate) mod text;
 
 use std::ops::{BitAnd, BitOr, Not};

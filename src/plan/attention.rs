@@ -171,6 +171,33 @@ impl AttentionPlan {
         self.record(encoder, buffers, false)
     }
 
+    /// Records the copy of one word to `destination` (`BufferUsages::COPY_DST`), which [`AttentionPlan::check_sequences`]
+    /// puts into words: whether the lengths, starts and block tables of all `encode`s so far were ones that the problem has
+    /// room for. Where they weren't, the kernels took the nearest that are, and touched nothing outside the buffers.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the slice is smaller or lacks the usage.
+    pub fn encode_sequences_check(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        destination: BufferSlice<'_>,
+    ) -> Result<()> {
+        self.mask.copy_fault(encoder, destination)
+    }
+
+    /// What the word of [`AttentionPlan::encode_sequences_check`] says.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names the first sequence whose data was wrong.
+    pub fn check_sequences(&self, word: u32) -> Result<()> {
+        super::sequences::check(&self.problem.shape, word)
+    }
+
+    /// Records that what was wrong with sequences so far is forgotten.
+    pub fn forget_sequences_check(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.mask.clear_fault(encoder);
+    }
+
     fn record(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -245,7 +272,7 @@ impl Kernels {
     pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
         problem.validate()?;
         let (_, config) = choose(&candidates(problem, self.traits()), forced)?;
-        let mask = Arc::new(MaskText::new(&problem.mask));
+        let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
     }
 

@@ -10,7 +10,7 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::MaskInput;
-use crate::mask::emit::{MaskLayout, MaskText, TileGrid};
+use crate::mask::emit::{FAULT_SLOT, MaskLayout, MaskText, TileGrid};
 use crate::problem::Problem;
 
 /// The mask buffer of one plan.
@@ -33,7 +33,7 @@ impl MaskTables {
         for (custom, usage) in problem.customs() {
             kernels.check_custom(custom, usage)?;
         }
-        let text = Arc::new(MaskText::new(&problem.mask));
+        let text = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         let layout = MaskLayout::new(
             &problem.mask,
             &copied_inputs(problem),
@@ -50,7 +50,9 @@ impl MaskTables {
             let buffer = device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("attention mask"),
                 size: bytes,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_DST
+                    | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: true,
             });
             let head = (layout.head.len() * 4) as u64;
@@ -85,6 +87,9 @@ impl MaskTables {
                 (key, rows.div_ceil(WORKGROUP_SIZE as usize))
             })
             .collect();
+        if !problem.shape.sequences.are_uniform() {
+            makers.insert(0, (KernelKey::SequencesCheck { mask: Arc::clone(&self.text) }, 1));
+        }
         if let (Some(grid), Some([map_rows, row_words])) = (grid, self.layout.tile_map) {
             let mask = Arc::clone(&self.text);
             let key = KernelKey::TileMap { grid, mask };
@@ -138,6 +143,24 @@ impl MaskTables {
         for (dispatch, bind_group) in &self.makers {
             dispatch.encode(&mut pass, bind_group);
         }
+    }
+
+    /// Records the copy of what `sequences_check` found to `destination`, of one word.
+    pub(crate) fn copy_fault(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        destination: wgpu::BufferSlice<'_>,
+    ) -> Result<()> {
+        let operand = Operand::new("destination", destination, 1);
+        operand.check(wgpu::BufferUsages::COPY_DST, wgpu::COPY_BUFFER_ALIGNMENT)?;
+        let (buffer, at) = (destination.buffer(), destination.offset());
+        encoder.copy_buffer_to_buffer(&self.buffer, FAULT_SLOT as u64 * 4, buffer, at, 4);
+        Ok(())
+    }
+
+    /// Records that what `sequences_check` found is forgotten.
+    pub(crate) fn clear_fault(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.clear_buffer(&self.buffer, FAULT_SLOT as u64 * 4, Some(4));
     }
 
     /// A buffer to bind where a tensor has no elements.

@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
+pub(crate) mod sequences;
 pub(crate) mod tiles;
 
 use std::sync::Arc;

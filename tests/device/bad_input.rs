@@ -11,7 +11,7 @@ use crate::fixture::{ATTENTION, Operands};
 
 /// The error's text has all of `parts`.
 #[track_caller]
-fn assert_says(error: &Error, parts: &[&str]) {
+pub(crate) fn assert_says(error: &Error, parts: &[&str]) {
     let text = error.to_string();
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");

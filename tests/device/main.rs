@@ -16,4 +16,5 @@ mod onnx;
 mod pytorch;
 mod random;
 mod scores;
+mod sequences;
 mod tolerance;

@@ -55,5 +55,8 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
         &[head_dim_v] => head_dim_v,
         _ => return Err(format!("expected 6 or 7 sizes, found {}", sizes.len())),
     };
-    Ok(Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v })
+    Ok(Shape::new(batch, num_heads, seq_len_q, head_dim)
+        .seq_kv(seq_len_kv)
+        .kv_heads(num_kv_heads)
+        .dim_v(head_dim_v))
 }

@@ -1,0 +1,29 @@
+// Sequence b has the rows [kv_first[b], kv_lengths[b]) of the seq_len_kv that there is room for.
+// kv_lengths: i32 [batch]; kv_first: i32 [batch], zeros without left padding
+
+// What has been appended, padding included.
+fn cached_len(b: u32) -> u32 {
+    return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.seq_len_kv);
+}
+
+fn cached_first(b: u32) -> u32 {
+    return min(mask_words[slot_u32(KV_FIRST_SLOT) + b], cached_len(b));
+}
+
+// Where the token at a position since the first one lies, or is to be written.
+fn cache_place(b: u32, position: u32) -> vec2<u32> {
+    return vec2<u32>(b, position);
+}
+
+fn kv_len(b: u32) -> u32 {
+    return cached_len(b) - cached_first(b);
+}
+
+fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
+    return cache_place(b, cached_first(b) + kv_idx);
+}
+
+fn kv_is_faulty(b: u32) -> bool {
+    let length = mask_words[slot_u32(KV_SEQUENCES_SLOT) + b];
+    return (length > params.seq_len_kv) | (mask_words[slot_u32(KV_FIRST_SLOT) + b] > length);
+}

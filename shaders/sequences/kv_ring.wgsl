@@ -1,0 +1,26 @@
+// Sequence b has the last seq_len_kv of the kv_lengths[b] keys that there have been; key p lies in row p % seq_len_kv.
+// kv_lengths: i32 [batch]
+
+const MOST_POSITIONS: u32 = 1u << 29u;
+
+// What has been appended, overwritten keys included.
+fn cached_len(b: u32) -> u32 {
+    return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], MOST_POSITIONS);
+}
+
+// Where the token at a position since the first one lies, or is to be written.
+fn cache_place(b: u32, position: u32) -> vec2<u32> {
+    return vec2<u32>(b, position % params.seq_len_kv);
+}
+
+fn kv_len(b: u32) -> u32 {
+    return min(cached_len(b), params.seq_len_kv);
+}
+
+fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
+    return cache_place(b, cached_len(b) - kv_len(b) + kv_idx);
+}
+
+fn kv_is_faulty(b: u32) -> bool {
+    return mask_words[slot_u32(KV_SEQUENCES_SLOT) + b] > MOST_POSITIONS;
+}

@@ -1,0 +1,14 @@
+// Sequence b has the last q_lengths[b] of its seq_len_q rows.
+// q_lengths: i32 [batch]
+
+fn q_len(b: u32) -> u32 {
+    return min(mask_words[slot_u32(Q_SEQUENCES_SLOT) + b], params.seq_len_q);
+}
+
+fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
+    return vec2<u32>(b, params.seq_len_q - q_len(b) + q_idx);
+}
+
+fn q_is_faulty(b: u32) -> bool {
+    return mask_words[slot_u32(Q_SEQUENCES_SLOT) + b] > params.seq_len_q;
+}

@@ -1,0 +1,457 @@
+//! Sequences of different lengths, wherever they lie, against each of them alone.
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use wgpu::util::DeviceExt as _;
+use wgpu_attention::{
+    AttentionBuffers, AttentionPlan, Evaluator, ForwardKernel, KeySequences, Layout, Mask,
+    MaskBuffers, MaskData, MaskFormat, MaskInput, Outputs, Problem, QuerySequences, Score,
+    ScoreTensor, Sequences, Shape, TileClass, TileGrid, reference,
+};
+
+use crate::bad_input::assert_says;
+use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, mask_data, run};
+use crate::forward::MASKS;
+
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const DIM: usize = 20;
+const BLOCK: usize = 16;
+/// The most that a sequence has.
+const MOST_Q: usize = 40;
+const MOST_KV: usize = 65;
+/// Queries and keys of each sequence: none of either, more of the one, more of the other, off every tile.
+const LENGTHS: &[(usize, usize)] = &[(17, 33), (0, 5), (1, 65), (40, 0), (33, 7), (0, 0), (5, 64)];
+
+/// Every way in which queries and keys may lie.
+const FORMS: &[(QuerySequences, fn() -> KeySequences)] = &[
+    (QuerySequences::Packed { total: 96 }, || KeySequences::Packed { total: 174 }),
+    (QuerySequences::LeftPadded, || KeySequences::Cached { left_padded: true }),
+    (QuerySequences::Packed { total: 96 }, || KeySequences::Cached { left_padded: false }),
+    (QuerySequences::LeftPadded, || KeySequences::Ring),
+    (QuerySequences::Packed { total: 96 }, || KeySequences::Paged {
+        block_size: BLOCK,
+        blocks: 23,
+        blocks_per_sequence: 6,
+    }),
+];
+
+/// A batch of sequences, each a problem of its own, and the same laid out in one of the forms.
+struct Batch {
+    shape: Shape,
+    layout: Layout,
+    data: MaskData,
+    /// Of each sequence, `[heads, its own length, dim]`.
+    alone: Vec<Operands>,
+    q_rows: Vec<Vec<[usize; 2]>>,
+    kv_rows: Vec<Vec<[usize; 2]>>,
+}
+
+impl Batch {
+    fn new(q: QuerySequences, kv: KeySequences, layout: Layout) -> Self {
+        let mut rng = SmallRng::seed_from_u64(5);
+        let shape = Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM)
+            .seq_kv(MOST_KV)
+            .kv_heads(KV_HEADS)
+            .sequences(Sequences { q, kv });
+        let alone = (0..)
+            .zip(LENGTHS)
+            .map(|(seed, &(q_len, kv_len))| {
+                let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+                Operands::random(&shape, seed)
+            })
+            .collect();
+        // Rows as the documentation says, worked out anew.
+        let (mut q_starts, mut kv_starts) = (vec![0], vec![0]);
+        let (mut first, mut lengths) = (Vec::new(), Vec::new());
+        let (mut q_rows, mut kv_rows) = (Vec::new(), Vec::new());
+        let mut free: Vec<usize> = (0..23).collect();
+        let mut tables = Vec::new();
+        for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
+            let q_start: i32 = q_starts[b];
+            q_rows.push(match q {
+                QuerySequences::Packed { .. } => {
+                    (0..q_len).map(|i| [0, q_start as usize + i]).collect::<Vec<_>>()
+                }
+                QuerySequences::LeftPadded => (0..q_len).map(|i| [b, MOST_Q - q_len + i]).collect(),
+                _ => (0..q_len).map(|i| [b, i]).collect(),
+            });
+            q_starts.push(q_start + q_len as i32);
+            let kv_start: i32 = kv_starts[b];
+            kv_starts.push(kv_start + kv_len as i32);
+            let mut table = vec![-1; 6];
+            let rows: Vec<[usize; 2]> = match kv {
+                KeySequences::Packed { .. } => {
+                    lengths.push(kv_len);
+                    (0..kv_len).map(|i| [0, kv_start as usize + i]).collect()
+                }
+                KeySequences::Cached { left_padded } => {
+                    let padding =
+                        if left_padded { rng.random_range(0..=MOST_KV - kv_len) } else { 0 };
+                    first.push(padding as i32);
+                    lengths.push(padding + kv_len);
+                    (0..kv_len).map(|i| [b, padding + i]).collect()
+                }
+                KeySequences::Ring => {
+                    // A full ring has gone round.
+                    let gone = if kv_len == MOST_KV { 7 } else { 0 };
+                    lengths.push(gone + kv_len);
+                    (0..kv_len).map(|i| [b, (gone + i) % MOST_KV]).collect()
+                }
+                _ => {
+                    lengths.push(kv_len);
+                    for entry in table.iter_mut().take(kv_len.div_ceil(BLOCK)) {
+                        *entry = free.swap_remove(rng.random_range(0..free.len())) as i32;
+                    }
+                    (0..kv_len).map(|i| [table[i / BLOCK] as usize, i % BLOCK]).collect()
+                }
+            };
+            kv_rows.push(rows);
+            tables.extend(table);
+        }
+        let q_lengths: Vec<i32> = LENGTHS.iter().map(|&(q_len, _)| q_len as i32).collect();
+        let data = mask_data(&Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM).seq_kv(MOST_KV), 3)
+            .q_starts(q_starts)
+            .kv_starts(kv_starts)
+            .q_lengths(q_lengths)
+            .kv_lengths(lengths.iter().map(|&length| length as i32).collect::<Vec<_>>())
+            .kv_first(first)
+            .block_tables(tables);
+        Self { shape, layout, data, alone, q_rows, kv_rows }
+    }
+
+    fn problem(&self, mask: &str) -> Problem {
+        Problem::new(self.shape).layout(self.layout).mask(mask.parse().unwrap())
+    }
+
+    /// Where element `(head, row, d)` lies in a tensor of `[batch, heads, rows, DIM]`.
+    fn at(&self, heads: usize, rows: usize, [batch, row]: [usize; 2], h: usize, d: usize) -> usize {
+        match self.layout {
+            Layout::Bhsd => ((batch * heads + h) * rows + row) * DIM + d,
+            Layout::Bshd => ((batch * rows + row) * heads + h) * DIM + d,
+        }
+    }
+
+    fn q_row_count(&self) -> usize {
+        self.shape.q_len().unwrap() / HEADS / DIM / self.q_batches()
+    }
+
+    fn q_batches(&self) -> usize {
+        match self.shape.sequences.q {
+            QuerySequences::Packed { .. } => 1,
+            _ => LENGTHS.len(),
+        }
+    }
+
+    fn kv_row_count(&self) -> usize {
+        match self.shape.sequences.kv {
+            KeySequences::Packed { total } => total,
+            KeySequences::Paged { block_size, .. } => block_size,
+            _ => MOST_KV,
+        }
+    }
+
+    /// All sequences in the form; NaN in every row that belongs to none.
+    fn operands(&self) -> Operands {
+        let mut q = vec![f32::NAN; self.shape.q_len().unwrap()];
+        let mut k = vec![f32::NAN; self.shape.k_len().unwrap()];
+        let mut v = k.clone();
+        for (b, alone) in self.alone.iter().enumerate() {
+            let (q_len, kv_len) = LENGTHS[b];
+            for (i, &place) in self.q_rows[b].iter().enumerate() {
+                for (h, d) in (0..HEADS).flat_map(|h| (0..DIM).map(move |d| (h, d))) {
+                    q[self.at(HEADS, self.q_row_count(), place, h, d)] =
+                        alone.q[(h * q_len + i) * DIM + d];
+                }
+            }
+            for (i, &place) in self.kv_rows[b].iter().enumerate() {
+                for (h, d) in (0..KV_HEADS).flat_map(|h| (0..DIM).map(move |d| (h, d))) {
+                    let at = self.at(KV_HEADS, self.kv_row_count(), place, h, d);
+                    k[at] = alone.k[(h * kv_len + i) * DIM + d];
+                    v[at] = alone.v[(h * kv_len + i) * DIM + d];
+                }
+            }
+        }
+        Operands { q, k, v, mask: self.data.clone() }
+    }
+
+    /// Compares what the batch gave with what each sequence gives alone, and that nothing else was written.
+    fn check_rows<T: Copy + PartialEq + Default + std::fmt::Debug>(
+        &self,
+        what: &str,
+        [o, lse]: [&[T]; 2],
+        alone: impl Fn(usize) -> [Vec<T>; 2],
+    ) {
+        let rows = self.q_row_count();
+        let (mut o_left, mut lse_left) = (o.to_vec(), lse.to_vec());
+        for b in 0..LENGTHS.len() {
+            let [o_alone, lse_alone] = alone(b);
+            let q_len = LENGTHS[b].0;
+            for (i, &place) in self.q_rows[b].iter().enumerate() {
+                for h in 0..HEADS {
+                    for d in 0..DIM {
+                        let at = self.at(HEADS, rows, place, h, d);
+                        let expected = o_alone[(h * q_len + i) * DIM + d];
+                        assert_eq!(o[at], expected, "{what}: o of ({b}, {h}, {i}, {d})");
+                        o_left[at] = T::default();
+                    }
+                    let at = (place[0] * HEADS + h) * rows + place[1];
+                    assert_eq!(lse[at], lse_alone[h * q_len + i], "{what}: lse of ({b}, {h}, {i})");
+                    lse_left[at] = T::default();
+                }
+            }
+        }
+        let untouched = |left: &[T]| left.iter().all(|x| *x == T::default());
+        assert!(
+            untouched(&o_left) && untouched(&lse_left),
+            "{what}: a row of no sequence is written"
+        );
+    }
+}
+
+/// Masks whose only data is what a sequence has alone, too.
+const POSITIONS: &[&str] =
+    &["causal & window(19,inf) | global(2)", "chunk(24) & !not_self | dilated(5,3)"];
+
+#[test]
+fn sequences_give_what_each_gives_alone() {
+    for (at, &(q, kv)) in FORMS.iter().enumerate() {
+        let layout = [Layout::Bhsd, Layout::Bshd][at % 2];
+        let batch = Batch::new(q, kv(), layout);
+        let operands = batch.operands();
+        for mask in POSITIONS {
+            let problem = batch.problem(mask);
+            let alone = |b: usize| {
+                let (q_len, kv_len) = LENGTHS[b];
+                let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+                Problem::new(shape).mask(mask.parse().unwrap())
+            };
+            let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+            batch.check_rows(&format!("reference, {mask}, {kv:?}"), [&truth.o, &truth.lse], |b| {
+                let result = reference::attention(&alone(b), &batch.alone[b].inputs()).unwrap();
+                [result.o, result.lse]
+            });
+            for kernel in kernels(&problem) {
+                let output = run(&problem, &operands, kernel);
+                let what = format!("{kernel}, {mask}, {q:?}, {:?}", kv());
+                batch.check_rows(&what, [&output.o, &output.lse], |b| {
+                    let output = run(&alone(b), &batch.alone[b], kernel);
+                    [output.o, output.lse]
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn every_mask_holds_for_sequences_of_any_lengths() {
+    // Masks see the lengths alone: one form of each stands for the others.
+    for (q, kv) in [FORMS[0], FORMS[3]] {
+        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        for text in MASKS.iter().chain(&["tree"]) {
+            let mask: Mask = text.parse().unwrap();
+            let problem = Problem::new(batch.shape).mask(mask.clone());
+            let evaluator = Evaluator::new(&mask, &batch.data, &batch.shape).unwrap();
+            let tensor =
+                ATTENTION.materialize_blocking(&problem, &batch.data, MaskFormat::Keep).unwrap();
+            assert_eq!(tensor.dims[0], LENGTHS.len());
+            let heads = tensor.dims[1];
+            let keeps = |b: usize, h: usize, q_idx: usize, kv_idx: usize| {
+                let cell = ((b * heads + h % heads) * MOST_Q + q_idx) * MOST_KV + kv_idx;
+                tensor.values[cell] == 1.0
+            };
+            let grid = TileGrid { block_q: 8, block_kv: 6 };
+            let tiles = ATTENTION.tile_classes_blocking(&problem, &batch.data, Some(grid)).unwrap();
+            let [_, tile_heads, tile_rows, tile_columns] = tiles.dims;
+            for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
+                for h in 0..HEADS {
+                    for (q_idx, kv_idx) in
+                        (0..MOST_Q).flat_map(|i| (0..MOST_KV).map(move |j| (i, j)))
+                    {
+                        let inside = q_idx < q_len && kv_idx < kv_len;
+                        let kept = evaluator.keep(b, h, q_idx, kv_idx);
+                        assert!(inside || !kept, "{text}: a cell of no sequence is kept");
+                        assert_eq!(
+                            keeps(b, h, q_idx, kv_idx),
+                            kept,
+                            "{text} at {b}, {h}, {q_idx}, {kv_idx}"
+                        );
+                        let tile = (q_idx / 8) * tile_columns + kv_idx / 6;
+                        let plane = b * tile_heads + h % tile_heads;
+                        let class = tiles.classes[plane * tile_rows * tile_columns + tile];
+                        match class {
+                            TileClass::Skip => {
+                                assert!(!kept, "{text}: a kept cell in a skipped tile")
+                            }
+                            TileClass::Full => {
+                                assert!(kept || !inside, "{text}: a masked cell in a full tile")
+                            }
+                            TileClass::Partial => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Masks that read data, with score modifiers, on the forward kernels and the tensors for looking inside.
+#[test]
+fn data_and_scores_count_from_each_sequence() {
+    let (q, kv) = FORMS[4];
+    let batch = Batch::new(q, kv(), Layout::Bhsd);
+    let score = Score { bias: true, alibi: true, sinks: true, ..Score::default() };
+    let scores = ScoreData::random(&batch.shape, 9);
+    let dense = Shape { sequences: Sequences::default(), ..batch.shape };
+    let data = scores.add_to(&dense, batch.data.clone());
+    let operands = Operands { mask: data, ..batch.operands() };
+    let problem = batch
+        .problem("self_only_if_alone(causal & documents) | buckets & prefix")
+        .score(score)
+        .data_shape(operands.mask.shape());
+    let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+    let near = |what: &str, found: &[f32], expected: &[f64], allowed: f64| {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        for (at, (&x, &y)) in found.iter().zip(expected).enumerate() {
+            let same = f64::from(x) == y;
+            assert!(
+                same || (f64::from(x) - y).abs() <= allowed,
+                "{what}[{at}]: {x} instead of {y}"
+            );
+        }
+    };
+    for kernel in kernels(&problem) {
+        let outputs =
+            Outputs { lse: true, kernel: Some(kernel), tensors: ScoreTensor::ALL.to_vec() };
+        let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
+        near("o", &output.o, &truth.o, 1e-4);
+        near("lse", &output.lse, &truth.lse, 1e-3);
+        near("scores", &output.tensors[0], &truth.scores, 1e-3);
+        near("masked scores", &output.tensors[1], &truth.masked_scores, 1e-3);
+        near("weights", &output.tensors[2], &truth.weights, 1e-4);
+    }
+}
+
+#[test]
+fn data_that_contradicts_itself_is_refused() {
+    let says = |at: usize, change: fn(MaskData) -> MaskData, parts: &[&str]| {
+        let (q, kv) = FORMS[at];
+        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        let operands = Operands { mask: change(batch.data.clone()), ..batch.operands() };
+        let problem = batch.problem("causal");
+        let error = ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default());
+        assert_says(&error.unwrap_err(), parts);
+        assert_says(&reference::attention(&problem, &operands.inputs()).unwrap_err(), parts);
+    };
+    says(0, |data| data.q_starts([0, 17, 17, 18, 58, 91, 91, 95]), &["q_starts[7]", "96", "95"]);
+    says(0, |data| data.q_starts([0, 17, 16, 18, 58, 91, 91, 96]), &["q_starts[2]", "17 to", "16"]);
+    says(0, |data| data.q_starts([0, 58, 58, 59, 60, 91, 91, 96]), &["q_starts[1]", "40", "58"]);
+    says(0, |data| data.kv_starts([1, 33, 38, 103, 103, 110, 110, 174]), &["kv_starts[0]", "1"]);
+    says(0, |data| data.kv_starts([0; 3]), &["kv_starts", "8 elements", "3 elements"]);
+    says(1, |data| data.q_lengths([41; 7]), &["q_lengths[0]", "seq_len_q = 40", "41"]);
+    says(1, |data| data.kv_first([66; 7]), &["kv_first[0]", "kv_lengths[0]", "66"]);
+    says(2, |data| data.kv_lengths([5, 66, 1, 1, 1, 1, 1]), &["kv_lengths[1]", "65", "66"]);
+    says(3, |data| data.kv_lengths([-1; 7]), &["kv_lengths[0]", "-1"]);
+    says(4, |data| data.block_tables([23; 42]), &["block_tables[0, 0]", "blocks - 1 = 22", "23"]);
+    says(4, |data| data.block_tables([-1; 42]), &["block_tables[0, 0]", "-1"]);
+}
+
+#[test]
+fn shapes_of_sequences_are_validated() {
+    let says = |kv: KeySequences, parts: &[&str]| {
+        let sequences = Sequences { q: QuerySequences::Uniform, kv };
+        assert_says(&Shape::new(1, 1, 40, 8).sequences(sequences).validate().unwrap_err(), parts);
+    };
+    let paged = |block_size, blocks, blocks_per_sequence| KeySequences::Paged {
+        block_size,
+        blocks,
+        blocks_per_sequence,
+    };
+    says(paged(24, 3, 3), &["block_size", "power of two", "24"]);
+    says(paged(8, 3, 5), &["block_size", "16 to 256", "8"]);
+    says(paged(512, 3, 3), &["block_size", "512"]);
+    says(paged(16, 0, 3), &["blocks", "0"]);
+    says(paged(16, 3, 2), &["blocks_per_sequence", "seq_len_kv = 40", "2"]);
+    says(KeySequences::Packed { total: 1 << 30 }, &["packed keys", "rows"]);
+}
+
+/// Data that the host doesn't see: kernels stay within their buffers, and the fault can be read.
+#[test]
+fn faults_on_the_device_are_caught_and_told() {
+    let fault = |at: usize, change: &[(MaskInput, &[i32])], kernel: ForwardKernel| {
+        let (q, kv) = FORMS[at];
+        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        let operands = batch.operands();
+        let problem = batch.problem("causal");
+        let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel)).unwrap();
+        let device = ATTENTION.device();
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let upload = |contents: &[u8]| {
+            device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: None,
+                contents,
+                usage,
+            })
+        };
+        let [q, k, v] =
+            [&operands.q, &operands.k, &operands.v].map(|x| upload(bytemuck::cast_slice(x)));
+        let inputs: Vec<_> = problem
+            .inputs()
+            .into_iter()
+            .map(|input| {
+                let changed =
+                    change.iter().find(|(other, _)| *other == input).map(|(_, words)| *words);
+                let words = changed.unwrap_or(&[0; 42]);
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                (input, upload(&bytes))
+            })
+            .collect();
+        let mask = inputs
+            .iter()
+            .fold(MaskBuffers::new(), |mask, (input, buffer)| mask.with(*input, buffer.slice(..)));
+        let o = upload(&vec![0; operands.q.len() * 4]);
+        let word = device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 4,
+            usage: usage | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let buffers = AttentionBuffers {
+            q: q.slice(..),
+            k: k.slice(..),
+            v: v.slice(..),
+            mask,
+            o: o.slice(..),
+            lse: None,
+        };
+        let mut encoder = device.create_command_encoder(&Default::default());
+        plan.encode(&mut encoder, &buffers).unwrap();
+        plan.encode_sequences_check(&mut encoder, word.slice(..)).unwrap();
+        ATTENTION.queue().submit([encoder.finish()]);
+        let found = ATTENTION.read_blocking(&word, 1).unwrap()[0].to_bits();
+        ATTENTION.read_blocking(&o, 1).unwrap();
+        plan.check_sequences(found)
+    };
+    for kernel in ForwardKernel::ALL {
+        let (q, kv) = FORMS[0];
+        if !kernels(&Batch::new(q, kv(), Layout::Bhsd).problem("causal")).contains(&kernel) {
+            continue;
+        }
+        fault(0, &[], kernel).unwrap();
+        let starts = [0, 5, 3, 9, i32::MAX, -1, 90, 96];
+        let error = fault(0, &[(MaskInput::QStarts, &starts)], kernel).unwrap_err();
+        assert_says(&error, &["q_starts[1] and [2]", "0 to 40", "96 rows"]);
+        let error = fault(0, &[(MaskInput::KvStarts, &starts)], kernel).unwrap_err();
+        assert_says(&error, &["kv_starts[1]"]);
+        let error =
+            fault(1, &[(MaskInput::QLengths, &[1, 41, -1, 1, 1, 1, 1])], kernel).unwrap_err();
+        assert_says(&error, &["q_lengths[1]", "seq_len_q = 40"]);
+        let tables = [i32::MAX; 42];
+        let lengths = [0, 0, 9, 65, 1, 1, 1];
+        let faulty = [(MaskInput::KvLengths, &lengths[..]), (MaskInput::BlockTables, &tables[..])];
+        let error = fault(4, &faulty, kernel).unwrap_err();
+        assert_says(&error, &["block_tables[2]", "below 23"]);
+        let error = fault(3, &[(MaskInput::KvLengths, &[-1; 7])], kernel).unwrap_err();
+        assert_says(&error, &["kv_lengths[0]"]);
+    }
+}
