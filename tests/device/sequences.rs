@@ -24,16 +24,15 @@ const MOST_KV: usize = 65;
 const LENGTHS: &[(usize, usize)] = &[(17, 33), (0, 5), (1, 65), (40, 0), (33, 7), (0, 0), (5, 64)];
 
 /// Every way in which queries and keys may lie.
-const FORMS: &[(QuerySequences, fn() -> KeySequences)] = &[
-    (QuerySequences::Packed { total: 96 }, || KeySequences::Packed { total: 174 }),
-    (QuerySequences::LeftPadded, || KeySequences::Cached { left_padded: true }),
-    (QuerySequences::Packed { total: 96 }, || KeySequences::Cached { left_padded: false }),
-    (QuerySequences::LeftPadded, || KeySequences::Ring),
-    (QuerySequences::Packed { total: 96 }, || KeySequences::Paged {
-        block_size: BLOCK,
-        blocks: 23,
-        blocks_per_sequence: 6,
-    }),
+const FORMS: &[(QuerySequences, KeySequences)] = &[
+    (QuerySequences::Packed { total: 96 }, KeySequences::Packed { total: 174 }),
+    (QuerySequences::LeftPadded, KeySequences::Cached { left_padded: true }),
+    (QuerySequences::Packed { total: 96 }, KeySequences::Cached { left_padded: false }),
+    (QuerySequences::LeftPadded, KeySequences::Ring),
+    (
+        QuerySequences::Packed { total: 96 },
+        KeySequences::Paged { block_size: BLOCK, blocks: 23, blocks_per_sequence: 6 },
+    ),
 ];
 
 /// A batch of sequences, each a problem of its own, and the same laid out in one of the forms.
@@ -184,9 +183,8 @@ impl Batch {
     ) {
         let rows = self.q_row_count();
         let (mut o_left, mut lse_left) = (o.to_vec(), lse.to_vec());
-        for b in 0..LENGTHS.len() {
+        for (b, &(q_len, _)) in LENGTHS.iter().enumerate() {
             let [o_alone, lse_alone] = alone(b);
-            let q_len = LENGTHS[b].0;
             for (i, &place) in self.q_rows[b].iter().enumerate() {
                 for h in 0..HEADS {
                     for d in 0..DIM {
@@ -217,7 +215,7 @@ const POSITIONS: &[&str] =
 fn sequences_give_what_each_gives_alone() {
     for (at, &(q, kv)) in FORMS.iter().enumerate() {
         let layout = [Layout::Bhsd, Layout::Bshd][at % 2];
-        let batch = Batch::new(q, kv(), layout);
+        let batch = Batch::new(q, kv, layout);
         let operands = batch.operands();
         for mask in POSITIONS {
             let problem = batch.problem(mask);
@@ -233,7 +231,7 @@ fn sequences_give_what_each_gives_alone() {
             });
             for kernel in kernels(&problem) {
                 let output = run(&problem, &operands, kernel);
-                let what = format!("{kernel}, {mask}, {q:?}, {:?}", kv());
+                let what = format!("{kernel}, {mask}, {q:?}, {:?}", kv);
                 batch.check_rows(&what, [&output.o, &output.lse], |b| {
                     let output = run(&alone(b), &batch.alone[b], kernel);
                     [output.o, output.lse]
@@ -247,7 +245,7 @@ fn sequences_give_what_each_gives_alone() {
 fn every_mask_holds_for_sequences_of_any_lengths() {
     // Masks see the lengths alone: one form of each stands for the others.
     for (q, kv) in [FORMS[0], FORMS[3]] {
-        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        let batch = Batch::new(q, kv, Layout::Bhsd);
         for text in MASKS.iter().chain(&["tree"]) {
             let mask: Mask = text.parse().unwrap();
             let problem = Problem::new(batch.shape).mask(mask.clone());
@@ -299,7 +297,7 @@ fn every_mask_holds_for_sequences_of_any_lengths() {
 #[test]
 fn data_and_scores_count_from_each_sequence() {
     let (q, kv) = FORMS[4];
-    let batch = Batch::new(q, kv(), Layout::Bhsd);
+    let batch = Batch::new(q, kv, Layout::Bhsd);
     let score = Score { bias: true, alibi: true, sinks: true, ..Score::default() };
     let scores = ScoreData::random(&batch.shape, 9);
     let dense = Shape { sequences: Sequences::default(), ..batch.shape };
@@ -336,7 +334,7 @@ fn data_and_scores_count_from_each_sequence() {
 fn data_that_contradicts_itself_is_refused() {
     let says = |at: usize, change: fn(MaskData) -> MaskData, parts: &[&str]| {
         let (q, kv) = FORMS[at];
-        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        let batch = Batch::new(q, kv, Layout::Bhsd);
         let operands = Operands { mask: change(batch.data.clone()), ..batch.operands() };
         let problem = batch.problem("causal");
         let error = ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default());
@@ -380,7 +378,7 @@ fn shapes_of_sequences_are_validated() {
 fn faults_on_the_device_are_caught_and_told() {
     let fault = |at: usize, change: &[(MaskInput, &[i32])], kernel: ForwardKernel| {
         let (q, kv) = FORMS[at];
-        let batch = Batch::new(q, kv(), Layout::Bhsd);
+        let batch = Batch::new(q, kv, Layout::Bhsd);
         let operands = batch.operands();
         let problem = batch.problem("causal");
         let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel)).unwrap();
@@ -434,7 +432,7 @@ fn faults_on_the_device_are_caught_and_told() {
     };
     for kernel in ForwardKernel::ALL {
         let (q, kv) = FORMS[0];
-        if !kernels(&Batch::new(q, kv(), Layout::Bhsd).problem("causal")).contains(&kernel) {
+        if !kernels(&Batch::new(q, kv, Layout::Bhsd).problem("causal")).contains(&kernel) {
             continue;
         }
         fault(0, &[], kernel).unwrap();
