@@ -26,7 +26,8 @@ fn query_block(index: u32) -> QueryBlock {
     let rows = q_len(b);
     let q0 = (params.q_blocks - 1u - index % params.q_blocks) * BLOCK_Q;
     let q1 = min(q0 + BLOCK_Q, rows);
-    return QueryBlock(b, h, h / params.group_size, rows, kv_len(b), q0, q1, mask_hull(b, h, q0, q1));
+    let hull = visited_hull(b, h, q0, mask_hull(b, h, q0, q1));
+    return QueryBlock(b, h, h / params.group_size, rows, kv_len(b), q0, q1, hull);
 }
 
 fn is_empty(block: QueryBlock) -> bool {

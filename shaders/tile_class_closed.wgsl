@@ -3,3 +3,8 @@
 fn mask_tile(b: u32, h: u32, tile: Tile) -> u32 {
     return mask_tile_closed(b, h, tile);
 }
+
+// Nothing is known that the leaves' own hulls don't tell.
+fn visited_hull(b: u32, h: u32, q0: u32, hull: vec2<u32>) -> vec2<u32> {
+    return hull;
+}

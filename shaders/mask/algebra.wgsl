@@ -14,6 +14,16 @@ struct Tile {
     kv1: u32,
 }
 
+// The least and the greatest of the words [first, end), as signed numbers.
+fn words_range(first: u32, end: u32) -> vec2<i32> {
+    var range = vec2<i32>(slot_i32(first));
+    for (var at = first + 1u; at < end; at += 1u) {
+        let word = slot_i32(at);
+        range = vec2<i32>(min(range.x, word), max(range.y, word));
+    }
+    return range;
+}
+
 // The class of a tile of which `all` or at least `some` cells are kept.
 fn tile_class(all_kept: bool, some_kept: bool) -> u32 {
     return select(select(SKIP, PARTIAL, some_kept), FULL, all_kept);

@@ -9,7 +9,13 @@ fn block_bidirectional_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) 
 }
 
 fn block_bidirectional_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    return PARTIAL;
+    let ids_q = slot_u32(slot) + b * params.seq_len_q;
+    let ids_kv = slot_u32(slot + 1u) + b * params.seq_len_kv;
+    let q = words_range(ids_q + tile.q0, ids_q + tile.q1);
+    let kv = words_range(ids_kv + tile.kv0, ids_kv + tile.kv1);
+    let same = (q.x == kv.y) & (q.y == kv.x);
+    let meet = (q.x <= kv.y) & (q.y >= kv.x);
+    return tile_class(same & (q.x >= 0), meet & (min(q.y, kv.y) >= 0));
 }
 
 fn block_bidirectional_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {

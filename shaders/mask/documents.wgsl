@@ -8,7 +8,11 @@ fn documents_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
 }
 
 fn documents_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    return PARTIAL;
+    let ids_q = slot_u32(slot) + b * params.seq_len_q;
+    let ids_kv = slot_u32(slot + 1u) + b * params.seq_len_kv;
+    let q = words_range(ids_q + tile.q0, ids_q + tile.q1);
+    let kv = words_range(ids_kv + tile.kv0, ids_kv + tile.kv1);
+    return tile_class((q.x == kv.y) & (q.y == kv.x), (q.x <= kv.y) & (q.y >= kv.x));
 }
 
 fn documents_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {

@@ -6,7 +6,14 @@ fn key_padding_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool 
 }
 
 fn key_padding_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    return PARTIAL;
+    var all_kept = true;
+    var some_kept = false;
+    for (var kv_idx = tile.kv0; kv_idx < tile.kv1; kv_idx += 1u) {
+        let keep = key_padding_keep(slot, b, h, tile.q0, kv_idx);
+        all_kept &= keep;
+        some_kept |= keep;
+    }
+    return tile_class(all_kept, some_kept);
 }
 
 fn key_padding_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {

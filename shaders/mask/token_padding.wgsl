@@ -8,7 +8,14 @@ fn token_padding_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> boo
 }
 
 fn token_padding_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    return PARTIAL;
+    var all_kept = true;
+    var some_kept = false;
+    for (var kv_idx = tile.kv0; kv_idx < tile.kv1; kv_idx += 1u) {
+        let keep = token_padding_keep(slot, b, h, tile.q0, kv_idx);
+        all_kept &= keep;
+        some_kept |= keep;
+    }
+    return tile_class(all_kept, some_kept);
 }
 
 fn token_padding_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {

@@ -17,9 +17,10 @@ fn tree_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
 }
 
 fn tree_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    return PARTIAL;
+    let root = diagonal(b);
+    return tile_class(i32(tile.kv1) <= root, i32(tile.kv0) < i32(tile.q1) + root);
 }
 
 fn tree_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {
-    return hull_all(b);
+    return hull_of(b, 0, i32(q1) - 1 + diagonal(b));
 }

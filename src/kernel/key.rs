@@ -129,6 +129,8 @@ pub(crate) enum KernelKey {
     },
     TileMap {
         grid: TileGrid,
+        /// Invocations that look at a tile's cells together.
+        parts: usize,
         mask: Arc<MaskText>,
     },
     TileClasses {

@@ -274,7 +274,12 @@ impl Source {
     fn constants(&mut self, key: &KernelKey) {
         match key {
             KernelKey::Forward { config, .. } => self.forward_constants(config),
-            KernelKey::TileMap { grid, .. } | KernelKey::TileClasses { grid, .. } => {
+            KernelKey::TileMap { grid, parts, .. } => {
+                self.constant("BLOCK_Q", grid.block_q);
+                self.constant("BLOCK_KV", grid.block_kv);
+                self.constant("PARTS", *parts);
+            }
+            KernelKey::TileClasses { grid, .. } => {
                 self.constant("BLOCK_Q", grid.block_q);
                 self.constant("BLOCK_KV", grid.block_kv);
                 self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
@@ -373,7 +378,7 @@ mod tests {
     fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
         let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
         let grid = crate::mask::emit::TileGrid { block_q: 3, block_kv: 5 };
-        keys.push(KernelKey::TileMap { grid, mask: Arc::clone(mask) });
+        keys.push(KernelKey::TileMap { grid, parts: 4, mask: Arc::clone(mask) });
         keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
         for config in configs() {
             for score in scores() {

@@ -103,6 +103,12 @@ fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Stri
     Ok(config)
 }
 
+/// How many invocations look at a tile together while the tile map is made. On a CPU each of them costs more than it
+/// saves.
+pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
+    if device.is_cpu { 1 } else { 4 }
+}
+
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
 fn room(length: usize, capacities: &[usize]) -> RowLength {
     let capacity = (capacities.iter().copied())

@@ -9,6 +9,7 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
+use crate::kernel::tiles::tile_map_parts;
 use crate::mask::MaskInput;
 use crate::mask::emit::{FAULT_SLOT, MaskLayout, MaskText, TileGrid};
 use crate::problem::Problem;
@@ -92,7 +93,8 @@ impl MaskTables {
         }
         if let (Some(grid), Some([map_rows, row_words])) = (grid, self.layout.tile_map) {
             let mask = Arc::clone(&self.text);
-            let key = KernelKey::TileMap { grid, mask };
+            let parts = tile_map_parts(kernels.traits());
+            let key = KernelKey::TileMap { grid, parts, mask };
             makers.push((key, batch * heads * map_rows * row_words));
         }
         if makers.is_empty() {
