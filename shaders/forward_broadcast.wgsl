@@ -146,7 +146,7 @@ fn forward(
             }
             if (keeps_nonfinite) {
                 for (var d = 0u; d < params.head_dim_v; d += 4u) {
-                    let x = load_o4(place.x, h, place.y, d) + kept_nonfinite4(b, h, row, d, block.hull);
+                    let x = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
                     store_o4(place.x, h, place.y, d, x);
                 }
             }

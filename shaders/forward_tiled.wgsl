@@ -226,7 +226,7 @@ fn forward(
             }
             if (add_nonfinite) {
                 for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
-                    let value = load_o4(place.x, h, place.y, d) + kept_nonfinite4(b, h, row, d, block.hull);
+                    let value = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
                     store_o4(place.x, h, place.y, d, value);
                 }
             }

@@ -7,6 +7,11 @@ struct Params {
     v_strides: vec4<u32>,
     o_strides: vec4<u32>,
     bias_strides: vec4<u32>,
+    // Of the backward pass alone.
+    dout_strides: vec4<u32>,
+    dq_strides: vec4<u32>,
+    dk_strides: vec4<u32>,
+    dv_strides: vec4<u32>,
     batch: u32,
     num_heads: u32,
     // num_heads / num_kv_heads: query head h reads kv head h / group_size.

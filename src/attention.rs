@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use crate::device::{self, DeviceChoice, scoped};
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::Kernels;
 use crate::mask::emit::{TileClass, TileGrid};
 use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
+use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
 use crate::plan::buffers::MaskBuffers;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::TilePlan;
-use crate::problem::{Inputs, Problem};
+use crate::problem::{Inputs, OutputGradients, Problem};
 use crate::readback;
 
 /// A device with its kernels, for calls that take slices and return vectors.
@@ -54,6 +56,21 @@ pub struct Output {
     pub lse: Vec<f32>,
     /// What [`Outputs::tensors`] asked for, in its order, each dense.
     pub tensors: Vec<Vec<f32>>,
+}
+
+/// The gradients of a loss with respect to the operands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gradients {
+    /// As q, or with the strides of [`BackwardOptions`]
+    pub dq: Vec<f32>,
+    /// As k
+    pub dk: Vec<f32>,
+    /// As v
+    pub dv: Vec<f32>,
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`; empty without one
+    pub dbias: Vec<f32>,
+    /// `[num_heads]`; empty without sinks
+    pub dsinks: Vec<f32>,
 }
 
 /// A mask as a tensor on the CPU.
@@ -198,6 +215,98 @@ impl Attention {
         pollster::block_on(self.run(problem, inputs, outputs))
     }
 
+    /// Uploads the operands, computes forward and backward, reads every gradient back.
+    ///
+    /// # Errors
+    /// As [`Attention::run`] and [`BackwardPlan::with_options`].
+    pub async fn gradients(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        upstream: &OutputGradients<'_>,
+        options: &BackwardOptions,
+    ) -> Result<Gradients> {
+        let problem = problem.clone().data_shape(inputs.mask.shape());
+        problem.validate()?;
+        inputs.check(&problem)?;
+        let (shape, dtypes) = (&problem.shape, options.dtypes);
+        let strides = options.strides(&problem)?;
+        upstream.check(&problem, strides.dout)?;
+
+        let forward = AttentionPlan::new(&self.kernels, &problem)?;
+        let backward = BackwardPlan::with_options(&self.kernels, &problem, options)?;
+        let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
+        let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
+        let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
+        let dout = self.upload("dout", &problem.dtypes.o.encode(upstream.dout))?;
+        let dlse = (upstream.dlse)
+            .map(|dlse| self.upload("dlse", bytemuck::cast_slice(dlse)))
+            .transpose()?;
+        let data = self.upload_data(&problem, inputs.mask)?;
+        let o_len = problem.strides().o.span("o", shape.o_dims())?;
+        let o = self.tensor("o", o_len, problem.dtypes.o)?;
+        let lse = self.allocate("lse", shape.lse_len()?)?;
+        let dq = self.tensor("dq", strides.dq.span("dq", shape.q_dims())?, dtypes.dq)?;
+        let dk = self.tensor("dk", strides.dk.span("dk", shape.k_dims())?, dtypes.dk)?;
+        let dv = self.tensor("dv", strides.dv.span("dv", shape.v_dims())?, dtypes.dv)?;
+        let dbias = match problem.score.bias {
+            true => {
+                let elements = MaskInput::Bias.words(shape, &problem.data)?;
+                Some(self.tensor("dbias", elements, dtypes.dbias)?)
+            }
+            false => None,
+        };
+        let dsinks = match problem.score.sinks {
+            true => Some(self.tensor("dsinks", shape.num_heads, Dtype::F32)?),
+            false => None,
+        };
+        self.submit(|encoder| {
+            let buffers = AttentionBuffers {
+                q: q.slice(..),
+                k: k.slice(..),
+                v: v.slice(..),
+                mask: data.buffers(),
+                o: o.buffer.slice(..),
+                lse: Some(lse.slice(..)),
+            };
+            forward.encode(encoder, &buffers)?;
+            let AttentionBuffers { q, k, v, mask, o, .. } = buffers;
+            let buffers = BackwardBuffers {
+                dlse: dlse.as_ref().map(|dlse| dlse.slice(..)),
+                mask,
+                dq: Some(dq.buffer.slice(..)),
+                dk: Some(dk.buffer.slice(..)),
+                dv: Some(dv.buffer.slice(..)),
+                dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
+                dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
+                ..BackwardBuffers::new(q, k, v, o, lse.slice(..), dout.slice(..))
+            };
+            backward.encode(encoder, &buffers)
+        })?;
+        let optional = async |tensor: Option<Tensor>| match tensor {
+            Some(tensor) => self.download(&tensor).await,
+            None => Ok(Vec::new()),
+        };
+        Ok(Gradients {
+            dq: self.download(&dq).await?,
+            dk: self.download(&dk).await?,
+            dv: self.download(&dv).await?,
+            dbias: optional(dbias).await?,
+            dsinks: optional(dsinks).await?,
+        })
+    }
+
+    /// [`Attention::gradients`], waiting for them. Errors likewise.
+    pub fn gradients_blocking(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        upstream: &OutputGradients<'_>,
+        options: &BackwardOptions,
+    ) -> Result<Gradients> {
+        pollster::block_on(self.gradients(problem, inputs, upstream, options))
+    }
+
     /// The problem's mask, made on the device.
     ///
     /// # Errors
@@ -327,6 +436,18 @@ impl Attention {
         })
     }
 
+    /// A buffer for so many elements of a type.
+    fn tensor(&self, label: &'static str, elements: usize, dtype: Dtype) -> Result<Tensor> {
+        let words = (elements * dtype.size()).div_ceil(4);
+        Ok(Tensor { buffer: self.allocate(label, words)?, elements, words, dtype })
+    }
+
+    async fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        let words =
+            readback::read(self.device(), &self.queue, &tensor.buffer, tensor.words).await?;
+        Ok(tensor.dtype.decode(&words, tensor.elements))
+    }
+
     fn check_buffer_size(&self, label: &str, bytes: u64) -> Result<()> {
         let available = self.device().limits().max_buffer_size;
         if bytes <= available {
@@ -351,6 +472,14 @@ impl Attention {
             Ok(())
         })?
     }
+}
+
+/// An output of one call, on the device.
+struct Tensor {
+    buffer: wgpu::Buffer,
+    elements: usize,
+    words: usize,
+    dtype: Dtype,
 }
 
 /// The data of one call, on the device.

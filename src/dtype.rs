@@ -97,6 +97,25 @@ pub struct Dtypes {
     pub bias: Dtype,
 }
 
+/// How each gradient is stored: f32 unless said otherwise. dout is of o's type; dlse and dsinks are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct GradientDtypes {
+    /// The type of dq.
+    pub dq: Dtype,
+    /// The type of dk.
+    pub dk: Dtype,
+    /// The type of dv.
+    pub dv: Dtype,
+    /// The type of dbias.
+    pub dbias: Dtype,
+}
+
+impl From<Dtype> for GradientDtypes {
+    fn from(dtype: Dtype) -> Self {
+        Self { dq: dtype, dk: dtype, dv: dtype, dbias: dtype }
+    }
+}
+
 impl From<Dtype> for Dtypes {
     fn from(dtype: Dtype) -> Self {
         Self { q: dtype, k: dtype, v: dtype, o: dtype, bias: dtype }

@@ -82,6 +82,52 @@ fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) 
     ))
 }
 
+/// The gradients of a loss with respect to what the forward pass gave.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputGradients<'a> {
+    /// `[batch, num_heads, seq_len_q, head_dim_v]`, as long as o's strides span
+    pub dout: &'a [f32],
+    /// `[batch, num_heads, seq_len_q]`, where the loss uses lse too
+    pub dlse: Option<&'a [f32]>,
+}
+
+impl<'a> OutputGradients<'a> {
+    /// Of a loss that uses o alone.
+    pub const fn new(dout: &'a [f32]) -> Self {
+        Self { dout, dlse: None }
+    }
+
+    /// The same for a loss that uses lse too.
+    #[must_use]
+    pub const fn dlse(self, dlse: &'a [f32]) -> Self {
+        Self { dlse: Some(dlse), ..self }
+    }
+
+    /// Whether both are as long as the problem has them.
+    pub(crate) fn check(&self, problem: &Problem, dout: Strides) -> Result<()> {
+        let shape = &problem.shape;
+        check_length("dout", self.dout, dout, shape.o_dims())?;
+        let rows = shape.lse_len()?;
+        match self.dlse {
+            Some(dlse) if dlse.len() != rows => Err(Error::operand(
+                "dlse",
+                format!("{rows} elements ([batch, num_heads, seq_len_q])"),
+                format!("{} elements", dlse.len()),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The strides of the backward pass's own tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GradientStrides {
+    pub(crate) dout: Strides,
+    pub(crate) dq: Strides,
+    pub(crate) dk: Strides,
+    pub(crate) dv: Strides,
+}
+
 /// The strides of each tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TensorStrides {

@@ -29,6 +29,8 @@ pub(crate) struct ScoreText {
     pub(crate) sinks: bool,
     /// A function of the user's own, and its name.
     pub(crate) custom: Option<(String, String)>,
+    /// Its derivative, for the backward pass.
+    pub(crate) custom_gradient: Option<(String, String)>,
 }
 
 impl Score {
@@ -50,6 +52,7 @@ impl Score {
             alibi: self.alibi,
             sinks: self.sinks,
             custom,
+            custom_gradient: None,
         }
     }
 }

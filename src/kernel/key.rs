@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::dtype::Dtypes;
+use crate::dtype::{Dtypes, GradientDtypes};
 use crate::error::Error;
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::score::ScoreText;
@@ -48,6 +48,71 @@ impl FromStr for ForwardKernel {
             Error::operand("kernel", format!("one of {names}"), format!("`{name}`"))
         })
     }
+}
+
+/// How the backward pass is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BackwardKernel {
+    /// A lane has rows to itself, the other side is broadcast through the subgroup: for CPU adapters.
+    Broadcast,
+}
+
+impl BackwardKernel {
+    /// Every form of the backward kernels, in the order in which they are considered.
+    pub const ALL: [Self; 1] = [Self::Broadcast];
+
+    /// The name on the command line and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Broadcast => "broadcast",
+        }
+    }
+}
+
+impl fmt::Display for BackwardKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Everything that the text of the backward kernels depends on but the mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct BackwardConfig {
+    /// The tiles of the kernel that makes dq: its rows, and the keys of a step.
+    pub(crate) rows_grid: TileGrid,
+    /// The tiles of the kernel that makes dk and dv: the rows of a step, and its keys.
+    pub(crate) columns_grid: TileGrid,
+    pub(crate) head_dim: RowLength,
+    pub(crate) head_dim_v: RowLength,
+    pub(crate) rows: RowFormat,
+    pub(crate) gradients: GradientDtypes,
+    pub(crate) form: BackwardForm,
+}
+
+/// What is particular to each form of the backward kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum BackwardForm {
+    Broadcast {
+        subgroup_size: usize,
+        /// Query rows or keys per lane.
+        rows: usize,
+    },
+}
+
+/// A kernel of the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum BackwardPass {
+    /// lse and delta of each row.
+    Terms { has_dlse: bool },
+    /// dq, and what makes each row's weights add up to 1.
+    Rows { dq: bool },
+    /// dk, dv or both.
+    Columns { dk: bool, dv: bool },
+    /// dbias.
+    Bias { shared_by_rows: bool },
+    /// dsinks.
+    Sinks,
 }
 
 /// Everything that a forward kernel's text depends on but the mask.
@@ -110,6 +175,12 @@ pub(crate) enum KernelKey {
         score: ScoreText,
         mask: Arc<MaskText>,
     },
+    Backward {
+        pass: BackwardPass,
+        config: BackwardConfig,
+        score: ScoreText,
+        mask: Arc<MaskText>,
+    },
     Inspect {
         rows: RowFormat,
         score: ScoreText,
@@ -144,6 +215,13 @@ impl KernelKey {
     pub(crate) const fn entry_point(&self) -> &'static str {
         match self {
             Self::Forward { .. } => "forward",
+            Self::Backward { pass, .. } => match pass {
+                BackwardPass::Terms { .. } => "backward_terms",
+                BackwardPass::Rows { .. } => "backward_rows",
+                BackwardPass::Columns { .. } => "backward_columns",
+                BackwardPass::Bias { .. } => "backward_bias",
+                BackwardPass::Sinks => "backward_sinks",
+            },
             Self::Inspect { .. } => "inspect",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
@@ -156,6 +234,7 @@ impl KernelKey {
     pub(crate) const fn mask(&self) -> &Arc<MaskText> {
         match self {
             Self::Forward { mask, .. }
+            | Self::Backward { mask, .. }
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
@@ -168,7 +247,9 @@ impl KernelKey {
     /// What is done to the scores, where there are any.
     const fn score(&self) -> Option<&ScoreText> {
         match self {
-            Self::Forward { score, .. } | Self::Inspect { score, .. } => Some(score),
+            Self::Forward { score, .. }
+            | Self::Backward { score, .. }
+            | Self::Inspect { score, .. } => Some(score),
             _ => None,
         }
     }
@@ -184,6 +265,7 @@ impl KernelKey {
             Self::Forward { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
             }
+            Self::Backward { pass, .. } => pass.bindings(),
             Self::Inspect { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
             }
@@ -194,7 +276,11 @@ impl KernelKey {
                 &[Binding::MaskTables]
             }
         };
-        let bias = self.score().is_some_and(|score| score.bias).then_some(Binding::Bias);
+        let scored = !matches!(
+            self,
+            Self::Backward { pass: BackwardPass::Terms { .. } | BackwardPass::Sinks, .. }
+        );
+        let bias = self.score().is_some_and(|score| score.bias && scored).then_some(Binding::Bias);
         [Binding::Params].iter().chain(own).copied().chain(bias).collect()
     }
 }
@@ -216,11 +302,56 @@ pub(crate) enum Binding {
     LseIn,
     Scores,
     MaskTensor,
+    /// o, read by the backward pass.
+    OIn,
+    Dout,
+    Dlse,
+    /// lse and delta of each row, as the kernel sees them that makes them.
+    RowTermsOut,
+    RowTerms,
+    Dq,
+    Dk,
+    Dv,
+    Dbias,
+    Dsinks,
+}
+
+impl BackwardPass {
+    /// What the kernel is bound to besides the sizes and the bias: with these, at most 8 storage buffers.
+    const fn bindings(self) -> &'static [Binding] {
+        use Binding::{
+            Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, LseIn, Mask, OIn, Q, RowTerms, RowTermsOut, V,
+        };
+        match self {
+            Self::Terms { has_dlse: false } => &[Mask, OIn, Dout, LseIn, RowTermsOut],
+            Self::Terms { has_dlse: true } => &[Mask, OIn, Dout, LseIn, RowTermsOut, Dlse],
+            Self::Rows { dq: true } => &[Mask, Q, K, V, Dout, RowTermsOut, Dq],
+            Self::Rows { dq: false } => &[Mask, Q, K, V, Dout, RowTermsOut],
+            Self::Columns { dk: true, dv: true } => &[Mask, Q, K, V, Dout, RowTerms, Dk, Dv],
+            Self::Columns { dk: true, dv: false } => &[Mask, Q, K, V, Dout, RowTerms, Dk],
+            Self::Columns { dk: false, .. } => &[Mask, Q, K, V, Dout, RowTerms, Dv],
+            Self::Bias { .. } => &[Mask, Q, K, V, Dout, RowTerms, Dbias],
+            Self::Sinks => &[Mask, RowTerms, Dsinks],
+        }
+    }
 }
 
 impl Binding {
     /// Whether kernels write to it.
     pub(crate) const fn is_written(self) -> bool {
-        matches!(self, Self::MaskTables | Self::O | Self::LseOut | Self::Scores | Self::MaskTensor)
+        matches!(
+            self,
+            Self::MaskTables
+                | Self::O
+                | Self::LseOut
+                | Self::Scores
+                | Self::MaskTensor
+                | Self::RowTermsOut
+                | Self::Dq
+                | Self::Dk
+                | Self::Dv
+                | Self::Dbias
+                | Self::Dsinks
+        )
     }
 }

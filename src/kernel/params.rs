@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::mask::emit::MaskLayout;
-use crate::problem::Problem;
+use crate::problem::{GradientStrides, Problem};
 use crate::sequences::KeySequences;
 use crate::shape::Strides;
 
@@ -17,6 +17,10 @@ pub(crate) struct Params {
     pub(crate) v_strides: [u32; 4],
     pub(crate) o_strides: [u32; 4],
     pub(crate) bias_strides: [u32; 4],
+    pub(crate) dout_strides: [u32; 4],
+    pub(crate) dq_strides: [u32; 4],
+    pub(crate) dk_strides: [u32; 4],
+    pub(crate) dv_strides: [u32; 4],
     pub(crate) batch: u32,
     pub(crate) num_heads: u32,
     pub(crate) group_size: u32,
@@ -66,6 +70,10 @@ impl Params {
             v_strides: strides("v", tensors.v)?,
             o_strides: strides("o", tensors.o)?,
             bias_strides: strides("bias", problem.data.bias.element_strides(shape))?,
+            dout_strides: [0; 4],
+            dq_strides: [0; 4],
+            dk_strides: [0; 4],
+            dv_strides: [0; 4],
             batch: size("batch", shape.batch)?,
             num_heads: size("num_heads", shape.num_heads)?,
             group_size: size("num_heads", shape.group_size())?,
@@ -90,6 +98,20 @@ impl Params {
             block_shift: block_size.trailing_zeros(),
             blocks: size("blocks", blocks)?,
             blocks_per_sequence: size("blocks_per_sequence", blocks_per_sequence)?,
+        })
+    }
+
+    /// The same for the backward pass, whose tensors have strides of their own.
+    ///
+    /// # Errors
+    /// A stride that is beyond what the kernels' 32-bit indices reach.
+    pub(crate) fn with_gradients(self, gradients: &GradientStrides) -> Result<Self> {
+        Ok(Self {
+            dout_strides: strides("dout", gradients.dout)?,
+            dq_strides: strides("dq", gradients.dq)?,
+            dk_strides: strides("dk", gradients.dk)?,
+            dv_strides: strides("dv", gradients.dv)?,
+            ..self
         })
     }
 }
@@ -133,6 +155,10 @@ mod tests {
             v_strides,
             o_strides,
             bias_strides,
+            dout_strides,
+            dq_strides,
+            dk_strides,
+            dv_strides,
             batch,
             num_heads,
             group_size,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::dtype::{Dtype, Dtypes};
+use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::mask::emit::{
     ALIBI_SLOT, BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, MaskText,
     Q_SEQUENCES_SLOT, SINKS_SLOT,
@@ -10,7 +10,10 @@ use crate::mask::emit::{
 use crate::score::ScoreText;
 use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
-use super::key::{Binding, ForwardConfig, ForwardForm, KernelKey, RowAccess, RowFormat, RowLength};
+use super::key::{
+    BackwardConfig, BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey,
+    RowAccess, RowFormat, RowLength,
+};
 
 /// Invocations in a workgroup of the kernels that have no tiles.
 pub(crate) const WORKGROUP_SIZE: u32 = 64;
@@ -34,10 +37,7 @@ struct Part {
 pub(crate) fn wgsl(key: &KernelKey) -> String {
     let mut source = Source(String::new());
     source.title("generated: kernel::source");
-    if matches!(
-        key,
-        KernelKey::Forward { config, .. } if matches!(config.form, ForwardForm::Broadcast { .. })
-    ) {
+    if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
     }
     source.constants(key);
@@ -48,7 +48,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         source.constant("BLOCK_TABLES_SLOT", BLOCK_TABLES_SLOT);
     }
     for (index, binding) in key.bindings().into_iter().enumerate() {
-        source.binding(index, binding, rows_of(key));
+        source.binding(index, binding, rows_of(key), gradients_of(key));
     }
     source.part(&shader!("problem"));
     source.part(&shader!("mask/words"));
@@ -75,10 +75,14 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 shader!("score/no_sinks")
             });
             source.part(&shader!("nonfinite"));
+            source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
             source.part(&match config.form {
                 ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
                 ForwardForm::Tiled { .. } => shader!("forward_tiled"),
             });
+        }
+        KernelKey::Backward { pass, config, score, mask } => {
+            source.backward(*pass, config, score, mask);
         }
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
             source.rows(*access, dtypes.q, "q", "params.head_dim");
@@ -119,8 +123,31 @@ const fn tile_class(mask: &MaskText) -> Part {
 fn rows_of(key: &KernelKey) -> RowFormat {
     match key {
         KernelKey::Forward { config, .. } => config.rows,
+        KernelKey::Backward { config, .. } => config.rows,
         KernelKey::Inspect { rows, .. } => *rows,
         _ => RowFormat { access: RowAccess::Scalar, dtypes: Dtypes::default() },
+    }
+}
+
+/// The types of the gradients that the kernel writes.
+fn gradients_of(key: &KernelKey) -> GradientDtypes {
+    match key {
+        KernelKey::Backward { config, .. } => config.gradients,
+        _ => GradientDtypes::default(),
+    }
+}
+
+const fn needs_subgroups(key: &KernelKey) -> bool {
+    match key {
+        KernelKey::Forward { config, .. } => matches!(config.form, ForwardForm::Broadcast { .. }),
+        KernelKey::Backward {
+            pass: BackwardPass::Rows { .. } | BackwardPass::Columns { .. },
+            config,
+            ..
+        } => {
+            matches!(config.form, BackwardForm::Broadcast { .. })
+        }
+        _ => false,
     }
 }
 
@@ -131,6 +158,21 @@ const fn row_length(
     parameter: &'static str,
 ) -> &'static str {
     if length.exact { constant } else { parameter }
+}
+
+/// What the crate's own modifiers do to a product, as WGSL that leaves it in `score`.
+fn modifiers(score: &ScoreText) -> String {
+    let mut body = "    var score = product * params.scale_abs;\n".to_owned();
+    if score.softcap {
+        body += "    score = softcap_score(score);\n";
+    }
+    if score.bias {
+        body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
+    }
+    if score.alibi {
+        body += "    score = alibi_score(score, h, q_idx, kv_idx);\n";
+    }
+    body
 }
 
 struct Source(String);
@@ -242,20 +284,18 @@ impl Source {
 
     /// The parts of the score modifiers, and `modified_score`, which applies them in their order.
     fn score(&mut self, score: &ScoreText, bias: Dtype) {
-        let mut body = "    var score = product * params.scale_abs;\n".to_owned();
         if score.softcap {
             self.part(&shader!("score/softcap"));
-            body += "    score = softcap_score(score);\n";
         }
         if score.bias {
             self.reads(RowAccess::Scalar, bias, "bias", false);
             self.part(&shader!("score/bias"));
-            body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
         }
         if score.alibi {
             self.part(&shader!("score/alibi"));
             body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
         }
+        let mut body = modifiers(score);
         if let Some((text, name)) = &score.custom {
             self.line(text);
             body += &format!("    score = {name}(score, b, h, q_idx, kv_idx);\n");
@@ -271,9 +311,166 @@ impl Source {
         ));
     }
 
+    /// `score_gradient`: a modified score's gradient, taken back to where the bias is added and to the scaled product.
+    fn score_gradient(&mut self, score: &ScoreText) {
+        let mut body =
+            "    let scaled = product * params.scale_abs;\n    var upstream = gradient;\n"
+                .to_owned();
+        if let Some((text, name)) = &score.custom_gradient {
+            self.line(text);
+            body += &modifiers(score);
+            body += &format!("    upstream = {name}(upstream, score, b, h, q_idx, kv_idx);\n");
+        }
+        body += "    let of_bias = upstream;\n";
+        if score.softcap {
+            body += "    upstream *= softcap_slope(scaled);\n";
+        }
+        self.title("generated: kernel::source");
+        self.line(&format!(
+            "fn score_gradient(gradient: f32, product: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> vec2<f32> {{\n\
+             {body}    return vec2<f32>(upstream, of_bias);\n}}\n"
+        ));
+    }
+
+    /// The kernels of the backward pass.
+    fn backward(
+        &mut self,
+        pass: BackwardPass,
+        config: &BackwardConfig,
+        score: &ScoreText,
+        mask: &MaskText,
+    ) {
+        let RowFormat { access, dtypes } = config.rows;
+        let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
+        let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
+        if let BackwardPass::Terms { has_dlse } = pass {
+            self.title("generated: kernel::source");
+            let dlse = if has_dlse { "dlse[row]" } else { "0.0" };
+            self.line(&format!("fn dlse_of(row: u32) -> f32 {{\n    return {dlse};\n}}\n"));
+            self.rows(access, dtypes.o, "o", v_length);
+            self.rows(access, dtypes.o, "dout", v_length);
+            return self.part(&shader!("backward/terms"));
+        }
+        if pass == BackwardPass::Sinks {
+            self.constant("SINKS_SLOT", SINKS_SLOT);
+            self.part(&shader!("backward/sink_weight"));
+            return self.part(&shader!("backward/sinks"));
+        }
+        self.rows(access, dtypes.q, "q", length);
+        self.rows(access, dtypes.k, "k", length);
+        self.rows(access, dtypes.v, "v", v_length);
+        self.rows(access, dtypes.o, "dout", v_length);
+        self.score(score, dtypes.bias);
+        self.score_gradient(score);
+        self.part(&shader!("backward/cell"));
+        match pass {
+            BackwardPass::Rows { dq } => {
+                self.part(&tile_class(mask));
+                self.part(&shader!("query_block"));
+                self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
+                self.part(&if score.sinks {
+                    shader!("backward/sink_weight")
+                } else {
+                    shader!("backward/no_sink_weight")
+                });
+                self.part(&shader!("backward/norm"));
+                self.part(&shader!("nonfinite"));
+                self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
+                self.part(&match config.form {
+                    BackwardForm::Broadcast { .. } => shader!("backward/rows_broadcast"),
+                });
+            }
+            BackwardPass::Columns { dk, dv } => {
+                self.part(&tile_class(mask));
+                self.part(&shader!("backward/key_block"));
+                self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
+                self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
+                self.part(&shader!("nonfinite"));
+                for tensor in ["q", "dout"] {
+                    self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
+                }
+                self.part(&match config.form {
+                    BackwardForm::Broadcast { .. } => shader!("backward/columns_broadcast"),
+                });
+            }
+            _ => {
+                let dtype = config.gradients.dbias;
+                let write = match dtype {
+                    Dtype::F32 => shader!("rows/f32_scalar_write"),
+                    Dtype::F16 => {
+                        self.once(&shader!("rows/f16"));
+                        shader!("rows/half_scalar_write")
+                    }
+                    Dtype::Bf16 => {
+                        self.once(&shader!("rows/bf16"));
+                        shader!("rows/half_scalar_write")
+                    }
+                };
+                self.template(&write, &[("HALF", dtype.name()), ("TENSOR", "dbias")]);
+                self.part(&shader!("backward/bias"));
+            }
+        }
+    }
+
+    /// The rows of a gradient that is written, if it is.
+    fn gradient_rows(
+        &mut self,
+        wanted: bool,
+        access: RowAccess,
+        dtype: Dtype,
+        tensor: &str,
+        length: &str,
+    ) {
+        if wanted {
+            self.written_rows(access, dtype, tensor, length);
+        } else {
+            self.template(&shader!("rows/discard"), &[("TENSOR", tensor)]);
+        }
+    }
+
+    fn backward_constants(&mut self, pass: BackwardPass, config: &BackwardConfig) {
+        let grid = match pass {
+            BackwardPass::Terms { .. } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                // As lse of a row that keeps nothing: it makes every weight 0, and its products stay finite.
+                self.line("const NOTHING_KEPT: f32 = 1.0e38;");
+                return self.row_lengths(config);
+            }
+            BackwardPass::Sinks => {
+                return self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            BackwardPass::Bias { shared_by_rows } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.flag("BIAS_SHARED_BY_ROWS", shared_by_rows);
+                return self.row_lengths(config);
+            }
+            BackwardPass::Rows { .. } => config.rows_grid,
+            BackwardPass::Columns { dk, dv } => {
+                self.flag("WRITE_DK", dk);
+                self.flag("WRITE_DV", dv);
+                config.columns_grid
+            }
+        };
+        self.constant("BLOCK_Q", grid.block_q);
+        self.constant("BLOCK_KV", grid.block_kv);
+        self.row_lengths(config);
+        match config.form {
+            BackwardForm::Broadcast { subgroup_size, rows } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+            }
+        }
+    }
+
+    fn row_lengths(&mut self, config: &BackwardConfig) {
+        self.constant("HEAD_DIM", config.head_dim.capacity);
+        self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
+    }
+
     fn constants(&mut self, key: &KernelKey) {
         match key {
             KernelKey::Forward { config, .. } => self.forward_constants(config),
+            KernelKey::Backward { pass, config, .. } => self.backward_constants(*pass, config),
             KernelKey::TileMap { grid, parts, .. } => {
                 self.constant("BLOCK_Q", grid.block_q);
                 self.constant("BLOCK_KV", grid.block_kv);
@@ -310,7 +507,17 @@ impl Source {
         self.line(&format!("const {name}: u32 = {value}u;"));
     }
 
-    fn binding(&mut self, index: usize, binding: Binding, rows: RowFormat) {
+    fn flag(&mut self, name: &str, value: bool) {
+        self.line(&format!("const {name}: bool = {value};"));
+    }
+
+    fn binding(
+        &mut self,
+        index: usize,
+        binding: Binding,
+        rows: RowFormat,
+        gradients: GradientDtypes,
+    ) {
         let RowFormat { access, dtypes } = rows;
         let row = |dtype: Dtype| match (access, dtype) {
             (RowAccess::Scalar, Dtype::F32) => "f32",
@@ -318,10 +525,11 @@ impl Source {
             (RowAccess::Scalar, _) => "u32",
             (RowAccess::Vec4, _) => "vec2<u32>",
         };
-        let o = match (access, dtypes.o) {
+        let written = |dtype: Dtype| match (access, dtype) {
             (RowAccess::Scalar, Dtype::F16 | Dtype::Bf16) => "atomic<u32>",
-            _ => row(dtypes.o),
+            _ => row(dtype),
         };
+        let dbias = if gradients.dbias == Dtype::F32 { "f32" } else { "atomic<u32>" };
         let bias = if dtypes.bias == Dtype::F32 { "f32" } else { "u32" };
         let (shape, name, element) = match binding {
             Binding::Params => ("the problem's sizes", "params", "Params"),
@@ -331,7 +539,22 @@ impl Source {
             Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", row(dtypes.q)),
             Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row(dtypes.k)),
             Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", row(dtypes.v)),
-            Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", o),
+            Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", written(dtypes.o)),
+            Binding::OIn => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", row(dtypes.o)),
+            Binding::Dout => ("[batch, num_heads, seq_len_q, head_dim_v]", "dout", row(dtypes.o)),
+            Binding::Dlse => ("[batch, num_heads, seq_len_q]", "dlse", "f32"),
+            Binding::RowTermsOut | Binding::RowTerms => {
+                ("lse, delta, norm: [batch, num_heads, seq_len_q]", "row_terms", "vec4<f32>")
+            }
+            Binding::Dq => ("[batch, num_heads, seq_len_q, head_dim]", "dq", written(gradients.dq)),
+            Binding::Dk => {
+                ("[batch, num_kv_heads, seq_len_kv, head_dim]", "dk", written(gradients.dk))
+            }
+            Binding::Dv => {
+                ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "dv", written(gradients.dv))
+            }
+            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "dbias", dbias),
+            Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
             Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
             Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
@@ -357,7 +580,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::pipeline::Kernels;
-    use crate::kernel::tiles::{DeviceTraits, candidates};
+    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates};
     use crate::mask::Mask;
     use crate::problem::Problem;
     use crate::shape::Shape;
@@ -394,24 +617,83 @@ mod tests {
                 keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
             }
         }
+        for config in backward_configs() {
+            for score in scores() {
+                for pass in PASSES {
+                    if score.bias && pass == (BackwardPass::Columns { dk: true, dv: true }) {
+                        // One binding too many: the plan takes the two halves.
+                        continue;
+                    }
+                    let mask = Arc::clone(mask);
+                    keys.push(KernelKey::Backward { pass, config, score: score.clone(), mask });
+                }
+            }
+        }
         keys
+    }
+
+    const PASSES: [BackwardPass; 10] = [
+        BackwardPass::Terms { has_dlse: false },
+        BackwardPass::Terms { has_dlse: true },
+        BackwardPass::Rows { dq: true },
+        BackwardPass::Rows { dq: false },
+        BackwardPass::Columns { dk: true, dv: true },
+        BackwardPass::Columns { dk: true, dv: false },
+        BackwardPass::Columns { dk: false, dv: true },
+        BackwardPass::Bias { shared_by_rows: false },
+        BackwardPass::Bias { shared_by_rows: true },
+        BackwardPass::Sinks,
+    ];
+
+    /// Every form of the backward kernels' table; each size with one type, of the tensors and of the gradients.
+    fn backward_configs() -> Vec<BackwardConfig> {
+        let mut configs = Vec::new();
+        for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
+            for head_dim in [head_dim, 3, 128, 255] {
+                let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
+                let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtype);
+                let options = crate::problem::GradientStrides {
+                    dout: problem.strides().o,
+                    dq: problem.strides().q,
+                    dk: problem.strides().k,
+                    dv: problem.strides().v,
+                };
+                let forms = backward_candidates(&problem, &options, dtype.into(), &device);
+                for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
+                    if !configs.contains(&config) {
+                        configs.push(config);
+                    }
+                }
+            }
+        }
+        configs
+    }
+
+    /// CPU adapters of every subgroup size.
+    fn devices() -> [DeviceTraits; 4] {
+        [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
+            is_cpu: true,
+            fixed_subgroup_size: Some(subgroup_size),
+            limits: wgpu::Limits::defaults(),
+        })
     }
 
     /// No score modifier, and all of them.
     fn scores() -> [ScoreText; 2] {
-        let all = ScoreText { softcap: true, bias: true, alibi: true, sinks: true, custom: None };
+        let all = ScoreText {
+            softcap: true,
+            bias: true,
+            alibi: true,
+            sinks: true,
+            ..ScoreText::default()
+        };
         [ScoreText::default(), all]
     }
 
     /// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.
     fn configs() -> Vec<ForwardConfig> {
         let mut configs = Vec::new();
-        for subgroup_size in [4, 8, 16, 32] {
-            let device = DeviceTraits {
-                is_cpu: true,
-                fixed_subgroup_size: Some(subgroup_size),
-                limits: wgpu::Limits::defaults(),
-            };
+        for device in devices() {
             for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
                 // Each type at some of the lengths: the length and the type are composed apart.
                 let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];

@@ -1,8 +1,13 @@
 //! The tile table: which forward kernel serves a problem on a device, with which tiles, and why not the others.
 
-use super::key::{ForwardConfig, ForwardForm, ForwardKernel, RowAccess, RowFormat, RowLength};
+use super::key::{
+    BackwardConfig, BackwardForm, BackwardKernel, ForwardConfig, ForwardForm, ForwardKernel,
+    RowAccess, RowFormat, RowLength,
+};
+use crate::dtype::GradientDtypes;
 use crate::mask::emit::TileGrid;
-use crate::problem::Problem;
+use crate::problem::{GradientStrides, Problem};
+use crate::shape::Strides;
 
 /// What the choice of kernels depends on.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,6 +114,48 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
     if device.is_cpu { 1 } else { 4 }
 }
 
+/// A form of the backward kernels that was considered, and its tiles or why it was refused.
+pub(crate) type BackwardCandidate = (BackwardKernel, Result<BackwardConfig, String>);
+
+/// Every form of the backward kernels, the best first, with its tiles or the reason why it can't serve.
+pub(crate) fn backward_candidates(
+    problem: &Problem,
+    strides: &GradientStrides,
+    gradients: GradientDtypes,
+    device: &DeviceTraits,
+) -> Vec<BackwardCandidate> {
+    (BackwardKernel::ALL.into_iter())
+        .map(|kernel| {
+            let config = match kernel {
+                BackwardKernel::Broadcast => backward_broadcast(problem, strides, device),
+            };
+            (kernel, config.map(|config| BackwardConfig { gradients, ..config }))
+        })
+        .collect()
+}
+
+fn backward_broadcast(
+    problem: &Problem,
+    strides: &GradientStrides,
+    device: &DeviceTraits,
+) -> Result<BackwardConfig, String> {
+    // Twice the rows of the forward kernel in each lane, so half as many lanes' worth.
+    let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
+    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
+        return Err("it needs subgroups".to_owned());
+    };
+    let rows = 1;
+    Ok(BackwardConfig {
+        rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+        columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * rows },
+        head_dim,
+        head_dim_v,
+        rows: backward_row_format(problem, strides),
+        gradients: GradientDtypes::default(),
+        form: BackwardForm::Broadcast { subgroup_size, rows },
+    })
+}
+
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
 fn room(length: usize, capacities: &[usize]) -> RowLength {
     let capacity = (capacities.iter().copied())
@@ -119,18 +166,41 @@ fn room(length: usize, capacities: &[usize]) -> RowLength {
 
 /// Four elements at a time where every row starts at a multiple of that.
 pub(crate) fn row_format(problem: &Problem) -> RowFormat {
-    let strides = problem.strides();
-    let aligned = [
-        (strides.q, problem.shape.head_dim),
-        (strides.k, problem.shape.head_dim),
-        (strides.v, problem.shape.head_dim_v),
-        (strides.o, problem.shape.head_dim_v),
-    ]
-    .into_iter()
-    .all(|(strides, length)| {
-        let [batch, head, seq, dim] = strides.to_array();
-        dim == 1 && [batch, head, seq, length].iter().all(|n| n.is_multiple_of(4))
-    });
+    let access = match forward_rows_are_aligned(problem) {
+        true => RowAccess::Vec4,
+        false => RowAccess::Scalar,
+    };
+    RowFormat { access, dtypes: problem.dtypes }
+}
+
+/// The same for the backward pass, whose own tensors count too.
+fn backward_row_format(problem: &Problem, strides: &GradientStrides) -> RowFormat {
+    let shape = &problem.shape;
+    let aligned = forward_rows_are_aligned(problem)
+        && are_aligned(&[
+            (strides.dout, shape.head_dim_v),
+            (strides.dq, shape.head_dim),
+            (strides.dk, shape.head_dim),
+            (strides.dv, shape.head_dim_v),
+        ]);
     let access = if aligned { RowAccess::Vec4 } else { RowAccess::Scalar };
     RowFormat { access, dtypes: problem.dtypes }
+}
+
+fn forward_rows_are_aligned(problem: &Problem) -> bool {
+    let (strides, shape) = (problem.strides(), &problem.shape);
+    are_aligned(&[
+        (strides.q, shape.head_dim),
+        (strides.k, shape.head_dim),
+        (strides.v, shape.head_dim_v),
+        (strides.o, shape.head_dim_v),
+    ])
+}
+
+/// Whether every row of these tensors starts at a multiple of 4 elements and is as long.
+fn are_aligned(tensors: &[(Strides, usize)]) -> bool {
+    tensors.iter().all(|(strides, length)| {
+        let [batch, head, seq, dim] = strides.to_array();
+        dim == 1 && [batch, head, seq, *length].iter().all(|n| n.is_multiple_of(4))
+    })
 }

@@ -1,10 +1,11 @@
 //! Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
 //!
-//! [`attention`] is the forward pass, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
+//! [`attention`] is the forward pass, [`backward`] its gradients, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles.
 //! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]) and the checks of the caller's buffers ([`buffers`]).
 
 pub(crate) mod attention;
+pub(crate) mod backward;
 pub(crate) mod buffers;
 pub(crate) mod inspect;
 pub(crate) mod mask_output;

@@ -1,5 +1,6 @@
 //! Everything that needs a device, in one binary: the kernels against the f64 reference, on every size that is awkward.
 
+mod backward;
 mod bad_input;
 mod custom;
 mod dtypes;

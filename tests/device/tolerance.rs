@@ -1,22 +1,33 @@
 //! Every tolerance, and the naive computation that they are measured in.
 
-use wgpu_attention::{Dtype, Evaluator, Inputs, Problem, Score};
+use wgpu_attention::{Dtype, Evaluator, Gradients, Inputs, OutputGradients, Problem, Score};
 
 use crate::fixture::ScoreData;
 
 /// The largest error against f64 is at most this many times that of a naive computation in the tensors' type …
 const NAIVE_FACTOR: f64 = 2.0;
+/// … three times for gradients, which pass through one more product …
+const GRADIENT_FACTOR: f64 = 3.0;
 /// … plus this share of the largest value.
 const FLOOR: f64 = 1e-6;
 
 /// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
 /// What isn't finite must be equal: −∞ for −∞, NaN for NaN.
 pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {
+    assert_within(what, actual, naive, truth, NAIVE_FACTOR);
+}
+
+/// The same with [`GRADIENT_FACTOR`].
+pub(crate) fn assert_gradient_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {
+    assert_within(what, actual, naive, truth, GRADIENT_FACTOR);
+}
+
+fn assert_within(what: &str, actual: &[f32], naive: &[f32], truth: &[f64], factor: f64) {
     assert_eq!(actual.len(), truth.len(), "{what}: number of elements");
     assert_eq!(naive.len(), truth.len(), "{what}: number of elements of the naive result");
     let largest = (truth.iter().map(|x| x.abs()).filter(|x| x.is_finite())).fold(0.0, f64::max);
     let naive_error = (naive.iter().zip(truth)).map(|(&x, &y)| error(x, y)).fold(0.0, f64::max);
-    let allowed = NAIVE_FACTOR * naive_error + FLOOR * largest;
+    let allowed = factor * naive_error + FLOOR * largest;
     for (at, (&x, &y)) in actual.iter().zip(truth).enumerate() {
         let found = error(x, y);
         assert!(
@@ -122,6 +133,76 @@ pub(crate) fn naive_modified(
                 result.weights.extend(weights.iter().map(|weight| weight * norm));
                 result.scores.extend(scores.iter().map(|&score| round(score)));
                 result.masked_scores.extend(masked);
+            }
+        }
+    }
+    result
+}
+
+/// The gradients of a problem without score modifiers on dense `[batch, heads, seq, dim]` tensors, computed in f32 as a
+/// textbook would: from the weights and outputs of [`naive`].
+pub(crate) fn naive_gradients(
+    problem: &Problem,
+    mask: &wgpu_attention::Mask,
+    inputs: &Inputs<'_>,
+    upstream: &OutputGradients<'_>,
+) -> Gradients {
+    let none = (Score::default(), ScoreData::default());
+    naive_gradients_modified(problem, mask, inputs, upstream, &none.0, &none.1, Dtype::F32)
+}
+
+/// The same with score modifiers, for tensors of `dtype` and sums in f32. The bias is `[batch, num_heads, seq_len_q,
+/// seq_len_kv]`.
+pub(crate) fn naive_gradients_modified(
+    problem: &Problem,
+    mask: &wgpu_attention::Mask,
+    inputs: &Inputs<'_>,
+    upstream: &OutputGradients<'_>,
+    score: &Score,
+    data: &ScoreData,
+    dtype: Dtype,
+) -> Gradients {
+    let forward = naive_modified(problem, mask, inputs, score, data, dtype);
+    let (shape, scale) = (problem.shape(), problem.scale());
+    let evaluator = Evaluator::new(mask, inputs.mask, shape).unwrap();
+    let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
+    let mut result = Gradients {
+        dq: vec![0.0; inputs.q.len()],
+        dk: vec![0.0; inputs.k.len()],
+        dv: vec![0.0; inputs.v.len()],
+        dbias: vec![0.0; if score.bias { shape.scores_len().unwrap() } else { 0 }],
+        dsinks: vec![0.0; if score.sinks { shape.num_heads } else { 0 }],
+    };
+    for row in 0..shape.lse_len().unwrap() {
+        let q_idx = row % shape.seq_len_q;
+        let h = row / shape.seq_len_q % shape.num_heads;
+        let b = row / shape.seq_len_q / shape.num_heads;
+        let head = b * shape.num_kv_heads + h / shape.group_size();
+        let dout = &upstream.dout[row * dim_v..][..dim_v];
+        let o = &forward.o[row * dim_v..][..dim_v];
+        let delta = dout.iter().zip(o).map(|(x, y)| x * y).sum::<f32>()
+            - upstream.dlse.map_or(0.0, |dlse| dlse[row]);
+        if score.sinks {
+            result.dsinks[h] -= (data.sinks[h] - forward.lse[row]).exp() * delta;
+        }
+        for kv_idx in (0..shape.seq_len_kv).filter(|&kv_idx| evaluator.keep(b, h, q_idx, kv_idx)) {
+            let (key, cell) = (head * shape.seq_len_kv + kv_idx, row * shape.seq_len_kv + kv_idx);
+            let p = dtype.round(forward.weights[cell]);
+            let value = &inputs.v[key * dim_v..][..dim_v];
+            let dp = dtype.round(dout.iter().zip(value).map(|(x, y)| x * y).sum());
+            let mut ds = dtype.round(p * (dp - delta));
+            for d in 0..dim_v {
+                result.dv[key * dim_v + d] += p * dout[d];
+            }
+            if score.bias {
+                result.dbias[cell] = ds;
+            }
+            if let Some(softcap) = score.softcap {
+                ds *= 1.0 - (forward.scores[cell] / softcap).tanh().powi(2);
+            }
+            for d in 0..dim {
+                result.dq[row * dim + d] += scale * ds * inputs.k[key * dim + d];
+                result.dk[key * dim + d] += scale * ds * inputs.q[row * dim + d];
             }
         }
     }

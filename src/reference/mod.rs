@@ -2,6 +2,10 @@
 //!
 //! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
 
+mod gradients;
+
+pub use gradients::{ReferenceGradients, gradients};
+
 use crate::error::{Error, Result};
 use crate::mask::{Evaluator, MaskInput};
 use crate::problem::{Inputs, Problem};

@@ -1,0 +1,177 @@
+// dk and dv for CPU adapters: a subgroup is a vector register, and a lane has ROWS keys to itself.
+//
+//   for each query head of the group, in order:
+//       for each tile of BLOCK_Q = SUBGROUP_SIZE queries that the mask doesn't empty:
+//           s  = k q^T,  dp = v dout^T          lane: query q0 + lane, broadcast; ROWS keys x BLOCK_Q queries
+//           p  = exp(s - lse),  ds = p (dp - delta)     0 where the mask says so, in PARTIAL tiles only
+//           dv = dv + p dout,  dk = dk + ds q
+//   dk = dk scale
+//
+// The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
+// WRITE_DK and WRITE_DV say which of the two are made: both, unless the bindings don't reach.
+
+@compute @workgroup_size(SUBGROUP_SIZE)
+fn backward_columns(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= key_block_count()) {
+        return;
+    }
+    let block = key_block(index);
+    if (has_no_keys(block)) {
+        return;
+    }
+    let b = block.b;
+    let h_kv = block.h_kv;
+
+    var k_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var dk_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var v_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>;
+    var dv_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let place = kv_place(b, min(block.kv0 + r * SUBGROUP_SIZE + lane, block.kv_len - 1u));
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            k_rows[r][i] = load_k4(place.x, h_kv, place.y, i * 4u);
+            dk_rows[r][i] = vec4<f32>(0.0);
+        }
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            v_rows[r][i] = load_v4(place.x, h_kv, place.y, i * 4u);
+            dv_rows[r][i] = vec4<f32>(0.0);
+        }
+    }
+    var keeps_nonfinite = false;
+
+    for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
+        for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
+            let skipped = skipped_rows(block, h, q0);
+            if (skipped != 0u) {
+                q0 += skipped - BLOCK_Q;
+                continue;
+            }
+            let kind = q_tile_class(block, h, q0);
+            if (kind == SKIP) {
+                continue;
+            }
+            let own_q_idx = min(q0 + lane, block.q_len - 1u);
+            let own_row = q_place(b, own_q_idx);
+            let own_terms = row_terms[lse_index(b, h, own_q_idx)];
+
+            // s becomes ds, dp becomes p.
+            var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+            var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    s[r][j] = 0.0;
+                    dp[r][j] = 0.0;
+                }
+            }
+            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                let own = load_q4(own_row.x, h, own_row.y, i * 4u);
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let x = subgroupShuffle(own, j);
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        let key = k_rows[r][i];
+                        s[r][j] = fma(x.w, key.w, fma(x.z, key.z, fma(x.y, key.y, fma(x.x, key.x, s[r][j]))));
+                    }
+                }
+            }
+            if (WRITE_DK) {
+                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                    let own = load_dout4(own_row.x, h, own_row.y, i * 4u);
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let x = subgroupShuffle(own, j);
+                        for (var r = 0u; r < ROWS; r += 1u) {
+                            let value = v_rows[r][i];
+                            dp[r][j] = fma(x.w, value.w, fma(x.z, value.z, fma(x.y, value.y, fma(x.x, value.x, dp[r][j]))));
+                        }
+                    }
+                }
+            }
+
+            // Bit j of kept[r]: query q0 + j keeps key r.
+            var kept: array<u32, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let q_idx = min(q0 + j, block.q_len - 1u);
+                    let kv_idx = min(key, block.kv_len - 1u);
+                    let cell = cell_of(s[r][j], dp[r][j], subgroupShuffle(own_terms, j), b, h, q_idx, kv_idx);
+                    s[r][j] = cell.ds;
+                    dp[r][j] = cell.p;
+                }
+                kept[r] = 0u;
+                if (kind == PARTIAL) {
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let keep = key_kept(block, h, q0 + j, key);
+                        kept[r] |= select(0u, 1u << j, keep);
+                        s[r][j] = select(0.0, s[r][j], keep);
+                        dp[r][j] = select(0.0, dp[r][j], keep);
+                    }
+                }
+            }
+
+            var found_nonfinite = false;
+            if (WRITE_DV) {
+                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                    var own = load_dout4(own_row.x, h, own_row.y, i * 4u);
+                    if (kind == PARTIAL) {
+                        found_nonfinite |= any(is_nonfinite(own));
+                        own = without_nonfinite(own);
+                    }
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let x = subgroupShuffle(own, j);
+                        for (var r = 0u; r < ROWS; r += 1u) {
+                            dv_rows[r][i] = fma(vec4<f32>(dp[r][j]), x, dv_rows[r][i]);
+                        }
+                    }
+                }
+            }
+            if (WRITE_DK) {
+                for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                    var own = load_q4(own_row.x, h, own_row.y, i * 4u);
+                    if (kind == PARTIAL) {
+                        found_nonfinite |= any(is_nonfinite(own));
+                        own = without_nonfinite(own);
+                    }
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let x = subgroupShuffle(own, j);
+                        for (var r = 0u; r < ROWS; r += 1u) {
+                            dk_rows[r][i] = fma(vec4<f32>(s[r][j]), x, dk_rows[r][i]);
+                        }
+                    }
+                }
+            }
+            let nonfinite_rows = subgroupBallot(found_nonfinite).x;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                keeps_nonfinite |= (kept[r] & nonfinite_rows) != 0u;
+            }
+        }
+    }
+
+    let scale = params.scale_abs * params.scale_sign;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+        if (key < block.kv_len) {
+            let place = kv_place(b, key);
+            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                store_dk4(place.x, h_kv, place.y, i * 4u, dk_rows[r][i] * scale);
+            }
+            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                store_dv4(place.x, h_kv, place.y, i * 4u, dv_rows[r][i]);
+            }
+            if (keeps_nonfinite) {
+                for (var d = 0u; d < params.head_dim; d += 4u) {
+                    let x = load_dk4(place.x, h_kv, place.y, d) + kept_nonfinite_q4(b, h_kv, key, d);
+                    store_dk4(place.x, h_kv, place.y, d, x);
+                }
+                for (var d = 0u; d < params.head_dim_v; d += 4u) {
+                    let x = load_dv4(place.x, h_kv, place.y, d) + kept_nonfinite_dout4(b, h_kv, key, d);
+                    store_dv4(place.x, h_kv, place.y, d, x);
+                }
+            }
+        }
+    }
+}

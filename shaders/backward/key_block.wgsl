@@ -1,0 +1,62 @@
+// Which keys a workgroup has, and which tiles of queries they visit.
+
+struct KeyBlock {
+    b: u32,
+    h_kv: u32,
+    // The sequence's own lengths.
+    q_len: u32,
+    kv_len: u32,
+    // The keys are [kv0, kv1): none where the sequence ends before kv0.
+    kv0: u32,
+    kv1: u32,
+}
+
+fn key_blocks() -> u32 {
+    return (params.seq_len_kv + BLOCK_KV - 1u) / BLOCK_KV;
+}
+
+fn key_block_count() -> u32 {
+    return key_blocks() * (params.num_heads / params.group_size) * params.batch;
+}
+
+// The first keys first: under a causal mask they have most to do.
+fn key_block(index: u32) -> KeyBlock {
+    let num_kv_heads = params.num_heads / params.group_size;
+    let head_index = index / key_blocks();
+    let b = head_index / num_kv_heads;
+    let keys = kv_len(b);
+    let kv0 = index % key_blocks() * BLOCK_KV;
+    return KeyBlock(b, head_index % num_kv_heads, q_len(b), keys, kv0, min(kv0 + BLOCK_KV, keys));
+}
+
+fn has_no_keys(block: KeyBlock) -> bool {
+    return block.kv0 >= block.kv1;
+}
+
+fn tile_of_queries(block: KeyBlock, q0: u32, rows: u32) -> Tile {
+    return Tile(q0, min(q0 + rows, block.q_len), block.kv0, block.kv1);
+}
+
+// The class of the tile of BLOCK_Q queries from q0 on; a tile that ends beyond the last query is never FULL.
+fn q_tile_class(block: KeyBlock, h: u32, q0: u32) -> u32 {
+    let kind = mask_tile(block.b, h, tile_of_queries(block, q0, BLOCK_Q));
+    return select(kind, min(kind, PARTIAL), q0 + BLOCK_Q > block.q_len);
+}
+
+// How many rows from q0 on are known to keep none of the block's keys: whole runs of tiles are left out at once.
+fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
+    const RUN: u32 = 32u * BLOCK_Q;
+    if (q0 % RUN != 0u) {
+        return 0u;
+    }
+    let kind = mask_tile_closed(block.b, h, tile_of_queries(block, q0, RUN));
+    return select(0u, RUN, kind == SKIP);
+}
+
+// Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.
+fn key_kept(block: KeyBlock, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+    let inside = (q_idx < block.q_len) & (kv_idx < block.kv_len);
+    let q_last = block.q_len - 1u;
+    let kv_last = block.kv_len - 1u;
+    return mask_keep(block.b, h, min(q_idx, q_last), min(kv_idx, kv_last)) & inside;
+}

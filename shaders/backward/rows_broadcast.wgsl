@@ -1,0 +1,151 @@
+// dq for CPU adapters: a subgroup is a vector register, and a lane has ROWS query rows to itself.
+// The counterpart of forward_broadcast.wgsl: what differs by lane is loaded once and broadcast to the others.
+//
+//   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
+//       s  = q k^T,  dp = dout v^T              lane: key kv0 + lane, broadcast; ROWS rows x BLOCK_KV keys
+//       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
+//       l  = l + sum p,  dq = dq + ds k
+//   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
+//
+// FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
+// Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
+
+@compute @workgroup_size(SUBGROUP_SIZE)
+fn backward_rows(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= query_block_count()) {
+        return;
+    }
+    let block = query_block(index);
+    if (is_empty(block)) {
+        return;
+    }
+    let b = block.b;
+    let h = block.h;
+    let h_kv = block.h_kv;
+
+    var q_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var dout_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>;
+    var dq_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var terms: array<vec4<f32>, ROWS>;
+    var l: array<f32, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let row = min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u);
+        let place = q_place(b, row);
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            q_rows[r][i] = load_q4(place.x, h, place.y, i * 4u);
+            dq_rows[r][i] = vec4<f32>(0.0);
+        }
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            dout_rows[r][i] = load_dout4(place.x, h, place.y, i * 4u);
+        }
+        terms[r] = row_terms[lse_index(b, h, row)];
+        l[r] = 0.0;
+    }
+    var keeps_nonfinite = false;
+
+    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+        let own_key = kv_place(b, min(kv0 + lane, block.kv_len - 1u));
+
+        // s becomes ds, dp becomes p.
+        var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+        var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                s[r][j] = 0.0;
+                dp[r][j] = 0.0;
+            }
+        }
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            let own = load_k4(own_key.x, h_kv, own_key.y, i * 4u);
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let key = subgroupShuffle(own, j);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let x = q_rows[r][i];
+                    s[r][j] = fma(x.w, key.w, fma(x.z, key.z, fma(x.y, key.y, fma(x.x, key.x, s[r][j]))));
+                }
+            }
+        }
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            let own = load_v4(own_key.x, h_kv, own_key.y, i * 4u);
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let value = subgroupShuffle(own, j);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let x = dout_rows[r][i];
+                    dp[r][j] = fma(x.w, value.w, fma(x.z, value.z, fma(x.y, value.y, fma(x.x, value.x, dp[r][j]))));
+                }
+            }
+        }
+
+        // Bit j of kept[r]: row r keeps key kv0 + j.
+        var kept: array<u32, ROWS>;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            let row = block.q0 + r * SUBGROUP_SIZE + lane;
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let q_idx = min(row, block.q_len - 1u);
+                let kv_idx = min(kv0 + j, block.kv_len - 1u);
+                let cell = cell_of(s[r][j], dp[r][j], terms[r], b, h, q_idx, kv_idx);
+                s[r][j] = cell.ds;
+                dp[r][j] = cell.p;
+            }
+            kept[r] = 0u;
+            if (kind == PARTIAL) {
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let keep = cell_kept(block, row, kv0 + j);
+                    kept[r] |= select(0u, 1u << j, keep);
+                    s[r][j] = select(0.0, s[r][j], keep);
+                    dp[r][j] = select(0.0, dp[r][j], keep);
+                }
+            }
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                l[r] += dp[r][j];
+            }
+        }
+
+        var found_nonfinite = false;
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            var own = load_k4(own_key.x, h_kv, own_key.y, i * 4u);
+            if (kind == PARTIAL) {
+                found_nonfinite |= any(is_nonfinite(own));
+                own = without_nonfinite(own);
+            }
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let key = subgroupShuffle(own, j);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    dq_rows[r][i] = fma(vec4<f32>(s[r][j]), key, dq_rows[r][i]);
+                }
+            }
+        }
+        let nonfinite_keys = subgroupBallot(found_nonfinite).x;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+        }
+    }
+
+    let scale = params.scale_abs * params.scale_sign;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let row = block.q0 + r * SUBGROUP_SIZE + lane;
+        if (row < block.q_len) {
+            let place = q_place(b, row);
+            let norm = norm_of(terms[r].x, l[r], h);
+            row_terms[lse_index(b, h, row)].z = norm;
+            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                store_dq4(place.x, h, place.y, i * 4u, dq_rows[r][i] * (scale * norm));
+            }
+            if (keeps_nonfinite) {
+                for (var d = 0u; d < params.head_dim; d += 4u) {
+                    let x = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
+                    store_dq4(place.x, h, place.y, d, x);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+fn sink_weight(lse: f32, h: u32) -> f32 {
+    return exp2((bitcast<f32>(mask_words[slot_u32(SINKS_SLOT) + h]) - lse) * LOG2_E);
+}

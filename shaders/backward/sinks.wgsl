@@ -1,0 +1,35 @@
+// dsinks, [num_heads]: a sink has the weight exp(sink - lse) in each row, and no value.
+//
+//   dsinks[h] = - sum over b and q_idx of exp(sink - lse) delta
+//
+// One workgroup per head; each invocation sums every WORKGROUP_SIZE-th row, and the first adds them up, in order.
+
+var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn backward_sinks(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let h = linear_workgroup(workgroup, workgroups);
+    if (h >= params.num_heads) {
+        return;
+    }
+    var sum = 0.0;
+    for (var b = 0u; b < params.batch; b += 1u) {
+        for (var q_idx = invocation; q_idx < q_len(b); q_idx += WORKGROUP_SIZE) {
+            let row = row_terms[lse_index(b, h, q_idx)];
+            sum -= sink_weight(row.x, h) * row.z * row.y;
+        }
+    }
+    sums[invocation] = sum;
+    workgroupBarrier();
+    if (invocation == 0u) {
+        var total = 0.0;
+        for (var i = 0u; i < WORKGROUP_SIZE; i += 1u) {
+            total += sums[i];
+        }
+        dsinks[h] = total;
+    }
+}

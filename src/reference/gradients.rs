@@ -1,0 +1,222 @@
+//! Gradients in f64, by the formulas; finite differences of [`attention`] check them.
+
+use super::attention;
+use crate::error::Result;
+use crate::mask::Evaluator;
+use crate::problem::{Inputs, OutputGradients, Problem};
+use crate::shape::Strides;
+
+/// The gradients of a loss with respect to every operand, in f64.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ReferenceGradients {
+    /// In the order of the problem's strides of q; elements that no stride reaches are 0
+    pub dq: Vec<f64>,
+    /// In the order of the problem's strides of k
+    pub dk: Vec<f64>,
+    /// In the order of the problem's strides of v
+    pub dv: Vec<f64>,
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`; empty without one
+    pub dbias: Vec<f64>,
+    /// `[num_heads]`; empty without sinks
+    pub dsinks: Vec<f64>,
+}
+
+/// The gradients of a loss whose gradients with respect to o and lse are `upstream`.
+///
+/// A masked cell has no share in any gradient, whatever the tensors hold there.
+///
+/// # Errors
+/// As [`attention`]; and where dout or dlse doesn't fit.
+pub fn gradients(
+    problem: &Problem,
+    inputs: &Inputs<'_>,
+    upstream: &OutputGradients<'_>,
+) -> Result<ReferenceGradients> {
+    let forward = attention(problem, inputs)?;
+    upstream.check(problem, problem.strides().o)?;
+    let shape = problem.shape();
+    let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
+    let strides = problem.strides();
+    let at = |strides: Strides, index: [usize; 4]| -> usize {
+        strides.to_array().iter().zip(index).map(|(stride, i)| stride * i).sum()
+    };
+    let scale = f64::from(problem.scale());
+    let data = inputs.mask.shape().bias;
+    let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 3] };
+    let sinks = if problem.score.sinks { shape.num_heads } else { 0 };
+
+    let mut result = ReferenceGradients {
+        dq: vec![0.0; inputs.q.len()],
+        dk: vec![0.0; inputs.k.len()],
+        dv: vec![0.0; inputs.v.len()],
+        dbias: vec![0.0; bias_dims.iter().product::<usize>() * shape.seq_len_kv],
+        dsinks: vec![0.0; sinks],
+    };
+    let places = mask.places();
+    for b in 0..shape.batch {
+        for h in 0..shape.num_heads {
+            let h_kv = h / shape.group_size();
+            for q_idx in 0..places.q_len(b) {
+                let lse_index = places.lse_index(b, h, q_idx);
+                let [q_batch, q_row] = places.q_place(b, q_idx);
+                let dout = |d| f64::from(upstream.dout[at(strides.o, [q_batch, h, q_row, d])]);
+                // delta = dout . o - dlse; what is exactly 0 has no share
+                let share = |d: usize| match forward.o[at(strides.o, [q_batch, h, q_row, d])] {
+                    0.0 => 0.0,
+                    o => dout(d) * o,
+                };
+                let delta = (0..shape.head_dim_v).map(share).sum::<f64>()
+                    - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
+                if problem.score.sinks {
+                    let sink = inputs.mask.of_head(crate::mask::MaskInput::Sinks, h);
+                    result.dsinks[h] -= (f64::from(sink) - forward.lse[lse_index]).exp() * delta;
+                }
+                let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
+                let kept = |kv_idx: &usize| mask.keep(b, h, q_idx, *kv_idx);
+                for kv_idx in (0..places.kv_len(b)).filter(kept) {
+                    let [kv_batch, kv_row] = places.kv_place(b, kv_idx);
+                    let cell = row * shape.seq_len_kv + kv_idx;
+                    let p = forward.weights[cell];
+                    // dv += p dout, dp = dout . v
+                    let mut dp = 0.0;
+                    for d in 0..shape.head_dim_v {
+                        let place = at(strides.v, [kv_batch, h_kv, kv_row, d]);
+                        result.dv[place] += p * dout(d);
+                        dp += dout(d) * f64::from(inputs.v[place]);
+                    }
+                    // the gradient of the modified score, which is the bias's, too
+                    let mut ds = p * (dp - delta);
+                    if problem.score.bias {
+                        let place = at(data.element_strides(shape), [b, h, q_idx, kv_idx]);
+                        result.dbias[place] += ds;
+                    }
+                    // softcap tanh(score / softcap) has the slope 1 - tanh^2
+                    if let Some(softcap) = problem.score.softcap.map(f64::from) {
+                        ds *= 1.0 - (forward.scores[cell] / softcap).tanh().powi(2);
+                    }
+                    // dq += scale ds k, dk += scale ds q
+                    for d in 0..shape.head_dim {
+                        let q_place = at(strides.q, [q_batch, h, q_row, d]);
+                        let k_place = at(strides.k, [kv_batch, h_kv, kv_row, d]);
+                        result.dq[q_place] += scale * ds * f64::from(inputs.k[k_place]);
+                        result.dk[k_place] += scale * ds * f64::from(inputs.q[q_place]);
+                    }
+                }
+            }
+        }
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::{Mask, MaskData};
+    use crate::score::Score;
+    use crate::shape::Shape;
+
+    /// Numbers in [-1, 1).
+    fn numbers(seed: u64, len: usize) -> Vec<f32> {
+        let mut state = seed;
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    /// The tensors that gradients are taken of.
+    #[derive(Clone)]
+    struct Point {
+        q: Vec<f32>,
+        k: Vec<f32>,
+        v: Vec<f32>,
+        bias: Vec<f32>,
+        sinks: Vec<f32>,
+    }
+
+    impl Point {
+        fn tensor(&mut self, which: usize) -> &mut Vec<f32> {
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.bias, &mut self.sinks]
+                .into_iter()
+                .nth(which)
+                .unwrap()
+        }
+
+        fn data(&self, dims: [usize; 4]) -> MaskData {
+            MaskData::new()
+                .key_lengths([5, 2])
+                .bias(dims, self.bias.iter().copied())
+                .sinks(self.sinks.iter().copied())
+                .alibi_slopes([0.3, 0.1, 0.2, 0.7])
+        }
+    }
+
+    /// loss = sum over dout o + sum over dlse lse, where lse is finite
+    fn loss(problem: &Problem, point: &Point, dims: [usize; 4], up: &OutputGradients<'_>) -> f64 {
+        let data = point.data(dims);
+        let inputs = Inputs { q: &point.q, k: &point.k, v: &point.v, mask: &data };
+        let forward = attention(&problem.clone().data_shape(data.shape()), &inputs).unwrap();
+        let o = forward.o.iter().zip(up.dout).map(|(&o, &x)| o * f64::from(x));
+        let lse = forward.lse.iter().zip(up.dlse.unwrap_or_default());
+        let lse = lse.filter(|(lse, _)| lse.is_finite()).map(|(&lse, &x)| lse * f64::from(x));
+        o.sum::<f64>() + lse.sum::<f64>()
+    }
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        let shape = Shape::new(2, 4, 3, 3).seq_kv(5).kv_heads(2).dim_v(2);
+        let scores = [
+            Score::default(),
+            Score { softcap: Some(0.7), bias: true, alibi: true, sinks: true },
+            Score { softcap: Some(2.0), sinks: true, ..Score::default() },
+            Score { bias: true, alibi: true, ..Score::default() },
+        ];
+        for (seed, score) in (1..).zip(scores) {
+            for (mask, bias_dims) in [
+                ("causal & key_lengths", [2, 4, 3, 5]),
+                ("causal(upper_left)", [1, 4, 1, 5]),
+                ("key_lengths & not_self", [2, 1, 3, 5]),
+            ] {
+                check(shape, mask, score, bias_dims, seed);
+            }
+        }
+    }
+
+    fn check(shape: Shape, mask: &str, score: Score, bias_dims: [usize; 4], seed: u64) {
+        let problem =
+            Problem::new(shape).mask(mask.parse::<Mask>().unwrap()).score(score).with_scale(-0.9);
+        let mut point = Point {
+            q: numbers(seed, shape.q_len().unwrap()),
+            k: numbers(seed + 10, shape.k_len().unwrap()),
+            v: numbers(seed + 20, shape.v_len().unwrap()),
+            bias: numbers(seed + 30, bias_dims.iter().product()),
+            sinks: numbers(seed + 40, 4),
+        };
+        let dout = numbers(seed + 50, shape.o_len().unwrap());
+        let dlse = numbers(seed + 60, shape.lse_len().unwrap());
+        let upstream = OutputGradients::new(&dout).dlse(&dlse);
+        let data = point.data(bias_dims);
+        let problem = problem.data_shape(data.shape());
+        let inputs = Inputs { q: &point.q, k: &point.k, v: &point.v, mask: &data };
+        let found = gradients(&problem, &inputs, &upstream).unwrap();
+        let found = [found.dq, found.dk, found.dv, found.dbias, found.dsinks];
+        for (which, gradient) in found.into_iter().enumerate() {
+            for (at, analytic) in gradient.into_iter().enumerate() {
+                let value = point.tensor(which)[at];
+                let mut moved = |to: f32| {
+                    point.tensor(which)[at] = to;
+                    (f64::from(to), loss(&problem, &point, bias_dims, &upstream))
+                };
+                let ((above, more), (below, less)) = (moved(value + 1e-3), moved(value - 1e-3));
+                moved(value);
+                let difference = (more - less) / (above - below);
+                assert!(
+                    (difference - analytic).abs() < 1e-6 + 1e-5 * analytic.abs(),
+                    "{mask}, {score:?}, tensor {which}[{at}]: {analytic}, by differences {difference}"
+                );
+            }
+        }
+    }
+}
