@@ -170,7 +170,7 @@ fn modifiers(score: &ScoreText) -> String {
         body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
     }
     if score.alibi {
-        body += "    score = alibi_score(score, h, q_idx, kv_idx);\n";
+        body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
     }
     body
 }
@@ -293,7 +293,6 @@ impl Source {
         }
         if score.alibi {
             self.part(&shader!("score/alibi"));
-            body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
         }
         let mut body = modifiers(score);
         if let Some((text, name)) = &score.custom {

@@ -349,7 +349,10 @@ impl BackwardPlan {
         let shape = &self.problem.shape;
         let tile = WORKGROUP_SIZE as usize;
         let workgroups = match pass {
-            BackwardPass::Terms { .. } => shape.lse_len()?.div_ceil(tile),
+            BackwardPass::Terms { .. } => {
+                let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
+                elements("workgroups", &sizes)?.div_ceil(tile)
+            }
             BackwardPass::Rows { .. } => {
                 let blocks = shape.seq_len_q.div_ceil(self.config.rows_grid.block_q);
                 elements("workgroups", &[shape.batch, shape.num_heads, blocks])?

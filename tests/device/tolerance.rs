@@ -191,8 +191,8 @@ pub(crate) fn naive_gradients_modified(
             let value = &inputs.v[key * dim_v..][..dim_v];
             let dp = dtype.round(dout.iter().zip(value).map(|(x, y)| x * y).sum());
             let mut ds = dtype.round(p * (dp - delta));
-            for d in 0..dim_v {
-                result.dv[key * dim_v + d] += p * dout[d];
+            for (dv, x) in result.dv[key * dim_v..][..dim_v].iter_mut().zip(dout) {
+                *dv += p * x;
             }
             if score.bias {
                 result.dbias[cell] = ds;
