@@ -18,6 +18,7 @@ use crate::mask::emit::MaskText;
 use crate::mask::{Mask, MaskInput};
 use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
+use crate::sequences::KeySequences;
 use crate::shape::{Strides, elements};
 
 /// Rows that an invocation of the kernel for dbias has at a time: `TILE_ROWS` of shaders/backward/bias.wgsl.
@@ -186,6 +187,13 @@ impl BackwardPlan {
         options: &BackwardOptions,
     ) -> Result<Self> {
         problem.validate()?;
+        if let KeySequences::Paged { .. } = problem.shape.sequences.kv {
+            return Err(Error::operand(
+                "sequences",
+                "keys with a row of their own, where gradients are to be written",
+                "a paged cache, whose blocks several sequences may share",
+            ));
+        }
         let strides = options.strides(problem)?;
         let considered = backward_candidates(problem, &strides, options.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
@@ -337,9 +345,10 @@ impl BackwardPlan {
     fn key(&self, pass: BackwardPass) -> KernelKey {
         let (score, mask) = match pass {
             // The mask and the scores play no part in these, so that all masks share them.
-            BackwardPass::Terms { .. } | BackwardPass::Sinks => {
-                (ScoreText::default(), Arc::new(MaskText::new(&Mask::All, self.problem.shape.sequences.forms())))
-            }
+            BackwardPass::Terms { .. } | BackwardPass::Sinks => (
+                ScoreText::default(),
+                Arc::new(MaskText::new(&Mask::All, self.problem.shape.sequences.forms())),
+            ),
             _ => (self.score.clone(), Arc::clone(&self.rows_mask.text)),
         };
         KernelKey::Backward { pass, config: self.config, score, mask }
