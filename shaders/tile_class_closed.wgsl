@@ -8,3 +8,8 @@ fn mask_tile(b: u32, h: u32, tile: Tile) -> u32 {
 fn visited_hull(b: u32, h: u32, q0: u32, hull: vec2<u32>) -> vec2<u32> {
     return hull;
 }
+
+// Whether a tile of any size is known to keep nothing, at the cost of a few comparisons.
+fn is_surely_empty(b: u32, h: u32, tile: Tile) -> bool {
+    return mask_tile_closed(b, h, tile) == SKIP;
+}

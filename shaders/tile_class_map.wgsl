@@ -36,3 +36,8 @@ fn visited_hull(b: u32, h: u32, q0: u32, hull: vec2<u32>) -> vec2<u32> {
     let last_tile = last * TILES_PER_WORD + firstLeadingBit(right) / 2u;
     return vec2<u32>(max(hull.x, first_tile * BLOCK_KV), min(hull.y, (last_tile + 1u) * BLOCK_KV));
 }
+
+// Whether a tile of any size is known to keep nothing: to tell would take reading its part of the map.
+fn is_surely_empty(b: u32, h: u32, tile: Tile) -> bool {
+    return false;
+}

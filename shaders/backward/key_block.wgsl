@@ -49,8 +49,7 @@ fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
     if (q0 % RUN != 0u) {
         return 0u;
     }
-    let kind = mask_tile_closed(block.b, h, tile_of_queries(block, q0, RUN));
-    return select(0u, RUN, kind == SKIP);
+    return select(0u, RUN, is_surely_empty(block.b, h, tile_of_queries(block, q0, RUN)));
 }
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.
