@@ -12,6 +12,10 @@ struct Params {
     dq_strides: vec4<u32>,
     dk_strides: vec4<u32>,
     dv_strides: vec4<u32>,
+    // Of the tokens that are appended to a cache.
+    new_k_strides: vec4<u32>,
+    new_v_strides: vec4<u32>,
+    rotated_q_strides: vec4<u32>,
     batch: u32,
     num_heads: u32,
     // num_heads / num_kv_heads: query head h reads kv head h / group_size.

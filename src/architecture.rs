@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["reference", "device", "picture"],
     &["readback", "kernel", "files"],
     &["plan"],
+    &["cache"],
     &["attention"],
     &["onnx"],
 ];

@@ -13,6 +13,10 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32.
     Bf16,
+    /// 8 bits, for the keys and values of a [`crate::KvCache`]: a row is an f32, its largest magnitude, then four
+    /// components to a 32-bit word, the first in the lowest bits, in 127ths of that magnitude. The error is at most 1/254
+    /// of the row's largest component. One-shot calls and the reference don't take it.
+    I8,
 }
 
 impl Dtype {
@@ -21,6 +25,15 @@ impl Dtype {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 1,
+        }
+    }
+
+    /// How many elements a row of `length` components takes.
+    pub(crate) const fn row_elements(self, length: usize) -> usize {
+        match self {
+            Self::I8 => 4 + length.next_multiple_of(4),
+            _ => length,
         }
     }
 
@@ -30,10 +43,11 @@ impl Dtype {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::I8 => "i8",
         }
     }
 
-    /// The nearest number that the type has.
+    /// The nearest number that the type has; of [`Dtype::I8`] that depends on the row, so there it is `x` itself.
     ///
     /// ```
     /// use wgpu_attention::Dtype;
@@ -42,7 +56,7 @@ impl Dtype {
     /// ```
     pub fn round(self, x: f32) -> f32 {
         match self {
-            Self::F32 => x,
+            Self::F32 | Self::I8 => x,
             Self::F16 => half::f16::from_f32(x).to_f32(),
             Self::Bf16 => half::bf16::from_f32(x).to_f32(),
         }
@@ -51,7 +65,8 @@ impl Dtype {
     /// The device's bytes of `values`, filled up to whole words.
     pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
         let mut bytes: Vec<u8> = match self {
-            Self::F32 => return Cow::Borrowed(bytemuck::cast_slice(values)),
+            // `Inputs::check` refuses 8 bits before anything is encoded.
+            Self::F32 | Self::I8 => return Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F16 => {
                 values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
             }
@@ -67,7 +82,9 @@ impl Dtype {
     pub(crate) fn decode(self, words: &[u32], elements: usize) -> Vec<f32> {
         let bits = |at: usize| (words[at / 2] >> (at % 2 * 16)) as u16;
         match self {
-            Self::F32 => words[..elements].iter().map(|&word| f32::from_bits(word)).collect(),
+            Self::F32 | Self::I8 => {
+                words[..elements].iter().map(|&word| f32::from_bits(word)).collect()
+            }
             Self::F16 => (0..elements).map(|at| half::f16::from_bits(bits(at)).to_f32()).collect(),
             Self::Bf16 => {
                 (0..elements).map(|at| half::bf16::from_bits(bits(at)).to_f32()).collect()

@@ -592,7 +592,8 @@ impl TensorWriter {
         let halves =
             |bits: fn(f32) -> u16| values.iter().flat_map(move |&value| bits(value).to_le_bytes());
         match dtype {
-            Stored::F32 => self.f32(name, dims, values),
+            // Rows of 8 bits are a cache's own; the format has no such type.
+            Stored::F32 | Stored::I8 => self.f32(name, dims, values),
             Stored::F16 => {
                 self.add(name, Dtype::F16, dims, halves(|x| half::f16::from_f32(x).to_bits()))
             }

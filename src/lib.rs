@@ -22,6 +22,7 @@
 #[cfg(test)]
 mod architecture;
 mod attention;
+mod cache;
 mod custom;
 mod device;
 mod dtype;
@@ -43,11 +44,15 @@ mod sequences;
 mod shape;
 
 pub use attention::{Attention, Gradients, MaskTensor, Output, Outputs, TileClasses};
+pub use cache::KvCache;
+pub use cache::append::{AppendBuffers, AppendPlan, NewTokens};
+pub use cache::rotary::Rotary;
+pub use cache::shape::{CacheForm, CacheShape};
 pub use custom::{Custom, CustomType};
 pub use device::{DeviceChoice, adapters};
 pub use dtype::{Dtype, Dtypes, GradientDtypes};
 pub use error::{Error, ParseMaskError, Result};
-pub use kernel::key::{BackwardKernel, ForwardKernel};
+pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
 pub use kernel::pipeline::Kernels;
 pub use mask::compositions;
 pub use mask::data::{DataShape, DenseShape, PerHeadShape};

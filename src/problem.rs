@@ -1,7 +1,7 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
 use crate::custom::{Custom, CustomUse};
-use crate::dtype::Dtypes;
+use crate::dtype::{Dtype, Dtypes};
 use crate::error::{Error, Result};
 use crate::mask::data::DataShape;
 use crate::mask::emit::score_mod_text;
@@ -62,6 +62,11 @@ impl Inputs<'_> {
     /// Whether each operand is as long as its strides span, and the data is there that the problem names.
     pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
         let shape = &problem.shape;
+        for (name, dtype) in [("k", problem.dtypes.k), ("v", problem.dtypes.v)] {
+            if dtype == Dtype::I8 {
+                return Err(Error::operand(name, "f32, f16 or bf16 outside a cache", dtype));
+            }
+        }
         let strides = problem.strides();
         check_length("q", self.q, strides.q, shape.q_dims())?;
         check_length("k", self.k, strides.k, shape.k_dims())?;
@@ -271,10 +276,22 @@ impl Problem {
             |tensor: usize, dims| self.strides[tensor].unwrap_or_else(|| self.layout.strides(dims));
         TensorStrides {
             q: of(0, self.shape.q_dims()),
-            k: of(1, self.shape.k_dims()),
-            v: of(2, self.shape.v_dims()),
+            k: of(1, self.k_dims()),
+            v: of(2, self.v_dims()),
             o: of(3, self.shape.o_dims()),
         }
+    }
+
+    /// k's dimensions, its rows as long as its type makes them.
+    pub(crate) const fn k_dims(&self) -> [usize; 4] {
+        let [batch, heads, rows, dim] = self.shape.k_dims();
+        [batch, heads, rows, self.dtypes.k.row_elements(dim)]
+    }
+
+    /// v's likewise.
+    pub(crate) const fn v_dims(&self) -> [usize; 4] {
+        let [batch, heads, rows, dim] = self.shape.v_dims();
+        [batch, heads, rows, self.dtypes.v.row_elements(dim)]
     }
 
     /// Whether the problem is one that can be computed on some device.
@@ -299,11 +316,28 @@ impl Problem {
             ));
         }
         self.mask.check(&self.shape)?;
+        let Dtypes { q, k, v, o, bias } = self.dtypes;
+        for (name, dtype) in [("q", q), ("o", o), ("bias", bias)] {
+            if dtype == Dtype::I8 {
+                return Err(Error::operand(name, "f32, f16 or bf16", dtype));
+            }
+        }
         let strides = self.strides();
+        for (name, dtype, strides) in [("k", k, strides.k), ("v", v, strides.v)] {
+            let [batch, head, seq, dim] = strides.to_array();
+            let in_words = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(4));
+            if dtype == Dtype::I8 && !(in_words && dim == 1) {
+                return Err(Error::operand(
+                    format!("{name}'s strides"),
+                    "multiples of 4 and 1 along the row, as its type is i8",
+                    format!("{:?}", strides.to_array()),
+                ));
+            }
+        }
         for (name, strides, dims) in [
             ("q", strides.q, self.shape.q_dims()),
-            ("k", strides.k, self.shape.k_dims()),
-            ("v", strides.v, self.shape.v_dims()),
+            ("k", strides.k, self.k_dims()),
+            ("v", strides.v, self.v_dims()),
             ("o", strides.o, self.shape.o_dims()),
         ] {
             strides.span(name, dims)?;

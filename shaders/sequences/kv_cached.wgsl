@@ -15,6 +15,14 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(b, position);
 }
 
+fn has_place(b: u32, position: u32) -> bool {
+    return true;
+}
+
+fn most_cached() -> u32 {
+    return params.seq_len_kv;
+}
+
 fn kv_len(b: u32) -> u32 {
     return cached_len(b) - cached_first(b);
 }

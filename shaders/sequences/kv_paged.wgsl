@@ -16,6 +16,15 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(min(entry, params.blocks - 1u), position & ((1u << params.block_shift) - 1u));
 }
 
+// Whether the table leads somewhere: else nothing is to be written.
+fn has_place(b: u32, position: u32) -> bool {
+    return table_entry(b, position >> params.block_shift) < params.blocks;
+}
+
+fn most_cached() -> u32 {
+    return params.seq_len_kv;
+}
+
 fn kv_len(b: u32) -> u32 {
     return cached_len(b);
 }

@@ -13,6 +13,14 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(b, position % params.seq_len_kv);
 }
 
+fn has_place(b: u32, position: u32) -> bool {
+    return true;
+}
+
+fn most_cached() -> u32 {
+    return MOST_POSITIONS;
+}
+
 fn kv_len(b: u32) -> u32 {
     return min(cached_len(b), params.seq_len_kv);
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::dtype::{Dtypes, GradientDtypes};
+use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::error::Error;
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::score::ScoreText;
@@ -167,6 +167,30 @@ pub(crate) struct RowFormat {
     pub(crate) dtypes: Dtypes,
 }
 
+/// What the text of the kernel that appends to a cache depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct AppendConfig {
+    pub(crate) access: RowAccess,
+    /// The type of the new tokens' keys, values and queries.
+    pub(crate) tokens: Dtype,
+    /// The type of the cache's keys and values.
+    pub(crate) cache: Dtype,
+    /// Parts of a row, four components each.
+    pub(crate) parts: usize,
+    pub(crate) pairing: Option<Pairing>,
+    pub(crate) rotates_q: bool,
+}
+
+/// Which components of a row a rotary embedding turns together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Pairing {
+    /// Components i and i + dim/2 (GPT-NeoX, Llama as Hugging Face has it).
+    #[default]
+    Half,
+    /// Components 2i and 2i + 1 (RoFormer, GPT-J, Llama as Meta has it).
+    Interleaved,
+}
+
 /// A kernel in full.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum KernelKey {
@@ -179,6 +203,10 @@ pub(crate) enum KernelKey {
         pass: BackwardPass,
         config: BackwardConfig,
         score: ScoreText,
+        mask: Arc<MaskText>,
+    },
+    Append {
+        config: AppendConfig,
         mask: Arc<MaskText>,
     },
     Inspect {
@@ -222,6 +250,7 @@ impl KernelKey {
                 BackwardPass::Bias { .. } => "backward_bias",
                 BackwardPass::Sinks => "backward_sinks",
             },
+            Self::Append { .. } => "append",
             Self::Inspect { .. } => "inspect",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
@@ -235,6 +264,7 @@ impl KernelKey {
         match self {
             Self::Forward { mask, .. }
             | Self::Backward { mask, .. }
+            | Self::Append { mask, .. }
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
@@ -261,6 +291,9 @@ impl KernelKey {
 
     /// What the kernel is bound to, in the order of its binding numbers.
     pub(crate) fn bindings(&self) -> Vec<Binding> {
+        if let Self::Append { config, .. } = self {
+            return Binding::of_append(config);
+        }
         let own: &[Binding] = match self {
             Self::Forward { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
@@ -269,6 +302,7 @@ impl KernelKey {
             Self::Inspect { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
             }
+            Self::Append { .. } => &[],
             Self::Materialize { .. } | Self::TileClasses { .. } => {
                 &[Binding::Mask, Binding::MaskTensor]
             }
@@ -314,6 +348,14 @@ pub(crate) enum Binding {
     Dv,
     Dbias,
     Dsinks,
+    /// Of the rotary embedding.
+    Rotary,
+    RotatedQ,
+    NewK,
+    NewV,
+    CacheK,
+    CacheV,
+    CacheLengths,
 }
 
 impl BackwardPass {
@@ -352,6 +394,27 @@ impl Binding {
                 | Self::Dv
                 | Self::Dbias
                 | Self::Dsinks
+                | Self::RotatedQ
+                | Self::CacheK
+                | Self::CacheV
+                | Self::CacheLengths
         )
+    }
+
+    /// Whether it is a uniform block.
+    pub(crate) const fn is_uniform(self) -> bool {
+        matches!(self, Self::Params | Self::Rotary)
+    }
+
+    fn of_append(config: &AppendConfig) -> Vec<Self> {
+        let mut bindings = vec![Self::Params, Self::Mask];
+        if config.pairing.is_some() {
+            bindings.push(Self::Rotary);
+        }
+        if config.rotates_q {
+            bindings.extend([Self::Q, Self::RotatedQ]);
+        }
+        bindings.extend([Self::NewK, Self::NewV, Self::CacheK, Self::CacheV, Self::CacheLengths]);
+        bindings
     }
 }

@@ -21,6 +21,9 @@ pub(crate) struct Params {
     pub(crate) dq_strides: [u32; 4],
     pub(crate) dk_strides: [u32; 4],
     pub(crate) dv_strides: [u32; 4],
+    pub(crate) new_k_strides: [u32; 4],
+    pub(crate) new_v_strides: [u32; 4],
+    pub(crate) rotated_q_strides: [u32; 4],
     pub(crate) batch: u32,
     pub(crate) num_heads: u32,
     pub(crate) group_size: u32,
@@ -74,6 +77,9 @@ impl Params {
             dq_strides: [0; 4],
             dk_strides: [0; 4],
             dv_strides: [0; 4],
+            new_k_strides: [0; 4],
+            new_v_strides: [0; 4],
+            rotated_q_strides: [0; 4],
             batch: size("batch", shape.batch)?,
             num_heads: size("num_heads", shape.num_heads)?,
             group_size: size("num_heads", shape.group_size())?,
@@ -121,7 +127,7 @@ fn size(name: &str, value: usize) -> Result<u32> {
         .map_err(|_| crate::error::Error::operand(name, format!("at most {}", u32::MAX), value))
 }
 
-fn strides(name: &str, strides: Strides) -> Result<[u32; 4]> {
+pub(crate) fn strides(name: &str, strides: Strides) -> Result<[u32; 4]> {
     let name = format!("{name}'s stride");
     let [batch, head, seq, dim] = strides.to_array();
     Ok([size(&name, batch)?, size(&name, head)?, size(&name, seq)?, size(&name, dim)?])
@@ -159,6 +165,9 @@ mod tests {
             dq_strides,
             dk_strides,
             dv_strides,
+            new_k_strides,
+            new_v_strides,
+            rotated_q_strides,
             batch,
             num_heads,
             group_size,

@@ -1,9 +1,10 @@
 //! Pipelines, compiled once per key and device.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::key::{Binding, KernelKey};
+use super::key::KernelKey;
 use super::source;
 use super::tiles::DeviceTraits;
 use crate::custom::{Custom, CustomUse};
@@ -29,6 +30,7 @@ struct Inner {
     device: wgpu::Device,
     traits: DeviceTraits,
     slots: Mutex<HashMap<KernelKey, Arc<Slot>>>,
+    bind_groups: AtomicUsize,
 }
 
 /// A place per key, so that two threads compile different kernels side by side and the same one once.
@@ -51,6 +53,7 @@ impl Kernels {
                 device: device.clone(),
                 traits: DeviceTraits::new(device),
                 slots: Mutex::default(),
+                bind_groups: AtomicUsize::new(0),
             }),
         }
     }
@@ -65,6 +68,16 @@ impl Kernels {
         let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let done = |slot: &&Arc<Slot>| slot.try_lock().is_ok_and(|slot| slot.is_some());
         slots.values().filter(done).count()
+    }
+
+    /// How many bind groups the plans of forward passes and appends have made: in a loop over the same buffers, none after
+    /// its first step.
+    pub fn bind_groups(&self) -> usize {
+        self.inner.bind_groups.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_bind_group(&self) {
+        self.inner.bind_groups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a function of the user's own compiles by itself and has the signature that its use asks for.
@@ -136,7 +149,7 @@ fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
                     ty: match kind {
-                        Binding::Params => wgpu::BufferBindingType::Uniform,
+                        _ if kind.is_uniform() => wgpu::BufferBindingType::Uniform,
                         _ => wgpu::BufferBindingType::Storage { read_only: !kind.is_written() },
                     },
                     has_dynamic_offset: false,

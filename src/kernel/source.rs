@@ -11,8 +11,8 @@ use crate::score::ScoreText;
 use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{
-    BackwardConfig, BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey,
-    RowAccess, RowFormat, RowLength,
+    AppendConfig, BackwardConfig, BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm,
+    KernelKey, Pairing, RowAccess, RowFormat, RowLength,
 };
 
 /// Invocations in a workgroup of the kernels that have no tiles.
@@ -84,6 +84,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         KernelKey::Backward { pass, config, score, mask } => {
             source.backward(*pass, config, score, mask);
         }
+        KernelKey::Append { config, .. } => source.append(config),
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
             source.rows(*access, dtypes.q, "q", "params.head_dim");
             source.rows(*access, dtypes.k, "k", "params.head_dim");
@@ -125,6 +126,10 @@ fn rows_of(key: &KernelKey) -> RowFormat {
         KernelKey::Forward { config, .. } => config.rows,
         KernelKey::Backward { config, .. } => config.rows,
         KernelKey::Inspect { rows, .. } => *rows,
+        KernelKey::Append { config, .. } => {
+            let dtypes = Dtypes { k: config.cache, v: config.cache, ..Dtypes::from(config.tokens) };
+            RowFormat { access: config.access, dtypes }
+        }
         _ => RowFormat { access: RowAccess::Scalar, dtypes: Dtypes::default() },
     }
 }
@@ -216,8 +221,68 @@ impl Source {
         self.line(&filled);
     }
 
+    /// The parts of the kernel that appends to a cache.
+    fn append(&mut self, config: &AppendConfig) {
+        self.constant("PARTS", config.parts);
+        self.line(&format!("const ROTATES_Q: bool = {};", config.rotates_q));
+        if let Some(pairing) = config.pairing {
+            self.part(&shader!("append/rotary"));
+            self.part(&match pairing {
+                Pairing::Half => shader!("append/pairs_half"),
+                Pairing::Interleaved => shader!("append/pairs_interleaved"),
+            });
+        }
+        let turned = config.pairing.is_some();
+        for (from, to, length, turned) in
+            [("new_k", "k", "params.head_dim", turned), ("new_v", "v", "params.head_dim_v", false)]
+        {
+            self.incoming(config, from, length, turned);
+            self.appended(config, config.cache, from, to, length);
+        }
+        if config.rotates_q {
+            self.incoming(config, "q", "params.head_dim", true);
+            self.appended(config, config.tokens, "q", "rotated_q", "params.head_dim");
+        } else {
+            self.title("generated: kernel::source");
+            self.line(
+                "fn append_rotated_q(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {}",
+            );
+        }
+        self.part(&shader!("append/append"));
+    }
+
+    /// `incoming_TENSOR4`: rows of the new tokens.
+    fn incoming(&mut self, config: &AppendConfig, tensor: &str, length: &str, turned: bool) {
+        self.rows(config.access, config.tokens, tensor, length);
+        let rows =
+            if turned { shader!("append/turned_rows") } else { shader!("append/plain_rows") };
+        self.template(&rows, &[("TENSOR", tensor)]);
+    }
+
+    /// `append_TENSOR`: rows from one tensor to another.
+    fn appended(
+        &mut self,
+        config: &AppendConfig,
+        dtype: Dtype,
+        from: &str,
+        to: &str,
+        length: &str,
+    ) {
+        let store = if dtype == Dtype::I8 {
+            shader!("append/store_row_i8")
+        } else {
+            self.written_rows(config.access, dtype, to, length);
+            shader!("append/store_row")
+        };
+        self.template(&store, &[("FROM", from), ("TENSOR", to), ("ROW_LENGTH", length)]);
+    }
+
     /// `load_TENSOR4` for a tensor of that type.
     fn rows(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, length: &str) {
+        if dtype == Dtype::I8 {
+            let values = [("TENSOR", tensor), ("ROW_LENGTH", length)];
+            return self.template(&shader!("rows/load_i8"), &values);
+        }
         self.reads(access, dtype, tensor, false);
         let load = match access {
             RowAccess::Scalar => shader!("rows/load_scalar"),
@@ -260,7 +325,7 @@ impl Source {
     /// `read_TENSOR` or `read_TENSOR4`: elements as f32.
     fn reads(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, atomic: bool) {
         match dtype {
-            Dtype::F32 => {}
+            Dtype::F32 | Dtype::I8 => {}
             Dtype::F16 => self.once(&shader!("rows/f16")),
             Dtype::Bf16 => self.once(&shader!("rows/bf16")),
         }
@@ -395,7 +460,8 @@ impl Source {
             _ => {
                 let dtype = config.gradients.dbias;
                 let write = match dtype {
-                    Dtype::F32 => shader!("rows/f32_scalar_write"),
+                    // `BackwardPlan` refuses 8 bits.
+                    Dtype::F32 | Dtype::I8 => shader!("rows/f32_scalar_write"),
                     Dtype::F16 => {
                         self.once(&shader!("rows/f16"));
                         shader!("rows/half_scalar_write")
@@ -519,6 +585,7 @@ impl Source {
     ) {
         let RowFormat { access, dtypes } = rows;
         let row = |dtype: Dtype| match (access, dtype) {
+            (_, Dtype::I8) => "u32",
             (RowAccess::Scalar, Dtype::F32) => "f32",
             (RowAccess::Vec4, Dtype::F32) => "vec4<f32>",
             (RowAccess::Scalar, _) => "u32",
@@ -529,6 +596,7 @@ impl Source {
             _ => row(dtype),
         };
         let dbias = if gradients.dbias == Dtype::F32 { "f32" } else { "atomic<u32>" };
+        let cache = "the cache's rows, at cache_place";
         let bias = if dtypes.bias == Dtype::F32 { "f32" } else { "u32" };
         let (shape, name, element) = match binding {
             Binding::Params => ("the problem's sizes", "params", "Params"),
@@ -556,13 +624,24 @@ impl Source {
             Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
             Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
+            Binding::Rotary => ("the rotary embedding's angles", "rotary", "Rotary"),
+            Binding::RotatedQ => {
+                ("[batch, num_heads, seq_len_q, head_dim]", "rotated_q", written(dtypes.q))
+            }
+            Binding::NewK => ("[batch, num_kv_heads, seq_len_q, head_dim]", "new_k", row(dtypes.q)),
+            Binding::NewV => {
+                ("[batch, num_kv_heads, seq_len_q, head_dim_v]", "new_v", row(dtypes.q))
+            }
+            Binding::CacheK => (cache, "k", written(dtypes.k)),
+            Binding::CacheV => (cache, "v", written(dtypes.v)),
+            Binding::CacheLengths => ("[batch], then the fault", "cache_lengths", "atomic<u32>"),
             Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
             Binding::MaskTensor => {
                 ("[batch|1, num_heads|1, seq_len_q, seq_len_kv], or its bits", "output", "u32")
             }
         };
         let declaration = match binding {
-            Binding::Params => format!("var<uniform> {name}: {element};"),
+            _ if binding.is_uniform() => format!("var<uniform> {name}: {element};"),
             _ if binding.is_written() => {
                 format!("var<storage, read_write> {name}: array<{element}>;")
             }
@@ -675,6 +754,33 @@ mod tests {
             fixed_subgroup_size: Some(subgroup_size),
             limits: wgpu::Limits::defaults(),
         })
+    }
+
+    /// The kernels that append to caches, of every type and in every way.
+    #[test]
+    fn every_append_is_valid() {
+        let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let kernels = Kernels::new(&device);
+        let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
+        let pairings = [None, Some(Pairing::Half), Some(Pairing::Interleaved)];
+        let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
+        let kv = [KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
+        for (at, cache) in types.into_iter().cycle().take(24).enumerate() {
+            let config = AppendConfig {
+                access: if at % 5 < 2 { RowAccess::Vec4 } else { RowAccess::Scalar },
+                tokens: types[at / 4 % 3],
+                cache,
+                parts: 3,
+                pairing: pairings[at % 3],
+                rotates_q: at % 3 != 0 && at % 2 == 0,
+            };
+            let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
+            let mask = Arc::new(MaskText::new(&Mask::All, forms));
+            let key = KernelKey::Append { config, mask };
+            let text = wgsl(&key);
+            kernels.pipeline(key).unwrap_or_else(|error| panic!("{config:?} {error}\n{text}"));
+            assert!(["TENSOR", "ROW_LENGTH", "FROM"].iter().all(|name| !text.contains(name)));
+        }
     }
 
     /// No score modifier, and all of them.

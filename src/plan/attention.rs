@@ -7,7 +7,7 @@ use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
 use super::mask_tables::MaskTables;
-use super::{Dispatch, begin_pass, bind, params_buffer};
+use super::{BindGroups, Dispatch, begin_pass, params_buffer};
 use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::params::Params;
@@ -53,6 +53,7 @@ pub struct AttentionPlan {
     /// Where lse goes if nobody asks for it.
     lse: wgpu::Buffer,
     empty: wgpu::Buffer,
+    bind_groups: BindGroups,
 }
 
 /// The caller's buffers for [`AttentionPlan::encode`]; q, k, v and o are of the problem's types.
@@ -133,6 +134,7 @@ impl AttentionPlan {
             params,
             lse,
             empty,
+            bind_groups: BindGroups::default(),
         })
     }
 
@@ -208,8 +210,8 @@ impl AttentionPlan {
         let strides = self.problem.strides();
         let dtypes = self.problem.dtypes;
         let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
-        let k = Operand::of("k", buffers.k, strides.k.span("k", shape.k_dims())?, dtypes.k);
-        let v = Operand::of("v", buffers.v, strides.v.span("v", shape.v_dims())?, dtypes.v);
+        let k = Operand::of("k", buffers.k, strides.k.span("k", self.problem.k_dims())?, dtypes.k);
+        let v = Operand::of("v", buffers.v, strides.v.span("v", self.problem.v_dims())?, dtypes.v);
         let o = Operand::of("o", buffers.o, strides.o.span("o", shape.o_dims())?, dtypes.o);
         let lse = Operand::new(
             "lse",
@@ -239,7 +241,7 @@ impl AttentionPlan {
         if make_mask {
             self.mask.encode(encoder, &mask);
         }
-        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
+        let bind_group = self.bind_groups.get(&self.kernels, &self.dispatch.pipeline, &resources);
         let mut pass = begin_pass(encoder, "attention");
         self.dispatch.encode(&mut pass, &bind_group);
         Ok(())

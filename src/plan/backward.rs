@@ -7,7 +7,7 @@ use wgpu::{BindingResource, BufferSlice};
 use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
 use super::mask_tables::MaskTables;
 use super::{Dispatch, begin_pass, bind, params_buffer};
-use crate::dtype::GradientDtypes;
+use crate::dtype::{Dtype, GradientDtypes};
 use crate::error::{Error, Result};
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
 use crate::kernel::params::Params;
@@ -193,6 +193,19 @@ impl BackwardPlan {
                 "keys with a row of their own, where gradients are to be written",
                 "a paged cache, whose blocks several sequences may share",
             ));
+        }
+        let (stored, written) = (problem.dtypes, options.dtypes);
+        for (name, dtype) in [
+            ("k", stored.k),
+            ("v", stored.v),
+            ("dq", written.dq),
+            ("dk", written.dk),
+            ("dv", written.dv),
+            ("dbias", written.dbias),
+        ] {
+            if dtype == Dtype::I8 {
+                return Err(Error::operand(name, "f32, f16 or bf16 in a backward pass", dtype));
+            }
         }
         let strides = options.strides(problem)?;
         let considered = backward_candidates(problem, &strides, options.dtypes, kernels.traits());

@@ -14,7 +14,8 @@ pub(crate) mod materialize;
 pub(crate) mod sequences;
 pub(crate) mod tiles;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::util::DeviceExt as _;
 
@@ -23,7 +24,7 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 
 /// A buffer that holds `words` from the start on.
-fn filled_buffer(
+pub(crate) fn filled_buffer(
     device: &wgpu::Device,
     label: &str,
     contents: &[u8],
@@ -36,7 +37,7 @@ fn filled_buffer(
     })
 }
 
-fn params_buffer(device: &wgpu::Device, params: &Params) -> wgpu::Buffer {
+pub(crate) fn params_buffer(device: &wgpu::Device, params: &Params) -> wgpu::Buffer {
     filled_buffer(
         device,
         "attention params",
@@ -62,17 +63,61 @@ fn bind(
     })
 }
 
+/// How many bind groups a plan keeps: enough for one in each layer of a model.
+const MOST_BIND_GROUPS: usize = 128;
+
+/// A buffer, an offset, a size: what a bind group binds.
+type Bound = (wgpu::Buffer, u64, Option<std::num::NonZero<u64>>);
+
+/// Bind groups by what they bind, so that a loop over the same buffers makes each of them once. The latest are kept, and
+/// with them their buffers.
+#[derive(Debug, Default)]
+pub(crate) struct BindGroups(Mutex<VecDeque<(Vec<Bound>, wgpu::BindGroup)>>);
+
+impl BindGroups {
+    pub(crate) fn get(
+        &self,
+        kernels: &Kernels,
+        pipeline: &Pipeline,
+        resources: &[wgpu::BindingResource<'_>],
+    ) -> wgpu::BindGroup {
+        let bound: Vec<Bound> = (resources.iter())
+            .filter_map(|resource| match resource {
+                wgpu::BindingResource::Buffer(binding) => {
+                    Some((binding.buffer.clone(), binding.offset, binding.size))
+                }
+                _ => None,
+            })
+            .collect();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bind_group)) = kept.iter().find(|(other, _)| *other == bound) {
+            return bind_group.clone();
+        }
+        let bind_group = bind(kernels.device(), pipeline, resources);
+        kernels.count_bind_group();
+        if kept.len() == MOST_BIND_GROUPS {
+            kept.pop_front();
+        }
+        kept.push_back((bound, bind_group.clone()));
+        bind_group
+    }
+}
+
 /// A dispatch of a known size.
 #[derive(Debug, Clone)]
-struct Dispatch {
-    pipeline: Arc<Pipeline>,
+pub(crate) struct Dispatch {
+    pub(crate) pipeline: Arc<Pipeline>,
     /// Along x and y; kernels number them in that order.
     workgroups: [u32; 2],
 }
 
 impl Dispatch {
     /// `workgroups` in all, of which there may be more than one dimension takes.
-    fn new(kernels: &Kernels, pipeline: Arc<Pipeline>, workgroups: usize) -> Result<Self> {
+    pub(crate) fn new(
+        kernels: &Kernels,
+        pipeline: Arc<Pipeline>,
+        workgroups: usize,
+    ) -> Result<Self> {
         let most = kernels.traits().limits.max_compute_workgroups_per_dimension as usize;
         let x = workgroups.min(most);
         let y = if x == 0 { 0 } else { workgroups.div_ceil(x) };
@@ -87,7 +132,12 @@ impl Dispatch {
         Ok(Self { pipeline, workgroups: [x as u32, y as u32] })
     }
 
-    fn encode(&self, pass: &mut wgpu::ComputePass<'_>, bind_group: &wgpu::BindGroup) {
+    /// Whether there's nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.workgroups.contains(&0)
+    }
+
+    pub(crate) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, bind_group: &wgpu::BindGroup) {
         let [x, y] = self.workgroups;
         if x == 0 || y == 0 {
             return;
@@ -98,7 +148,10 @@ impl Dispatch {
     }
 }
 
-fn begin_pass<'a>(encoder: &'a mut wgpu::CommandEncoder, label: &str) -> wgpu::ComputePass<'a> {
+pub(crate) fn begin_pass<'a>(
+    encoder: &'a mut wgpu::CommandEncoder,
+    label: &str,
+) -> wgpu::ComputePass<'a> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
         label: Some(label),
         timestamp_writes: None,

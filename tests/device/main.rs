@@ -2,6 +2,7 @@
 
 mod backward;
 mod bad_input;
+mod cache;
 mod custom;
 mod dtypes;
 mod fixture;

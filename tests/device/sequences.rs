@@ -12,6 +12,7 @@ use wgpu_attention::{
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, mask_data, run};
 use crate::forward::MASKS;
+use crate::tolerance::{SCORES_ERROR, WEIGHTS_ERROR};
 
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
@@ -322,11 +323,11 @@ fn data_and_scores_count_from_each_sequence() {
         let outputs =
             Outputs { lse: true, kernel: Some(kernel), tensors: ScoreTensor::ALL.to_vec() };
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
-        near("o", &output.o, &truth.o, 1e-4);
-        near("lse", &output.lse, &truth.lse, 1e-3);
-        near("scores", &output.tensors[0], &truth.scores, 1e-3);
-        near("masked scores", &output.tensors[1], &truth.masked_scores, 1e-3);
-        near("weights", &output.tensors[2], &truth.weights, 1e-4);
+        near("o", &output.o, &truth.o, WEIGHTS_ERROR);
+        near("lse", &output.lse, &truth.lse, SCORES_ERROR);
+        near("scores", &output.tensors[0], &truth.scores, SCORES_ERROR);
+        near("masked scores", &output.tensors[1], &truth.masked_scores, SCORES_ERROR);
+        near("weights", &output.tensors[2], &truth.weights, WEIGHTS_ERROR);
     }
 }
 

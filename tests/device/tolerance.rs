@@ -11,6 +11,17 @@ const GRADIENT_FACTOR: f64 = 3.0;
 /// … plus this share of the largest value.
 const FLOOR: f64 = 1e-6;
 
+/// Of a score below 1000 in magnitude, the sum of some 20 products of f32.
+pub(crate) const SCORES_ERROR: f64 = 1e-3;
+/// Of a weight made from such scores, and of a sum of values below 8 by such weights.
+pub(crate) const WEIGHTS_ERROR: f64 = 1e-4;
+/// Between attention step by step over a cache and one parallel pass, whose sums run in another order: values are below 8.
+pub(crate) const CACHE_ERROR: f32 = 1e-5;
+/// Of a component that a rotary embedding turned, below 12 in magnitude: three roundings of f32.
+pub(crate) const ROTARY_ERROR: f64 = 3e-6;
+/// Of a component stored in 8 bits, in the row's largest: half a 127th, and the roundings of f32.
+pub(crate) const I8_ERROR: f32 = 1.0001 / 254.0;
+
 /// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
 /// What isn't finite must be equal: −∞ for −∞, NaN for NaN.
 pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {

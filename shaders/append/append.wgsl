@@ -1,0 +1,68 @@
+// New tokens to the end of each sequence's cache, at its own length, which moves on by as many; with a rotary embedding,
+// keys are turned on the way by their positions, and so are the tokens' queries, to rotated_q.
+//
+//   new_k -> k, new_v -> v          at cache_place(b, cached_len(b) + token)
+//   q -> rotated_q                  where ROTATES_Q
+//   cache_lengths[b]                cached_len(b) + q_len(b), at most what there is room for
+//   cache_lengths[batch]            what was wrong so far: 0, or 3 b + 1 (no room), + 2 (a block outside the pool),
+//                                   + 3 (lengths or starts that contradict themselves) of the last such sequence
+//
+// One invocation per part of a row of [batch, query heads + kv heads of k + kv heads of v, seq_len_q, PARTS].
+
+fn note_fault(b: u32, kind: u32) {
+    atomicMax(&cache_lengths[params.batch], 3u * b + kind);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn append(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    let kv_heads = params.num_heads / params.group_size;
+    let query_heads = select(0u, params.num_heads, ROTATES_Q);
+    let heads = query_heads + 2u * kv_heads;
+    let part = index % PARTS;
+    let token = index / PARTS % params.seq_len_q;
+    let head = index / PARTS / params.seq_len_q % heads;
+    let b = index / PARTS / params.seq_len_q / heads;
+    if (b >= params.batch) {
+        return;
+    }
+    let tokens = q_len(b);
+    let before = cached_len(b);
+    if (head == 0u && token == 0u && part == 0u) {
+        let fitting = min(tokens, most_cached() - before);
+        atomicStore(&cache_lengths[b], before + fitting);
+        if (fitting < tokens) {
+            note_fault(b, 1u);
+        }
+        if (q_is_faulty(b) || kv_is_faulty(b)) {
+            note_fault(b, 3u);
+        }
+    }
+    if (token >= tokens) {
+        return;
+    }
+    let place = q_place(b, token);
+    let position = before + token;
+    if (head < query_heads) {
+        append_rotated_q(part, place, place, head, position);
+        return;
+    }
+    if (position >= most_cached()) {
+        return;
+    }
+    if (!has_place(b, position)) {
+        note_fault(b, 2u);
+        return;
+    }
+    let to = cache_place(b, position);
+    let h_kv = (head - query_heads) % kv_heads;
+    if (head - query_heads < kv_heads) {
+        append_k(part, to, place, h_kv, position);
+    } else {
+        append_v(part, to, place, h_kv, position);
+    }
+}

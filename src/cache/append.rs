@@ -1,0 +1,381 @@
+//! Adding tokens to a cache.
+
+use std::sync::Arc;
+
+use wgpu::BufferSlice;
+
+use super::KvCache;
+use super::rotary::Rotary;
+use super::shape::{CacheForm, CacheShape};
+use crate::dtype::{Dtype, Dtypes};
+use crate::error::{Error, Result};
+use crate::kernel::key::{AppendConfig, KernelKey, RowAccess};
+use crate::kernel::params::{self, Params};
+use crate::kernel::pipeline::Kernels;
+use crate::kernel::source::WORKGROUP_SIZE;
+use crate::plan::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use crate::plan::mask_tables::MaskTables;
+use crate::plan::{BindGroups, Dispatch, begin_pass, filled_buffer, params_buffer};
+use crate::problem::Problem;
+use crate::sequences::QuerySequences;
+use crate::shape::{Layout, Strides, elements};
+
+/// The tokens that are added to a cache at a time.
+///
+/// Their keys, values and queries are of one type and in one layout, dense: `[batch, heads, seq_len, dim]`, or as
+/// [`crate::Sequences`] says for other forms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTokens {
+    /// How many tokens each sequence gets, or the most that one may get.
+    pub seq_len: usize,
+    /// How they lie, and whether sequences get different numbers of them.
+    pub sequences: QuerySequences,
+    /// The type of the tokens' keys, values and queries; the cache's may be another.
+    pub dtype: Dtype,
+    /// The layout of the tokens' keys, values and queries.
+    pub layout: Layout,
+    /// Turns the keys by their positions on the way: a sequence's token stands at the number of those before it.
+    pub rotary: Option<Rotary>,
+    /// Turns the queries of the same tokens likewise; they have this many heads.
+    pub query_heads: Option<usize>,
+}
+
+impl NewTokens {
+    /// `seq_len` tokens of each sequence, f32 `[batch, num_kv_heads, seq_len, dim]`, as they are.
+    pub const fn new(seq_len: usize) -> Self {
+        Self {
+            seq_len,
+            sequences: QuerySequences::Uniform,
+            dtype: Dtype::F32,
+            layout: Layout::Bhsd,
+            rotary: None,
+            query_heads: None,
+        }
+    }
+
+    /// The same lying in memory otherwise.
+    #[must_use]
+    pub const fn sequences(mut self, sequences: QuerySequences) -> Self {
+        self.sequences = sequences;
+        self
+    }
+
+    /// The same of another type.
+    #[must_use]
+    pub const fn dtype(mut self, dtype: Dtype) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The same in another layout.
+    #[must_use]
+    pub const fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// The same, keys turned by their positions, and queries of so many heads.
+    #[must_use]
+    pub fn rotary(self, rotary: Rotary, query_heads: usize) -> Self {
+        Self { rotary: Some(rotary), query_heads: Some(query_heads), ..self }
+    }
+}
+
+/// Adds tokens to caches of one shape, any number of times.
+///
+/// Plans for different numbers of tokens work on the same cache: a long one for prompts, one of 1 for generating.
+#[derive(Debug)]
+pub struct AppendPlan {
+    kernels: Kernels,
+    shape: CacheShape,
+    tokens: NewTokens,
+    problem: Problem,
+    strides: TokenStrides,
+    mask: MaskTables,
+    dispatch: Dispatch,
+    params: wgpu::Buffer,
+    rotary: Option<wgpu::Buffer>,
+    empty: wgpu::Buffer,
+    bind_groups: BindGroups,
+}
+
+/// The strides of the tokens' tensors.
+#[derive(Debug, Clone, Copy)]
+struct TokenStrides {
+    q: Strides,
+    k: Strides,
+    v: Strides,
+}
+
+/// The caller's buffers for [`AppendPlan::encode`], of the tokens' type; rules as for [`crate::AttentionBuffers`].
+#[derive(Debug, Clone)]
+pub struct AppendBuffers<'a> {
+    /// `[batch, num_kv_heads, seq_len, head_dim]`
+    pub k: BufferSlice<'a>,
+    /// `[batch, num_kv_heads, seq_len, head_dim_v]`
+    pub v: BufferSlice<'a>,
+    /// `[batch, query_heads, seq_len, head_dim]`, where queries are turned
+    pub q: Option<BufferSlice<'a>>,
+    /// The same, written: the queries turned
+    pub rotated_q: Option<BufferSlice<'a>>,
+    /// `q_starts` or `q_lengths`, where sequences get different numbers of tokens: also for the queries of the attention
+    /// that follows.
+    pub sequences: MaskBuffers<'a>,
+    /// The number of tokens of each sequence, where the host knows them: then what has no room is refused beforehand.
+    /// Not needed where every sequence gets as many.
+    pub lengths: Option<&'a [usize]>,
+}
+
+impl<'a> AppendBuffers<'a> {
+    /// Keys and values alone, as many for each sequence.
+    pub fn new(k: BufferSlice<'a>, v: BufferSlice<'a>) -> Self {
+        Self { k, v, q: None, rotated_q: None, sequences: MaskBuffers::new(), lengths: None }
+    }
+
+    /// The same with queries to be turned, from `q` to `rotated_q`.
+    #[must_use]
+    pub fn queries(self, q: BufferSlice<'a>, rotated_q: BufferSlice<'a>) -> Self {
+        Self { q: Some(q), rotated_q: Some(rotated_q), ..self }
+    }
+
+    /// The same with where the sequences' tokens lie, and how many there are where the host knows.
+    #[must_use]
+    pub fn sequences(self, sequences: MaskBuffers<'a>, lengths: Option<&'a [usize]>) -> Self {
+        Self { sequences, lengths, ..self }
+    }
+}
+
+impl AppendPlan {
+    /// Validates and compiles.
+    ///
+    /// # Errors
+    /// Where shape or tokens are invalid, or larger than the device's limits, or the device fails to compile or allocate.
+    pub fn new(kernels: &Kernels, shape: &CacheShape, tokens: &NewTokens) -> Result<Self> {
+        shape.validate()?;
+        let rotates_q = tokens.query_heads.is_some();
+        if rotates_q && tokens.rotary.is_none() {
+            return Err(Error::operand(
+                "query_heads",
+                "a rotary embedding to turn them by",
+                "none",
+            ));
+        }
+        if tokens.dtype == Dtype::I8 {
+            return Err(Error::operand("the tokens' type", "f32, f16 or bf16", tokens.dtype));
+        }
+        if shape.form == CacheForm::Ring && tokens.seq_len > shape.capacity {
+            return Err(Error::operand(
+                "seq_len",
+                format!("at most the ring's capacity, {}", shape.capacity),
+                tokens.seq_len,
+            ));
+        }
+        let heads = tokens.query_heads.unwrap_or(shape.num_kv_heads);
+        let dtypes = Dtypes { k: shape.dtype, v: shape.dtype, ..Dtypes::from(tokens.dtype) };
+        let problem = shape
+            .problem(heads, tokens.seq_len, tokens.sequences)
+            .dtypes(dtypes)
+            .layout(tokens.layout);
+        problem.validate()?;
+        let strides = TokenStrides {
+            q: problem.strides().q,
+            k: tokens.layout.strides(Self::token_dims(&problem, shape.head_dim)),
+            v: tokens.layout.strides(Self::token_dims(&problem, shape.head_dim_v)),
+        };
+        let config = AppendConfig {
+            access: access(&problem, &strides),
+            tokens: tokens.dtype,
+            cache: shape.dtype,
+            parts: shape.head_dim.max(shape.head_dim_v).div_ceil(4),
+            pairing: tokens.rotary.as_ref().map(Rotary::pairing),
+            rotates_q,
+        };
+        let rotary =
+            tokens.rotary.as_ref().map(|rotary| rotary.block(shape.head_dim)).transpose()?;
+        let mask = MaskTables::new(kernels, &problem, None)?;
+        let params = Params {
+            new_k_strides: params::strides("new k", strides.k)?,
+            new_v_strides: params::strides("new v", strides.v)?,
+            rotated_q_strides: params::strides("q", strides.q)?,
+            ..Params::new(&problem, &mask.layout, 1)?
+        };
+        let rows = 2 * shape.num_kv_heads + tokens.query_heads.unwrap_or(0);
+        let sizes = [shape.batch, rows, tokens.seq_len, config.parts];
+        let parts = elements("parts of rows", &sizes)?;
+        let invocations = parts.next_multiple_of(WORKGROUP_SIZE as usize);
+        if u32::try_from(invocations).is_err() {
+            return Err(Error::Limit {
+                what: "the new tokens (in parts of rows)".to_owned(),
+                limit: "max_compute_workgroups_per_dimension",
+                needed: invocations as u64,
+                available: u64::from(u32::MAX),
+            });
+        }
+        let pipeline =
+            kernels.pipeline(KernelKey::Append { config, mask: Arc::clone(&mask.text) })?;
+        let dispatch = Dispatch::new(kernels, pipeline, parts.div_ceil(WORKGROUP_SIZE as usize))?;
+        let device = kernels.device();
+        let (params, rotary, empty) = crate::device::scoped(device, "allocating a plan", || {
+            let rotary = rotary.map(|block| {
+                let usage = wgpu::BufferUsages::UNIFORM;
+                filled_buffer(device, "rotary", bytemuck::bytes_of(&block), usage)
+            });
+            (params_buffer(device, &params), rotary, MaskTables::empty_buffer(kernels))
+        })?;
+        Ok(Self {
+            kernels: kernels.clone(),
+            shape: *shape,
+            tokens: tokens.clone(),
+            problem,
+            strides,
+            mask,
+            dispatch,
+            params,
+            rotary,
+            empty,
+            bind_groups: BindGroups::default(),
+        })
+    }
+
+    /// The dimensions of the tokens' keys or values.
+    const fn token_dims(problem: &Problem, dim: usize) -> [usize; 4] {
+        let [batch, rows] = problem.shape().q_rows();
+        [batch, problem.shape().num_kv_heads, rows, dim]
+    }
+
+    /// Records the appending of tokens to `cache`. The plan keeps nothing of the cache, and serves any of its shape.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the cache has another shape or no room, or that names the first buffer that doesn't fit;
+    /// nothing is recorded then.
+    pub fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        cache: &mut KvCache,
+        buffers: &AppendBuffers<'_>,
+    ) -> Result<()> {
+        if cache.shape != self.shape {
+            return Err(Error::operand(
+                "cache",
+                format!("one of the plan's shape, {:?}", self.shape),
+                format!("{:?}", cache.shape),
+            ));
+        }
+        if cache.kernels.device() != self.kernels.device() {
+            return Err(Error::operand("cache", "one on the plan's device", "one on another"));
+        }
+        let added = self.added(buffers.lengths)?;
+        if let Some(added) = &added {
+            cache.check_room(added)?;
+        }
+        self.record(encoder, cache, buffers)?;
+        let most = cache.most_tokens();
+        for (b, bound) in cache.bounds.iter_mut().enumerate() {
+            let added = added.as_ref().map_or(self.tokens.seq_len, |added| added[b]);
+            *bound = (*bound + added).min(most);
+        }
+        Ok(())
+    }
+
+    /// How many tokens each sequence gets, where the host knows.
+    fn added(&self, lengths: Option<&[usize]>) -> Result<Option<Vec<usize>>> {
+        let (batch, seq_len) = (self.shape.batch, self.tokens.seq_len);
+        let Some(lengths) = lengths else {
+            let uniform = self.tokens.sequences == QuerySequences::Uniform;
+            return Ok(uniform.then(|| vec![seq_len; batch]));
+        };
+        if lengths.len() != batch {
+            return Err(Error::operand(
+                "lengths",
+                format!("{batch} elements ([batch])"),
+                format!("{} elements", lengths.len()),
+            ));
+        }
+        let least = if self.tokens.sequences == QuerySequences::Uniform { seq_len } else { 0 };
+        for (b, &length) in lengths.iter().enumerate() {
+            if !(least..=seq_len).contains(&length) {
+                return Err(Error::operand(
+                    format!("lengths[{b}]"),
+                    format!("{least} to seq_len = {seq_len}"),
+                    length,
+                ));
+            }
+        }
+        if let QuerySequences::Packed { total } = self.tokens.sequences {
+            let sum: usize = lengths.iter().sum();
+            if sum > total {
+                return Err(Error::operand(
+                    "lengths",
+                    format!("{total} packed tokens in all"),
+                    sum,
+                ));
+            }
+        }
+        Ok(Some(lengths.to_vec()))
+    }
+
+    fn record(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        cache: &KvCache,
+        buffers: &AppendBuffers<'_>,
+    ) -> Result<()> {
+        let dtype = self.tokens.dtype;
+        let of = |name, slice, strides: Strides, dims| {
+            Ok::<_, Error>(Operand::of(name, slice, strides.span(name, dims)?, dtype))
+        };
+        let dims = |dim| Self::token_dims(&self.problem, dim);
+        let k = of("k", buffers.k, self.strides.k, dims(self.shape.head_dim))?;
+        let v = of("v", buffers.v, self.strides.v, dims(self.shape.head_dim_v))?;
+        let (mut inputs, mut outputs) = (vec![k, v], Vec::new());
+        let mut queries = Vec::new();
+        if self.tokens.query_heads.is_some() {
+            let (Some(q), Some(rotated)) = (buffers.q, buffers.rotated_q) else {
+                return Err(Error::operand("q", "buffers for q and rotated_q", "none"));
+            };
+            let dims = self.problem.shape().q_dims();
+            queries.push(of("q", q, self.strides.q, dims)?);
+            queries.push(of("rotated_q", rotated, self.strides.q, dims)?);
+            inputs.push(queries[0]);
+            outputs.push(queries[1]);
+        }
+        let sequences = cache.mask_buffers(buffers.sequences.clone());
+        let mask = self.mask.operands(&sequences)?;
+        inputs.extend(&mask);
+        outputs.extend([
+            Operand::new("the cache's k", cache.k(), (cache.k.size() / 4) as usize),
+            Operand::new("the cache's v", cache.v(), (cache.v.size() / 4) as usize),
+        ]);
+        check_outputs_apart(&inputs, &outputs)?;
+        let mut resources =
+            vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
+        resources.extend(self.rotary.iter().map(wgpu::Buffer::as_entire_binding));
+        for operand in queries.iter().chain([&k, &v]) {
+            resources.push(operand.bind(&self.kernels, &self.empty)?);
+        }
+        for buffer in [&cache.k, &cache.v, &cache.lengths] {
+            resources.push(buffer.as_entire_binding());
+        }
+        if self.dispatch.is_empty() {
+            return Ok(());
+        }
+        self.mask.encode(encoder, &mask);
+        let bind_group = self.bind_groups.get(&self.kernels, &self.dispatch.pipeline, &resources);
+        let mut pass = begin_pass(encoder, "append");
+        self.dispatch.encode(&mut pass, &bind_group);
+        Ok(())
+    }
+}
+
+/// Four elements at a time where every row of the tokens and of the cache starts at a multiple of that.
+fn access(problem: &Problem, tokens: &TokenStrides) -> RowAccess {
+    let shape = problem.shape();
+    let cache = problem.strides();
+    let strides = [tokens.q, tokens.k, tokens.v, cache.k, cache.v];
+    let aligned = strides.iter().all(|strides| {
+        let [batch, head, seq, dim] = strides.to_array();
+        dim == 1 && [batch, head, seq].iter().all(|n| n.is_multiple_of(4))
+    });
+    let lengths = shape.head_dim.is_multiple_of(4) && shape.head_dim_v.is_multiple_of(4);
+    if aligned && lengths { RowAccess::Vec4 } else { RowAccess::Scalar }
+}

@@ -1,0 +1,104 @@
+//! Rotary position embeddings: what is turned, and by how much.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
+use crate::kernel::key::Pairing;
+use crate::shape::MAX_HEAD_DIM;
+
+/// A rotary position embedding (RoPE, arXiv 2104.09864): pair i of the first `dim` components of a query or key at a
+/// position is turned by `position · frequencies[i]`.
+///
+/// ```
+/// use wgpu_attention::{Pairing, Rotary};
+/// let llama = Rotary::new(128, 500_000.0, Pairing::Half);
+/// assert_eq!(llama.frequencies()[0], 1.0);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotary {
+    frequencies: Vec<f64>,
+    pairing: Pairing,
+}
+
+impl Rotary {
+    /// `frequencies[i] = base^(−2i / dim)` for the `dim / 2` pairs, as in the paper with a base of 10 000.
+    pub fn new(dim: usize, base: f64, pairing: Pairing) -> Self {
+        let frequency = |i: usize| base.powf(-2.0 * i as f64 / dim as f64);
+        Self::with_frequencies((0..dim / 2).map(frequency), pairing)
+    }
+
+    /// Given angles per position, in radians, one for each pair: for models that scale them.
+    pub fn with_frequencies(frequencies: impl IntoIterator<Item = f64>, pairing: Pairing) -> Self {
+        Self { frequencies: frequencies.into_iter().collect(), pairing }
+    }
+
+    /// The angle per position of each pair, in radians.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// Which components are pairs.
+    pub const fn pairing(&self) -> Pairing {
+        self.pairing
+    }
+
+    /// The row of a token at a position in f64: what the kernels are compared with. Components behind the pairs stay.
+    pub fn turn(&self, row: &[f32], position: usize) -> Vec<f64> {
+        let mut turned: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+        let pairs = self.frequencies.len();
+        for (i, frequency) in self.frequencies.iter().enumerate() {
+            let (first, second) = match self.pairing {
+                Pairing::Half => (i, i + pairs),
+                Pairing::Interleaved => (2 * i, 2 * i + 1),
+            };
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            if let (Some(&x), Some(&y)) = (row.get(first), row.get(second)) {
+                let (x, y) = (f64::from(x), f64::from(y));
+                turned[first] = x * cos - y * sin;
+                turned[second] = x * sin + y * cos;
+            }
+        }
+        turned
+    }
+
+    /// The uniform block of the kernel, for rows of `head_dim`.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where there are more pairs than the row has, none, or an angle that isn't finite.
+    pub(super) fn block(&self, head_dim: usize) -> Result<Block> {
+        let pairs = self.frequencies.len();
+        if pairs == 0 || 2 * pairs > head_dim {
+            return Err(Error::operand(
+                "rotary",
+                format!("1 to {} pairs, as head_dim is {head_dim}", head_dim / 2),
+                pairs,
+            ));
+        }
+        let mut block = Block { steps: [0; MAX_HEAD_DIM], dim: 2 * pairs as u32, padding: [0; 3] };
+        for (i, &frequency) in self.frequencies.iter().enumerate() {
+            if !frequency.is_finite() {
+                return Err(Error::operand(
+                    format!("rotary's frequency of pair {i}"),
+                    "a finite number",
+                    frequency,
+                ));
+            }
+            // Turns in 64 bits behind the point; whole ones don't matter.
+            let turns = (frequency / std::f64::consts::TAU).rem_euclid(1.0);
+            let step = (turns * 2f64.powi(64)) as u64;
+            block.steps[2 * i] = (step >> 32) as u32;
+            block.steps[2 * i + 1] = step as u32;
+        }
+        Ok(block)
+    }
+}
+
+/// shaders/append/rotary.wgsl's `Rotary`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub(super) struct Block {
+    /// High and low word of each pair's step.
+    steps: [u32; MAX_HEAD_DIM],
+    dim: u32,
+    padding: [u32; 3],
+}

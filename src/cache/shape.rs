@@ -1,0 +1,156 @@
+//! What a cache looks like: its sizes, its type, and where its rows lie.
+
+use crate::dtype::{Dtype, Dtypes};
+use crate::error::{Error, Result};
+use crate::problem::Problem;
+use crate::sequences::{KeySequences, QuerySequences, Sequences};
+use crate::shape::{Layout, Shape};
+
+/// The sizes of a [`crate::KvCache`], the type of its elements, and where its rows lie.
+///
+/// ```
+/// use wgpu_attention::{CacheShape, Dtype};
+/// // Room for 4 sequences of up to 4096 tokens, in 1024 blocks of 16 that they share: 8 kv heads of 128 components.
+/// let shape = CacheShape::new(4, 8, 4096, 128).paged(16, 1024).dtype(Dtype::F16);
+/// assert_eq!(shape.bytes()?, 2 * (1024 * 16) * 8 * 128 * 2);
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheShape {
+    /// Number of sequences.
+    pub batch: usize,
+    /// Number of key and value heads.
+    pub num_kv_heads: usize,
+    /// The most tokens that a sequence may have; of a ring, the most that it keeps.
+    pub capacity: usize,
+    /// Size of a key: 1 to 256.
+    pub head_dim: usize,
+    /// Size of a value: 1 to 256.
+    pub head_dim_v: usize,
+    /// The type of keys and values.
+    pub dtype: Dtype,
+    /// Whether a head's rows stand together, or a token's heads.
+    pub layout: Layout,
+    /// Where the rows lie.
+    pub form: CacheForm,
+}
+
+/// Where the rows of a cache lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum CacheForm {
+    /// Room for every sequence's whole capacity: `[batch, num_kv_heads, capacity, head_dim]`.
+    #[default]
+    Contiguous,
+    /// The same, and what is older than the capacity is written over: for masks with a window. Queries appended together
+    /// with a window of `left` need a capacity of `left` plus their number: the oldest of them looks back furthest.
+    Ring,
+    /// A pool of blocks: `[blocks, num_kv_heads, block_size, head_dim]`, with a table of blocks for each sequence.
+    Paged {
+        /// The rows of a block: a power of two from 16 to 256.
+        block_size: usize,
+        /// How many blocks there are.
+        blocks: usize,
+    },
+}
+
+impl CacheShape {
+    /// A contiguous cache of f32, `[batch, num_kv_heads, capacity, head_dim]`.
+    pub const fn new(batch: usize, num_kv_heads: usize, capacity: usize, head_dim: usize) -> Self {
+        Self {
+            batch,
+            num_kv_heads,
+            capacity,
+            head_dim,
+            head_dim_v: head_dim,
+            dtype: Dtype::F32,
+            layout: Layout::Bhsd,
+            form: CacheForm::Contiguous,
+        }
+    }
+
+    /// The same with values of another width.
+    #[must_use]
+    pub const fn dim_v(self, head_dim_v: usize) -> Self {
+        Self { head_dim_v, ..self }
+    }
+
+    /// The same with elements of another type.
+    #[must_use]
+    pub const fn dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// The same in another layout.
+    #[must_use]
+    pub const fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// The same as a ring.
+    #[must_use]
+    pub const fn ring(self) -> Self {
+        Self { form: CacheForm::Ring, ..self }
+    }
+
+    /// The same in `blocks` blocks of `block_size` rows.
+    #[must_use]
+    pub const fn paged(self, block_size: usize, blocks: usize) -> Self {
+        Self { form: CacheForm::Paged { block_size, blocks }, ..self }
+    }
+
+    /// How many entries a sequence has in `block_tables`; 0 where there are none.
+    pub const fn blocks_per_sequence(&self) -> usize {
+        match self.form {
+            CacheForm::Paged { block_size: size @ 1.., .. } => self.capacity.div_ceil(size),
+            _ => 0,
+        }
+    }
+
+    /// The bytes of keys and values together.
+    ///
+    /// # Errors
+    /// Where the sizes aren't valid.
+    pub fn bytes(&self) -> Result<usize> {
+        self.validate()?;
+        let [k, v] = self.elements()?;
+        Ok((k + v) * self.dtype.size())
+    }
+
+    /// The elements of k and of v.
+    pub(super) fn elements(&self) -> Result<[usize; 2]> {
+        let problem = self.problem(self.num_kv_heads, 1, QuerySequences::Uniform);
+        let k = crate::shape::elements("the cache's k", &problem.k_dims())?;
+        Ok([k, crate::shape::elements("the cache's v", &problem.v_dims())?])
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.capacity == 0 {
+            return Err(Error::operand("the cache's capacity", "at least 1", 0));
+        }
+        self.problem(self.num_kv_heads, 1, QuerySequences::Uniform).validate()
+    }
+
+    /// Attention of `num_heads` query heads over this cache, with up to `seq_len_q` queries of each sequence: shape, types
+    /// of k and v and their strides are the cache's, the rest is as in [`Problem::new`].
+    pub fn problem(&self, num_heads: usize, seq_len_q: usize, q: QuerySequences) -> Problem {
+        let kv = match self.form {
+            CacheForm::Contiguous => KeySequences::Cached { left_padded: false },
+            CacheForm::Ring => KeySequences::Ring,
+            CacheForm::Paged { block_size, blocks } => KeySequences::Paged {
+                block_size,
+                blocks,
+                blocks_per_sequence: self.blocks_per_sequence(),
+            },
+        };
+        let shape = Shape::new(self.batch, num_heads, seq_len_q, self.head_dim)
+            .kv_heads(self.num_kv_heads)
+            .seq_kv(self.capacity)
+            .dim_v(self.head_dim_v)
+            .sequences(Sequences { q, kv });
+        let dtypes = Dtypes { k: self.dtype, v: self.dtype, ..Dtypes::default() };
+        let problem = Problem::new(shape).dtypes(dtypes);
+        let [k, v] = [problem.k_dims(), problem.v_dims()].map(|dims| self.layout.strides(dims));
+        problem.k_strides(k).v_strides(v)
+    }
+}
