@@ -42,6 +42,20 @@ pub struct Heatmap {
     panels: Vec<Panel>,
 }
 
+/// Any SVG as PNG, two pixels to one of its units, with the fonts that heatmaps have: a sans-serif and a monospaced one.
+///
+/// ```
+/// let svg = r#"<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><circle r="8"/></svg>"#;
+/// assert!(wgpu_attention::picture::rasterize(svg)?.starts_with(b"\x89PNG"));
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::File`] where it isn't an SVG or can't be drawn.
+pub fn rasterize(svg: &str) -> Result<Vec<u8>> {
+    raster::png(svg)
+}
+
 /// One matrix of a [`Heatmap`].
 #[derive(Debug, Clone)]
 pub struct Panel {

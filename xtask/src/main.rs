@@ -103,6 +103,11 @@ enum Task {
     /// Write docs/masks.md and its pictures: every mask, made on the device.
     Gallery,
 
+    /// Train the example train_gpt with all masks and without each, and write docs/training/ and data/gpt.safetensors.
+    ///
+    /// Runs of the same settings that are in out/train_gpt/ aren't repeated.
+    Learn,
+
     /// Run the benchmarks on the device, with full optimisation.
     #[command(
         after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
@@ -168,6 +173,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
         Task::Gallery => tasks::gallery(&workspace, choice),
+        Task::Learn => tasks::learn(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),

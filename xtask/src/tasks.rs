@@ -43,6 +43,21 @@ pub(crate) fn gallery(workspace: &Workspace, choice: Choice) -> Result<ExitCode>
     example(workspace, choice, "gallery", &[workspace.root().join("docs").into_os_string()])
 }
 
+/// `cargo xtask learn`.
+pub(crate) fn learn(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
+    let root = workspace.root();
+    let path = |parts: [&str; 2]| root.join(parts[0]).join(parts[1]).into_os_string();
+    let args = [
+        "--out".into(),
+        path(["out", "train_gpt"]),
+        "--figures".into(),
+        path(["docs", "training"]),
+        "--keep".into(),
+        path(["data", "gpt.safetensors"]),
+    ];
+    example(workspace, choice, "train_gpt", &args)
+}
+
 /// `cargo xtask cli`.
 pub(crate) fn cli(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
     let mut cargo = workspace.cargo("run");

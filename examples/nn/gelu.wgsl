@@ -1,0 +1,21 @@
+// y = x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))); Hendrycks and Gimpel, arXiv 1606.08415
+
+struct Sizes {
+    quads: u32,
+}
+
+@group(0) @binding(0) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [quads]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [quads]
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= sizes.quads {
+        return;
+    }
+    let value = x[id.x];
+    let inner = 0.7978845608 * (value + 0.044715 * value * value * value);
+    // tanh is 1 long before 10, and some drivers' overflows.
+    let t = tanh(clamp(inner, vec4<f32>(-10.0), vec4<f32>(10.0)));
+    y[id.x] = 0.5 * value * (1.0 + t);
+}
