@@ -46,7 +46,8 @@ pub enum QuerySequences {
     Uniform,
     /// One sequence behind the other without padding: sequence b has the rows `q_starts[b]..q_starts[b + 1]`.
     Packed {
-        /// The rows of all sequences together.
+        /// The rows of all sequences together. Plans also take fewer: rows behind the last sequence belong to none, so a
+        /// plan with room for a step's most tokens serves every step.
         total: usize,
     },
     /// The last `q_lengths[b]` of each sequence's `seq_len_q` rows; what stands before them is padding.

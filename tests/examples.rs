@@ -123,6 +123,32 @@ fn cross_attention() {
 }
 
 #[test]
+fn generate() {
+    check(
+        "generate",
+        &[
+            "96 tokens of 3 sequences, 4 layers\n",
+            "each step against one pass over everything: logits differ by ",
+            "pipelines and bind groups made after the first step: 0\n",
+        ],
+    );
+}
+
+#[test]
+fn continuous_batching() {
+    check(
+        "continuous_batching",
+        &[
+            "20 requests in 6 places: 14 joined while others ran\n",
+            "1542 tokens in 141 steps, 10.9 per step, ",
+            "padded to the longest of each 6, there would be 2652 tokens\n",
+            "at most 42 of 56 blocks of 16 in use",
+            "each request against itself alone: outputs differ by ",
+        ],
+    );
+}
+
+#[test]
 fn reformer() {
     check(
         "reformer",

@@ -154,7 +154,7 @@ impl KvCache {
     }
 
     /// Records that sequence `b` goes on from its first `length` tokens: 0 to reuse its place, fewer than there are to take
-    /// back drafts that were rejected. A ring takes 0 alone.
+    /// back drafts that were rejected, those of a prefix whose blocks another sequence has filled. A ring takes 0 alone.
     ///
     /// # Errors
     /// [`Error::Operand`] where there's no such sequence, or it can't have that many tokens.
@@ -167,7 +167,11 @@ impl KvCache {
         self.check_sequence(b)?;
         let most = match self.shape.form {
             CacheForm::Ring => 0,
-            _ => self.bounds[b],
+            CacheForm::Paged { block_size, .. } => {
+                let given = self.given_blocks[b].map(|blocks| blocks * block_size);
+                given.unwrap_or(self.bounds[b]).min(self.shape.capacity)
+            }
+            CacheForm::Contiguous => self.bounds[b],
         };
         if length > most {
             return Err(Error::operand(
