@@ -121,6 +121,22 @@ impl Builder<'_, '_> {
         self.tape.add(x, &branch)
     }
 
+    /// `x` plus self-attention of one new token per sequence, over those before it in a cache with room for `capacity`.
+    pub(crate) fn cached_self_attention(
+        &mut self,
+        name: &str,
+        x: &Tensor,
+        heads: usize,
+        capacity: usize,
+    ) -> Result<Tensor> {
+        let normed = self.norm(&format!("{name}.norm"), x)?;
+        let q = self.linear(&format!("{name}.q"), &normed, x.columns)?;
+        let [k, v] = self.keys_and_values(name, &normed)?;
+        let o = self.tape.cached_attention([&q, &k, &v], heads, capacity)?;
+        let branch = self.out(&format!("{name}.o"), &o, x.columns)?;
+        self.tape.add(x, &branch)
+    }
+
     /// `x` plus attention over keys and values that are there already.
     pub(crate) fn attention_over(
         &mut self,

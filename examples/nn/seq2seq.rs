@@ -212,7 +212,6 @@ pub(crate) struct Translator<'g> {
     sources: Sources,
     token: wgpu::Buffer,
     place: wgpu::Buffer,
-    known: wgpu::Buffer,
     logits: Tensor,
 }
 
@@ -233,29 +232,20 @@ impl<'g> Translator<'g> {
             .collect::<Result<_>>()?;
 
         // One token of each sequence; the past is in the caches.
-        let [token, place, known] = [0; 3].map(|_| gpu.zeros(sizes.batch));
+        let [token, place] = [0; 2].map(|_| gpu.zeros(sizes.batch));
         let mut decoder = Tape::for_inference(gpu);
         let mut build = Builder { tape: &mut decoder, parameters, branches: 3 * LAYERS };
         let table = [sizes.target_vocabulary, sizes.target_length, WIDTH];
         let mut x = build.embed_both("decoder", [&token, &place], table, sizes.batch)?;
-        let past = sight(sizes, Mask::KeyLengths, &known);
         let source = sight(sizes, padding_mask(masks.cross_padding), &sources.lengths);
         for (layer, [k, v]) in crossed.iter().enumerate() {
             let name = format!("decoder{layer}.attention");
-            let normed = build.norm(&format!("{name}.norm"), &x)?;
-            let new = build.keys_and_values(&name, &normed)?;
-            let rows = sizes.batch * sizes.target_length;
-            let caches = [0, 1].map(|_| Tensor::zeros(gpu, rows, WIDTH));
-            for (new, cache) in new.iter().zip(&caches) {
-                build.tape.append(new, &place, cache)?;
-            }
-            let branch = build.attend(&name, &normed, caches.each_ref(), &past)?;
-            x = build.tape.add(&x, &branch)?;
+            x = build.cached_self_attention(&name, &x, HEADS, sizes.target_length)?;
             x = build.attention_over(&format!("decoder{layer}.cross"), &x, [k, v], &source)?;
             x = build.feed_forward(&format!("decoder{layer}.feed_forward"), &x)?;
         }
         let logits = build.head(&x, sizes.target_vocabulary)?;
-        Ok(Self { gpu, sizes, encoder, decoder, sources, token, place, known, logits })
+        Ok(Self { gpu, sizes, encoder, decoder, sources, token, place, logits })
     }
 
     /// Translates a batch; `padding` gives what stands behind a source's end. Always the likeliest token, until each
@@ -268,13 +258,13 @@ impl<'g> Translator<'g> {
         assert_eq!(sources.len(), self.sizes.batch, "a source for each row");
         self.sources.write(self.gpu, sources, self.sizes.source_length, padding);
         self.encoder.run()?;
+        self.decoder.forget()?;
         let mut targets = vec![Vec::new(); sources.len()];
         let mut ended = vec![false; sources.len()];
         let mut tokens = vec![START; sources.len()];
         for place in 0..self.sizes.target_length as i32 {
             self.gpu.write(&self.token, &tokens);
             self.gpu.write(&self.place, &vec![place; sources.len()]);
-            self.gpu.write(&self.known, &vec![place + 1; sources.len()]);
             self.decoder.run()?;
             tokens = likeliest(self.gpu, &self.logits)?;
             for ((token, target), ended) in tokens.iter().zip(&mut targets).zip(&mut ended) {

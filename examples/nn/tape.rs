@@ -4,10 +4,14 @@
 //! The gradients that operations pass back start at zero, and each operation adds to those of its inputs: a tensor that
 //! is read twice gets both shares. Every sum has a fixed order, so a run with the same seed gives the same bits.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use anyhow::{Result, ensure};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan, InspectBuffers, InspectPlan,
-    MaskBuffers, MaskInput, Problem, ScoreTensor,
+    AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan,
+    CacheShape, InspectBuffers, InspectPlan, KvCache, Mask, MaskBuffers, MaskInput, NewTokens,
+    Problem, QuerySequences, ScoreTensor,
 };
 
 use super::gpu::{Dispatch, Gpu, WORKGROUP_SIZE};
@@ -64,6 +68,7 @@ pub(crate) struct Tape<'g> {
     /// The gradients that [`Tape::encode_backward`] adds to.
     gradients: Vec<wgpu::Buffer>,
     attended: Vec<Attended>,
+    caches: Vec<Rc<RefCell<KvCache>>>,
 }
 
 impl<'g> Tape<'g> {
@@ -85,6 +90,7 @@ impl<'g> Tape<'g> {
             backward: Vec::new(),
             gradients: Vec::new(),
             attended: Vec::new(),
+            caches: Vec::new(),
         }
     }
 
@@ -287,21 +293,52 @@ impl<'g> Tape<'g> {
         Ok(y)
     }
 
-    /// Puts row `b` of `x` at `places[b]` of sequence `b` of `cache`, which has `[x.rows, length]` rows.
-    pub(crate) fn append(
+    /// Attention of one new token of each sequence over all its tokens so far. The crate's cache keeps their keys and
+    /// values, up to `capacity` of them, until [`Tape::forget`].
+    pub(crate) fn cached_attention(
         &mut self,
-        x: &Tensor,
-        places: &wgpu::Buffer,
-        cache: &Tensor,
-    ) -> Result<()> {
-        ensure!(!self.training, "append: only for inference");
-        let sizes = [x.rows, cache.rows / x.rows, x.columns / 4].map(|size| size as u32);
-        self.forward(
-            include_str!("append.wgsl"),
-            &sizes,
-            &[&x.values, places, &cache.values],
-            x.len() / 4,
-        )
+        [q, k, v]: [&Tensor; 3],
+        heads: usize,
+        capacity: usize,
+    ) -> Result<Tensor> {
+        ensure!(!self.training, "cached_attention: only for inference");
+        let kernels = self.gpu.kernels();
+        let shape = CacheShape::new(q.rows, heads, capacity, q.columns / heads);
+        let append = AppendPlan::new(kernels, &shape, &NewTokens::new(1))?;
+        let problem = shape.problem(heads, 1, QuerySequences::Uniform).mask(Mask::causal());
+        let plan = AttentionPlan::new(kernels, &problem)?;
+        let cache = Rc::new(RefCell::new(KvCache::new(kernels, &shape)?));
+        self.caches.push(Rc::clone(&cache));
+        let o = Tensor::zeros(self.gpu, q.rows, v.columns);
+        let ([q, k, v], written) = ([q, k, v].map(|x| x.values.clone()), o.values.clone());
+        self.forward.push(Box::new(move |encoder| {
+            let mut cache = cache.borrow_mut();
+            let new = AppendBuffers::new(k.slice(..), v.slice(..));
+            append.encode(encoder, &mut cache, &new)?;
+            let buffers = AttentionBuffers {
+                q: q.slice(..),
+                k: cache.k(),
+                v: cache.v(),
+                mask: cache.mask_buffers(MaskBuffers::new()),
+                o: written.slice(..),
+                lse: None,
+            };
+            Ok(plan.encode(encoder, &buffers)?)
+        }));
+        Ok(o)
+    }
+
+    /// Empties the caches, for other sequences.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let mut encoder = self.gpu.encoder();
+        for cache in &self.caches {
+            let mut cache = cache.borrow_mut();
+            for sequence in 0..cache.shape().batch {
+                cache.set_length(&mut encoder, sequence, 0)?;
+            }
+        }
+        self.gpu.submit(encoder);
+        Ok(())
     }
 
     /// The crate's attention. q, k and v are read by nothing else, since its backward pass writes their gradients
