@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use wgpu_attention::picture::{self, Heatmap, Panel};
 
 use crate::data;
-use crate::nn::gpt::{CONTEXT, Gpt, HEADS, LAYERS, Masking};
+use crate::nn::gpt::{CONTEXT, Gpt, HEADS, LAYERS, Masking, VOCABULARY};
 use crate::nn::gpu::Gpu;
 use crate::nn::tape::Tape;
 use crate::training::{EVALUATE_EVERY, PROMPT, Run, Settings, name};
@@ -17,7 +17,7 @@ const ALL: [Masking; 3] = [Masking::Full, Masking::WithoutCausal, Masking::Paddi
 /// The pieces of the comparison by padding are this long.
 const SHORT: usize = 32;
 /// What the heads are drawn for: from the last tenth of the text.
-const SENTENCE: &str = "`What do you know about this bus";
+const SENTENCE: &str = "`What do you know about";
 
 pub(crate) fn draw(
     gpu: &Gpu,
@@ -70,7 +70,22 @@ fn by_mask<'g>(gpu: &'g Gpu, runs: &mut [Run<'g>]) -> Result<()> {
         let (name, seconds) = (name(run.masking), run.seconds);
         println!("| {name} | {seconds:.0} s | {trained:.2} | {own:.2} | {both:.2} |");
     }
+    println!(
+        "\nGuessing uniformly is a loss of {:.2}, by each byte's frequency one of {:.2}.",
+        (VOCABULARY as f64).ln(),
+        loss_by_frequency(),
+    );
     Ok(())
+}
+
+/// The loss on unseen text of whoever knows no more than how often each byte occurs in what is trained on.
+fn loss_by_frequency() -> f64 {
+    // One more of each, for those that don't occur.
+    let mut counts = [1.0_f64; VOCABULARY];
+    data::training().iter().for_each(|byte| counts[usize::from(*byte)] += 1.0);
+    let all: f64 = counts.iter().sum();
+    let losses = data::validation().iter().map(|byte| (all / counts[usize::from(*byte)]).ln());
+    losses.sum::<f64>() / data::validation().len() as f64
 }
 
 /// The loss on the same short pieces in rows with more and more padding.
@@ -104,7 +119,7 @@ fn by_padding<'g>(gpu: &'g Gpu, runs: &mut [Run<'g>]) -> Result<()> {
 fn curves(runs: &[Run<'_>]) -> Result<String> {
     let mut svg = String::new();
     let steps = runs.iter().map(|run| run.losses.len()).max().unwrap_or(1);
-    let uniform = (crate::nn::gpt::VOCABULARY as f32).ln();
+    let uniform = (VOCABULARY as f32).ln();
     {
         let root = SVGBackend::with_string(&mut svg, (760, 420)).into_drawing_area();
         root.fill(&WHITE)?;
@@ -116,6 +131,7 @@ fn curves(runs: &[Run<'_>]) -> Result<String> {
         chart
             .configure_mesh()
             .light_line_style(WHITE)
+            .bold_line_style(BLACK.mix(0.1))
             .label_style(("sans-serif", 13))
             .x_desc("step")
             .y_desc("loss, nats per byte")
@@ -158,9 +174,9 @@ fn heads<'g>(gpu: &'g Gpu, run: &mut Run<'g>) -> Result<Heatmap> {
     let tape = Tape::for_inference(gpu);
     let length = SENTENCE.len();
     let model = Gpt::new(tape, &mut run.parameters, [1, length], run.masking)?;
-    model.write(&[(SENTENCE.as_bytes(), b'i')]);
+    model.write(&[(SENTENCE.as_bytes(), b' ')]);
     model.tape.run()?;
-    let letters = || SENTENCE.chars().map(|letter| if letter == ' ' { '␣' } else { letter });
+    let letters = || SENTENCE.chars().map(|letter| if letter == ' ' { '·' } else { letter });
     let mut figure = Heatmap::new(format!("Trained with {}", run.masking.mask()))
         .subtitle("what each byte attends to, in every head")
         .legend("weight")
