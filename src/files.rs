@@ -7,10 +7,16 @@
 //! | `key_padding` | u8 or bool | `[batch, seq_len_kv]`, not 0 where the key is kept |
 //! | `token_ids` | i32 | `[batch, seq_len_kv]` |
 //! | `document_ids`, or `document_ids_q` and `document_ids_kv` | i32 | `[batch, seq_len]` |
+//! | `q_starts`, `kv_starts` | i32 | `[batch + 1]`: packed sequences (`cu_seqlens`), of tensors with a batch of 1 |
+//! | `q_lengths` | i32 | `[batch]`: left-padded queries |
+//! | `kv_lengths`, `kv_first` | i32 | `[batch]`: keys in a cache, and the padding before them |
+//! | `block_tables` | i32 | `[batch, blocks_per_sequence]`: keys in blocks, `[blocks, heads, block_size, dim]`, with `kv_lengths` |
 //! | `dense` | u8 or bool | broadcasts to `[batch, num_heads, seq_len_q, seq_len_kv]`; leading sizes may be missing |
 //!
 //! Where i32 is asked for, i64 is taken too as long as every element fits. Of the metadata, `pad_id` is the token id
 //! that stands for padding, and `tokens` holds each sequence's tokens as JSON.
+
+mod sequences;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -24,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::mask::{Mask, MaskData, MaskInput};
 use crate::problem::{Inputs, Problem};
 use crate::shape::{Layout, Shape};
+use sequences::Batch;
 
 /// The bytes before a safetensors header: its length.
 const PREFIX: usize = 8;
@@ -90,6 +97,12 @@ impl Operands {
     /// The sizes of o as it lies in memory: `[batch, num_heads, seq_len_q, head_dim_v]` in the layout's order.
     pub fn o_dims(&self) -> [usize; 4] {
         reorder(self.shape.o_dims(), self.layout)
+    }
+
+    /// The sizes of lse: `[batch, num_heads, seq_len_q]`, or `[1, num_heads, total]` where queries are packed.
+    pub const fn lse_dims(&self) -> [usize; 3] {
+        let [batch, rows] = self.shape.q_rows();
+        [batch, self.shape.num_heads, rows]
     }
 }
 
@@ -218,33 +231,35 @@ impl TensorFile {
     pub fn operands(&self, layout: Layout) -> Result<Operands> {
         let [q, k, v] = ["q", "k", "v"].map(|name| self.read_f32(name));
         let (q, k, v) = (q?, k?, v?);
-        let [batch, num_heads, seq_len_q, head_dim] = sizes("q", &q.dims, layout)?;
-        let [k_batch, num_kv_heads, seq_len_kv, k_dim] = sizes("k", &k.dims, layout)?;
-        if [k_batch, k_dim] != [batch, head_dim] {
+        let [q_batch, num_heads, q_rows, head_dim] = sizes("q", &q.dims, layout)?;
+        let [k_batch, num_kv_heads, k_rows, k_dim] = sizes("k", &k.dims, layout)?;
+        let Batch { batch, seq_len_q, seq_len_kv, sequences } =
+            self.batch([q_batch, q_rows], [k_batch, k_rows])?;
+        let batch_fits = k_batch == q_batch || !sequences.are_uniform();
+        if k_dim != head_dim || !batch_fits {
             return Err(Error::operand(
                 "k",
                 named_sizes(
-                    [Ok(batch), Err("num_kv_heads"), Err("seq_len_kv"), Ok(head_dim)],
+                    [Ok(q_batch), Err("num_kv_heads"), Err("seq_len_kv"), Ok(head_dim)],
                     layout,
                 ) + &format!(", as q is {:?}", q.dims),
                 format!("{:?}", k.dims),
             ));
         }
         let [v_batch, v_heads, v_seq, head_dim_v] = sizes("v", &v.dims, layout)?;
-        if [v_batch, v_heads, v_seq] != [batch, num_kv_heads, seq_len_kv] {
+        if [v_batch, v_heads, v_seq] != [k_batch, num_kv_heads, k_rows] {
             return Err(Error::operand(
                 "v",
-                named_sizes(
-                    [Ok(batch), Ok(num_kv_heads), Ok(seq_len_kv), Err("head_dim_v")],
-                    layout,
-                ) + &format!(", as k is {:?}", k.dims),
+                named_sizes([Ok(k_batch), Ok(num_kv_heads), Ok(k_rows), Err("head_dim_v")], layout)
+                    + &format!(", as k is {:?}", k.dims),
                 format!("{:?}", v.dims),
             ));
         }
         let shape = Shape::new(batch, num_heads, seq_len_q, head_dim)
             .seq_kv(seq_len_kv)
             .kv_heads(num_kv_heads)
-            .dim_v(head_dim_v);
+            .dim_v(head_dim_v)
+            .sequences(sequences);
         shape.validate()?;
         let [q_type, k_type, v_type, bias_type] =
             ["q", "k", "v", "bias"].map(|name| self.dtype(name).unwrap_or_default());

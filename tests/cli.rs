@@ -741,3 +741,35 @@ fn no_adapter_at_all() {
         assert!(stderr.contains("no GPU adapter was found: install"), "{stderr}");
     }
 }
+
+/// Sequences that lie one behind the other: what each gives alone, and no row more.
+#[test]
+fn run_takes_packed_sequences() {
+    let starts = [0, 2, 2, 5];
+    let run = |rows: std::ops::Range<usize>, packed: bool| {
+        let dims = [1, rows.len(), 2, 4];
+        let part = |seed| noise(5 * 2 * 4, seed)[rows.start * 8..rows.end * 8].to_vec();
+        let writer = TensorWriter::new().f32("q", &dims, &part(1)).f32("k", &dims, &part(2)).f32(
+            "v",
+            &dims,
+            &part(3),
+        );
+        let writer = match packed {
+            true => writer.i32("q_starts", &[4], &starts).i32("kv_starts", &[4], &starts),
+            false => writer,
+        };
+        let options = ["--layout", "bshd", "--mask", "causal", "--outputs", "o,lse"];
+        let file = Scratch::new(&writer).run(&options);
+        (file.read_f32("o").unwrap(), file.read_f32("lse").unwrap())
+    };
+    let (o, lse) = run(0..5, true);
+    assert_eq!((&o.dims[..], &lse.dims[..]), (&[1, 5, 2, 4][..], &[1, 2, 5][..]));
+    for rows in [0..2, 2..5] {
+        let (alone, lse_alone) = run(rows.clone(), false);
+        assert_eq!(o.values[rows.start * 8..rows.end * 8], alone.values);
+        for h in 0..2 {
+            let own = &lse_alone.values[h * rows.len()..][..rows.len()];
+            assert_eq!(&lse.values[h * 5 + rows.start..h * 5 + rows.end], own);
+        }
+    }
+}

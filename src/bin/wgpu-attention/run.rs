@@ -15,7 +15,8 @@ use wgpu_attention::{
 ///
 /// IN holds q, k, v (f32, f16 or bf16) and what the mask names. Where it holds bias (f32, broadcasts to [batch, heads, seq_len_q,
 /// seq_len_kv]), alibi_slopes (f32 [heads]) or sinks (f32 [heads]), they are applied: scale, softcap, bias, ALiBi, mask,
-/// softmax with sinks. OUT gets the outputs by their names: o in the layout and type of q, the others f32:
+/// softmax with sinks. Where it holds q_starts and kv_starts (i32 [batch + 1], cu_seqlens), q_lengths, kv_lengths or
+/// block_tables, the sequences are packed, left-padded, cached or in blocks. OUT gets the outputs by their names: o in the layout and type of q, the others f32:
 /// lse [batch, heads, seq_len_q], the others [batch, heads, seq_len_q, seq_len_kv]. It is written whole, or not at all.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
@@ -188,14 +189,13 @@ fn collect(
     output: &Output,
 ) -> TensorWriter {
     let shape = &operands.shape;
-    let rows = [shape.batch, shape.num_heads, shape.seq_len_q];
     let cells = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
     let mut writer = TensorWriter::new();
     if names.contains(&OutputName::O) {
         writer = writer.floats("o", &operands.o_dims(), &output.o, operands.dtypes.o);
     }
     if outputs.lse {
-        writer = writer.f32("lse", &rows, &output.lse);
+        writer = writer.f32("lse", &operands.lse_dims(), &output.lse);
     }
     for (tensor, values) in outputs.tensors.iter().zip(&output.tensors) {
         writer = writer.f32(tensor.name(), &cells, values);
