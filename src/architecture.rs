@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["cache"],
     &["attention"],
-    &["onnx"],
+    &["onnx", "measure"],
 ];
 
 /// Modules that compute on the CPU alone.

@@ -391,7 +391,7 @@ impl Attention {
         pollster::block_on(self.read(source, elements))
     }
 
-    fn upload_data(&self, problem: &Problem, data: &MaskData) -> Result<Uploads> {
+    pub(crate) fn upload_data(&self, problem: &Problem, data: &MaskData) -> Result<Uploads> {
         let mut uploads = Uploads::default();
         for input in problem.inputs() {
             let words = data.device_words(input, &problem.shape);
@@ -409,7 +409,7 @@ impl Attention {
         Ok(uploads)
     }
 
-    fn upload(&self, label: &'static str, contents: &[u8]) -> Result<wgpu::Buffer> {
+    pub(crate) fn upload(&self, label: &'static str, contents: &[u8]) -> Result<wgpu::Buffer> {
         self.check_buffer_size(label, contents.len() as u64)?;
         // A buffer can't be empty: a tensor without elements gets a word that nobody reads.
         let contents = if contents.is_empty() { &[0; 4] } else { contents };
@@ -423,7 +423,7 @@ impl Attention {
         })
     }
 
-    fn allocate(&self, label: &'static str, elements: usize) -> Result<wgpu::Buffer> {
+    pub(crate) fn allocate(&self, label: &'static str, elements: usize) -> Result<wgpu::Buffer> {
         let size = elements.max(1) as u64 * 4;
         self.check_buffer_size(label, size)?;
         scoped(self.device(), "allocating", || {
@@ -484,13 +484,13 @@ struct Tensor {
 
 /// The data of one call, on the device.
 #[derive(Debug, Default)]
-struct Uploads {
+pub(crate) struct Uploads {
     known: Vec<(MaskInput, wgpu::Buffer)>,
     custom: Vec<(Arc<str>, wgpu::Buffer)>,
 }
 
 impl Uploads {
-    fn buffers(&self) -> MaskBuffers<'_> {
+    pub(crate) fn buffers(&self) -> MaskBuffers<'_> {
         let known = self.known.iter().fold(MaskBuffers::new(), |buffers, (input, buffer)| {
             buffers.with(*input, buffer.slice(..))
         });

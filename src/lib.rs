@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
-//! `Attention`, `cli` is the command line. How it works is told in `docs/ARCHITECTURE.md`.
+//! `Attention`, `measure` times kernels and devices, `cli` is the command line. How it works is told in `docs/ARCHITECTURE.md`.
 
 #[cfg(test)]
 mod architecture;
@@ -31,6 +31,8 @@ mod error;
 pub mod files;
 mod kernel;
 mod mask;
+#[cfg(feature = "measure")]
+pub mod measure;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "pictures")]

@@ -2,14 +2,16 @@
 
 use anyhow::Context as _;
 use wgpu_attention::ForwardKernel;
+use wgpu_attention::measure::Effort;
 
 const HELP: &str = "\
-Times the forward pass against naive attention in three passes, under sparse masks against none, and the compilation of
-each kernel.
+Times the forward pass against naive attention in three passes, under sparse masks against none, over growing sequences,
+and the compilation of each kernel. What a problem of your own takes, `wgpu-attention bench` tells.
 
 Usage: cargo bench [-- [OPTIONS] [FILTER]...]
 
-  FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024`, `sparse` or `compile`
+  FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024`, `sparse`,
+                  `itself` or `compile`
   --kernel NAME   times this forward kernel instead of the best
   --quick         fewer rounds
   --list          prints the names and ends
@@ -51,6 +53,11 @@ impl Arguments {
             }
         }
         Ok(Some(arguments))
+    }
+
+    /// How often each contender runs.
+    pub(crate) fn effort(&self) -> Effort {
+        if self.quick { Effort::QUICK } else { Effort::default() }
     }
 
     /// Whether something of this name is to be run.

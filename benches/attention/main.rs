@@ -1,20 +1,21 @@
-//! The forward pass against naive attention in three passes, under sparse masks against none, and how long each kernel
-//! takes to compile.
+//! The forward pass against naive attention in three passes, under sparse masks against none, over growing sequences, and
+//! how long each kernel takes to compile.
 //!
-//! Contenders run in turns (A B A B …), so that whatever else the machine does meets both; what is compared are medians.
-//! Results are compared with each other, too.
+//! Contenders run in turns, so that whatever else the machine does meets both; what is compared are medians of the time
+//! that the device worked: CPU time on a CPU adapter. Results are compared with each other, too.
 
 mod arguments;
-mod clock;
 mod compile;
 mod forward;
 mod naive;
+mod scaling;
 mod sparse;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arguments::Arguments;
-use clock::Clock;
 use indicatif::{ProgressBar, ProgressStyle};
+use wgpu_attention::Attention;
+use wgpu_attention::measure::Clock;
 
 /// Of all forward cases; the naive kernels are written for it.
 const HEAD_DIM: usize = 64;
@@ -24,30 +25,34 @@ fn main() -> Result<()> {
         return Ok(());
     };
     forget_compiled_kernels();
-    let (device, queue) = pollster::block_on(open_best_device())?;
-    let compilations = compile::cases(&device);
+    let attention = Attention::open_blocking(&Default::default())?;
+    let device = attention.device();
     let forward_cases: Vec<_> =
         forward::CASES.iter().filter(|case| arguments.wants(&case.name())).collect();
     let sparse_cases: Vec<_> =
         sparse::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
+    let scaling_cases: Vec<_> =
+        scaling::CASES.into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let compilations: Vec<_> =
-        compilations.into_iter().filter(|case| arguments.wants(&case.name)).collect();
+        compile::cases(device).into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
         forward_cases.iter().for_each(|case| println!("{}", case.name()));
         sparse_cases.iter().for_each(|case| println!("{}", case.name()));
+        scaling_cases.iter().for_each(|case| println!("{}", case.name()));
         compilations.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
 
-    let clock = Clock::new(&device, &queue);
+    let clock = Clock::new(device, attention.queue())?;
     println!("device: {}", device.adapter_info().name);
-    println!("times:  {}\n", clock.name());
-    let progress = progress_bar(forward_cases.len() + sparse_cases.len() + compilations.len());
+    println!("times:  {}\n", times(device, &clock));
+    let steps = forward_cases.len() + sparse_cases.len() + scaling_cases.len() + compilations.len();
+    let progress = progress_bar(steps);
     if !forward_cases.is_empty() {
         forward::print_heading(&progress);
     }
     for case in forward_cases {
-        let result = forward::run(case, &device, &queue, &clock, &arguments, &progress)?;
+        let result = forward::run(case, &attention, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }
@@ -55,8 +60,16 @@ fn main() -> Result<()> {
         sparse::print_heading(&progress);
     }
     for case in sparse_cases {
-        let result = sparse::run(&case, &device, &clock, &arguments, &progress)?;
+        let result = sparse::run(&case, &attention, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
+        progress.inc(1);
+    }
+    if !scaling_cases.is_empty() {
+        progress.suspend(|| println!("\nf32, batch 1, 1 head, head_dim {HEAD_DIM}; medians\n"));
+    }
+    for case in scaling_cases {
+        let result = scaling::run(case, &attention, &clock, &arguments, &progress)?;
+        progress.suspend(|| println!("{result}\n"));
         progress.inc(1);
     }
     if !compilations.is_empty() {
@@ -64,12 +77,25 @@ fn main() -> Result<()> {
     }
     for case in compilations {
         progress.set_message(case.name.clone());
-        let result = compile::run(&case, &device, &queue)?;
+        let result = compile::run(&case, device, attention.queue())?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// What the times are.
+fn times(device: &wgpu::Device, clock: &Clock) -> &'static str {
+    match device.adapter_info().device_type {
+        wgpu::DeviceType::Cpu => "the process's CPU time, for the device is a CPU",
+        _ => clock.name(),
+    }
+}
+
+/// What a line ends with.
+const fn verdict(as_expected: bool) -> &'static str {
+    if as_expected { "" } else { "   slower than expected" }
 }
 
 /// Keeps drivers from taking kernels out of a cache on disk instead of compiling them.
@@ -80,20 +106,6 @@ fn forget_compiled_kernels() {
         // SAFETY: no other thread runs yet that could read the environment.
         unsafe { std::env::set_var(variable, value) };
     }
-}
-
-async fn open_best_device() -> Result<(wgpu::Device, wgpu::Queue)> {
-    let adapters = wgpu_attention::adapters().await;
-    let adapter = adapters.first().context("no GPU adapter was found")?;
-    let wanted = wgpu::Features::SUBGROUP
-        | wgpu::Features::TIMESTAMP_QUERY
-        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
-    let descriptor = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wanted,
-        required_limits: adapter.limits(),
-        ..Default::default()
-    };
-    Ok(adapter.request_device(&descriptor).await?)
 }
 
 fn progress_bar(steps: usize) -> ProgressBar {

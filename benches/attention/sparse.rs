@@ -1,19 +1,15 @@
 //! Whether work follows the mask: the time under a sparse mask against the time without one, and what the tile map costs.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Evaluator, Kernels, Mask, MaskBuffers, MaskData, MaskInput,
-    Problem, Shape,
-};
+use wgpu_attention::measure::{Clock, Workload, in_turns, uniform};
+use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
 
-use crate::HEAD_DIM;
 use crate::arguments::Arguments;
-use crate::clock::Clock;
-use crate::forward::{median, output, uniform, upload};
+use crate::{HEAD_DIM, verdict};
 
 const SEQ_LEN: usize = 4096;
 const DOCUMENTS: usize = 16;
@@ -28,8 +24,6 @@ pub(crate) struct Case {
     what: &'static str,
     mask: Mask,
     data: MaskData,
-    /// The same as words for the device.
-    words: Vec<(MaskInput, Vec<u32>)>,
 }
 
 impl Case {
@@ -44,7 +38,7 @@ pub(crate) fn cases() -> [Case; 3] {
 
 fn window() -> Case {
     let mask = Mask::window(255, 0) & Mask::causal();
-    Case { what: "window(255,0) & causal", mask, data: MaskData::new(), words: Vec::new() }
+    Case { what: "window(255,0) & causal", mask, data: MaskData::new() }
 }
 
 /// Of uneven lengths, which begin anywhere in a tile.
@@ -56,12 +50,10 @@ fn documents() -> Case {
             starts.filter(|&start| start <= at).count() as i32
         })
         .collect();
-    let words: Vec<u32> = ids.iter().map(|id| id.cast_unsigned()).collect();
     Case {
         what: "16 documents & causal",
         mask: Mask::Documents & Mask::causal(),
         data: MaskData::new().document_ids(ids),
-        words: vec![(MaskInput::DocumentIdsQ, words.clone()), (MaskInput::DocumentIdsKv, words)],
     }
 }
 
@@ -72,14 +64,10 @@ fn blocks() -> Case {
     let kept: Vec<bool> =
         uniform(9, across * across).into_iter().map(|number| number < threshold).collect();
     let keep = move |cell: usize| kept[cell / SEQ_LEN / BLOCK * across + cell % SEQ_LEN / BLOCK];
-    let word =
-        |index: usize| (0..32).fold(0, |word, bit| word | u32::from(keep(index * 32 + bit)) << bit);
-    let words = (0..SEQ_LEN * SEQ_LEN / 32).map(word).collect();
     Case {
         what: "dense, 10% of its blocks",
         mask: Mask::Dense,
         data: MaskData::new().dense([1, 1, SEQ_LEN, SEQ_LEN], (0..SEQ_LEN * SEQ_LEN).map(keep)),
-        words: vec![(MaskInput::Dense, words)],
     }
 }
 
@@ -118,7 +106,7 @@ impl fmt::Display for Line {
             100.0 * masked / full,
             format!("< {EXPECTED}"),
             self.rounds,
-            if ratio <= EXPECTED { "" } else { "   slower than expected" },
+            verdict(ratio <= EXPECTED),
         )
     }
 }
@@ -126,66 +114,39 @@ impl fmt::Display for Line {
 /// Lets the full mask, the sparse one with its tables reused, and the sparse one with its tables made anew run in turns.
 pub(crate) fn run(
     case: &Case,
-    device: &wgpu::Device,
+    attention: &Attention,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Line> {
     progress.set_message(case.name());
     let shape = Shape::new(1, 1, SEQ_LEN, HEAD_DIM);
-    let len = shape.q_len()?;
-    let [q, k, v] = [1, 2, 3].map(|seed| upload(device, &uniform(seed, len)));
-    let o = output(device, len);
-    let words: Vec<_> =
-        case.words.iter().map(|(input, words)| (*input, upload(device, words))).collect();
-    let mask = words.iter().fold(MaskBuffers::new(), |buffers, (input, buffer)| {
-        buffers.with(*input, buffer.slice(..))
-    });
-    let buffers = AttentionBuffers {
-        q: q.slice(..),
-        k: k.slice(..),
-        v: v.slice(..),
-        mask,
-        o: o.slice(..),
-        lse: None,
+    let work = |mask: &Mask, data: &MaskData| {
+        Workload::new(attention, &Problem::new(shape).mask(mask.clone()), data)
     };
-    let kernels = Kernels::new(device);
-    let plan = |mask: Mask| {
-        let problem = Problem::new(shape).mask(mask).data_shape(case.data.shape());
-        AttentionPlan::with_kernel(&kernels, &problem, arguments.kernel)
+    let (full, masked) = (work(&Mask::All, &MaskData::new())?, work(&case.mask, &case.data)?);
+    let plan = |work: &Workload| {
+        AttentionPlan::with_kernel(attention.kernels(), work.problem(), arguments.kernel)
     };
-    let (full, masked) = (plan(Mask::All)?, plan(case.mask.clone())?);
-    let time_full = || clock.time(|encoder| Ok(full.encode(encoder, &buffers)?));
-    let time_reusing = || clock.time(|encoder| Ok(masked.encode_reusing_mask(encoder, &buffers)?));
-    let time_anew = || clock.time(|encoder| Ok(masked.encode(encoder, &buffers)?));
-
-    // The first of each isn't counted, and makes the tables that are reused.
-    time_full()?;
-    time_anew()?;
-    time_reusing()?;
-    let (least, most, budget) = if arguments.quick { (3, 3, 0.0) } else { (5, 31, 10.0) };
-    let [mut full_times, mut reusing, mut anew] = [const { Vec::new() }; 3];
-    let start = Instant::now();
-    while full_times.len() < least
-        || (full_times.len() < most && start.elapsed().as_secs_f64() < budget)
-    {
-        full_times.push(time_full()?);
-        reusing.push(time_reusing()?);
-        anew.push(time_anew()?);
-        progress.set_message(format!("{}, round {}", case.name(), full_times.len()));
-    }
-    let rounds = full_times.len();
-    let masked = median(reusing);
-    let map = median(anew).saturating_sub(masked);
-    let kept = kept_share(case, &shape)?;
-    Ok(Line { name: case.name(), kept, full: median(full_times), masked, map, rounds })
-}
-
-/// The share of all cells that the mask keeps.
-fn kept_share(case: &Case, shape: &Shape) -> Result<f64> {
-    let evaluator = Evaluator::new(&case.mask, &case.data, shape)?;
-    let cells = (0..SEQ_LEN * SEQ_LEN)
-        .filter(|cell| evaluator.keep(0, 0, cell / SEQ_LEN, cell % SEQ_LEN))
-        .count();
-    Ok(cells as f64 / (SEQ_LEN * SEQ_LEN) as f64)
+    let (full_plan, masked_plan) = (plan(&full)?, plan(&masked)?);
+    // The first one that makes the tables lets the next reuse them.
+    let samples = in_turns(
+        clock,
+        arguments.effort(),
+        &[
+            &|encoder| full.encode(&full_plan, encoder),
+            &|encoder| masked.encode(&masked_plan, encoder),
+            &|encoder| masked.encode_reusing_mask(&masked_plan, encoder),
+        ],
+        |round| progress.set_message(format!("{}, round {round}", case.name())),
+    )?;
+    let reusing = samples[2].busy();
+    Ok(Line {
+        name: case.name(),
+        kept: masked.kept_cells() / full.kept_cells(),
+        full: samples[0].busy(),
+        masked: reusing,
+        map: samples[1].busy().saturating_sub(reusing),
+        rounds: samples[0].rounds(),
+    })
 }

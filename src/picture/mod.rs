@@ -1,14 +1,17 @@
-//! Pictures of masks, scores and weights: heatmaps with labelled axes, as SVG and as PNG.
+//! Pictures: masks, scores and weights as heatmaps with labelled axes, and measurements as bars; as SVG and as PNG.
 //!
-//! Rows are queries, from the top; columns are keys, from the left. A cell of −∞ is masked and drawn hatched, NaN
+//! Of a heatmap, rows are queries, from the top; columns are keys, from the left. A cell of −∞ is masked and drawn hatched, NaN
 //! is drawn in red. Nothing but the fonts in the program is used, so a picture looks the same everywhere.
 
+mod bars;
 mod color;
 mod layout;
 mod raster;
 mod svg;
 
 use std::path::Path;
+
+pub use bars::{Bar, Bars};
 
 use crate::error::{Error, Result};
 use crate::mask::emit::{TileClass, TileGrid};
@@ -284,15 +287,7 @@ impl Heatmap {
     /// # Errors
     /// As [`Heatmap::to_png`], and [`Error::File`] where it can't be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let contents = match path.extension() {
-            Some(extension) if extension.eq_ignore_ascii_case("svg") => self.to_svg()?.into_bytes(),
-            _ => self.to_png()?,
-        };
-        let folder = path.parent().unwrap_or(Path::new(""));
-        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, contents)).map_err(
-            |error| Error::File { path: path.display().to_string(), message: error.to_string() },
-        )
+        save(path.as_ref(), &self.to_svg()?)
     }
 
     /// The tiles that the legend explains: those of the first panel that has some.
@@ -312,6 +307,18 @@ impl Heatmap {
         }
         self.panels.iter().try_for_each(Panel::check)
     }
+}
+
+/// Writes a picture: as it is where the name ends in `.svg`, else as PNG.
+fn save(path: &Path, svg: &str) -> Result<()> {
+    let contents = match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("svg") => svg.as_bytes().to_vec(),
+        _ => raster::png(svg)?,
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, contents)).map_err(|error| {
+        Error::File { path: path.display().to_string(), message: error.to_string() }
+    })
 }
 
 #[cfg(test)]

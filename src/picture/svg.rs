@@ -12,10 +12,10 @@ use super::{Heatmap, Panel, Tiles};
 use crate::error::{Error, Result};
 use crate::mask::emit::TileClass;
 
-const SANS: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
-const MONO: &str = "Hack, Menlo, Consolas, monospace";
-const DARK: &str = "#1c2330";
-const MUTED: &str = "#566072";
+pub(super) const SANS: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
+pub(super) const MONO: &str = "Hack, Menlo, Consolas, monospace";
+pub(super) const DARK: &str = "#1c2330";
+pub(super) const MUTED: &str = "#566072";
 const HATCHED: &str = "url(#masked)";
 /// The stripes of masked cells.
 const HATCH: &str = r##"<pattern id="masked" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6" fill="#f1f3f6"/><rect width="1.6" height="6" fill="#d3d8e0"/></pattern>"##;
@@ -496,7 +496,7 @@ fn marks(low: f64, high: f64, square_root: bool) -> Vec<(f64, String)> {
 }
 
 /// Text for between tags. What XML can't hold at all becomes a replacement character.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,7 +1,8 @@
-//! The command line: devices, masks, attention over tensor files, and the kernels' text.
+//! The command line: devices, masks, attention over tensor files, the kernels' text and their speed.
 //!
 //! What it prints on stdout, its options and its exit codes (0: done, 1: failed, 2: wrong usage) are a contract.
 
+mod bench;
 mod devices;
 mod function;
 mod mask;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout};
+use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout, Shape};
 
 const MASKS: &str = "\
 MASKS say which keys each query attends to. By name:
@@ -59,7 +60,8 @@ EXAMPLES
   wgpu-attention mask causal --seq 5
   wgpu-attention mask 'causal & key_lengths' --seq 27 --data in.safetensors --format grid --png mask.png
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
-  wgpu-attention wgsl --shape 1,8,2,1024,1024,64 --mask causal";
+  wgpu-attention wgsl --shape 1,8,2,1024,1024,64 --mask causal
+  wgpu-attention bench --report my-gpu.jsonl";
 
 /// Masked flash attention on any GPU that wgpu reaches.
 #[derive(Debug, Parser)]
@@ -77,6 +79,7 @@ enum Command {
     Mask(mask::Arguments),
     Run(run::Arguments),
     Wgsl(wgsl::Arguments),
+    Bench(bench::Arguments),
 }
 
 /// Which device to work on.
@@ -113,6 +116,30 @@ impl From<LayoutName> for Layout {
     }
 }
 
+/// `B,H,Hkv,Tq,Tk,D`, perhaps with `,Dv`
+fn parse_shape(text: &str) -> Result<Shape, String> {
+    let sizes: Vec<usize> = (text.split(','))
+        .map(|size| {
+            let size = size.trim();
+            size.parse().map_err(|_| format!("`{size}` isn't a size"))
+        })
+        .collect::<Result<_, _>>()?;
+    let &[batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, ref rest @ ..] =
+        sizes.as_slice()
+    else {
+        return Err(format!("expected 6 or 7 sizes, found {}", sizes.len()));
+    };
+    let head_dim_v = match rest {
+        [] => head_dim,
+        &[head_dim_v] => head_dim_v,
+        _ => return Err(format!("expected 6 or 7 sizes, found {}", sizes.len())),
+    };
+    Ok(Shape::new(batch, num_heads, seq_len_q, head_dim)
+        .seq_kv(seq_len_kv)
+        .kv_heads(num_kv_heads)
+        .dim_v(head_dim_v))
+}
+
 /// A kernel to use instead of the best one.
 #[derive(Debug, clap::Args)]
 struct Kernel {
@@ -134,6 +161,7 @@ fn main() -> ExitCode {
         Command::Mask(arguments) => mask::show(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Wgsl(arguments) => wgsl::print(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

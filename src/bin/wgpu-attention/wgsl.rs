@@ -7,7 +7,7 @@ use wgpu_attention::{Layout, Mask, Problem, Shape};
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
 pub(crate) struct Arguments {
     /// The sizes: batch, heads, key and value heads, queries, keys, head_dim, and head_dim_v where it differs.
-    #[arg(long, value_name = "B,H,Hkv,Tq,Tk,D[,Dv]", value_parser = parse_shape)]
+    #[arg(long, value_name = "B,H,Hkv,Tq,Tk,D[,Dv]", value_parser = crate::parse_shape)]
     shape: Shape,
 
     /// The mask, as below.
@@ -36,27 +36,4 @@ pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
     let problem = Problem::new(arguments.shape).mask(mask).layout(Layout::from(arguments.layout));
     let text = arguments.device.open()?.kernels().wgsl(&problem, kernel)?;
     crate::print(|out| out.write_all(text.as_bytes()))
-}
-
-fn parse_shape(text: &str) -> Result<Shape, String> {
-    let sizes: Vec<usize> = (text.split(','))
-        .map(|size| {
-            let size = size.trim();
-            size.parse().map_err(|_| format!("`{size}` isn't a size"))
-        })
-        .collect::<Result<_, _>>()?;
-    let &[batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, ref rest @ ..] =
-        sizes.as_slice()
-    else {
-        return Err(format!("expected 6 or 7 sizes, found {}", sizes.len()));
-    };
-    let head_dim_v = match rest {
-        [] => head_dim,
-        &[head_dim_v] => head_dim_v,
-        _ => return Err(format!("expected 6 or 7 sizes, found {}", sizes.len())),
-    };
-    Ok(Shape::new(batch, num_heads, seq_len_q, head_dim)
-        .seq_kv(seq_len_kv)
-        .kv_heads(num_kv_heads)
-        .dim_v(head_dim_v))
 }
