@@ -6,6 +6,7 @@
 //! environment of that device ([`tasks`], [`cargo`]).
 
 mod cargo;
+mod compare;
 mod driver;
 mod isa;
 mod progress;
@@ -45,6 +46,7 @@ Examples:
   cargo xtask --driver swiftshader cli -- …   the same on another driver
   eval \"$(cargo xtask driver)\"                use the driver by hand, in this shell
   cargo xtask isa --family navi31             the kernels' machine code for a GPU that isn't there
+  cargo xtask compare                         this crate beside PyTorch, llama.cpp, cubek and burn
   cargo xtask ci                              what CI checks
 
 Without a GPU on Linux, lavapipe (Mesa's Vulkan driver for CPUs) is downloaded once, below the target folder.";
@@ -124,6 +126,8 @@ enum Task {
     )]
     Isa(isa::Options),
 
+    Compare(compare::Arguments),
+
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
     /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
@@ -176,6 +180,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(options) => isa::run(&workspace, &options),
+        Task::Compare(arguments) => compare::run(&workspace, choice, &arguments),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),
         Task::Probe => unreachable!("answered above"),

@@ -325,8 +325,16 @@ impl Bench {
 
     fn record(&self, line: &Line) -> serde_json::Value {
         let ms = |time: std::time::Duration| rounded(time.as_secs_f64() * 1e3);
-        let Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v } =
-            line.shape;
+        let Shape {
+            batch,
+            num_heads,
+            num_kv_heads,
+            seq_len_q,
+            seq_len_kv,
+            head_dim,
+            head_dim_v,
+            ..
+        } = line.shape;
         json!({
             "device": self.attention.device().adapter_info().name,
             "kernel": line.kernel.name(),
@@ -452,8 +460,9 @@ impl Line {
 
 /// `1, 8/2, 1024 x 1024 x 64`
 fn sizes(shape: &Shape) -> String {
-    let Shape { batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v } =
-        shape;
+    let Shape {
+        batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v, ..
+    } = shape;
     let dims = match head_dim == head_dim_v {
         true => head_dim.to_string(),
         false => format!("{head_dim}/{head_dim_v}"),

@@ -81,6 +81,12 @@ impl Device {
         apply(command, &self.environment);
     }
 
+    /// What programs have to be started by, where the driver needs it.
+    pub(crate) fn runner(&self) -> Option<&OsString> {
+        let found = self.environment.iter().find(|(name, _)| name == RUNNER_VARIABLE);
+        found.map(|(_, runner)| runner)
+    }
+
     /// The environment as shell code.
     pub(crate) fn to_shell(&self) -> String {
         let mut text = format!("# {}\n", self.description);
