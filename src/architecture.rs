@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["shape"],
     &["mask"],
     &["problem"],
-    &["reference", "device", "picture"],
+    &["reference", "device", "picture", "profile"],
     &["readback", "kernel", "files"],
     &["plan"],
     &["cache"],

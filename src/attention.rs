@@ -122,6 +122,11 @@ impl Attention {
         Self { queue: queue.clone(), kernels: Kernels::new(device) }
     }
 
+    /// Works with kernels that are there already, perhaps with options of their own.
+    pub fn from_kernels(kernels: &Kernels, queue: &wgpu::Queue) -> Self {
+        Self { queue: queue.clone(), kernels: kernels.clone() }
+    }
+
     /// The kernels, for plans on the same device.
     pub const fn kernels(&self) -> &Kernels {
         &self.kernels

@@ -82,6 +82,7 @@ pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
 /// Opens the adapter with the features that kernels use and all that its limits allow.
 pub(crate) async fn open(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue)> {
     let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
     let descriptor = wgpu::DeviceDescriptor {

@@ -76,7 +76,7 @@ pub(crate) fn print_heading(progress: &ProgressBar) {
     progress.suspend(|| {
         println!("f32, batch 1, head_dim {HEAD_DIM}; medians; GFLOP/s count what the mask keeps\n");
         println!(
-            "{:<24}{:<11}{:>11}{:>9}{:>11}{:>7}{:>10}{:>8}{:>12}",
+            "{:<29}{:<11}{:>11}{:>9}{:>11}{:>7}{:>10}{:>8}{:>12}",
             "",
             "kernel",
             "forward",
@@ -96,7 +96,7 @@ impl fmt::Display for Line {
         let ratio = naive / forward;
         write!(
             f,
-            "{:<24}{:<11}{:>8.2} ms{:>9.2}{:>8.2} ms{ratio:>7.2}{:>10}{:>8}{:>12.1e}{}",
+            "{:<29}{:<11}{:>8.2} ms{:>9.2}{:>8.2} ms{ratio:>7.2}{:>10}{:>8}{:>12.1e}{}",
             self.name,
             self.kernel.name(),
             forward * 1e3,

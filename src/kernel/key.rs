@@ -126,6 +126,14 @@ pub(crate) struct ForwardConfig {
     pub(crate) form: ForwardForm,
 }
 
+impl ForwardConfig {
+    /// The tiles in words that tell them from others of the same kernel.
+    pub(crate) fn tiles(&self) -> String {
+        let TileGrid { block_q, block_kv } = self.grid;
+        format!("{block_q} queries x {block_kv} keys, {:?}", self.form)
+    }
+}
+
 /// What is particular to each forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ForwardForm {

@@ -1,15 +1,18 @@
 //! Pipelines, compiled once per key and device.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::key::KernelKey;
 use super::source;
+use super::store::PipelineStore;
 use super::tiles::DeviceTraits;
 use crate::custom::{Custom, CustomUse};
 use crate::device::scoped;
 use crate::error::{Error, Result};
+use crate::profile::{DeviceId, Profile};
 
 /// The kernels of one device: plans that are made from the same `Kernels` share pipelines.
 ///
@@ -28,9 +31,43 @@ pub struct Kernels {
 #[derive(Debug)]
 struct Inner {
     device: wgpu::Device,
+    device_id: DeviceId,
     traits: DeviceTraits,
+    profile: Option<Profile>,
+    store: Result<PipelineStore, String>,
     slots: Mutex<HashMap<KernelKey, Arc<Slot>>>,
     bind_groups: AtomicUsize,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Ok(store) = &self.store {
+            // Nobody is left to be told; `Kernels::save_cache` tells.
+            let _ = store.save();
+        }
+    }
+}
+
+/// What kernels may be made with.
+///
+/// ```no_run
+/// # fn f(device: wgpu::Device) {
+/// use wgpu_attention::{KernelOptions, Kernels};
+/// let options = KernelOptions { cache_dir: Some("target/pipelines".into()), ..Default::default() };
+/// let kernels = Kernels::with_options(&device, options);
+/// println!("{}", kernels.cache_words());
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct KernelOptions {
+    /// A folder for compiled pipelines, which the next start of the program finds there: a file for each kind of adapter,
+    /// made when needed, written when the last clone of the kernels is dropped and by [`Kernels::save_cache`]. A file
+    /// that is damaged or another driver's is replaced.
+    ///
+    /// The device needs `Features::PIPELINE_CACHE`, which only Vulkan has.
+    pub cache_dir: Option<PathBuf>,
+    /// Measurements that plans prefer to the tile table.
+    pub profile: Option<Profile>,
 }
 
 /// A place per key, so that two threads compile different kernels side by side and the same one once.
@@ -48,14 +85,54 @@ impl Kernels {
     ///
     /// Enable `Features::SUBGROUP` on the device where the adapter has it: some kernels need it.
     pub fn new(device: &wgpu::Device) -> Self {
+        Self::with_options(device, KernelOptions::default())
+    }
+
+    /// As [`Kernels::new`], with pipelines that are kept on disk, or measurements.
+    ///
+    /// Nothing that is wrong with either is an error: without them everything works, if slower.
+    /// [`Kernels::cache_words`] and [`crate::AttentionPlan::explain`] say what became of them.
+    pub fn with_options(device: &wgpu::Device, options: KernelOptions) -> Self {
+        let store = match &options.cache_dir {
+            Some(folder) => PipelineStore::open(device, folder),
+            None => Err("no folder was given".to_owned()),
+        };
         Self {
             inner: Arc::new(Inner {
                 device: device.clone(),
+                device_id: DeviceId::new(&device.adapter_info()),
                 traits: DeviceTraits::new(device),
+                profile: options.profile,
+                store,
                 slots: Mutex::default(),
                 bind_groups: AtomicUsize::new(0),
             }),
         }
+    }
+
+    /// In words, what was found in the folder for compiled pipelines, or why none are kept.
+    pub fn cache_words(&self) -> String {
+        match &self.inner.store {
+            Ok(store) => store.found.clone(),
+            Err(reason) => format!("no pipelines are kept: {reason}"),
+        }
+    }
+
+    /// Writes the compiled pipelines to their folder, whole or not at all. Nothing is done where none was given.
+    ///
+    /// Drivers that compile at the first dispatch have more to write after it.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the file can't be written.
+    pub fn save_cache(&self) -> Result<()> {
+        let Ok(store) = &self.inner.store else {
+            return Ok(());
+        };
+        store.save()
+    }
+
+    pub(crate) fn profile(&self) -> Option<(&Profile, &DeviceId)> {
+        self.inner.profile.as_ref().map(|profile| (profile, &self.inner.device_id))
     }
 
     /// The device.
@@ -115,13 +192,17 @@ impl Kernels {
         if let Some(pipeline) = &*slot {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = Arc::new(compile(&self.inner.device, &key)?);
+        let pipeline = Arc::new(compile(&self.inner.device, self.inner.store.as_ref().ok(), &key)?);
         *slot = Some(Arc::clone(&pipeline));
         Ok(pipeline)
     }
 }
 
-fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
+fn compile(
+    device: &wgpu::Device,
+    store: Option<&PipelineStore>,
+    key: &KernelKey,
+) -> Result<Pipeline> {
     let label = Some(key.entry_point());
     scoped(device, "compiling a kernel", || {
         let descriptor = wgpu::ShaderModuleDescriptor {
@@ -177,7 +258,7 @@ fn compile(device: &wgpu::Device, key: &KernelKey) -> Result<Pipeline> {
                 zero_initialize_workgroup_memory: false,
                 ..Default::default()
             },
-            cache: None,
+            cache: store.map(|store| &store.cache),
         });
         Pipeline { compute, layout }
     })

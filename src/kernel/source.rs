@@ -658,7 +658,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::pipeline::Kernels;
-    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates};
+    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
     use crate::mask::Mask;
     use crate::problem::Problem;
     use crate::shape::Shape;
@@ -864,6 +864,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What the tuner tries, under one mask: masks and tiles are composed apart.
+    #[test]
+    fn every_variant_is_valid() {
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::SUBGROUP,
+            ..Default::default()
+        };
+        let (device, _queue) = wgpu::Device::noop(&descriptor);
+        let kernels = Kernels::new(&device);
+        let traits = DeviceTraits {
+            is_cpu: true,
+            fixed_subgroup_size: Some(8),
+            limits: wgpu::Limits::defaults(),
+        };
+        let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
+        for head_dim in [16, 32, 64, 128, 192, 256] {
+            let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
+            let forms = candidates(&problem, &traits).into_iter();
+            let tables = forms.filter_map(|(_, form)| form.ok());
+            for config in tables.flat_map(|config| variants(config, &traits)) {
+                let (score, mask) = (ScoreText::default(), Arc::clone(&mask));
+                let key = KernelKey::Forward { config, score, mask };
+                let text = wgsl(&key);
+                kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            }
+        }
+        assert!(kernels.compiled() > 5);
     }
 
     /// A stranger who reads a kernel's text finds where each part comes from.

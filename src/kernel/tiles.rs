@@ -114,6 +114,38 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
     if device.is_cpu { 1 } else { 4 }
 }
 
+/// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
+pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
+    match config.form {
+        ForwardForm::Broadcast { subgroup_size, rows } => {
+            let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
+            // Longer columns of registers take too long to compile.
+            let others = [1, 2, 4].into_iter().filter(|&n| n != rows && n * widest <= 128);
+            let with = |rows| ForwardConfig {
+                grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
+                form: ForwardForm::Broadcast { subgroup_size, rows },
+                ..config
+            };
+            others.map(with).collect()
+        }
+        ForwardForm::Tiled { columns, chunk, v_keys } => {
+            let fits = |columns: usize| {
+                let invocations = (config.grid.block_q / 4 * columns) as u32;
+                invocations <= device.limits.max_compute_invocations_per_workgroup
+                    && config.head_dim_v.capacity.is_multiple_of(4 * columns)
+                    // The output's registers per invocation: 4 rows of so many components.
+                    && config.head_dim_v.capacity <= 16 * columns
+            };
+            let others = [4, 8, 16].into_iter().filter(|&n| n != columns && fits(n));
+            let with = |columns| ForwardConfig {
+                form: ForwardForm::Tiled { columns, chunk, v_keys },
+                ..config
+            };
+            others.map(with).collect()
+        }
+    }
+}
+
 /// A form of the backward kernels that was considered, and its tiles or why it was refused.
 pub(crate) type BackwardCandidate = (BackwardKernel, Result<BackwardConfig, String>);
 

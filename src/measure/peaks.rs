@@ -18,7 +18,7 @@ const MOST_TURNS: u32 = 1 << 16;
 /// The best of so many counts: nothing makes a device faster than it is.
 const TRIES: usize = 7;
 /// What is copied: more than most caches hold, less than any device's binding.
-const COPY_BYTES: u64 = 64 << 20;
+const COPY_BYTES: u64 = 128 << 20;
 
 /// What the device reaches with kernels that do nothing else, per second that it works ([`super::Time::busy`]): of a CPU
 /// adapter, per core.

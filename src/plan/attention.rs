@@ -13,9 +13,10 @@ use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
-use crate::kernel::tiles::{Candidate, candidates};
+use crate::kernel::tiles::{Candidate, candidates, variants};
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::problem::Problem;
+use crate::profile::Advice;
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -47,6 +48,8 @@ pub struct AttentionPlan {
     kernel: ForwardKernel,
     config: ForwardConfig,
     considered: Vec<Candidate>,
+    /// What became of the profile, in words.
+    advice: String,
     mask: MaskTables,
     dispatch: Dispatch,
     params: wgpu::Buffer,
@@ -95,8 +98,43 @@ impl AttentionPlan {
         forced: Option<ForwardKernel>,
     ) -> Result<Self> {
         problem.validate()?;
-        let considered = candidates(problem, kernels.traits());
+        let (considered, advice) = considered(kernels, problem);
         let (kernel, config) = choose(&considered, forced)?;
+        Self::of(kernels, problem, kernel, config, considered, advice)
+    }
+
+    /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
+    /// comes first.
+    #[cfg(feature = "measure")]
+    pub(crate) fn all_variants(
+        kernels: &Kernels,
+        problem: &Problem,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Vec<Self>> {
+        problem.validate()?;
+        let considered = candidates(problem, kernels.traits());
+        choose(&considered, None)?;
+        let mut plans = Vec::new();
+        for (kernel, form) in &considered {
+            let Ok(config) = form else { continue };
+            let others = variants(*config, kernels.traits());
+            for config in std::iter::once(*config).chain(others) {
+                progress(&format!("{kernel}, {}", config.tiles()));
+                let (considered, advice) = (considered.clone(), String::new());
+                plans.push(Self::of(kernels, problem, *kernel, config, considered, advice)?);
+            }
+        }
+        Ok(plans)
+    }
+
+    fn of(
+        kernels: &Kernels,
+        problem: &Problem,
+        kernel: ForwardKernel,
+        config: ForwardConfig,
+        considered: Vec<Candidate>,
+        advice: String,
+    ) -> Result<Self> {
         let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
         let params = Params::new(problem, &mask.layout, config.grid.block_q)?;
         let shape = &problem.shape;
@@ -129,6 +167,7 @@ impl AttentionPlan {
             kernel,
             config,
             considered,
+            advice,
             mask,
             dispatch,
             params,
@@ -145,7 +184,14 @@ impl AttentionPlan {
 
     /// In words: the kernel, its tiles, and why the others weren't taken.
     pub fn explain(&self) -> String {
-        explain(&self.problem, self.kernel, &self.config, &self.considered)
+        let words = explain(&self.problem, self.kernel, &self.config, &self.considered);
+        words + &self.advice
+    }
+
+    /// Its tiles, in the words of profiles.
+    #[cfg(feature = "measure")]
+    pub(crate) fn tiles(&self) -> String {
+        self.config.tiles()
     }
 
     /// Records the attention of the problem over these buffers.
@@ -248,6 +294,46 @@ impl AttentionPlan {
     }
 }
 
+/// Every kernel, the best first: by the profile where it speaks for the problem, else by the table; and what became of
+/// the profile, in words.
+fn considered(kernels: &Kernels, problem: &Problem) -> (Vec<Candidate>, String) {
+    let mut considered = candidates(problem, kernels.traits());
+    let Some((profile, device)) = kernels.profile() else {
+        return (considered, String::new());
+    };
+    let choice = match profile.advice(device, problem) {
+        Advice::Use(choice) => choice,
+        Advice::Foreign => {
+            let words = "; the profile is of another device or driver, so the table decides";
+            return (considered, words.to_owned());
+        }
+        Advice::Silent => {
+            let words = "; the profile has nothing like it, so the table decides";
+            return (considered, words.to_owned());
+        }
+    };
+    let found = considered.iter().enumerate().find_map(|(at, (kernel, form))| {
+        let config = form.as_ref().ok().filter(|_| kernel.name() == choice.best.kernel)?;
+        let others = variants(*config, kernels.traits());
+        let mut all = std::iter::once(*config).chain(others);
+        all.find(|config| config.tiles() == choice.best.tiles).map(|config| (at, *kernel, config))
+    });
+    let Some((at, kernel, config)) = found else {
+        let words = format!(
+            "; the profile's {} with {} isn't to be had here, so the table decides",
+            choice.best.kernel, choice.best.tiles
+        );
+        return (considered, words);
+    };
+    considered[..=at].rotate_right(1);
+    considered[0] = (kernel, Ok(config));
+    let words = format!(
+        "; `{kernel}` with these tiles as the profile measured ({:.3} ms)",
+        choice.best.ns as f64 * 1e-6
+    );
+    (considered, words)
+}
+
 /// The forced kernel, or the first that serves.
 fn choose(
     considered: &[Candidate],
@@ -273,7 +359,7 @@ impl Kernels {
     /// As [`AttentionPlan::with_kernel`]; nothing is compiled.
     pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
         problem.validate()?;
-        let (_, config) = choose(&candidates(problem, self.traits()), forced)?;
+        let (_, config) = choose(&considered(self, problem).0, forced)?;
         let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
     }
@@ -284,15 +370,15 @@ impl Kernels {
     /// As [`AttentionPlan::new`]; nothing is compiled.
     pub fn explain(&self, problem: &Problem) -> Result<String> {
         problem.validate()?;
-        let considered = candidates(problem, self.traits());
+        let (considered, advice) = considered(self, problem);
         let (kernel, config) = choose(&considered, None)?;
-        Ok(explain(problem, kernel, &config, &considered))
+        Ok(explain(problem, kernel, &config, &considered) + &advice)
     }
 }
 
 /// The tiles of the kernel that [`AttentionPlan::new`] chooses.
 pub(crate) fn chosen_grid(kernels: &Kernels, problem: &Problem) -> Result<TileGrid> {
-    let (_, config) = choose(&candidates(problem, kernels.traits()), None)?;
+    let (_, config) = choose(&considered(kernels, problem).0, None)?;
     Ok(config.grid)
 }
 

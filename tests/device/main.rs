@@ -10,6 +10,7 @@ mod forward;
 mod host;
 mod hostile;
 mod inspect;
+mod kept;
 mod masks;
 mod metamorphic;
 #[cfg(feature = "onnx")]

@@ -88,7 +88,7 @@ EXAMPLES
 const STANDARD_PLOT: &str = "wgpu-attention-bench.png";
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum DtypeName {
+pub(crate) enum DtypeName {
     F32,
     F16,
     Bf16,
@@ -236,7 +236,7 @@ fn cases(arguments: &Arguments) -> anyhow::Result<Vec<Case>> {
 }
 
 /// Short and long sequences, full, causal and padded, grouped heads, and the two usual head sizes.
-fn standard_set() -> anyhow::Result<Vec<(Shape, Mask, MaskData)>> {
+pub(crate) fn standard_set() -> anyhow::Result<Vec<(Shape, Mask, MaskData)>> {
     let self_attention = Shape::new;
     let lengths = MaskData::new().key_lengths([512, 384, 256, 64]);
     let none = MaskData::new;
@@ -459,7 +459,7 @@ impl Line {
 }
 
 /// `1, 8/2, 1024 x 1024 x 64`
-fn sizes(shape: &Shape) -> String {
+pub(crate) fn sizes(shape: &Shape) -> String {
     let Shape {
         batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v, ..
     } = shape;
@@ -475,7 +475,7 @@ fn rounded(number: f64) -> f64 {
     format!("{number:.3e}").parse().unwrap_or(number)
 }
 
-fn progress_bar(steps: usize) -> ProgressBar {
+pub(crate) fn progress_bar(steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
     ProgressBar::new(steps as u64)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -7,6 +7,7 @@ mod devices;
 mod function;
 mod mask;
 mod run;
+mod tune;
 mod wgsl;
 
 use std::io::{self, Write as _};
@@ -80,6 +81,7 @@ enum Command {
     Run(run::Arguments),
     Wgsl(wgsl::Arguments),
     Bench(bench::Arguments),
+    Tune(tune::Arguments),
 }
 
 /// Which device to work on.
@@ -162,6 +164,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Wgsl(arguments) => wgsl::print(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,24 @@
 //! What came out, as text and as Markdown.
 
 use std::fmt::Write as _;
+use std::process::Command;
 
 use super::case::{Case, Difference};
 use super::install::OWN;
 use super::peer::Run;
+
+/// What the page begins with.
+const PREFACE: &str = "\
+# Beside others
+
+`cargo xtask compare --write docs/comparison.md` installs the peers below the target folder, runs all of them in turns on
+this machine, one call each, and writes this page. Operands are f32, uniform in [-2, 2); times are medians of whole calls,
+from the host's call until the result is there; CPU time is that of all of the process's threads. Ratios are times over
+those of wgpu-attention. Each result is compared with attention in f64 on 64 rows of every head: the relative error is
+the norm of the difference over the norm of the result, and more than 2e-3 is wrong. PyTorch and llama.cpp's CPU kernels
+run on the processor itself, the others on the Vulkan device, which here is the same processor: so CPU time is what compares
+them, and other programs on the machine count in the medians.
+";
 
 /// One contender's part of a case.
 pub(crate) struct Cell {
@@ -150,10 +164,15 @@ impl Table {
         text
     }
 
-    /// The same as a page's part.
+    /// The same as a page.
     pub(crate) fn to_markdown(&self) -> String {
-        let mut text =
-            format!("Device: {}\n\n| contender | what it is |\n|---|---|\n", self.device);
+        let mut text = format!(
+            "{PREFACE}\nRun on {}, {} with {} cores. Device: {}.\n\n| contender | what it is |\n|---|---|\n",
+            said(Command::new("date").args(["-u", "+%F"])),
+            processor(),
+            std::thread::available_parallelism().map_or(0, usize::from),
+            self.device
+        );
         for (name, about) in &self.contenders {
             let about = match about {
                 Ok(about) => about.clone(),
@@ -184,6 +203,21 @@ impl Table {
         let _ = write!(text, "\n```text\n{}```\n", self.ratios());
         text
     }
+}
+
+/// What a command prints, or that it's unknown.
+fn said(command: &mut Command) -> String {
+    let output = command.output().ok().filter(|output| output.status.success());
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|| "an unknown day".to_owned())
+}
+
+/// The processor's name, where Linux tells it.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| "an unknown processor".to_owned())
 }
 
 struct Line<'a> {

@@ -1,0 +1,132 @@
+//! Compiled pipelines on disk, so that a program's second start finds them.
+//!
+//! A file per adapter: a line that says what it is, a checksum, and what wgpu gave. A file that isn't as it was written is
+//! left aside, since drivers needn't check what they are handed; whether it is for this very driver, wgpu checks.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+const TITLE: &[u8] = b"wgpu-attention pipelines 1\n";
+/// The title and the checksum.
+const HEADER: usize = TITLE.len() + 8;
+
+/// The pipelines of one device, in memory and on disk.
+#[derive(Debug)]
+pub(crate) struct PipelineStore {
+    pub(crate) cache: wgpu::PipelineCache,
+    path: PathBuf,
+    /// What was found at the start.
+    pub(crate) found: String,
+}
+
+impl PipelineStore {
+    /// Reads what is there; or in words, why there can't be a store.
+    pub(crate) fn open(device: &wgpu::Device, folder: &Path) -> Result<Self, String> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return Err("the device was opened without Features::PIPELINE_CACHE".to_owned());
+        }
+        let name = wgpu::util::pipeline_cache_key(&device.adapter_info());
+        let path = folder.join(name.ok_or("wgpu keeps no pipelines of this backend")?);
+        let (data, found) = match read(&path) {
+            Ok(data) => {
+                let found = format!("{} bytes from {}", data.len(), path.display());
+                (Some(data), found)
+            }
+            Err(reason) => (None, format!("started afresh: {}: {reason}", path.display())),
+        };
+        let create = |data: Option<&[u8]>| {
+            let descriptor =
+                wgpu::PipelineCacheDescriptor { label: Some("attention"), data, fallback: true };
+            // SAFETY: the data is what `get_data` gave for an adapter of this kind, as its checksum tells.
+            crate::device::scoped(device, "opening the pipeline cache", || unsafe {
+                device.create_pipeline_cache(&descriptor)
+            })
+        };
+        match create(data.as_deref()) {
+            Ok(cache) => Ok(Self { cache, path, found }),
+            Err(error) => create(None)
+                .map(|cache| Self { cache, path, found: format!("started afresh: {error}") })
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Writes everything that has been compiled: whole, or not at all.
+    pub(crate) fn save(&self) -> Result<()> {
+        // A driver may have nothing to say.
+        let Some(data) = self.cache.get_data() else {
+            return Ok(());
+        };
+        write(&self.path, &data).map_err(|error| Error::File {
+            path: self.path.display().to_string(),
+            message: error.to_string(),
+        })
+    }
+}
+
+/// Only tells a damaged file from a whole one. That it may differ between releases of Rust does no harm.
+fn checksum(data: &[u8]) -> [u8; 8] {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(data);
+    hasher.finish().to_le_bytes()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut contents = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "there is none yet".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if !contents.starts_with(TITLE) || contents.len() < HEADER {
+        return Err("it isn't a file of this version".to_owned());
+    }
+    let data = contents.split_off(HEADER);
+    match contents[TITLE.len()..] == checksum(&data) {
+        true => Ok(data),
+        false => Err("it is damaged".to_owned()),
+    }
+}
+
+fn write(path: &Path, data: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // Beside its place and then moved there, so that nobody reads half a file, whoever else writes one.
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let written = fs::write(&beside, [TITLE, &checksum(data), data].concat());
+    let moved = written.and_then(|()| fs::rename(&beside, path));
+    if moved.is_err() {
+        // What is left of it would stay for good.
+        let _ = fs::remove_file(&beside);
+    }
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_as_it_was_written_is_left_aside() {
+        let folder = std::env::temp_dir().join(format!("wgpu-attention-{}", std::process::id()));
+        let path = folder.join("inner/pipelines");
+        assert_eq!(read(&path).unwrap_err(), "there is none yet");
+        write(&path, b"compiled").unwrap();
+        write(&path, b"compiled again").unwrap();
+        assert_eq!(read(&path).unwrap(), b"compiled again");
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, damaged).unwrap();
+            assert!(read(&path).is_err(), "byte {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(read(&path).is_err(), "cut at {at}");
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,88 @@
+//! Which kernels and tiles are fastest on a device.
+
+use super::clock::{Clock, Contender, Effort, in_turns};
+use super::workload::Workload;
+use crate::attention::Attention;
+use crate::error::Result;
+use crate::mask::MaskData;
+use crate::plan::attention::AttentionPlan;
+use crate::problem::Problem;
+use crate::profile::{Choice, DeviceId, Measured, Profile};
+
+/// The results of two kernels may differ by so much, relative to the largest value; those that differ more aren't
+/// chosen, however fast they are.
+const AGREEMENT: f32 = 1e-2;
+
+/// Times every kernel with every variant of its tiles that serves each problem, in turns, and keeps what is fastest: by
+/// [`super::Samples::busy`]. Plans whose [`crate::Kernels`] have the profile use it. `progress` is told which of
+/// the problems it is, and what is done.
+///
+/// # Errors
+/// As [`Workload::new`], and [`Error::KernelRefused`] where no kernel serves a problem.
+///
+/// ```no_run
+/// use wgpu_attention::measure::{Effort, tune};
+/// use wgpu_attention::{Attention, KernelOptions, Kernels, MaskData, Problem, Shape};
+/// let attention = Attention::open_blocking(&Default::default())?;
+/// let problem = Problem::new(Shape::new(1, 8, 1024, 64));
+/// let profile = tune(&attention, &[(problem, MaskData::new())], Effort::default(), |_, _| ())?;
+/// profile.save("profile.json")?;
+/// let options = KernelOptions { profile: Some(profile), ..Default::default() };
+/// let kernels = Kernels::with_options(attention.device(), options);
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+pub fn tune(
+    attention: &Attention,
+    problems: &[(Problem, MaskData)],
+    effort: Effort,
+    mut progress: impl FnMut(usize, &str),
+) -> Result<Profile> {
+    let clock = Clock::new(attention.device(), attention.queue())?;
+    let mut choices = Vec::new();
+    for (at, (problem, data)) in problems.iter().enumerate() {
+        let work = Workload::new(attention, problem, data)?;
+        let plans = AttentionPlan::all_variants(attention.kernels(), work.problem(), |name| {
+            progress(at, &format!("compiling {name}"));
+        })?;
+        let plans = agreeing(attention, &clock, &work, plans)?;
+        let records: Vec<_> =
+            plans.iter().map(|plan| |encoder: &mut _| work.encode(plan, encoder)).collect();
+        let contenders: Vec<Contender<'_>> =
+            records.iter().map(|record| record as Contender<'_>).collect();
+        let samples = in_turns(&clock, effort, &contenders, |round| {
+            progress(at, &format!("{} variants, round {round}", plans.len()));
+        })?;
+        let measured = plans.iter().zip(samples).map(|(plan, samples)| Measured {
+            kernel: plan.kernel().name().to_owned(),
+            tiles: plan.tiles(),
+            ns: samples.busy().as_nanos() as u64,
+        });
+        choices.extend(Choice::new(work.problem(), measured.collect()));
+    }
+    Ok(Profile::new(DeviceId::new(&attention.device().adapter_info()), choices))
+}
+
+/// Those whose results are the first one's, which is the table's own choice.
+fn agreeing(
+    attention: &Attention,
+    clock: &Clock,
+    work: &Workload,
+    plans: Vec<AttentionPlan>,
+) -> Result<Vec<AttentionPlan>> {
+    let mut first: Option<Vec<f32>> = None;
+    let mut kept = Vec::new();
+    for plan in plans {
+        clock.time(|encoder| work.encode(&plan, encoder))?;
+        let o = work.output(attention)?;
+        let same = first.as_ref().is_none_or(|first| {
+            let largest = first.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            // Written so that a NaN differs.
+            first.iter().zip(&o).all(|(a, b)| (a - b).abs() <= AGREEMENT * largest)
+        });
+        first.get_or_insert(o);
+        if same {
+            kept.push(plan);
+        }
+    }
+    Ok(kept)
+}
