@@ -17,9 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 use common::{max_difference, normal};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheShape,
-    DeviceChoice, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs,
-    Problem, QuerySequences, Shape,
+    AppendBuffers, AppendPlan, Attention, AttentionPlan, CacheShape, DeviceChoice, Inputs, KvCache,
+    Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs, Problem, QuerySequences, Shape,
 };
 
 const HEADS: usize = 8;
@@ -148,6 +147,7 @@ struct Engine<'a> {
     cache: KvCache,
     append: AppendPlan,
     plan: AttentionPlan,
+    problem: Problem,
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
@@ -181,6 +181,7 @@ impl<'a> Engine<'a> {
             cache: KvCache::new(kernels, &shape)?,
             append: AppendPlan::new(kernels, &shape, &tokens)?,
             plan: AttentionPlan::new(kernels, &problem)?,
+            problem,
             q: buffer(BUDGET * HEADS * HEAD_DIM),
             k: buffer(BUDGET * KV_HEADS * HEAD_DIM),
             v: buffer(BUDGET * KV_HEADS * HEAD_DIM),
@@ -274,14 +275,8 @@ impl<'a> Engine<'a> {
         let buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
             .sequences(data.clone(), Some(&lengths));
         self.append.encode(&mut encoder, &mut self.cache, &buffers)?;
-        let buffers = AttentionBuffers {
-            q: self.q.slice(..),
-            k: self.cache.k(),
-            v: self.cache.v(),
-            mask: self.cache.mask_buffers(data),
-            o: self.o.slice(..),
-            lse: None,
-        };
+        let (q, o) = (self.q.slice(..), self.o.slice(..));
+        let buffers = self.cache.attention_buffers(&self.problem, q, data, o)?;
         self.plan.encode(&mut encoder, &buffers)?;
         queue.submit([encoder.finish()]);
         let tokens: usize = lengths.iter().sum();

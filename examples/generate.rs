@@ -15,9 +15,9 @@ use common::max_difference;
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_attention::files::TensorFile;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheShape,
-    DeviceChoice, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs,
-    Pairing, Problem, QuerySequences, Rotary, Shape,
+    AppendBuffers, AppendPlan, Attention, AttentionPlan, CacheShape, DeviceChoice, Inputs, KvCache,
+    Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs, Pairing, Problem, QuerySequences,
+    Rotary, Shape,
 };
 
 const LAYERS: usize = 4;
@@ -150,6 +150,7 @@ fn most_likely(logits: &[f32]) -> usize {
 struct Stage {
     append: AppendPlan,
     attention: AttentionPlan,
+    problem: Problem,
     q: wgpu::Buffer,
     rotated_q: wgpu::Buffer,
     k: wgpu::Buffer,
@@ -188,6 +189,7 @@ impl Stage {
         Ok(Self {
             append: AppendPlan::new(kernels, shape, &tokens)?,
             attention: AttentionPlan::new(kernels, &problem)?,
+            problem,
             q: buffer(rows * DIM),
             rotated_q: buffer(rows * DIM),
             k: buffer(rows * DIM),
@@ -215,14 +217,8 @@ impl Stage {
             .queries(self.q.slice(..), self.rotated_q.slice(..))
             .sequences(data.clone(), lengths);
         self.append.encode(&mut encoder, cache, &buffers)?;
-        let buffers = AttentionBuffers {
-            q: self.rotated_q.slice(..),
-            k: cache.k(),
-            v: cache.v(),
-            mask: cache.mask_buffers(data),
-            o: self.o.slice(..),
-            lse: None,
-        };
+        let (q, o) = (self.rotated_q.slice(..), self.o.slice(..));
+        let buffers = cache.attention_buffers(&self.problem, q, data, o)?;
         self.attention.encode(&mut encoder, &buffers)?;
         attention.queue().submit([encoder.finish()]);
         Ok(attention.read_blocking(&self.o, self.rows * DIM)?)

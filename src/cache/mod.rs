@@ -11,14 +11,16 @@ use crate::device::scoped;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
+use crate::plan::attention::AttentionBuffers;
 use crate::plan::buffers::{MaskBuffers, Operand, check_binding_size};
+use crate::problem::Problem;
 use crate::shape::MAX_SEQ_LEN;
 use shape::{CacheForm, CacheShape};
 
 /// The keys and values of a batch of sequences, on the device, each sequence at a length of its own.
 ///
 /// The lengths lie on the device, too, and move on there: [`crate::AppendPlan`] adds tokens at each sequence's end, and
-/// attention over the cache ([`CacheShape::problem`], [`KvCache::mask_buffers`]) reads as far as they say. So a loop that
+/// attention over the cache ([`CacheShape::problem`], [`KvCache::attention_buffers`]) reads as far as they say. So a loop that
 /// encodes append and attention in each step writes nothing from the host. The host keeps a bound for each length, which
 /// is the length itself where it's told how many tokens are added, and refuses what would go beyond the capacity before
 /// anything is recorded. Where it isn't told, the device keeps within the capacity and notes what had no room:
@@ -27,8 +29,8 @@ use shape::{CacheForm, CacheShape};
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, k, v, o]: [wgpu::Buffer; 4]) -> wgpu_attention::Result<()> {
 /// use wgpu_attention::{
-///     AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, CacheShape, Kernels, KvCache, Mask, MaskBuffers,
-///     NewTokens, QuerySequences,
+///     AppendBuffers, AppendPlan, AttentionPlan, CacheShape, Kernels, KvCache, Mask, MaskBuffers, NewTokens,
+///     QuerySequences,
 /// };
 /// let kernels = Kernels::new(device);
 /// let shape = CacheShape::new(2, 8, 1024, 64);
@@ -39,14 +41,8 @@ use shape::{CacheForm, CacheShape};
 /// for _ in 0..256 {
 ///     let mut encoder = device.create_command_encoder(&Default::default());
 ///     append.encode(&mut encoder, &mut cache, &AppendBuffers::new(k.slice(..), v.slice(..)))?;
-///     attention.encode(&mut encoder, &AttentionBuffers {
-///         q: q.slice(..),
-///         k: cache.k(),
-///         v: cache.v(),
-///         mask: cache.mask_buffers(MaskBuffers::new()),
-///         o: o.slice(..),
-///         lse: None,
-///     })?;
+///     let buffers = cache.attention_buffers(&problem, q.slice(..), MaskBuffers::new(), o.slice(..))?;
+///     attention.encode(&mut encoder, &buffers)?;
 ///     queue.submit([encoder.finish()]);
 /// }
 /// # Ok(()) }
@@ -146,6 +142,35 @@ impl KvCache {
             Some(tables) => buffers.with(MaskInput::BlockTables, tables.slice(..)),
             None => buffers,
         }
+    }
+
+    /// The buffers of attention over the cache, for a plan of `problem`: `mask` is what the problem names besides the cache's
+    /// lengths and tables. Nobody has asked for lse then; set it where it's wanted.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the problem is one over a cache of another shape, type or layout.
+    pub fn attention_buffers<'a>(
+        &'a self,
+        problem: &Problem,
+        q: BufferSlice<'a>,
+        mask: MaskBuffers<'a>,
+        o: BufferSlice<'a>,
+    ) -> Result<AttentionBuffers<'a>> {
+        let shape = problem.shape();
+        let own = self.shape.problem(shape.num_heads, shape.seq_len_q, shape.sequences.q);
+        let of_cache = |problem: &Problem| {
+            let (strides, dtypes) = (problem.strides(), problem.dtypes);
+            (*problem.shape(), [strides.k, strides.v], [dtypes.k, dtypes.v])
+        };
+        if of_cache(problem) != of_cache(&own) {
+            return Err(Error::operand(
+                "cache",
+                format!("keys and values as the plan has them, {:?}", of_cache(problem)),
+                format!("{:?}", of_cache(&own)),
+            ));
+        }
+        let mask = self.mask_buffers(mask);
+        Ok(AttentionBuffers { q, k: self.k(), v: self.v(), mask, o, lse: None })
     }
 
     /// The most tokens that each sequence can have by now, as far as the host knows; in a ring, has had.

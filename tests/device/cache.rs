@@ -523,8 +523,22 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
         let plan = AppendPlan::new(ATTENTION.kernels(), &other, &NewTokens::new(1)).unwrap();
         refused(&mut cache, &plan, &buffers, &["cache:", "the plan's shape"]);
     }
-    let of_f16 = shape.dtype(Dtype::F16).problem(HEADS, 1, QuerySequences::Uniform);
-    assert_eq!(of_f16.validate(), Ok(()));
+    let attends = |other: CacheShape| {
+        let problem = other.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
+        let (q, o) = (k.slice(..), v.slice(..));
+        cache.attention_buffers(&problem, q, MaskBuffers::new(), o).map(|_| ())
+    };
+    attends(shape).unwrap();
+    for other in [
+        shape.dtype(Dtype::F16),
+        shape.layout(Layout::Bshd),
+        shape.ring(),
+        shape.paged(16, 4),
+        CacheShape { capacity: 19, ..shape },
+        CacheShape { batch: 1, ..shape },
+    ] {
+        assert_says(&attends(other).unwrap_err(), &["cache:", "as the plan has them"]);
+    }
 
     // What is left of the room is still there.
     submit(|encoder| {
