@@ -3,8 +3,9 @@
 use anyhow::Result;
 use wgpu_attention::{Layout, Mask, Problem, Shape};
 
+use super::attention::MaskBindings;
 use super::parameters::Parameters;
-use super::tape::{MaskBindings, Tape, Tensor};
+use super::tape::{Tape, Tensor};
 
 /// How the queries of an attention see its keys.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl Builder<'_, '_> {
         self.tape.add(&x, &place)
     }
 
-    /// What an attention's keys and values are made of `y`'s rows.
+    /// An attention's keys and values, made of `y`'s rows.
     pub(crate) fn keys_and_values(&mut self, name: &str, y: &Tensor) -> Result<[Tensor; 2]> {
         let k = self.linear(&format!("{name}.k"), y, y.columns)?;
         let v = self.linear(&format!("{name}.v"), y, y.columns)?;

@@ -10,6 +10,7 @@
 mod common;
 
 pub(crate) mod adamw;
+pub(crate) mod attention;
 pub(crate) mod gpt;
 pub(crate) mod gpu;
 pub(crate) mod gradients;

@@ -1,9 +1,8 @@
 //! What a model learns, by name; from a seed or from a file, and back into one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use wgpu_attention::Dtype;
 use wgpu_attention::files::{TensorFile, TensorWriter};
 
@@ -99,12 +98,5 @@ impl<'g> Parameters<'g> {
             writer = writer.floats(name, &[tensor.rows, tensor.columns], &values, Dtype::F16);
         }
         Ok(writer)
-    }
-
-    /// The file at `path`.
-    pub(crate) fn open(gpu: &'g Gpu, path: &Path) -> Result<Self> {
-        let file = TensorFile::open(path)
-            .with_context(|| format!("the weights can't be read from {}", path.display()))?;
-        Ok(Self::from_file(gpu, file))
     }
 }

@@ -1,0 +1,159 @@
+//! The crate's attention on a tape: in training with its gradients, in translation over a cache.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+use wgpu_attention::{
+    AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan,
+    CacheShape, InspectBuffers, InspectPlan, KvCache, Mask, MaskBuffers, MaskInput, NewTokens,
+    Problem, QuerySequences, ScoreTensor,
+};
+
+use super::tape::{Tape, Tensor};
+
+/// What a mask reads, by name.
+pub(crate) type MaskBindings = Vec<(MaskInput, wgpu::Buffer)>;
+
+/// One attention of the tape, kept to look into.
+#[derive(Debug, Clone)]
+pub(super) struct Attended {
+    problem: Problem,
+    q: wgpu::Buffer,
+    k: wgpu::Buffer,
+    lse: wgpu::Buffer,
+    mask: MaskBindings,
+}
+
+impl Tape<'_> {
+    /// The crate's attention. q, k and v are read by nothing else, since its backward pass writes their gradients
+    /// rather than adding to them.
+    pub(crate) fn attention(
+        &mut self,
+        problem: &Problem,
+        [q, k, v]: [&Tensor; 3],
+        mask: &MaskBindings,
+    ) -> Result<Tensor> {
+        let shape = problem.shape();
+        let o = Tensor::zeros(self.gpu, q.rows, v.columns);
+        let lse = self.gpu.zeros(shape.lse_len()?);
+        let plan = AttentionPlan::new(self.gpu.kernels(), problem)?;
+        self.attended.push(Attended {
+            problem: problem.clone(),
+            q: q.values.clone(),
+            k: k.values.clone(),
+            lse: lse.clone(),
+            mask: mask.clone(),
+        });
+        let [q, k, v] = [q, k, v].map(Clone::clone);
+        if self.training {
+            let backward = BackwardPlan::new(self.gpu.kernels(), problem)?;
+            let (q, k, v, o) = (q.clone(), k.clone(), v.clone(), o.clone());
+            let (lse, mask) = (lse.clone(), mask.clone());
+            self.gradients.push(o.gradient.clone());
+            self.backward.push(Box::new(move |encoder| {
+                let buffers = BackwardBuffers {
+                    mask: mask_buffers(&mask),
+                    dq: Some(q.gradient.slice(..)),
+                    dk: Some(k.gradient.slice(..)),
+                    dv: Some(v.gradient.slice(..)),
+                    ..BackwardBuffers::new(
+                        q.values.slice(..),
+                        k.values.slice(..),
+                        v.values.slice(..),
+                        o.values.slice(..),
+                        lse.slice(..),
+                        o.gradient.slice(..),
+                    )
+                };
+                Ok(backward.encode(encoder, &buffers)?)
+            }));
+        }
+        let (written, mask) = (o.values.clone(), mask.clone());
+        self.forward.push(Box::new(move |encoder| {
+            let buffers = AttentionBuffers {
+                q: q.values.slice(..),
+                k: k.values.slice(..),
+                v: v.values.slice(..),
+                mask: mask_buffers(&mask),
+                o: written.slice(..),
+                lse: Some(lse.slice(..)),
+            };
+            Ok(plan.encode(encoder, &buffers)?)
+        }));
+        Ok(o)
+    }
+
+    /// Attention of one new token of each sequence over all its tokens so far. The crate's cache keeps their keys and
+    /// values, up to `capacity` of them, until [`Tape::forget`].
+    pub(crate) fn cached_attention(
+        &mut self,
+        [q, k, v]: [&Tensor; 3],
+        heads: usize,
+        capacity: usize,
+    ) -> Result<Tensor> {
+        ensure!(!self.training, "cached_attention: only for inference");
+        let kernels = self.gpu.kernels();
+        let shape = CacheShape::new(q.rows, heads, capacity, q.columns / heads);
+        let append = AppendPlan::new(kernels, &shape, &NewTokens::new(1))?;
+        let problem = shape.problem(heads, 1, QuerySequences::Uniform).mask(Mask::causal());
+        let plan = AttentionPlan::new(kernels, &problem)?;
+        let cache = Rc::new(RefCell::new(KvCache::new(kernels, &shape)?));
+        self.caches.push(Rc::clone(&cache));
+        let o = Tensor::zeros(self.gpu, q.rows, v.columns);
+        let ([q, k, v], written) = ([q, k, v].map(|x| x.values.clone()), o.values.clone());
+        self.forward.push(Box::new(move |encoder| {
+            let mut cache = cache.borrow_mut();
+            let new = AppendBuffers::new(k.slice(..), v.slice(..));
+            append.encode(encoder, &mut cache, &new)?;
+            let buffers = AttentionBuffers {
+                q: q.slice(..),
+                k: cache.k(),
+                v: cache.v(),
+                mask: cache.mask_buffers(MaskBuffers::new()),
+                o: written.slice(..),
+                lse: None,
+            };
+            Ok(plan.encode(encoder, &buffers)?)
+        }));
+        Ok(o)
+    }
+
+    /// Empties the caches, for other sequences.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let mut encoder = self.gpu.encoder();
+        for cache in &self.caches {
+            let mut cache = cache.borrow_mut();
+            for sequence in 0..cache.shape().batch {
+                cache.set_length(&mut encoder, sequence, 0)?;
+            }
+        }
+        self.gpu.submit(encoder);
+        Ok(())
+    }
+
+    /// The weights of the `index`th attention as the last run left them, `[batch, heads, seq_len_q, seq_len_kv]`.
+    pub(crate) fn attention_weights(&self, index: usize) -> Result<Vec<f32>> {
+        let attended = &self.attended[index];
+        let plan = InspectPlan::new(self.gpu.kernels(), &attended.problem)?;
+        let cells = attended.problem.shape().scores_len()?;
+        let weights = self.gpu.zeros(cells);
+        let mut encoder = self.gpu.encoder();
+        let buffers = InspectBuffers {
+            q: attended.q.slice(..),
+            k: attended.k.slice(..),
+            lse: Some(attended.lse.slice(..)),
+            mask: mask_buffers(&attended.mask),
+            output: weights.slice(..),
+        };
+        plan.encode(&mut encoder, ScoreTensor::Weights, &buffers)?;
+        self.gpu.submit(encoder);
+        self.gpu.read(&weights, cells)
+    }
+}
+
+fn mask_buffers(bindings: &MaskBindings) -> MaskBuffers<'_> {
+    bindings
+        .iter()
+        .fold(MaskBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))
+}
