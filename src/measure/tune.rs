@@ -18,7 +18,7 @@ const AGREEMENT: f32 = 1e-2;
 /// the problems it is, and what is done.
 ///
 /// # Errors
-/// As [`Workload::new`], and [`Error::KernelRefused`] where no kernel serves a problem.
+/// As [`Workload::new`], and [`crate::Error::KernelRefused`] where no kernel serves a problem.
 ///
 /// ```no_run
 /// use wgpu_attention::measure::{Effort, tune};
