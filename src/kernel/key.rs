@@ -56,16 +56,19 @@ impl FromStr for ForwardKernel {
 pub enum BackwardKernel {
     /// A lane has rows to itself, the other side is broadcast through the subgroup: for CPU adapters.
     Broadcast,
+    /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
+    Tiled,
 }
 
 impl BackwardKernel {
     /// Every form of the backward kernels, in the order in which they are considered.
-    pub const ALL: [Self; 1] = [Self::Broadcast];
+    pub const ALL: [Self; 2] = [Self::Broadcast, Self::Tiled];
 
     /// The name on the command line and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Broadcast => "broadcast",
+            Self::Tiled => "tiled",
         }
     }
 }
@@ -97,6 +100,14 @@ pub(crate) enum BackwardForm {
         subgroup_size: usize,
         /// Query rows or keys per lane.
         rows: usize,
+    },
+    Tiled {
+        /// Invocations that share a row.
+        columns: usize,
+        /// Components that are staged at a time for the products.
+        chunk: usize,
+        /// Rows that are staged at a time for the sums.
+        staged_rows: usize,
     },
 }
 

@@ -440,9 +440,18 @@ impl Source {
                 self.part(&shader!("backward/norm"));
                 self.part(&shader!("nonfinite"));
                 self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
-                self.part(&match config.form {
-                    BackwardForm::Broadcast { .. } => shader!("backward/rows_broadcast"),
-                });
+                match config.form {
+                    BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("backward/rows_broadcast"));
+                    }
+                    BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("backward/tiled"));
+                        self.product(["q", "k"], ["q", "kv"]);
+                        self.product(["dout", "v"], ["q", "kv"]);
+                        self.sum("k", "kv", "HEAD_DIM");
+                        self.part(&shader!("backward/rows_tiled"));
+                    }
+                }
             }
             BackwardPass::Columns { dk, dv } => {
                 self.part(&tile_class(mask));
@@ -453,9 +462,19 @@ impl Source {
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
                 }
-                self.part(&match config.form {
-                    BackwardForm::Broadcast { .. } => shader!("backward/columns_broadcast"),
-                });
+                match config.form {
+                    BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("backward/columns_broadcast"));
+                    }
+                    BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("backward/tiled"));
+                        self.product(["k", "q"], ["kv", "q"]);
+                        self.product(["v", "dout"], ["kv", "q"]);
+                        self.sum("q", "q", "HEAD_DIM");
+                        self.sum("dout", "q", "HEAD_DIM_V");
+                        self.part(&shader!("backward/columns_tiled"));
+                    }
+                }
             }
             _ => {
                 let dtype = config.gradients.dbias;
@@ -475,6 +494,23 @@ impl Source {
                 self.part(&shader!("backward/bias"));
             }
         }
+    }
+
+    /// `product_NEAR_FAR` of the tiled backward kernels; each tensor's rows are queries or keys.
+    fn product(&mut self, [near, far]: [&str; 2], [near_rows, far_rows]: [&str; 2]) {
+        let values = [
+            ("NEAR_TENSOR", near),
+            ("FAR_TENSOR", far),
+            ("NEAR_ROWS", near_rows),
+            ("FAR_ROWS", far_rows),
+        ];
+        self.template(&shader!("backward/tiled_product"), &values);
+    }
+
+    /// `add_FAR` of the tiled backward kernels.
+    fn sum(&mut self, far: &str, far_rows: &str, capacity: &str) {
+        let values = [("FAR_TENSOR", far), ("FAR_ROWS", far_rows), ("CAPACITY", capacity)];
+        self.template(&shader!("backward/tiled_sum"), &values);
     }
 
     /// The rows of a gradient that is written, if it is.
@@ -523,6 +559,18 @@ impl Source {
             BackwardForm::Broadcast { subgroup_size, rows } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
+            }
+            BackwardForm::Tiled { columns, chunk, staged_rows } => {
+                let [own, other] = match pass {
+                    BackwardPass::Columns { .. } => ["BLOCK_KV", "BLOCK_Q"],
+                    _ => ["BLOCK_Q", "BLOCK_KV"],
+                };
+                self.line(&format!(
+                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"
+                ));
+                self.constant("COLUMNS", columns);
+                self.constant("CHUNK", chunk);
+                self.constant("STAGED_ROWS", staged_rows);
             }
         }
     }

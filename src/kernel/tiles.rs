@@ -156,14 +156,56 @@ pub(crate) fn backward_candidates(
     gradients: GradientDtypes,
     device: &DeviceTraits,
 ) -> Vec<BackwardCandidate> {
-    (BackwardKernel::ALL.into_iter())
+    let mut candidates: Vec<BackwardCandidate> = (BackwardKernel::ALL.into_iter())
         .map(|kernel| {
             let config = match kernel {
                 BackwardKernel::Broadcast => backward_broadcast(problem, strides, device),
+                BackwardKernel::Tiled => backward_tiled(problem, strides, device),
             };
             (kernel, config.map(|config| BackwardConfig { gradients, ..config }))
         })
-        .collect()
+        .collect();
+    if !device.is_cpu {
+        candidates.reverse();
+    }
+    candidates
+}
+
+fn backward_tiled(
+    problem: &Problem,
+    strides: &GradientStrides,
+    device: &DeviceTraits,
+) -> Result<BackwardConfig, String> {
+    let shape = &problem.shape;
+    // The sums' registers per invocation: 4 rows of capacity / columns components, of dk and of dv.
+    let columns = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
+    let capacities: &[usize] = if columns == 8 { &[32, 64] } else { &[64, 128, 192, 256] };
+    let (head_dim, head_dim_v) =
+        (room(shape.head_dim, capacities), room(shape.head_dim_v, capacities));
+    let (own, other) = (64, 32);
+    let invocations = (own / 4 * columns) as u32;
+    let allowed = (device.limits.max_compute_invocations_per_workgroup)
+        .min(device.limits.max_compute_workgroup_size_x);
+    if invocations > allowed {
+        return Err(format!(
+            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
+        ));
+    }
+    Ok(BackwardConfig {
+        rows_grid: TileGrid { block_q: own, block_kv: other },
+        columns_grid: TileGrid { block_q: other, block_kv: own },
+        head_dim,
+        head_dim_v,
+        rows: backward_row_format(problem, strides),
+        gradients: GradientDtypes::default(),
+        form: BackwardForm::Tiled {
+            columns,
+            chunk: 16,
+            staged_rows: (1024 / head_dim.capacity.max(head_dim_v.capacity))
+                .min(16)
+                .next_power_of_two(),
+        },
+    })
 }
 
 fn backward_broadcast(

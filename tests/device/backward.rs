@@ -2,10 +2,11 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use wgpu::util::DeviceExt as _;
 use wgpu_attention::reference::{self, ReferenceGradients};
 use wgpu_attention::{
-    BackwardKernel, BackwardOptions, BackwardPlan, Dtype, Error, Gradients, Mask, OutputGradients,
-    Problem, Score, Shape,
+    BackwardBuffers, BackwardKernel, BackwardOptions, BackwardPlan, Dtype, Error, Evaluator,
+    Gradients, Mask, OutputGradients, Outputs, Problem, Score, Shape, Strides,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData};
@@ -255,4 +256,320 @@ fn a_broadcast_bias_has_the_sum() {
             assert_all_close(&format!("{kernel}, {dims:?}"), &found, &naive, &truth);
         }
     }
+}
+
+const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
+
+/// Rows of q and dout that keep nothing, and keys and values that nobody keeps, are replaced: every bit of every gradient
+/// stays.
+#[test]
+fn what_nobody_keeps_never_matters() {
+    let shape = Shape::new(3, 4, 70, 20).seq_kv(75).kv_heads(2);
+    for (seed, mask) in
+        (0..).zip(["key_lengths & causal(offset=-20)", "documents & !prefix & window(3,0)"])
+    {
+        let mask: Mask = mask.parse().unwrap();
+        let clean = Operands::random(&shape, seed);
+        let mut hostile = Operands::random(&shape, seed);
+        let upstream = Upstream::random(&shape, seed);
+        let mut dout = upstream.dout.clone();
+        let evaluator = Evaluator::new(&mask, &clean.mask, &shape).unwrap();
+        let keeps = |b, h, q_idx, kv_idx| evaluator.keep(b, h, q_idx, kv_idx);
+        let mut replaced = 0;
+        for b in 0..shape.batch {
+            for h in 0..shape.num_heads {
+                for q_idx in 0..shape.seq_len_q {
+                    if (0..shape.seq_len_kv).all(|kv_idx| !keeps(b, h, q_idx, kv_idx)) {
+                        let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
+                        hostile.q[row * 20..][..20].fill(HOSTILE[replaced % 4]);
+                        dout[row * 20..][..20].fill(HOSTILE[(replaced + 1) % 4]);
+                        replaced += 1;
+                    }
+                }
+            }
+        }
+        let rows = replaced;
+        for b in 0..shape.batch {
+            for h_kv in 0..shape.num_kv_heads {
+                for kv_idx in 0..shape.seq_len_kv {
+                    let group = h_kv * shape.group_size()..(h_kv + 1) * shape.group_size();
+                    let mut rows = group.flat_map(|h| (0..shape.seq_len_q).map(move |q| (h, q)));
+                    if rows.all(|(h, q_idx)| !keeps(b, h, q_idx, kv_idx)) {
+                        let row = (b * shape.num_kv_heads + h_kv) * shape.seq_len_kv + kv_idx;
+                        hostile.k[row * 20..][..20].fill(HOSTILE[replaced % 4]);
+                        hostile.v[row * 20..][..20].fill(HOSTILE[(replaced + 1) % 4]);
+                        replaced += 1;
+                    }
+                }
+            }
+        }
+        assert!(rows > 0 && replaced > rows, "{mask} keeps everything, so it tests nothing");
+        let problem = Problem::new(shape).mask(mask.clone());
+        for kernel in kernels(&problem) {
+            let expected = run(&problem, &clean, &upstream.of_o(), kernel);
+            let found = run(&problem, &hostile, &OutputGradients::new(&dout), kernel);
+            for (name, expected, found) in [
+                ("dq", &expected.dq, &found.dq),
+                ("dk", &expected.dk, &found.dk),
+                ("dv", &expected.dv, &found.dv),
+            ] {
+                assert!(expected.iter().all(|x| x.is_finite()));
+                assert_eq!(bits(expected), bits(found), "{kernel}, {mask}: {name}");
+            }
+        }
+    }
+}
+
+/// Numbers that aren't finite in the middle: gradients of who masks them keep every bit, those of who keeps them show it.
+#[test]
+fn hostile_numbers_reach_who_keeps_them_and_no_other() {
+    let shape = Shape::new(1, 2, 70, 20);
+    let upstream = Upstream::random(&shape, 4);
+    for mask in ["causal", "window(5,5)", "documents & not_self"] {
+        let mask: Mask = mask.parse().unwrap();
+        let clean = Operands::random(&shape, 4);
+        let evaluator = Evaluator::new(&mask, &clean.mask, &shape).unwrap();
+        let problem = Problem::new(shape).mask(mask.clone());
+        for (tensor, row, value) in [
+            ("k", 17, f32::NAN),
+            ("v", 37, f32::INFINITY),
+            ("q", 41, f32::NAN),
+            ("dout", 33, f32::NEG_INFINITY),
+            ("dout", 69, f32::NAN),
+        ] {
+            let mut hostile = Operands::random(&shape, 4);
+            let mut dout = upstream.dout.clone();
+            // Head 0, one component.
+            let place = match tensor {
+                "q" => &mut hostile.q,
+                "k" => &mut hostile.k,
+                "v" => &mut hostile.v,
+                _ => &mut dout,
+            };
+            place[row * 20 + 3] = value;
+            // Whose weights or gradients a NaN touches: rows that keep the key, or the row itself; and what they keep.
+            let kept = |q_idx, kv_idx| evaluator.keep(0, 0, q_idx, kv_idx);
+            let any_kept = |q_idx| (0..70).any(|kv_idx| kept(q_idx, kv_idx));
+            let row_is_hit = |q_idx: usize| match tensor {
+                "q" | "dout" => q_idx == row && any_kept(q_idx),
+                _ => kept(q_idx, row),
+            };
+            let key_is_hit =
+                |kv_idx: usize| (0..70).any(|q_idx| kept(q_idx, kv_idx) && row_is_hit(q_idx));
+            for kernel in kernels(&problem) {
+                let expected = run(&problem, &clean, &upstream.of_o(), kernel);
+                let found = run(&problem, &hostile, &OutputGradients::new(&dout), kernel);
+                for at in 0..140 {
+                    let what = format!("{kernel}, {mask}, {tensor}[{row}], row {at}");
+                    for (name, hit, expected, found) in [
+                        ("dq", at < 70 && row_is_hit(at), &expected.dq, &found.dq),
+                        ("dk", at < 70 && key_is_hit(at), &expected.dk, &found.dk),
+                        ("dv", at < 70 && key_is_hit(at), &expected.dv, &found.dv),
+                    ] {
+                        let (expected, found) =
+                            (&expected[at * 20..][..20], &found[at * 20..][..20]);
+                        if !hit {
+                            assert_eq!(bits(expected), bits(found), "{name} of {what}");
+                        } else if name != "dv" || tensor == "q" || tensor == "k" {
+                            assert!(found.iter().all(|x| !x.is_finite()), "{name} of {what}");
+                        } else if tensor == "dout" {
+                            // A weight that is 0 in f32 turns an infinity into NaN, so which of the two isn't said.
+                            let one =
+                                found.iter().enumerate().all(|(d, x)| x.is_finite() != (d == 3));
+                            assert!(one, "{name} of {what}: {found:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// 16-bit tensors and gradients, rows that are read four at a time and rows of odd lengths that share words.
+#[test]
+fn every_type() {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        for (seed, head_dim) in (0..).zip([20, 15]) {
+            let shape = Shape::new(2, 4, 37, head_dim).seq_kv(41).kv_heads(2);
+            let mask: Mask = "causal & key_lengths".parse().unwrap();
+            let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
+            let mut operands = Operands::random(&shape, seed);
+            let mut upstream = Upstream::random(&shape, seed);
+            for tensor in [&mut operands.q, &mut operands.k, &mut operands.v, &mut upstream.dout] {
+                tensor.iter_mut().for_each(|x| *x = dtype.round(*x));
+            }
+            let (inputs, upstream) = (operands.inputs(), upstream.of_o_and_lse());
+            let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
+            let none = (Score::default(), ScoreData::default());
+            let naive = naive_gradients_modified(
+                &problem, &mask, &inputs, &upstream, &none.0, &none.1, dtype,
+            );
+            for kernel in kernels(&problem) {
+                for stored in [Dtype::F32, dtype] {
+                    let options = BackwardOptions {
+                        kernel: Some(kernel),
+                        dtypes: stored.into(),
+                        ..BackwardOptions::default()
+                    };
+                    let found =
+                        ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options);
+                    let found = found.unwrap();
+                    let what = format!("{kernel}, {dtype} to {stored}, {shape:?}");
+                    assert_all_close(&what, &found, &naive, &truth);
+                    let exact = found.dq.iter().all(|&x| stored.round(x) == x);
+                    assert!(exact, "dq of {what} isn't of its type");
+                }
+            }
+        }
+    }
+}
+
+/// Tensors and gradients of any strides: what is dense gives the same numbers.
+#[test]
+fn arbitrary_strides() {
+    let shape = Shape::new(2, 4, 9, 6).seq_kv(11).kv_heads(2);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let operands = Operands::random(&shape, 9);
+    let upstream = Upstream::random(&shape, 9);
+    // [seq, heads, batch, dim] with room behind each row
+    let strides = |heads: usize| Strides { batch: 8, head: 16, seq: 16 * heads, dim: 1 };
+    let spread = |values: &[f32], heads: usize, seq: usize| {
+        let mut placed = vec![f32::NAN; (16 * heads) * (seq - 1) + 16 * (heads - 1) + 8 + 6];
+        for (at, value) in values.iter().enumerate() {
+            let (b, h) = (at / 6 / seq / heads, at / 6 / seq % heads);
+            placed[b * 8 + h * 16 + at / 6 % seq * 16 * heads + at % 6] = *value;
+        }
+        placed
+    };
+    let placed = Operands {
+        q: spread(&operands.q, 4, 9),
+        k: spread(&operands.k, 2, 11),
+        v: spread(&operands.v, 2, 11),
+        mask: operands.mask.clone(),
+    };
+    let dout = spread(&upstream.dout, 4, 9);
+    let spread_problem = (problem.clone())
+        .q_strides(strides(4))
+        .k_strides(strides(2))
+        .v_strides(strides(2))
+        .o_strides(strides(4));
+    for kernel in kernels(&spread_problem) {
+        let dense = run(&problem, &operands, &upstream.of_o(), kernel);
+        let found = run(&spread_problem, &placed, &OutputGradients::new(&dout), kernel);
+        for (name, found, dense, heads, seq) in [
+            ("dq", &found.dq, &dense.dq, 4, 9),
+            ("dk", &found.dk, &dense.dk, 2, 11),
+            ("dv", &found.dv, &dense.dv, 2, 11),
+        ] {
+            let expected = spread(dense, heads, seq);
+            for (at, (x, y)) in found.iter().zip(&expected).enumerate() {
+                // Between the rows nothing is written.
+                assert!(
+                    x == y || (y.is_nan() && *x == 0.0),
+                    "{kernel}: {name}[{at}]: {x}, not {y}"
+                );
+            }
+        }
+    }
+}
+
+/// One gradient alone has the same bits as all together.
+#[test]
+fn each_gradient_alone() {
+    let shape = Shape::new(1, 2, 33, 20).seq_kv(41);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let operands = Operands::random(&shape, 5);
+    let upstream = Upstream::random(&shape, 5);
+    let device = ATTENTION.kernels().device();
+    let filled = |contents: &[u8]| {
+        device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+            label: None,
+            contents,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        })
+    };
+    let floats = |values: &[f32]| filled(bytemuck::cast_slice(values));
+    let output = |elements: usize| filled(&vec![0xff; elements * 4]);
+    for kernel in kernels(&problem) {
+        let expected = run(&problem, &operands, &upstream.of_o(), kernel);
+        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let plan = BackwardPlan::with_options(ATTENTION.kernels(), &problem, &options).unwrap();
+        let forward = Outputs { lse: true, ..Outputs::default() };
+        let forward = ATTENTION.run_blocking(&problem, &operands.inputs(), &forward).unwrap();
+        let inputs =
+            [&operands.q, &operands.k, &operands.v, &forward.o, &forward.lse, &upstream.dout]
+                .map(|values| floats(values));
+        let [q, k, v, o, lse, dout] = inputs.each_ref().map(|buffer| buffer.slice(..));
+        for (which, expected) in [&expected.dq, &expected.dk, &expected.dv].into_iter().enumerate()
+        {
+            let written = output(expected.len());
+            let slice = |at: usize| (at == which).then(|| written.slice(..));
+            let buffers = BackwardBuffers {
+                dq: slice(0),
+                dk: slice(1),
+                dv: slice(2),
+                ..BackwardBuffers::new(q, k, v, o, lse, dout)
+            };
+            let mut encoder = device.create_command_encoder(&Default::default());
+            plan.encode(&mut encoder, &buffers).unwrap();
+            plan.encode_reusing_mask(&mut encoder, &buffers).unwrap();
+            ATTENTION.queue().submit([encoder.finish()]);
+            let found = ATTENTION.read_blocking(&written, expected.len()).unwrap();
+            assert_eq!(bits(&found), bits(expected), "{kernel}, gradient {which}");
+        }
+        assert!(plan.scratch_bytes() >= 2 * 33 * 16);
+    }
+}
+
+#[test]
+fn bad_input() {
+    let shape = Shape::new(1, 2, 5, 8);
+    let operands = Operands::random(&shape, 1);
+    let refusal = |problem: &Problem, upstream: &OutputGradients<'_>, options: BackwardOptions| {
+        let inputs = operands.inputs();
+        ATTENTION.gradients_blocking(problem, &inputs, upstream, &options).unwrap_err().to_string()
+    };
+    let says = |text: String, parts: &[&str]| {
+        for part in parts {
+            assert!(text.contains(part), "`{part}` is not in: {text}");
+        }
+    };
+    let problem = Problem::new(shape);
+    let none = BackwardOptions::default();
+    says(refusal(&problem, &OutputGradients::new(&[0.0; 79]), none), &["dout", "80", "79"]);
+    let upstream = OutputGradients::new(&[0.0; 80]);
+    says(refusal(&problem, &upstream.dlse(&[0.0; 9]), none), &["dlse", "10 elements", "9"]);
+    let repeated = Strides { batch: 0, head: 0, seq: 8, dim: 1 };
+    let options = BackwardOptions { dk_strides: Some(repeated), ..none };
+    says(refusal(&problem, &upstream, options), &["dk's strides", "place of its own"]);
+
+    let buffer = |usage| {
+        ATTENTION.kernels().device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 320,
+            usage,
+            mapped_at_creation: false,
+        })
+    };
+    let a = buffer(wgpu::BufferUsages::STORAGE);
+    let plan = BackwardPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let encode = |change: &dyn Fn(&mut BackwardBuffers<'_>)| {
+        let a = a.slice(..);
+        let mut buffers = BackwardBuffers::new(a, a, a, a, a, a);
+        change(&mut buffers);
+        let device = ATTENTION.kernels().device();
+        plan.encode(&mut device.create_command_encoder(&Default::default()), &buffers)
+    };
+    encode(&|_| ()).unwrap();
+    let says = |result: Result<(), Error>, parts: &[&str]| {
+        says(result.unwrap_err().to_string(), parts);
+    };
+    says(encode(&|x| x.dq = Some(x.q)), &["dq:", "another buffer", "q"]);
+    says(encode(&|x| x.lse = x.q.buffer().slice(..16)), &["lse:", "40 bytes", "16 bytes"]);
+    says(encode(&|x| x.dsinks = Some(x.q)), &["dsinks:", "no sinks"]);
+    says(encode(&|x| x.dbias = Some(x.q)), &["dbias:", "no bias"]);
 }

@@ -1,0 +1,118 @@
+// dq for GPUs, with no need of subgroups: a workgroup has BLOCK_Q query rows and walks over the keys in tiles of
+// BLOCK_KV, as the forward pass does.
+//
+//   for each tile of keys that the mask doesn't empty:
+//       s  = q k^T,  dp = dout v^T              chunks of CHUNK components staged in workgroup memory
+//       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
+//       l  = l + sum p                          each invocation's own share
+//       dq = dq + ds k                          STAGED_ROWS keys staged at a time
+//   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
+//
+// FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
+// Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
+
+@compute @workgroup_size(INVOCATIONS)
+fn backward_rows(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= query_block_count()) {
+        return;
+    }
+    let block = query_block(index);
+    if (is_empty(block)) {
+        return;
+    }
+    let b = block.b;
+    let h = block.h;
+    let y = invocation / COLUMNS;
+    let x = invocation % COLUMNS;
+    let row0 = block.q0 + y * 4u;
+    let q_last = block.q_len - 1u;
+    let own = Rows(b, h, block.q0, q_last);
+
+    var l = vec4<f32>(0.0);
+    var dq_rows: array<array<vec4<f32>, HEAD_DIM / 4u / COLUMNS>, 4>;
+    for (var r = 0u; r < 4u; r += 1u) {
+        for (var i = 0u; i < HEAD_DIM / 4u / COLUMNS; i += 1u) {
+            dq_rows[r][i] = vec4<f32>(0.0);
+        }
+    }
+    var keeps_nonfinite = false;
+
+    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+        let kv_last = block.kv_len - 1u;
+        let other = Rows(b, block.h_kv, kv0, kv_last);
+        let s = product_q_k(own, other, params.head_dim, invocation);
+        let dp = product_dout_v(own, other, params.head_dim_v, invocation);
+
+        if (invocation == 0u) {
+            atomicStore(&nonfinite_others, 0u);
+        }
+        // Bit j of kept: some of the four rows keeps key j of the tile.
+        var kept = 0u;
+        for (var i = 0u; i < OTHERS; i += 1u) {
+            let j = x + i * COLUMNS;
+            let kv_idx = min(kv0 + j, kv_last);
+            var p: vec4<f32>;
+            var ds: vec4<f32>;
+            for (var r = 0u; r < 4u; r += 1u) {
+                let q_idx = min(row0 + r, q_last);
+                let cell = cell_of(s[i][r], dp[i][r], row_terms[lse_index(b, h, q_idx)], b, h, q_idx, kv_idx);
+                p[r] = cell.p;
+                ds[r] = cell.ds;
+            }
+            if (kind == PARTIAL) {
+                let keep = vec4<bool>(
+                    cell_kept(block, row0, kv0 + j),
+                    cell_kept(block, row0 + 1u, kv0 + j),
+                    cell_kept(block, row0 + 2u, kv0 + j),
+                    cell_kept(block, row0 + 3u, kv0 + j),
+                );
+                p = select(vec4<f32>(0.0), p, keep);
+                ds = select(vec4<f32>(0.0), ds, keep);
+                kept |= select(0u, 1u << j, any(keep));
+            }
+            l += p;
+            cells[j * ROW_GROUPS + y] = ds;
+        }
+        add_k(&dq_rows, other, kind, invocation);
+        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others)) != 0u;
+    }
+
+    // The rows' shares of l, from their COLUMNS invocations.
+    let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
+    cells[x * ROW_GROUPS + y] = l;
+    workgroupBarrier();
+    l = vec4<f32>(0.0);
+    for (var i = 0u; i < COLUMNS; i += 1u) {
+        l += cells[i * ROW_GROUPS + y];
+    }
+
+    let scale = params.scale_abs * params.scale_sign;
+    for (var r = 0u; r < 4u; r += 1u) {
+        let row = row0 + r;
+        if (row < block.q_len) {
+            let place = q_place(b, row);
+            let norm = norm_of(row_terms[lse_index(b, h, row)].x, l[r], h);
+            if (x == 0u) {
+                row_terms[lse_index(b, h, row)].z = norm;
+            }
+            for (var i = 0u; i < HEAD_DIM / 4u / COLUMNS; i += 1u) {
+                store_dq4(place.x, h, place.y, (x + i * COLUMNS) * 4u, dq_rows[r][i] * (scale * norm));
+            }
+            if (add_nonfinite) {
+                for (var d = x * 4u; d < params.head_dim; d += COLUMNS * 4u) {
+                    let sum = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
+                    store_dq4(place.x, h, place.y, d, sum);
+                }
+            }
+        }
+    }
+}

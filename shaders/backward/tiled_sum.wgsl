@@ -1,0 +1,37 @@
+// sums += cells^T FAR_TENSOR, over the tile's rows of the other side, of which STAGED_ROWS are staged at a time. In PARTIAL
+// tiles what isn't finite counts as 0 and is noted.
+fn add_FAR_TENSOR(
+    sums: ptr<function, array<array<vec4<f32>, CAPACITY / 4u / COLUMNS>, 4>>,
+    other: Rows,
+    kind: u32,
+    invocation: u32,
+) {
+    let y = invocation / COLUMNS;
+    let x = invocation % COLUMNS;
+    for (var j0 = 0u; j0 < OTHER_BLOCK; j0 += STAGED_ROWS) {
+        workgroupBarrier();
+        for (var at = invocation; at < STAGED_ROWS * (CAPACITY / 4u); at += INVOCATIONS) {
+            let j = j0 + at / (CAPACITY / 4u);
+            let place = FAR_ROWS_place(other.b, min(other.first + j, other.last));
+            var value = load_FAR_TENSOR4(place.x, other.h, place.y, at % (CAPACITY / 4u) * 4u);
+            if (kind == PARTIAL) {
+                if (any(is_nonfinite(value))) {
+                    value = without_nonfinite(value);
+                    atomicOr(&nonfinite_others, 1u << j);
+                }
+            }
+            stage[at] = value;
+        }
+        workgroupBarrier();
+        for (var j = 0u; j < STAGED_ROWS; j += 1u) {
+            let cell = cells[(j0 + j) * ROW_GROUPS + y];
+            for (var i = 0u; i < CAPACITY / 4u / COLUMNS; i += 1u) {
+                let value = stage[j * (CAPACITY / 4u) + x + i * COLUMNS];
+                (*sums)[0][i] = fma(vec4<f32>(cell.x), value, (*sums)[0][i]);
+                (*sums)[1][i] = fma(vec4<f32>(cell.y), value, (*sums)[1][i]);
+                (*sums)[2][i] = fma(vec4<f32>(cell.z), value, (*sums)[2][i]);
+                (*sums)[3][i] = fma(vec4<f32>(cell.w), value, (*sums)[3][i]);
+            }
+        }
+    }
+}
