@@ -59,6 +59,8 @@ impl CustomType {
 pub(crate) enum CustomUse {
     Mask,
     Score,
+    /// The derivative of a score's function, which stands in the same text.
+    ScoreGradient,
 }
 
 impl CustomUse {
@@ -66,6 +68,7 @@ impl CustomUse {
         match self {
             Self::Mask => "keep",
             Self::Score => "score_mod",
+            Self::ScoreGradient => "score_mod_grad",
         }
     }
 
@@ -75,6 +78,9 @@ impl CustomUse {
             Self::Score => {
                 "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
             }
+            Self::ScoreGradient => {
+                "fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
+            }
         }
     }
 
@@ -82,6 +88,7 @@ impl CustomUse {
         match self {
             Self::Mask => "let kept: bool = keep(1u, 1u, 1u, 1u);",
             Self::Score => "let score: f32 = score_mod(1.0, 1u, 1u, 1u, 1u);",
+            Self::ScoreGradient => "let grad: f32 = score_mod_grad(1.0, 1.0, 1u, 1u, 1u, 1u);",
         }
     }
 }
@@ -137,6 +144,13 @@ impl Custom {
     /// The names that the text reads or calls: a caller finds the buffers that it needs among them.
     pub fn names(&self) -> Vec<String> {
         identifiers(&strip_comments(&self.text)).map(|(_, name)| name.to_owned()).collect()
+    }
+
+    /// Whether the text has a function that the use asks for.
+    pub(crate) fn declares(&self, usage: CustomUse) -> bool {
+        let bare = strip_comments(&self.text);
+        let words: Vec<&str> = identifiers(&bare).map(|(_, name)| name).collect();
+        words.windows(2).any(|pair| pair == ["fn", usage.function()])
     }
 
     pub(crate) fn buffers(&self) -> &[CustomBuffer] {

@@ -4,7 +4,7 @@ use crate::custom::{Custom, CustomUse};
 use crate::dtype::{Dtype, Dtypes};
 use crate::error::{Error, Result};
 use crate::mask::data::DataShape;
-use crate::mask::emit::score_mod_text;
+use crate::mask::emit::{score_mod_gradient, score_mod_text};
 use crate::mask::{Mask, MaskData, MaskInput};
 use crate::score::{Score, ScoreText};
 use crate::shape::{Layout, Shape, Strides};
@@ -172,6 +172,10 @@ impl Problem {
 
     /// A function of the user's own that scores go through last before the mask,
     /// `fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32`. It runs on the device alone.
+    ///
+    /// For gradients the text holds its derivative, too: `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32,
+    /// q_idx: u32, kv_idx: u32) -> f32` gets the loss's gradient with respect to what `score_mod` returned for `score`, and
+    /// returns that with respect to `score`: `grad` times the derivative at `score`.
     #[must_use]
     pub fn score_mod(self, function: Custom) -> Self {
         Self { score_mod: Some(function), ..self }
@@ -186,6 +190,26 @@ impl Problem {
     pub(crate) fn score_text(&self) -> ScoreText {
         let custom = self.score_mod.as_ref().map(|custom| score_mod_text(&self.mask, custom));
         self.score.text(custom)
+    }
+
+    /// The same for the backward pass, which also goes through the derivatives.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the user's function comes without its derivative.
+    pub(crate) fn score_text_with_gradient(&self) -> Result<ScoreText> {
+        let custom_gradient = match &self.score_mod {
+            Some(custom) if !custom.declares(CustomUse::ScoreGradient) => {
+                return Err(Error::operand(
+                    "score_mod",
+                    "its derivative in the same text, `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, \
+                     q_idx: u32, kv_idx: u32) -> f32`",
+                    "none",
+                ));
+            }
+            Some(_) => Some(score_mod_gradient(&self.mask)),
+            None => None,
+        };
+        Ok(ScoreText { custom_gradient, ..self.score_text() })
     }
 
     /// The functions of the user's own.

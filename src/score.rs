@@ -29,8 +29,8 @@ pub(crate) struct ScoreText {
     pub(crate) sinks: bool,
     /// A function of the user's own, and its name.
     pub(crate) custom: Option<(String, String)>,
-    /// Its derivative, for the backward pass.
-    pub(crate) custom_gradient: Option<(String, String)>,
+    /// The name of its derivative in the same text, for the backward pass.
+    pub(crate) custom_gradient: Option<String>,
 }
 
 impl Score {

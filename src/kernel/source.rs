@@ -380,8 +380,7 @@ impl Source {
         let mut body =
             "    let scaled = product * params.scale_abs;\n    var upstream = gradient;\n"
                 .to_owned();
-        if let Some((text, name)) = &score.custom_gradient {
-            self.line(text);
+        if let Some(name) = &score.custom_gradient {
             body += &modifiers(score);
             body += &format!("    upstream = {name}(upstream, score, b, h, q_idx, kv_idx);\n");
         }

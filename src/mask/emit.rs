@@ -193,6 +193,11 @@ pub(crate) fn score_mod_text(mask: &Mask, custom: &Custom) -> (String, String) {
     (custom_text(custom, CustomUse::Score, slot), format!("score_mod_{slot}"))
 }
 
+/// The name of its derivative, which stands in the same text.
+pub(crate) fn score_mod_gradient(mask: &Mask) -> String {
+    format!("{}_{}", CustomUse::ScoreGradient.function(), score_mod_slot(mask))
+}
+
 struct Emitter {
     next_slot: usize,
     fragments: Vec<&'static Fragment>,

@@ -7,6 +7,7 @@ use wgpu::{BindingResource, BufferSlice};
 use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
 use super::mask_tables::MaskTables;
 use super::{Dispatch, begin_pass, bind, params_buffer};
+use crate::custom::CustomUse;
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::error::{Error, Result};
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
@@ -208,6 +209,10 @@ impl BackwardPlan {
             }
         }
         let strides = options.strides(problem)?;
+        let score = problem.score_text_with_gradient()?;
+        if let Some(custom) = &problem.score_mod {
+            kernels.check_custom(custom, CustomUse::ScoreGradient)?;
+        }
         let considered = backward_candidates(problem, &strides, options.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
         let rows_mask = MaskTables::new(kernels, problem, Some(config.rows_grid))?;
@@ -237,7 +242,7 @@ impl BackwardPlan {
             strides,
             kernel,
             config,
-            score: problem.score_text(),
+            score,
             rows_mask,
             columns_mask,
             params,
