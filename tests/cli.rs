@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 use wgpu_attention::files::{TensorFile, TensorWriter};
 use wgpu_attention::{
-    Dtype, Evaluator, Inputs, Layout, Mask, MaskData, Problem, Profile, Score, Shape, reference,
+    Dtype, Evaluator, Inputs, Layout, Mask, MaskData, OutputGradients, Problem, Profile, Score,
+    Shape, reference,
 };
 
 const MINILM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/minilm-layer0.safetensors");
@@ -492,6 +493,62 @@ fn tensors_of_16_bits_go_in_and_out() {
             assert!((f64::from(*found) - expected).abs() < 0.01, "{found} instead of {expected}");
         }
     }
+}
+
+#[test]
+fn a_run_gives_gradients() {
+    let shape = Shape::new(1, 2, 5, 4).seq_kv(6);
+    let numbers = |seed: usize, len: usize| -> Vec<f32> {
+        (0..len).map(|at| ((at * 37 + seed * 11) % 29) as f32 / 10.0 - 1.4).collect()
+    };
+    let (q, k, v) = (numbers(1, 40), numbers(2, 48), numbers(3, 48));
+    let (bias, sinks) = (numbers(4, 60), numbers(5, 2));
+    let (dout, dlse) = (numbers(6, 40), numbers(7, 10));
+    let contents = TensorWriter::new()
+        .f32("q", &[1, 2, 5, 4], &q)
+        .f32("k", &[1, 2, 6, 4], &k)
+        .f32("v", &[1, 2, 6, 4], &v)
+        .f32("bias", &[1, 2, 5, 6], &bias)
+        .f32("sinks", &[2], &sinks)
+        .f32("dlse", &[1, 2, 5], &dlse);
+    let options = words("--mask causal --outputs o,dq,dk,dv,dbias,dsinks,dq");
+    let message = Scratch::new(&contents).refused(&options);
+    assert!(message.contains("dout"), "{message}");
+    let scratch = Scratch::new(&contents.f32("dout", &[1, 2, 5, 4], &dout));
+    let written = scratch.run(&options);
+
+    let data = MaskData::new().bias([1, 2, 5, 6], bias).sinks(sinks);
+    let problem = Problem::new(shape)
+        .mask(Mask::causal())
+        .score(Score { bias: true, sinks: true, ..Score::default() })
+        .data_shape(data.shape());
+    let inputs = Inputs::new(&q, &k, &v).mask(&data);
+    let upstream = OutputGradients::new(&dout).dlse(&dlse);
+    let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
+    for (name, truth, dims) in [
+        ("dq", &truth.dq, vec![1, 2, 5, 4]),
+        ("dk", &truth.dk, vec![1, 2, 6, 4]),
+        ("dv", &truth.dv, vec![1, 2, 6, 4]),
+        ("dbias", &truth.dbias, vec![1, 2, 5, 6]),
+        ("dsinks", &truth.dsinks, vec![2]),
+    ] {
+        let tensor = written.read_f32(name).unwrap();
+        assert_eq!(tensor.dims, dims, "{name}");
+        for (x, y) in tensor.values.iter().zip(truth) {
+            assert!((f64::from(*x) - y).abs() < 1e-5, "{name}: {x} instead of {y}");
+        }
+    }
+    let message = scratch.refused(&words("--mask wrong --outputs dq"));
+    assert!(message.contains("wrong"), "{message}");
+    let plain = TensorWriter::new()
+        .f32("q", &[1, 2, 5, 4], &q)
+        .f32("k", &[1, 2, 6, 4], &k)
+        .f32("v", &[1, 2, 6, 4], &v)
+        .f32("dout", &[1, 2, 5, 3], &dout[..30]);
+    let message = Scratch::new(&plain).refused(&words("--outputs dsinks"));
+    assert!(message.contains("dsinks: the file has no sinks"), "{message}");
+    let message = Scratch::new(&plain).refused(&words("--outputs dv"));
+    assert!(message.contains("dout: expected [1, 2, 5, 4], found [1, 2, 5, 3]"), "{message}");
 }
 
 #[test]

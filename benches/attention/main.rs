@@ -1,10 +1,11 @@
-//! The forward pass against naive attention in three passes, under sparse masks against none, over growing sequences, and
-//! how long each kernel takes to compile.
+//! The forward pass against naive attention in three passes, the backward pass against the forward pass, sparse masks
+//! against none, growing sequences, and how long each kernel takes to compile.
 //!
 //! Contenders run in turns, so that whatever else the machine does meets both; what is compared are medians of the time
 //! that the device worked: CPU time on a CPU adapter. Results are compared with each other, too.
 
 mod arguments;
+mod backward;
 mod compile;
 mod forward;
 mod naive;
@@ -29,6 +30,8 @@ fn main() -> Result<()> {
     let device = attention.device();
     let forward_cases: Vec<_> =
         forward::CASES.iter().filter(|case| arguments.wants(&case.name())).collect();
+    let backward_cases: Vec<_> =
+        backward::CASES.iter().filter(|case| arguments.wants(&case.name())).collect();
     let sparse_cases: Vec<_> =
         sparse::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let scaling_cases: Vec<_> =
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
         compile::cases(device).into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
         forward_cases.iter().for_each(|case| println!("{}", case.name()));
+        backward_cases.iter().for_each(|case| println!("{}", case.name()));
         sparse_cases.iter().for_each(|case| println!("{}", case.name()));
         scaling_cases.iter().for_each(|case| println!("{}", case.name()));
         compilations.iter().for_each(|case| println!("{}", case.name));
@@ -46,13 +50,25 @@ fn main() -> Result<()> {
     let clock = Clock::new(device, attention.queue())?;
     println!("device: {}", device.adapter_info().name);
     println!("times:  {}\n", times(device, &clock));
-    let steps = forward_cases.len() + sparse_cases.len() + scaling_cases.len() + compilations.len();
+    let steps = forward_cases.len()
+        + backward_cases.len()
+        + sparse_cases.len()
+        + scaling_cases.len()
+        + compilations.len();
     let progress = progress_bar(steps);
     if !forward_cases.is_empty() {
         forward::print_heading(&progress);
     }
     for case in forward_cases {
         let result = forward::run(case, &attention, &clock, &arguments, &progress)?;
+        progress.suspend(|| println!("{result}"));
+        progress.inc(1);
+    }
+    if !backward_cases.is_empty() {
+        backward::print_heading(&progress);
+    }
+    for case in backward_cases {
+        let result = backward::run(case, &attention, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }

@@ -6,10 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use wgpu_attention::files::TensorFile;
-use wgpu_attention::{Custom, Layout, Mask, MaskData, Outputs, Problem, Score};
+use wgpu_attention::{
+    BackwardOptions, Custom, Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem,
+    Score,
+};
 
 use crate::fixture::ATTENTION;
-use crate::tolerance::assert_close;
+use crate::tolerance::{assert_close, assert_gradient_close};
 
 /// A recorded call and what says the same here.
 struct Case {
@@ -86,8 +89,28 @@ fn check(case: &Case) {
     let outputs = Outputs { lse: true, ..Outputs::default() };
     let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
     compare(case, &file, "o", &output.o);
+    if file.dims("dout").is_some() {
+        check_gradients(case, &file, &problem, &operands.inputs(&data));
+    }
     if file.dims("lse").is_some() {
         compare(case, &file, "lse", &output.lse);
+    }
+}
+
+/// What autograd makes of dout, where it was recorded.
+fn check_gradients(case: &Case, file: &TensorFile, problem: &Problem, inputs: &Inputs<'_>) {
+    let dout = file.read_f32("dout").unwrap().values;
+    let upstream = OutputGradients::new(&dout);
+    let options = BackwardOptions::default();
+    let found = ATTENTION.gradients_blocking(problem, inputs, &upstream, &options).unwrap();
+    for (gradient, found) in
+        [("dq", &found.dq), ("dk", &found.dk), ("dv", &found.dv), ("dbias", &found.dbias)]
+    {
+        assert_eq!(file.dims(gradient).is_some(), !found.is_empty(), "{gradient}");
+        if !found.is_empty() {
+            let (naive, truth) = recorded(file, gradient);
+            assert_gradient_close(&format!("{gradient} of {}", case.name), found, &naive, &truth);
+        }
     }
 }
 

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::function;
+use anyhow::Context as _;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
 use wgpu_attention::{
-    AttentionPlan, Evaluator, MaskData, MaskInput, Output, Outputs, Problem, Score, ScoreTensor,
+    Attention, AttentionPlan, BackwardOptions, Evaluator, MaskData, MaskInput, Output,
+    OutputGradients, Outputs, Problem, Score, ScoreTensor,
 };
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
@@ -17,7 +19,11 @@ use wgpu_attention::{
 /// seq_len_kv]), alibi_slopes (f32 [heads]) or sinks (f32 [heads]), they are applied: scale, softcap, bias, ALiBi, mask,
 /// softmax with sinks. Where it holds q_starts and kv_starts (i32 [batch + 1], cu_seqlens), q_lengths, kv_lengths or
 /// block_tables, the sequences are packed, left-padded, cached or in blocks. OUT gets the outputs by their names: o in the layout and type of q, the others f32:
-/// lse [batch, heads, seq_len_q], the others [batch, heads, seq_len_q, seq_len_kv]. It is written whole, or not at all.
+/// lse [batch, heads, seq_len_q], gradients as what they are gradients of, the others [batch, heads, seq_len_q,
+/// seq_len_kv]. It is written whole, or not at all.
+///
+/// For gradients IN also holds dout, the loss's gradient with respect to o, and dlse [batch, heads, seq_len_q], where the
+/// loss uses lse.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
 pub(crate) struct Arguments {
@@ -73,6 +79,7 @@ const EXAMPLES: &str = "\
 EXAMPLES
   wgpu-attention run in.safetensors --out out.safetensors
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
+  wgpu-attention run in.safetensors --mask causal --outputs dq,dk,dv --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors";
 
@@ -89,15 +96,38 @@ enum OutputName {
     MaskedScores,
     /// softmax(masked scores)
     Weights,
+    /// The loss's gradient with respect to q
+    Dq,
+    /// The loss's gradient with respect to k
+    Dk,
+    /// The loss's gradient with respect to v
+    Dv,
+    /// The loss's gradient with respect to the bias
+    Dbias,
+    /// The loss's gradient with respect to the sinks
+    Dsinks,
 }
 
 impl OutputName {
     const fn tensor(self) -> Option<ScoreTensor> {
         match self {
             Self::O | Self::Lse => None,
+            Self::Dq | Self::Dk | Self::Dv | Self::Dbias | Self::Dsinks => None,
             Self::Scores => Some(ScoreTensor::Scores),
             Self::MaskedScores => Some(ScoreTensor::MaskedScores),
             Self::Weights => Some(ScoreTensor::Weights),
+        }
+    }
+
+    /// Of a gradient: its name, and the name of what it is a gradient of.
+    const fn gradient(self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::Dq => Some(["dq", "q"]),
+            Self::Dk => Some(["dk", "k"]),
+            Self::Dv => Some(["dv", "v"]),
+            Self::Dbias => Some(["dbias", "bias"]),
+            Self::Dsinks => Some(["dsinks", "sinks"]),
+            _ => None,
         }
     }
 }
@@ -120,10 +150,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let plan = AttentionPlan::with_kernel(attention.kernels(), &problem, kernel)?;
     progress.step("computing");
     let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
+    let gradients = gradients(&arguments.outputs, &file, &operands, &attention, &problem, &data)?;
     let time = started.elapsed();
 
     progress.step("writing");
-    collect(&arguments.outputs, &operands, &outputs, &output).save(&arguments.out)?;
+    let writer = collect(&arguments.outputs, &operands, &outputs, &output);
+    let writer = gradients.iter().fold(writer, |writer, gradient| {
+        writer.f32(gradient.name, &gradient.dims, &gradient.values)
+    });
+    writer.save(&arguments.out)?;
     progress.done();
     let device = attention.kernels().device().adapter_info().name;
     let summary = summary(&problem, &plan, &device, time);
@@ -169,6 +204,65 @@ fn score(file: &TensorFile, softcap: Option<f32>) -> Score {
         alibi: has(MaskInput::AlibiSlopes),
         sinks: has(MaskInput::Sinks),
     }
+}
+
+/// A gradient to be written.
+struct Gradient {
+    name: &'static str,
+    dims: Vec<usize>,
+    values: Vec<f32>,
+}
+
+/// The gradients that are asked for, each once.
+fn gradients(
+    names: &[OutputName],
+    file: &TensorFile,
+    operands: &Operands,
+    attention: &Attention,
+    problem: &Problem,
+    data: &MaskData,
+) -> anyhow::Result<Vec<Gradient>> {
+    let mut wanted: Vec<[&'static str; 2]> =
+        names.iter().filter_map(|name| name.gradient()).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let mut dims = Vec::new();
+    for [name, of] in &wanted {
+        let found = file.dims(of);
+        dims.push(found.with_context(|| format!("{name}: the file has no {of}"))?.to_vec());
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let shape = &operands.shape;
+    let read = |name: &str, expected: &[usize]| -> anyhow::Result<Vec<f32>> {
+        let tensor = file.read_f32(name)?;
+        anyhow::ensure!(
+            tensor.dims == expected,
+            "{name}: expected {expected:?}, found {:?}",
+            tensor.dims
+        );
+        Ok(tensor.values)
+    };
+    let dout = read("dout", &operands.o_dims())?;
+    let dlse = match file.dims("dlse") {
+        Some(_) => Some(read("dlse", &[shape.batch, shape.num_heads, shape.seq_len_q])?),
+        None => None,
+    };
+    let upstream = OutputGradients { dout: &dout, dlse: dlse.as_deref() };
+    let inputs = operands.inputs(data);
+    let options = BackwardOptions::default();
+    let found = attention.gradients_blocking(problem, &inputs, &upstream, &options)?;
+    let values = |name: &str| match name {
+        "dq" => found.dq.clone(),
+        "dk" => found.dk.clone(),
+        "dv" => found.dv.clone(),
+        "dbias" => found.dbias.clone(),
+        _ => found.dsinks.clone(),
+    };
+    let gradient =
+        |(&[name, _], dims): (&[&'static str; 2], _)| Gradient { name, dims, values: values(name) };
+    Ok(wanted.iter().zip(dims).map(gradient).collect())
 }
 
 /// What is asked of the library, each once.

@@ -9,6 +9,8 @@ Writes NAME.safetensors beside itself, one file per case:
     o, lse             f32, what PyTorch computes in f32 (lse where the call returns it)
     o_high, o_low      what it computes in f64 from the same numbers, as a sum of two f32
     lse_high, lse_low
+    dout               f32, for the calls that PyTorch differentiates on the CPU: a loss's gradient with respect to o
+    dq, dk, dv, dbias  f32, and _high, _low: what autograd makes of it
     and what the mask and the score modifiers read, by this crate's names
 
 The random numbers come from numpy's PCG64 with a fixed seed.
@@ -42,14 +44,26 @@ def split(tensor):
     return high.numpy(), low.float().numpy()
 
 
-def save(name, call, data=None, tq=21, tk=21, kv_heads=H):
-    """Calls `call(q, k, v, dtype)` in f32 and in f64; it returns o, or o and lse."""
+def save(name, call, data=None, tq=21, tk=21, kv_heads=H, differentiate=False):
+    """Calls `call(q, k, v, dtype)` in f32 and in f64; it returns o, or o and lse.
+
+    Where it is differentiated, it returns o and the bias that took part, or None.
+    """
     operands = numbers(1, B, H, tq, D) * 2, numbers(2, B, kv_heads, tk, D) * 2, numbers(3, B, kv_heads, tk, D)
     tensors = dict(zip("qkv", (operand.numpy() for operand in operands)))
     for dtype in (torch.float32, torch.float64):
-        result = call(*(operand.to(dtype) for operand in operands), dtype)
+        inputs = [operand.to(dtype, copy=True).requires_grad_(differentiate) for operand in operands]
+        result = call(*inputs, dtype)
         result = result if isinstance(result, tuple) else (result,)
-        for output, value in zip(("o", "lse"), result):
+        names = ("o", "lse")
+        if differentiate:
+            o, bias = result
+            dout = numbers(8, *o.shape)
+            tensors["dout"] = dout.numpy()
+            o.backward(dout.to(dtype))
+            gradients = [tensor.grad for tensor in inputs + ([bias] if bias is not None else [])]
+            names, result = ("o", "dq", "dk", "dv", "dbias"), (o.detach(), *gradients)
+        for output, value in zip(names, result):
             assert not value.isnan().any(), name
             if dtype == torch.float32:
                 tensors[output] = value.numpy()
@@ -64,10 +78,12 @@ def save(name, call, data=None, tq=21, tk=21, kv_heads=H):
 
 def sdpa(name, data=None, tq=21, tk=21, kv_heads=H, mask=None, **options):
     def call(q, k, v, dtype):
-        attn_mask = mask.to(dtype) if type(mask) is torch.Tensor and mask.is_floating_point() else mask
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **options)
+        is_bias = type(mask) is torch.Tensor and mask.is_floating_point()
+        attn_mask = mask.to(dtype, copy=True).requires_grad_() if is_bias else mask
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **options)
+        return o, attn_mask if is_bias else None
 
-    save(name, call, data, tq, tk, kv_heads)
+    save(name, call, data, tq, tk, kv_heads, differentiate=True)
 
 
 def flexed(name, data=None, tq=21, tk=21, kv_heads=H, mask_mod=None, score_mod=None, **options):

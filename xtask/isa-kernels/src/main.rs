@@ -6,7 +6,8 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use wgpu_attention::{
-    Attention, AttentionPlan, DeviceChoice, Dtype, ForwardKernel, Kernels, Mask, Problem, Shape,
+    Attention, AttentionPlan, BackwardKernel, BackwardOptions, BackwardPlan, DeviceChoice, Dtype,
+    ForwardKernel, Kernels, Mask, Problem, Shape,
 };
 
 /// A line of the report: the kernels that a plan compiles, in that order, and how the plan is made.
@@ -16,10 +17,16 @@ struct Line {
 }
 
 /// Everything that is reported on.
-const LINES: &[Line] = &[Line {
-    kernels: &["forward tiled"],
-    plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
-}];
+const LINES: &[Line] = &[
+    Line {
+        kernels: &["forward tiled"],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
+    },
+];
 
 /// The lengths of rows that are compiled for.
 const HEAD_DIMS: [usize; 2] = [64, 128];
@@ -33,6 +40,15 @@ fn forward(
     kernel: ForwardKernel,
 ) -> wgpu_attention::Result<()> {
     AttentionPlan::with_kernel(kernels, problem, Some(kernel)).map(|_| ())
+}
+
+fn backward(
+    kernels: &Kernels,
+    problem: &Problem,
+    kernel: BackwardKernel,
+) -> wgpu_attention::Result<()> {
+    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+    BackwardPlan::with_options(kernels, problem, &options).map(|_| ())
 }
 
 /// Compile kernels on the first device.
