@@ -538,8 +538,6 @@ fn a_run_gives_gradients() {
             assert!((f64::from(*x) - y).abs() < 1e-5, "{name}: {x} instead of {y}");
         }
     }
-    let message = scratch.refused(&words("--mask wrong --outputs dq"));
-    assert!(message.contains("wrong"), "{message}");
     let plain = TensorWriter::new()
         .f32("q", &[1, 2, 5, 4], &q)
         .f32("k", &[1, 2, 6, 4], &k)
