@@ -14,7 +14,8 @@
 // invocations of a row; l is each invocation's own share, summed at the end.
 //
 // Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. `stage`
-// holds q and k chunks, then v chunks; `p_tile` holds the maxima of the rows, then the weights, then the sums.
+// holds q and k chunks, then v chunks; `p_tile` holds the maxima of the rows, then the weights, then the sums. Rows of
+// both are longer than what they hold, so that neighbours that write a column use different banks.
 
 const ROW_GROUPS: u32 = BLOCK_Q / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;
@@ -22,17 +23,30 @@ const KEYS: u32 = BLOCK_KV / COLUMNS;
 const CHUNK4: u32 = CHUNK / 4u;
 const V4: u32 = HEAD_DIM_V / 4u;
 const OUTPUTS: u32 = V4 / COLUMNS;
-const STAGE: u32 = max((BLOCK_Q + BLOCK_KV) * CHUNK4, V_KEYS * V4);
+const Q_ROW: u32 = BLOCK_Q + 2u;
+const K_ROW: u32 = BLOCK_KV + 2u;
+const K_START: u32 = CHUNK4 * Q_ROW;
+const P_ROW: u32 = ROW_GROUPS + 1u;
+const STAGE: u32 = max(K_START + CHUNK4 * K_ROW, V_KEYS * V4);
 
-// q: [CHUNK / 4, BLOCK_Q] then k: [CHUNK / 4, BLOCK_KV]; or v: [V_KEYS, HEAD_DIM_V / 4]
+// q: [CHUNK / 4, Q_ROW] then k: [CHUNK / 4, K_ROW]; or v: [V_KEYS, HEAD_DIM_V / 4]
 var<workgroup> stage: array<vec4<f32>, STAGE>;
-// [BLOCK_KV, BLOCK_Q / 4], or [COLUMNS, BLOCK_Q / 4]
-var<workgroup> p_tile: array<vec4<f32>, BLOCK_KV * ROW_GROUPS>;
+// [BLOCK_KV, P_ROW], or [COLUMNS, P_ROW], of four rows each
+var<workgroup> p_tile: array<vec4<f32>, BLOCK_KV * P_ROW>;
 // Bit j: the tile's key j has a value that isn't finite.
 var<workgroup> nonfinite_keys: atomic<u32>;
 
 fn dot4(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+// How often the workgroup's invocations take one of `count` things each, and whether there is one left for `at`.
+fn turns(count: u32) -> u32 {
+    return (count + INVOCATIONS - 1u) / INVOCATIONS;
+}
+
+fn is_turn(at: u32, count: u32) -> bool {
+    return count % INVOCATIONS == 0u || at < count;
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -80,25 +94,31 @@ fn forward(
         }
         for (var d0 = 0u; d0 < params.head_dim; d0 += CHUNK) {
             workgroupBarrier();
-            for (var at = invocation; at < BLOCK_Q * CHUNK4; at += INVOCATIONS) {
-                let place = q_place(b, min(block.q0 + at / CHUNK4, q_last));
-                stage[at % CHUNK4 * BLOCK_Q + at / CHUNK4] =
-                    load_q4(place.x, h, place.y, d0 + at % CHUNK4 * 4u) * params.scale_sign;
+            for (var i = 0u; i < turns(BLOCK_Q * CHUNK4); i += 1u) {
+                let at = i * INVOCATIONS + invocation;
+                if (is_turn(at, BLOCK_Q * CHUNK4)) {
+                    let place = q_place(b, min(block.q0 + at / CHUNK4, q_last));
+                    stage[at % CHUNK4 * Q_ROW + at / CHUNK4] =
+                        load_q4(place.x, h, place.y, d0 + at % CHUNK4 * 4u) * params.scale_sign;
+                }
             }
-            for (var at = invocation; at < BLOCK_KV * CHUNK4; at += INVOCATIONS) {
-                let place = kv_place(b, min(kv0 + at / CHUNK4, kv_last));
-                stage[CHUNK4 * BLOCK_Q + at % CHUNK4 * BLOCK_KV + at / CHUNK4] =
-                    load_k4(place.x, h_kv, place.y, d0 + at % CHUNK4 * 4u);
+            for (var i = 0u; i < turns(BLOCK_KV * CHUNK4); i += 1u) {
+                let at = i * INVOCATIONS + invocation;
+                if (is_turn(at, BLOCK_KV * CHUNK4)) {
+                    let place = kv_place(b, min(kv0 + at / CHUNK4, kv_last));
+                    stage[K_START + at % CHUNK4 * K_ROW + at / CHUNK4] =
+                        load_k4(place.x, h_kv, place.y, d0 + at % CHUNK4 * 4u);
+                }
             }
             workgroupBarrier();
             for (var d4 = 0u; d4 < CHUNK4; d4 += 1u) {
-                let q_at = d4 * BLOCK_Q + y * 4u;
+                let q_at = d4 * Q_ROW + y * 4u;
                 let q0 = stage[q_at];
                 let q1 = stage[q_at + 1u];
                 let q2 = stage[q_at + 2u];
                 let q3 = stage[q_at + 3u];
                 for (var i = 0u; i < KEYS; i += 1u) {
-                    let key = stage[CHUNK4 * BLOCK_Q + d4 * BLOCK_KV + x + i * COLUMNS];
+                    let key = stage[K_START + d4 * K_ROW + x + i * COLUMNS];
                     s[i] = vec4<f32>(
                         dot4(q0, key, s[i].x),
                         dot4(q1, key, s[i].y),
@@ -139,14 +159,11 @@ fn forward(
         }
 
         workgroupBarrier();
-        p_tile[x * ROW_GROUPS + y] = m_own;
-        if (invocation == 0u) {
-            atomicStore(&nonfinite_keys, 0u);
-        }
+        p_tile[x * P_ROW + y] = m_own;
         workgroupBarrier();
         var m_new = m;
         for (var i = 0u; i < COLUMNS; i += 1u) {
-            m_new = max(m_new, p_tile[i * ROW_GROUPS + y]);
+            m_new = max(m_new, p_tile[i * P_ROW + y]);
         }
         let shrink = exp2((m - m_new) * params.softmax_scale_log2);
         m = m_new;
@@ -158,32 +175,43 @@ fn forward(
             o_rows[3][i] *= shrink.w;
         }
         workgroupBarrier();
+        var p: array<vec4<f32>, KEYS>;
         for (var i = 0u; i < KEYS; i += 1u) {
-            var p = exp2((s[i] - m_new) * params.softmax_scale_log2);
-            if (kind == PARTIAL) {
-                p = select(p, vec4<f32>(0.0), s[i] == vec4<f32>(LOWEST));
+            p[i] = exp2((s[i] - m_new) * params.softmax_scale_log2);
+        }
+        if (kind == PARTIAL) {
+            for (var i = 0u; i < KEYS; i += 1u) {
+                p[i] = select(p[i], vec4<f32>(0.0), s[i] == vec4<f32>(LOWEST));
             }
-            l += p;
-            p_tile[(x + i * COLUMNS) * ROW_GROUPS + y] = p;
+            if (invocation == 0u) {
+                atomicStore(&nonfinite_keys, 0u);
+            }
+        }
+        for (var i = 0u; i < KEYS; i += 1u) {
+            l += p[i];
+            p_tile[(x + i * COLUMNS) * P_ROW + y] = p[i];
         }
 
         for (var j0 = 0u; j0 < BLOCK_KV; j0 += V_KEYS) {
             workgroupBarrier();
-            for (var at = invocation; at < V_KEYS * V4; at += INVOCATIONS) {
-                let j = j0 + at / V4;
-                let place = kv_place(b, min(kv0 + j, kv_last));
-                var value = load_v4(place.x, h_kv, place.y, at % V4 * 4u);
-                if (kind == PARTIAL) {
-                    if (any(is_nonfinite(value))) {
-                        value = without_nonfinite(value);
-                        atomicOr(&nonfinite_keys, 1u << j);
+            for (var i = 0u; i < turns(V_KEYS * V4); i += 1u) {
+                let at = i * INVOCATIONS + invocation;
+                if (is_turn(at, V_KEYS * V4)) {
+                    let j = j0 + at / V4;
+                    let place = kv_place(b, min(kv0 + j, kv_last));
+                    var value = load_v4(place.x, h_kv, place.y, at % V4 * 4u);
+                    if (kind == PARTIAL) {
+                        if (any(is_nonfinite(value))) {
+                            value = without_nonfinite(value);
+                            atomicOr(&nonfinite_keys, 1u << j);
+                        }
                     }
+                    stage[at] = value;
                 }
-                stage[at] = value;
             }
             workgroupBarrier();
             for (var j = 0u; j < V_KEYS; j += 1u) {
-                let p = p_tile[(j0 + j) * ROW_GROUPS + y];
+                let p = p_tile[(j0 + j) * P_ROW + y];
                 for (var i = 0u; i < OUTPUTS; i += 1u) {
                     let value = stage[j * V4 + x + i * COLUMNS];
                     o_rows[0][i] = fma(vec4<f32>(p.x), value, o_rows[0][i]);
@@ -193,12 +221,14 @@ fn forward(
                 }
             }
         }
-        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys)) != 0u;
+        if (kind == PARTIAL) {
+            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys)) != 0u;
+        }
     }
 
     // The row's shares of l and of keeps_nonfinite, from its COLUMNS invocations.
     workgroupBarrier();
-    p_tile[x * ROW_GROUPS + y] = l;
+    p_tile[x * P_ROW + y] = l;
     if (invocation == 0u) {
         atomicStore(&nonfinite_keys, 0u);
     }
@@ -208,7 +238,7 @@ fn forward(
     }
     l = vec4<f32>(0.0);
     for (var i = 0u; i < COLUMNS; i += 1u) {
-        l += p_tile[i * ROW_GROUPS + y];
+        l += p_tile[i * P_ROW + y];
     }
     workgroupBarrier();
     let add_nonfinite = atomicLoad(&nonfinite_keys) != 0u;

@@ -284,8 +284,10 @@ impl Source {
             return self.template(&shader!("rows/load_i8"), &values);
         }
         self.reads(access, dtype, tensor, false);
+        // A length that is a constant is all that there is room for.
         let load = match access {
             RowAccess::Scalar => shader!("rows/load_scalar"),
+            RowAccess::Vec4 if length.starts_with("HEAD_DIM") => shader!("rows/load_vec4_whole"),
             RowAccess::Vec4 => shader!("rows/load_vec4"),
         };
         self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
