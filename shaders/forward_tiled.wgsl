@@ -9,44 +9,32 @@
 //       l, o = l 2^((m - m') c) + sum p, o 2^((m - m') c) + p v    chunks of V_KEYS values staged
 //   o = o / l,  lse = ln l + m scale
 //
-// Invocation (y, x) of the 16 x COLUMNS has the rows 4y .. 4y + 3 (the components of its vectors), the keys
-// x, x + COLUMNS, ... of the scores, and the components 4x, 4 (x + COLUMNS), ... of the output. m is the same in all
-// invocations of a row; l is each invocation's own share, summed at the end.
+// Invocations have rows, keys and components as in row_tile.wgsl.
 //
 // Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. `stage`
-// holds q and k chunks, then v chunks; `p_tile` holds the maxima of the rows, then the weights, then the sums. Rows of
+// holds q and k chunks, then v chunks; `row_tile` holds the maxima of the rows, then the weights, then the sums. Rows of
 // both are longer than what they hold, so that neighbours that write a column use different banks.
 
-const ROW_GROUPS: u32 = BLOCK_Q / 4u;
-const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;
-const KEYS: u32 = BLOCK_KV / COLUMNS;
 const CHUNK4: u32 = CHUNK / 4u;
-const V4: u32 = HEAD_DIM_V / 4u;
-const OUTPUTS: u32 = V4 / COLUMNS;
 const Q_ROW: u32 = BLOCK_Q + 2u;
 const K_ROW: u32 = BLOCK_KV + 2u;
 const K_START: u32 = CHUNK4 * Q_ROW;
-const P_ROW: u32 = ROW_GROUPS + 1u;
 const STAGE: u32 = max(K_START + CHUNK4 * K_ROW, V_KEYS * V4);
 
 // q: [CHUNK / 4, Q_ROW] then k: [CHUNK / 4, K_ROW]; or v: [V_KEYS, HEAD_DIM_V / 4]
 var<workgroup> stage: array<vec4<f32>, STAGE>;
 // [BLOCK_KV, P_ROW], or [COLUMNS, P_ROW], of four rows each
-var<workgroup> p_tile: array<vec4<f32>, BLOCK_KV * P_ROW>;
-// Bit j: the tile's key j has a value that isn't finite.
-var<workgroup> nonfinite_keys: atomic<u32>;
+var<workgroup> row_tile: array<vec4<f32>, BLOCK_KV * P_ROW>;
+// Bit j of the first: the tile's key j has a value that isn't finite. 16 bytes, so that drivers see what lies behind it
+// as aligned.
+var<workgroup> nonfinite_keys: array<atomic<u32>, 4>;
 
 fn dot4(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
-// How often the workgroup's invocations take one of `count` things each, and whether there is one left for `at`.
-fn turns(count: u32) -> u32 {
-    return (count + INVOCATIONS - 1u) / INVOCATIONS;
-}
-
-fn is_turn(at: u32, count: u32) -> bool {
-    return count % INVOCATIONS == 0u || at < count;
+fn tile_key(x: u32, i: u32) -> u32 {
+    return x + i * COLUMNS;
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -118,7 +106,7 @@ fn forward(
                 let q2 = stage[q_at + 2u];
                 let q3 = stage[q_at + 3u];
                 for (var i = 0u; i < KEYS; i += 1u) {
-                    let key = stage[K_START + d4 * K_ROW + x + i * COLUMNS];
+                    let key = stage[K_START + d4 * K_ROW + tile_key(x, i)];
                     s[i] = vec4<f32>(
                         dot4(q0, key, s[i].x),
                         dot4(q1, key, s[i].y),
@@ -129,42 +117,8 @@ fn forward(
             }
         }
 
-        // Bit j of kept: some of the four rows keeps key j of the tile.
-        var kept = 0u;
-        var m_own = m;
-        for (var i = 0u; i < KEYS; i += 1u) {
-            let j = x + i * COLUMNS;
-            if (MODIFIED) {
-                let row = block.q0 + y * 4u;
-                let kv_idx = min(kv0 + j, kv_last);
-                s[i] = vec4<f32>(
-                    modified_score(s[i].x, b, h, min(row, q_last), kv_idx),
-                    modified_score(s[i].y, b, h, min(row + 1u, q_last), kv_idx),
-                    modified_score(s[i].z, b, h, min(row + 2u, q_last), kv_idx),
-                    modified_score(s[i].w, b, h, min(row + 3u, q_last), kv_idx),
-                );
-            }
-            if (kind == PARTIAL) {
-                let row = block.q0 + y * 4u;
-                let keep = vec4<bool>(
-                    cell_kept(block, row, kv0 + j),
-                    cell_kept(block, row + 1u, kv0 + j),
-                    cell_kept(block, row + 2u, kv0 + j),
-                    cell_kept(block, row + 3u, kv0 + j),
-                );
-                s[i] = select(vec4<f32>(LOWEST), s[i], keep);
-                kept |= select(0u, 1u << j, any(keep));
-            }
-            m_own = max(m_own, s[i]);
-        }
-
-        workgroupBarrier();
-        p_tile[x * P_ROW + y] = m_own;
-        workgroupBarrier();
-        var m_new = m;
-        for (var i = 0u; i < COLUMNS; i += 1u) {
-            m_new = max(m_new, p_tile[i * P_ROW + y]);
-        }
+        let kept = score_tile(block, kv0, kind, y, x, &s);
+        let m_new = rows_maximum(m, y, x, &s);
         let shrink = exp2((m - m_new) * params.softmax_scale_log2);
         m = m_new;
         l *= shrink;
@@ -175,21 +129,10 @@ fn forward(
             o_rows[3][i] *= shrink.w;
         }
         workgroupBarrier();
-        var p: array<vec4<f32>, KEYS>;
+        weigh_tile(m, kind, invocation, &s);
         for (var i = 0u; i < KEYS; i += 1u) {
-            p[i] = exp2((s[i] - m_new) * params.softmax_scale_log2);
-        }
-        if (kind == PARTIAL) {
-            for (var i = 0u; i < KEYS; i += 1u) {
-                p[i] = select(p[i], vec4<f32>(0.0), s[i] == vec4<f32>(LOWEST));
-            }
-            if (invocation == 0u) {
-                atomicStore(&nonfinite_keys, 0u);
-            }
-        }
-        for (var i = 0u; i < KEYS; i += 1u) {
-            l += p[i];
-            p_tile[(x + i * COLUMNS) * P_ROW + y] = p[i];
+            l += s[i];
+            row_tile[tile_key(x, i) * P_ROW + y] = s[i];
         }
 
         for (var j0 = 0u; j0 < BLOCK_KV; j0 += V_KEYS) {
@@ -203,7 +146,7 @@ fn forward(
                     if (kind == PARTIAL) {
                         if (any(is_nonfinite(value))) {
                             value = without_nonfinite(value);
-                            atomicOr(&nonfinite_keys, 1u << j);
+                            atomicOr(&nonfinite_keys[0], 1u << j);
                         }
                     }
                     stage[at] = value;
@@ -211,7 +154,7 @@ fn forward(
             }
             workgroupBarrier();
             for (var j = 0u; j < V_KEYS; j += 1u) {
-                let p = p_tile[(j0 + j) * P_ROW + y];
+                let p = row_tile[(j0 + j) * P_ROW + y];
                 for (var i = 0u; i < OUTPUTS; i += 1u) {
                     let value = stage[j * V4 + x + i * COLUMNS];
                     o_rows[0][i] = fma(vec4<f32>(p.x), value, o_rows[0][i]);
@@ -222,44 +165,9 @@ fn forward(
             }
         }
         if (kind == PARTIAL) {
-            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys)) != 0u;
+            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys[0])) != 0u;
         }
     }
 
-    // The row's shares of l and of keeps_nonfinite, from its COLUMNS invocations.
-    workgroupBarrier();
-    p_tile[x * P_ROW + y] = l;
-    if (invocation == 0u) {
-        atomicStore(&nonfinite_keys, 0u);
-    }
-    workgroupBarrier();
-    if (keeps_nonfinite) {
-        atomicOr(&nonfinite_keys, 1u);
-    }
-    l = vec4<f32>(0.0);
-    for (var i = 0u; i < COLUMNS; i += 1u) {
-        l += p_tile[i * P_ROW + y];
-    }
-    workgroupBarrier();
-    let add_nonfinite = atomicLoad(&nonfinite_keys) != 0u;
-
-    for (var r = 0u; r < 4u; r += 1u) {
-        let row = block.q0 + y * 4u + r;
-        if (row < block.q_len) {
-            let place = q_place(b, row);
-            let end = row_end(h, m[r], l[r]);
-            if (x == 0u) {
-                lse[lse_index(b, h, row)] = end.lse;
-            }
-            for (var i = 0u; i < OUTPUTS; i += 1u) {
-                store_o4(place.x, h, place.y, (x + i * COLUMNS) * 4u, o_rows[r][i] * end.norm);
-            }
-            if (add_nonfinite) {
-                for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
-                    let value = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
-                    store_o4(place.x, h, place.y, d, value);
-                }
-            }
-        }
-    }
+    finish_rows(block, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
 }

@@ -6,7 +6,7 @@ use crate::device::{self, DeviceChoice, scoped};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{KernelOptions, Kernels};
 use crate::mask::emit::{TileClass, TileGrid};
 use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
@@ -100,7 +100,13 @@ impl Attention {
     /// [`Error::NoAdapter`] where there's none, or none like that.
     pub async fn open(choice: &DeviceChoice) -> Result<Self> {
         let adapter = device::adapter(choice).await?;
-        Self::from_adapter(&adapter).await
+        if !choice.with_matrices() {
+            return Self::from_adapter(&adapter).await;
+        }
+        let (device, queue) = device::open(&adapter, true).await?;
+        let matrices = adapter.cooperative_matrix_properties();
+        let options = KernelOptions { matrices, ..KernelOptions::default() };
+        Ok(Self { kernels: Kernels::with_options(&device, options), queue })
     }
 
     /// [`Attention::open`], waiting for it. Errors likewise.
@@ -113,7 +119,7 @@ impl Attention {
     /// # Errors
     /// [`Error::NoAdapter`] where it can't be opened.
     pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
-        let (device, queue) = device::open(adapter).await?;
+        let (device, queue) = device::open(adapter, false).await?;
         Ok(Self::from_device(&device, &queue))
     }
 

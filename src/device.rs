@@ -13,11 +13,39 @@ pub enum DeviceChoice {
     Index(usize),
     /// The first adapter whose name contains this text, in any case.
     Name(String),
+    /// That one, opened with cooperative matrices where it has them, for
+    /// [`ForwardKernel::Matrix`](crate::ForwardKernel::Matrix).
+    ///
+    /// They are an experimental feature of wgpu's, whose validation isn't complete: a shader that misuses them may do
+    /// anything. The kernels here don't; what else the application runs on the device is its own affair.
+    WithMatrices(Box<Self>),
 }
 
+impl DeviceChoice {
+    /// The choice without its options, and whether cooperative matrices are wanted.
+    fn parts(&self) -> (&Self, bool) {
+        match self {
+            Self::WithMatrices(choice) => (choice.parts().0, true),
+            choice => (choice, false),
+        }
+    }
+
+    pub(crate) fn with_matrices(&self) -> bool {
+        self.parts().1
+    }
+}
+
+/// Behind a device's text, it asks for cooperative matrices.
+const WITH_MATRICES: &str = "+matrices";
+
 impl From<&str> for DeviceChoice {
-    /// A number is an index, everything else a part of a name.
+    /// A number is an index, everything else a part of a name; `+matrices` behind it is
+    /// [`DeviceChoice::WithMatrices`], and nothing before that is the best one.
     fn from(text: &str) -> Self {
+        if let Some(choice) = text.strip_suffix(WITH_MATRICES) {
+            let choice = if choice.is_empty() { Self::Best } else { Self::from(choice) };
+            return Self::WithMatrices(Box::new(choice));
+        }
         match text.parse() {
             Ok(index) => Self::Index(index),
             Err(_) => Self::Name(text.to_owned()),
@@ -55,8 +83,9 @@ pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
                 .to_owned(),
         ));
     }
+    let (choice, _) = choice.parts();
     let found = match choice {
-        DeviceChoice::Best => Some(0),
+        DeviceChoice::Best | DeviceChoice::WithMatrices(_) => Some(0),
         DeviceChoice::Index(index) => Some(*index),
         DeviceChoice::Name(part) => adapters.iter().position(|adapter| {
             let name = adapter.get_info().name.to_lowercase();
@@ -69,7 +98,7 @@ pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
             let asked = match choice {
                 DeviceChoice::Index(index) => format!("number {index}"),
                 DeviceChoice::Name(part) => format!("named like `{part}`"),
-                DeviceChoice::Best => "at all".to_owned(),
+                DeviceChoice::Best | DeviceChoice::WithMatrices(_) => "at all".to_owned(),
             };
             Err(Error::NoAdapter(format!(
                 "there is no device {asked}; there are {}",
@@ -79,9 +108,17 @@ pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
     }
 }
 
-/// Opens the adapter with the features that kernels use and all that its limits allow.
-pub(crate) async fn open(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu::Queue)> {
+/// Opens the adapter with the features that kernels use and all that its limits allow; with cooperative matrices, where
+/// it has them and they are wanted.
+pub(crate) async fn open(
+    adapter: &wgpu::Adapter,
+    with_matrices: bool,
+) -> Result<(wgpu::Device, wgpu::Queue)> {
+    let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let with_matrices = with_matrices && adapter.features().contains(matrices);
     let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | if with_matrices { matrices } else { wgpu::Features::empty() }
         | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
@@ -89,6 +126,13 @@ pub(crate) async fn open(adapter: &wgpu::Adapter) -> Result<(wgpu::Device, wgpu:
         label: Some("wgpu-attention"),
         required_features: adapter.features() & wanted,
         required_limits: adapter.limits(),
+        experimental_features: if with_matrices {
+            // SAFETY: the caller asked for it, knowing `DeviceChoice::WithMatrices`. This crate's kernels load and
+            // store matrices within their arrays, in the roles and sizes that the adapter lists.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        },
         ..Default::default()
     };
     let opened = adapter.request_device(&descriptor).await;

@@ -17,17 +17,21 @@ pub enum ForwardKernel {
     Broadcast,
     /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
     Tiled,
+    /// Both products by cooperative matrices of f16, summed in f32: for devices that were opened with them
+    /// ([`DeviceChoice::WithMatrices`](crate::DeviceChoice::WithMatrices)).
+    Matrix,
 }
 
 impl ForwardKernel {
     /// Every forward kernel, in the order in which they are considered.
-    pub const ALL: [Self; 2] = [Self::Broadcast, Self::Tiled];
+    pub const ALL: [Self; 3] = [Self::Broadcast, Self::Tiled, Self::Matrix];
 
     /// The name on the command line and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Broadcast => "broadcast",
             Self::Tiled => "tiled",
+            Self::Matrix => "matrix",
         }
     }
 }
@@ -160,6 +164,12 @@ pub(crate) enum ForwardForm {
         chunk: usize,
         /// Rows of v that are staged at a time.
         v_keys: usize,
+    },
+    Matrix {
+        /// Invocations that share a row.
+        columns: usize,
+        /// Rows and columns of a cooperative matrix.
+        size: usize,
     },
 }
 

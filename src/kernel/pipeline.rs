@@ -68,6 +68,10 @@ pub struct KernelOptions {
     pub cache_dir: Option<PathBuf>,
     /// Measurements that plans prefer to the tile table.
     pub profile: Option<Profile>,
+    /// What the adapter's `cooperative_matrix_properties` lists, which a device doesn't tell: with it,
+    /// [`ForwardKernel::Matrix`](crate::ForwardKernel::Matrix) serves where the device was opened with
+    /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`.
+    pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
 }
 
 /// A place per key, so that two threads compile different kernels side by side and the same one once.
@@ -101,7 +105,7 @@ impl Kernels {
             inner: Arc::new(Inner {
                 device: device.clone(),
                 device_id: DeviceId::new(&device.adapter_info()),
-                traits: DeviceTraits::new(device),
+                traits: DeviceTraits::new(device, &options.matrices),
                 profile: options.profile,
                 store,
                 slots: Mutex::default(),

@@ -40,6 +40,13 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
     }
+    if let KernelKey::Forward {
+        config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
+        ..
+    } = key
+    {
+        source.matrices(*size);
+    }
     source.constants(key);
     if key.mask().sequences != SequenceForms::default() {
         source.constant("Q_SEQUENCES_SLOT", Q_SEQUENCES_SLOT);
@@ -76,9 +83,13 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             });
             source.part(&shader!("nonfinite"));
             source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
+            if !matches!(config.form, ForwardForm::Broadcast { .. }) {
+                source.part(&shader!("row_tile"));
+            }
             source.part(&match config.form {
                 ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
                 ForwardForm::Tiled { .. } => shader!("forward_tiled"),
+                ForwardForm::Matrix { .. } => shader!("forward_matrix"),
             });
         }
         KernelKey::Backward { pass, config, score, mask } => {
@@ -614,6 +625,20 @@ impl Source {
                 self.constant("CHUNK", chunk);
                 self.constant("V_KEYS", v_keys);
             }
+            ForwardForm::Matrix { columns, size } => {
+                self.constant("COLUMNS", columns);
+                self.constant("MATRIX", size);
+            }
+        }
+    }
+
+    /// The types of cooperative matrices, and what enables them; it comes before every declaration.
+    fn matrices(&mut self, size: usize) {
+        self.line("enable f16;\nenable wgpu_cooperative_matrix;\n");
+        for (name, scalar, role) in
+            [("Left", "f16", "A"), ("Right", "f16", "B"), ("Sum", "f32", "C")]
+        {
+            self.line(&format!("alias {name} = coop_mat{size}x{size}<{scalar}, {role}>;"));
         }
     }
 
@@ -801,7 +826,12 @@ mod tests {
         [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
             is_cpu: true,
             fixed_subgroup_size: Some(subgroup_size),
-            limits: wgpu::Limits::defaults(),
+            largest_subgroup: subgroup_size,
+            matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
+            limits: wgpu::Limits {
+                max_compute_workgroup_storage_size: 32 << 10,
+                ..wgpu::Limits::defaults()
+            },
         })
     }
 
@@ -865,15 +895,27 @@ mod tests {
         configs
     }
 
+    /// With every feature and limit that some kernel needs.
+    fn noop_device() -> wgpu::Device {
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: wgpu::Features::SUBGROUP
+                | wgpu::Features::SHADER_F16
+                | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+            required_limits: wgpu::Limits {
+                max_compute_workgroup_storage_size: 32 << 10,
+                ..wgpu::Limits::defaults()
+            },
+            // SAFETY: the noop backend runs nothing.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+            ..Default::default()
+        };
+        wgpu::Device::noop(&descriptor).0
+    }
+
     /// Without a GPU: wgpu's noop backend takes each text through naga's validation and every pipeline check.
     #[test]
     fn every_kernel_is_valid() {
-        let descriptor = wgpu::DeviceDescriptor {
-            required_features: wgpu::Features::SUBGROUP,
-            ..Default::default()
-        };
-        let (device, _queue) = wgpu::Device::noop(&descriptor);
-        let kernels = Kernels::new(&device);
+        let kernels = Kernels::new(&noop_device());
         let mut count = 0;
         for mask in MASKS {
             let mask: Mask = mask.parse().unwrap();
@@ -890,11 +932,7 @@ mod tests {
     /// Every way in which queries and keys may lie, in one kernel of each kind.
     #[test]
     fn every_form_of_sequences_is_valid() {
-        let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
-            required_features: wgpu::Features::SUBGROUP,
-            ..Default::default()
-        });
-        let kernels = Kernels::new(&device);
+        let kernels = Kernels::new(&noop_device());
         let mask: Mask = "self_only_if_alone(causal & documents) | buckets".parse().unwrap();
         let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
         let kv =
@@ -927,6 +965,8 @@ mod tests {
         let traits = DeviceTraits {
             is_cpu: true,
             fixed_subgroup_size: Some(8),
+            largest_subgroup: 8,
+            matrix: Ok(8),
             limits: wgpu::Limits::defaults(),
         };
         let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));

@@ -4,7 +4,7 @@ use super::key::{
     BackwardConfig, BackwardForm, BackwardKernel, ForwardConfig, ForwardForm, ForwardKernel,
     RowAccess, RowFormat, RowLength,
 };
-use crate::dtype::GradientDtypes;
+use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::mask::emit::TileGrid;
 use crate::problem::{GradientStrides, Problem};
 use crate::shape::Strides;
@@ -16,20 +16,68 @@ pub(crate) struct DeviceTraits {
     pub(crate) is_cpu: bool,
     /// The one size that subgroups have, where the device has subgroups enabled and promises one.
     pub(crate) fixed_subgroup_size: Option<usize>,
+    /// The most lanes that a subgroup may have.
+    pub(crate) largest_subgroup: usize,
+    /// The rows and columns of the cooperative matrices of f16, summed in f32, that the device multiplies, or why it has
+    /// none.
+    pub(crate) matrix: Result<usize, String>,
     pub(crate) limits: wgpu::Limits,
 }
 
 impl DeviceTraits {
-    pub(crate) fn new(device: &wgpu::Device) -> Self {
+    /// `matrices` is the adapter's list of cooperative matrices; empty where nobody told.
+    pub(crate) fn new(
+        device: &wgpu::Device,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+    ) -> Self {
         let info = device.adapter_info();
         let fixed = device.features().contains(wgpu::Features::SUBGROUP)
             && info.subgroup_min_size == info.subgroup_max_size;
         Self {
             is_cpu: info.device_type == wgpu::DeviceType::Cpu,
             fixed_subgroup_size: fixed.then_some(info.subgroup_min_size as usize),
+            largest_subgroup: info.subgroup_max_size as usize,
+            matrix: matrix_size(device.features(), matrices),
             limits: device.limits(),
         }
     }
+}
+
+/// The size of the matrices that the kernel `matrix` may use, or why there is none.
+fn matrix_size(
+    enabled: wgpu::Features,
+    listed: &[wgpu::CooperativeMatrixProperties],
+) -> Result<usize, String> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    for (feature, name) in [
+        (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
+        (wgpu::Features::SHADER_F16, "f16 arithmetic"),
+        (wgpu::Features::SUBGROUP, "subgroups"),
+    ] {
+        if !enabled.contains(feature) {
+            return Err(format!("it needs {name}, which the device wasn't opened with"));
+        }
+    }
+    if listed.is_empty() {
+        return Err("it needs the adapter's list of cooperative matrices".to_owned());
+    }
+    let serves = |shape: &&wgpu::CooperativeMatrixProperties| {
+        let square = shape.m_size == shape.n_size && shape.n_size == shape.k_size;
+        square && [8, 16].contains(&shape.m_size) && (shape.ab_type, shape.cr_type) == (F16, F32)
+    };
+    let largest = listed.iter().filter(serves).map(|shape| shape.m_size as usize).max();
+    largest.ok_or_else(|| {
+        let shapes: Vec<String> = (listed.iter())
+            .map(|shape| {
+                let wgpu::CooperativeMatrixProperties { m_size, n_size, k_size, .. } = shape;
+                format!("{m_size}x{n_size}x{k_size} {:?} in {:?}", shape.ab_type, shape.cr_type)
+            })
+            .collect();
+        format!(
+            "it needs matrices of 8x8x8 or 16x16x16 in f16, summed in f32, here there are: {}",
+            shapes.join(", ")
+        )
+    })
 }
 
 /// A kernel that was considered, and its tiles or why it was refused.
@@ -42,11 +90,13 @@ pub(crate) fn candidates(problem: &Problem, device: &DeviceTraits) -> Vec<Candid
             let form = match kernel {
                 ForwardKernel::Broadcast => broadcast(problem, device),
                 ForwardKernel::Tiled => tiled(problem, device),
+                ForwardKernel::Matrix => matrix(problem, device),
             };
             (kernel, form)
         })
         .collect();
-    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort.
+    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort; on a CPU,
+    // matrices that it has no units for.
     if !device.is_cpu {
         candidates.reverse();
     }
@@ -97,12 +147,63 @@ fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Stri
         rows: row_format(problem),
         form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
     };
-    let invocations = (config.grid.block_q / 4 * columns) as u32;
+    check_invocations(config.grid.block_q / 4 * columns, device)?;
+    Ok(config)
+}
+
+fn check_invocations(invocations: usize, device: &DeviceTraits) -> Result<(), String> {
     let allowed = (device.limits.max_compute_invocations_per_workgroup)
-        .min(device.limits.max_compute_workgroup_size_x);
+        .min(device.limits.max_compute_workgroup_size_x) as usize;
     if invocations > allowed {
         return Err(format!(
             "it needs {invocations} invocations in a workgroup, here there are {allowed}"
+        ));
+    }
+    Ok(())
+}
+
+fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+    let size = device.matrix.clone()?;
+    let Dtypes { q, k, v, .. } = problem.dtypes;
+    if [q, k, v] != [Dtype::F16; 3] {
+        return Err(format!("it serves q, k and v in f16, here they are {q}, {k} and {v}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    if widest > 128 {
+        return Err(format!("it serves head_dim up to 128, here it is {widest}"));
+    }
+    let columns = 8;
+    let config = ForwardConfig {
+        // With longer rows, half as many: workgroup memory holds all of them.
+        grid: TileGrid { block_q: if widest > 64 { 32 } else { 64 }, block_kv: 4 * columns },
+        head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
+        head_dim_v: room(shape.head_dim_v, &[32, 64, 128]),
+        rows: row_format(problem),
+        form: ForwardForm::Matrix { columns, size },
+    };
+    let TileGrid { block_q, block_kv } = config.grid;
+    let invocations = block_q / 4 * columns;
+    check_invocations(invocations, device)?;
+    if !invocations.is_multiple_of(device.largest_subgroup.max(1)) {
+        return Err(format!(
+            "it needs subgroups that divide {invocations} invocations, here they have up to {}",
+            device.largest_subgroup
+        ));
+    }
+    // As shaders/forward_matrix.wgsl declares them: q, k or v, weights, scores, shares of rows, marks.
+    let q_row = config.head_dim.capacity / 4 + 2;
+    let kv_row = block_kv / 4 + 2;
+    let bytes = 8 * block_q * q_row
+        + 8 * (block_kv * q_row).max(config.head_dim_v.capacity * kv_row)
+        + 8 * block_q * kv_row
+        + 16 * block_q * (block_kv / 4 + 1)
+        + 16 * columns * (block_q / 4 + 1)
+        + 16;
+    let allowed = device.limits.max_compute_workgroup_storage_size as usize;
+    if bytes > allowed {
+        return Err(format!(
+            "it needs {bytes} bytes of workgroup memory, here there are {allowed}"
         ));
     }
     Ok(config)
@@ -143,6 +244,7 @@ pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<Forw
             };
             others.map(with).collect()
         }
+        ForwardForm::Matrix { .. } => Vec::new(),
     }
 }
 

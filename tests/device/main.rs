@@ -12,6 +12,7 @@ mod hostile;
 mod inspect;
 mod kept;
 mod masks;
+mod matrix;
 mod metamorphic;
 #[cfg(feature = "onnx")]
 mod onnx;

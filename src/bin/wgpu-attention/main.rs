@@ -87,7 +87,8 @@ enum Command {
 /// Which device to work on.
 #[derive(Debug, clap::Args)]
 struct Device {
-    /// The device: its number in `wgpu-attention devices`, or a part of its name. The fastest kind unless given.
+    /// The device: its number in `wgpu-attention devices`, or a part of its name. The fastest kind unless given. With
+    /// `+matrices` behind it, it is opened with cooperative matrices, an experimental feature of wgpu's.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
 }

@@ -3,16 +3,19 @@
 //! It runs on a driver that prints its compiler's output to standard error (see `xtask/null-gpu`), and says there before
 //! each plan what it is.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use wgpu_attention::{
     Attention, AttentionPlan, BackwardKernel, BackwardOptions, BackwardPlan, DeviceChoice, Dtype,
-    ForwardKernel, Kernels, Mask, Problem, Shape,
+    Error, ForwardKernel, KernelOptions, Kernels, Mask, Problem, Shape,
 };
 
-/// A line of the report: the kernels that a plan compiles, in that order, and how the plan is made.
+/// A line of the report.
 struct Line {
+    /// The kernels that the plan compiles, in that order.
     kernels: &'static [&'static str],
+    /// Whether they use subgroups, so that the driver isn't free to choose their size.
+    subgroups: bool,
     plan: fn(&Kernels, &Problem) -> wgpu_attention::Result<()>,
 }
 
@@ -20,10 +23,17 @@ struct Line {
 const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled"],
+        subgroups: false,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
+        kernels: &["forward matrix"],
+        subgroups: true,
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
+    },
+    Line {
         kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
+        subgroups: false,
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
     },
 ];
@@ -56,22 +66,39 @@ fn backward(
 struct Options {
     /// Only kernels with this in their name.
     filter: Option<String>,
+
+    /// Only kernels that don't use subgroups.
+    #[arg(long)]
+    without_subgroups: bool,
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let device = DeviceChoice::WithMatrices(Box::new(DeviceChoice::Best));
+    let attention = Attention::open_blocking(&device)?;
+    let adapter = pollster::block_on(wgpu_attention::adapters()).into_iter().next();
+    let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
     let filter = options.filter.unwrap_or_default();
-    for line in LINES.iter().filter(|line| line.kernels.iter().any(|name| name.contains(&filter))) {
+    let wanted = |line: &&Line| {
+        line.kernels.iter().any(|name| name.contains(&filter))
+            && !(options.without_subgroups && line.subgroups)
+    };
+    for line in LINES.iter().filter(wanted) {
         for dtype in DTYPES {
             for head_dim in HEAD_DIMS {
                 let shape = Shape::new(1, 8, 1024, head_dim);
                 let problem = Problem::new(shape).mask(Mask::causal()).dtypes(dtype);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
                 // Of its own, so that every plan compiles what it needs.
-                let kernels = Kernels::new(attention.kernels().device());
-                (line.plan)(&kernels, &problem)
-                    .with_context(|| format!("{:?}, head_dim {head_dim}, {dtype}", line.kernels))?;
+                let options = KernelOptions { matrices: matrices.clone(), ..Default::default() };
+                let kernels = Kernels::with_options(attention.device(), options);
+                match (line.plan)(&kernels, &problem) {
+                    Ok(()) => {}
+                    Err(Error::KernelRefused { reason, .. }) => eprintln!("### refused {reason}"),
+                    Err(error) => {
+                        bail!("{:?}, head_dim {head_dim}, {dtype}: {error}", line.kernels)
+                    }
+                }
             }
         }
     }

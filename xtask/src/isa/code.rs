@@ -206,7 +206,12 @@ impl Code {
     /// The compiler unrolls the innermost loops, so each is one block. `None` where nothing is multiplied in a loop.
     pub(crate) fn products(&self) -> Option<Products> {
         let loops = self.loops();
-        let multiply_adds = |at: usize| self.blocks[at].mix.multiply_adds;
+        // Beside matrix products, single multiply-adds are the softmax's.
+        let has_matrices = self.blocks.iter().any(|block| block.mix.matrix > 0);
+        let multiply_adds = |at: usize| {
+            let mix = &self.blocks[at].mix;
+            if has_matrices { mix.matrix } else { mix.multiply_adds }
+        };
         let looped = |at: &usize| loops.iter().any(|inside| inside.contains(at));
         let most = (0..self.blocks.len()).filter(looped).map(multiply_adds).max()?;
         if most == 0 {

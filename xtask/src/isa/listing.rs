@@ -38,6 +38,7 @@ pub(crate) struct Stats {
 
 /// The marks that `isa-kernels` leaves.
 const PLAN: &str = "### plan ";
+const REFUSED: &str = "### refused ";
 const END: &str = "### end";
 /// The line before RADV's statistics, and after them.
 const STATISTICS: &str = "*** SHADER STATS ***";
@@ -61,6 +62,9 @@ pub(crate) fn parse(output: &str) -> Result<Vec<Compiled>> {
         let names: Vec<&str> = field()?.split(" + ").collect();
         let head_dim = field()?.parse().with_context(|| format!("head_dim of `{title}`"))?;
         let dtype = field()?;
+        if text.lines().any(|line| line.starts_with(REFUSED)) {
+            continue;
+        }
         let parts: Vec<&str> = text.split(STATISTICS).collect();
         let found = parts.len() - 1;
         ensure!(
@@ -184,6 +188,12 @@ Inverse Throughput: 2
         );
         assert_eq!((compiled[1].head_dim, compiled[1].dtype.as_str()), (64, "f16"));
         assert_eq!(compiled[1].code, Code::parse("BB0:\n\tv_fma_f32 v0 ; 0\n\ts_endpgm ; 0\n"));
+    }
+
+    #[test]
+    fn what_the_gpu_cant_do_is_left_out() {
+        let output = "### plan forward matrix; 64; f32\n### refused it serves f16\n### end\n";
+        assert_eq!(parse(output).unwrap(), []);
     }
 
     #[test]

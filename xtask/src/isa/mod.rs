@@ -135,14 +135,17 @@ impl Compiler {
         command
             .arg(&self.program)
             .args(filter)
+            .args(family.is_wave32().then_some("--without-subgroups"))
             .env("WGPU_BACKEND", "vulkan")
+            // Its last lines are shown where it fails.
+            .env("RUST_BACKTRACE", "0")
             .env_remove("WGPU_ADAPTER_NAME")
             // It checks indirect dispatches by a kernel of its own, which would be in the report.
             .env("WGPU_VALIDATION_INDIRECT_CALL", "0")
             .env("VK_DRIVER_FILES", &self.manifest)
             .env("VK_LOADER_LAYERS_DISABLE", "~implicit~")
             .env("NULL_GPU_RADV", self.radv.folder.join("lib/libvulkan_radeon.so"))
-            .env("RADV_FORCE_FAMILY", family.name)
+            .envs(family.environment())
             .env("RADV_DEBUG", "asm,shaderstats,nocache");
         let done = command
             .output()

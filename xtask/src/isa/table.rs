@@ -55,7 +55,7 @@ fn cells(family: &Family, kernel: &Compiled) -> Vec<String> {
         of_products(|products| products.mix.multiply_adds.to_string()),
         of_products(|products| percent(products.mix.share_of_arithmetic())),
         of_products(|products| percent(products.mix.share_of_vector())),
-        of_products(packed),
+        products.as_ref().map_or_else(|| "–".to_owned(), |products| packed(family, products)),
         of_products(|products| {
             format!("{} / {}", products.fewest_comparisons, products.most_comparisons)
         }),
@@ -63,13 +63,16 @@ fn cells(family: &Family, kernel: &Compiled) -> Vec<String> {
     ]
 }
 
-fn packed(products: &Products) -> String {
+fn packed(family: &Family, products: &Products) -> String {
     let mix = &products.mix;
     match (mix.matrix, mix.packed, mix.dual) {
         (0, 0, 0) => "–".to_owned(),
         (0, 0, dual) => format!("{dual} dual"),
         (0, packed, _) => format!("{packed} packed"),
-        (matrix, ..) => format!("{matrix} WMMA"),
+        (matrix, ..) => {
+            let clocks = family.matrix_clocks(mix) / family.arithmetic_clocks(mix);
+            format!("{matrix} WMMA, {} of arithmetic's clocks", percent(clocks))
+        }
     }
 }
 
