@@ -57,7 +57,7 @@ fn rows_that_keep_nothing(attention: &Attention, mask: &Mask, flags: &MaskData) 
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
     let inputs = Inputs { q: &q, k: &k, v: &v, mask: flags };
-    let outputs = Outputs { lse: true, tensors: vec![ScoreTensor::Weights], kernel: None };
+    let outputs = Outputs { lse: true, tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
     let problem = Problem::new(shape).mask(mask.clone());
     let Output { o, lse, tensors } = attention.run_blocking(&problem, &inputs, &outputs)?;
 

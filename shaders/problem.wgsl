@@ -24,7 +24,7 @@ struct Params {
     seq_len_kv: u32,
     head_dim: u32,
     head_dim_v: u32,
-    // seq_len_q in blocks of BLOCK_Q rows.
+    // seq_len_q in blocks of BLOCK_Q rows; in decode kernels, the packed rows in blocks of ROWS.
     q_blocks: u32,
     // Scores are (q . k) * scale, and scale = scale_sign * scale_abs.
     scale_sign: f32,
@@ -51,6 +51,15 @@ struct Params {
     block_shift: u32,
     blocks: u32,
     blocks_per_sequence: u32,
+    // Distances in elements between neighbours along [part, -, row, dim] of what the parts found.
+    part_strides: vec4<u32>,
+    // The distance in elements between the stats of neighbouring parts.
+    stats_stride: u32,
+    // In how many parts a decode kernel has the keys, or how many results are merged.
+    num_splits: u32,
+    // The block's size is a multiple of 16 bytes.
+    padding_0: u32,
+    padding_1: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

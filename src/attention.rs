@@ -45,6 +45,8 @@ pub struct Outputs {
     pub tensors: Vec<ScoreTensor>,
     /// A kernel to use instead of the best one.
     pub kernel: Option<ForwardKernel>,
+    /// In how many parts a decode kernel has the keys, instead of as many as suit the device.
+    pub num_splits: Option<usize>,
 }
 
 /// What was computed.
@@ -166,7 +168,12 @@ impl Attention {
         inputs.check(&problem)?;
         let strides = problem.strides();
 
-        let plan = AttentionPlan::with_kernel(&self.kernels, &problem, outputs.kernel)?;
+        let plan = AttentionPlan::with_splits(
+            &self.kernels,
+            &problem,
+            outputs.kernel,
+            outputs.num_splits,
+        )?;
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
         let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
         let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;

@@ -66,6 +66,7 @@ pub use plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
 pub use plan::buffers::MaskBuffers;
 pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 pub use plan::materialize::{MaskFormat, MaskPlan};
+pub use plan::merge::{MergePlan, PartSlices};
 pub use plan::tiles::TilePlan;
 pub use problem::{Inputs, OutputGradients, Problem};
 pub use profile::Profile;

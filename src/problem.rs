@@ -7,6 +7,7 @@ use crate::mask::data::DataShape;
 use crate::mask::emit::{score_mod_gradient, score_mod_text};
 use crate::mask::{Mask, MaskData, MaskInput};
 use crate::score::{Score, ScoreText};
+use crate::sequences::Sequences;
 use crate::shape::{Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
@@ -184,6 +185,13 @@ impl Problem {
     /// The same problem as far as the mask goes.
     pub(crate) fn mask_alone(&self) -> Self {
         Self { score: Score::default(), score_mod: None, ..self.clone() }
+    }
+
+    /// The same problem over all rows of queries that there are in memory, whichever sequence they belong to.
+    pub(crate) fn rows_in_memory(mut self) -> Self {
+        let [batch, seq_len_q] = self.shape.q_rows();
+        self.shape = Shape { batch, seq_len_q, sequences: Sequences::default(), ..self.shape };
+        self
     }
 
     /// What of the scores a kernel's text depends on.

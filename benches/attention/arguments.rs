@@ -6,7 +6,7 @@ use wgpu_attention::measure::Effort;
 
 const HELP: &str = "\
 Times the forward pass against naive attention in three passes, under sparse masks against none, over growing sequences,
-and the compilation of each kernel. What a problem of your own takes, `wgpu-attention bench` tells.
+the steps of a generation loop against the device's roofline (`decode`, `prefill`), and the compilation of each kernel. What a problem of your own takes, `wgpu-attention bench` tells.
 
 Usage: cargo bench [-- [OPTIONS] [FILTER]...]
 

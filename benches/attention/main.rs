@@ -1,5 +1,6 @@
 //! The forward pass against naive attention in three passes, the backward pass against the forward pass, sparse masks
-//! against none, growing sequences, and how long each kernel takes to compile.
+//! against none, growing sequences, the steps of a generation loop against the device's roofline, and how long
+//! each kernel takes to compile.
 //!
 //! Contenders run in turns, so that whatever else the machine does meets both; what is compared are medians of the time
 //! that the device worked: CPU time on a CPU adapter. Results are compared with each other, too.
@@ -8,7 +9,9 @@ mod arguments;
 mod backward;
 mod compile;
 mod forward;
+mod inference;
 mod naive;
+mod roofline;
 mod scaling;
 mod sparse;
 
@@ -36,6 +39,8 @@ fn main() -> Result<()> {
         sparse::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let scaling_cases: Vec<_> =
         scaling::CASES.into_iter().filter(|case| arguments.wants(&case.name())).collect();
+    let inference_cases: Vec<_> =
+        inference::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let compilations: Vec<_> =
         compile::cases(device).into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
@@ -43,6 +48,7 @@ fn main() -> Result<()> {
         backward_cases.iter().for_each(|case| println!("{}", case.name()));
         sparse_cases.iter().for_each(|case| println!("{}", case.name()));
         scaling_cases.iter().for_each(|case| println!("{}", case.name()));
+        inference_cases.iter().for_each(|case| println!("{}", case.name()));
         compilations.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
@@ -54,6 +60,7 @@ fn main() -> Result<()> {
         + backward_cases.len()
         + sparse_cases.len()
         + scaling_cases.len()
+        + inference_cases.len()
         + compilations.len();
     let progress = progress_bar(steps);
     if !forward_cases.is_empty() {
@@ -86,6 +93,14 @@ fn main() -> Result<()> {
     for case in scaling_cases {
         let result = scaling::run(case, &attention, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}\n"));
+        progress.inc(1);
+    }
+    if !inference_cases.is_empty() {
+        inference::print_heading(&progress);
+    }
+    for case in inference_cases {
+        let result = inference::run(&case, device, &clock, &arguments, &progress)?;
+        progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }
     if !compilations.is_empty() {

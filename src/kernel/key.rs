@@ -20,11 +20,16 @@ pub enum ForwardKernel {
     /// Both products by cooperative matrices of f16, summed in f32: for devices that were opened with them
     /// ([`DeviceChoice::WithMatrices`](crate::DeviceChoice::WithMatrices)).
     Matrix,
+    /// Few queries against many keys, the keys split over workgroups, a lane's loads its own: for CPU adapters.
+    DecodeLanes,
+    /// Few queries against many keys, the keys split over workgroups: for every GPU.
+    Decode,
 }
 
 impl ForwardKernel {
     /// Every forward kernel, in the order in which they are considered.
-    pub const ALL: [Self; 3] = [Self::Broadcast, Self::Tiled, Self::Matrix];
+    pub const ALL: [Self; 5] =
+        [Self::Broadcast, Self::Tiled, Self::Matrix, Self::DecodeLanes, Self::Decode];
 
     /// The name on the command line and in messages.
     pub const fn name(self) -> &'static str {
@@ -32,7 +37,14 @@ impl ForwardKernel {
             Self::Broadcast => "broadcast",
             Self::Tiled => "tiled",
             Self::Matrix => "matrix",
+            Self::DecodeLanes => "decode_lanes",
+            Self::Decode => "decode",
         }
+    }
+
+    /// Whether the kernel splits the keys: it is for few queries.
+    pub const fn is_decode(self) -> bool {
+        matches!(self, Self::DecodeLanes | Self::Decode)
     }
 }
 
@@ -171,6 +183,37 @@ pub(crate) enum ForwardForm {
         /// Rows and columns of a cooperative matrix.
         size: usize,
     },
+    DecodeLanes {
+        subgroup_size: usize,
+        /// Packed rows of a workgroup.
+        rows: usize,
+        /// Whether the keys are split, so that parts are written.
+        split: bool,
+    },
+    Decode {
+        invocations: usize,
+        /// Invocations that share a key.
+        columns: usize,
+        /// Packed rows of a workgroup.
+        rows: usize,
+        /// Whether the keys are split, so that parts are written.
+        split: bool,
+    },
+}
+
+impl ForwardForm {
+    /// The packed rows of a decode kernel's workgroup.
+    pub(crate) const fn packed_rows(self) -> Option<usize> {
+        match self {
+            Self::DecodeLanes { rows, .. } | Self::Decode { rows, .. } => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// Whether parts are written, which a merge puts together.
+    pub(crate) const fn is_split(self) -> bool {
+        matches!(self, Self::DecodeLanes { split: true, .. } | Self::Decode { split: true, .. })
+    }
 }
 
 /// A row's length: how much the kernel has room for, and whether that's what it is.
@@ -220,12 +263,50 @@ pub enum Pairing {
     Interleaved,
 }
 
+/// What a merge puts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Parts {
+    /// The splits of one decode pass: sums, with the maximum and the sum of weights that they belong to.
+    Splits,
+    /// Whole results, with their lse; how their rows are read.
+    Results(RowAccess),
+}
+
+impl Parts {
+    /// How the rows of the parts are read.
+    pub(crate) const fn access(self) -> RowAccess {
+        match self {
+            Self::Splits => RowAccess::Vec4,
+            Self::Results(access) => access,
+        }
+    }
+
+    /// What the merge is bound to besides the sizes.
+    const fn bindings(self) -> &'static [Binding] {
+        use Binding::{LseOut, LsesIn, Mask, O, PartIn, StatsIn};
+        match self {
+            Self::Splits => &[Mask, PartIn(RowAccess::Vec4), StatsIn, O, LseOut],
+            Self::Results(RowAccess::Vec4) => &[Mask, PartIn(RowAccess::Vec4), LsesIn, O, LseOut],
+            Self::Results(RowAccess::Scalar) => {
+                &[Mask, PartIn(RowAccess::Scalar), LsesIn, O, LseOut]
+            }
+        }
+    }
+}
+
 /// A kernel in full.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum KernelKey {
     Forward {
         config: ForwardConfig,
         score: ScoreText,
+        mask: Arc<MaskText>,
+    },
+    /// Puts parts together.
+    Merge {
+        rows: RowFormat,
+        parts: Parts,
+        sinks: bool,
         mask: Arc<MaskText>,
     },
     Backward {
@@ -280,6 +361,7 @@ impl KernelKey {
                 BackwardPass::Sinks => "backward_sinks",
             },
             Self::Append { .. } => "append",
+            Self::Merge { .. } => "merge",
             Self::Inspect { .. } => "inspect",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
@@ -294,6 +376,7 @@ impl KernelKey {
             Self::Forward { mask, .. }
             | Self::Backward { mask, .. }
             | Self::Append { mask, .. }
+            | Self::Merge { mask, .. }
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
@@ -324,10 +407,14 @@ impl KernelKey {
             return Binding::of_append(config);
         }
         let own: &[Binding] = match self {
+            Self::Forward { config, .. } if config.form.is_split() => {
+                &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::Part, Binding::Stats]
+            }
             Self::Forward { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
             }
             Self::Backward { pass, .. } => pass.bindings(),
+            Self::Merge { parts, .. } => parts.bindings(),
             Self::Inspect { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
             }
@@ -363,6 +450,13 @@ pub(crate) enum Binding {
     Bias,
     LseOut,
     LseIn,
+    /// What each split found: o, and m with l.
+    Part,
+    Stats,
+    /// The same as a merge reads it, and the lse of whole results.
+    PartIn(RowAccess),
+    StatsIn,
+    LsesIn,
     Scores,
     MaskTensor,
     /// o, read by the backward pass.
@@ -427,6 +521,8 @@ impl Binding {
                 | Self::CacheK
                 | Self::CacheV
                 | Self::CacheLengths
+                | Self::Part
+                | Self::Stats
         )
     }
 

@@ -48,6 +48,10 @@ pub(crate) struct Params {
     pub(crate) block_shift: u32,
     pub(crate) blocks: u32,
     pub(crate) blocks_per_sequence: u32,
+    pub(crate) part_strides: [u32; 4],
+    pub(crate) stats_stride: u32,
+    pub(crate) num_splits: u32,
+    pub(crate) padding: [u32; 2],
 }
 
 impl Params {
@@ -104,6 +108,10 @@ impl Params {
             block_shift: block_size.trailing_zeros(),
             blocks: size("blocks", blocks)?,
             blocks_per_sequence: size("blocks_per_sequence", blocks_per_sequence)?,
+            part_strides: [0; 4],
+            stats_stride: 0,
+            num_splits: 1,
+            padding: [0; 2],
         })
     }
 
@@ -150,6 +158,7 @@ mod tests {
             panic!("Params isn't a struct");
         };
         let offsets: Vec<(&str, usize)> = (members.iter())
+            .filter(|member| !member.name.as_deref().unwrap().starts_with("padding"))
             .map(|member| (member.name.as_deref().unwrap(), member.offset as usize))
             .collect();
         macro_rules! fields {
@@ -191,7 +200,10 @@ mod tests {
             kv_rows,
             block_shift,
             blocks,
-            blocks_per_sequence
+            blocks_per_sequence,
+            part_strides,
+            stats_stride,
+            num_splits
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

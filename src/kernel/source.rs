@@ -12,7 +12,7 @@ use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm,
-    KernelKey, Pairing, RowAccess, RowFormat, RowLength,
+    KernelKey, Pairing, Parts, RowAccess, RowFormat, RowLength,
 };
 
 /// Invocations in a workgroup of the kernels that have no tiles.
@@ -66,36 +66,67 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
     match key {
         KernelKey::Forward { config, score, mask } => {
             source.part(&tile_class(mask));
-            source.part(&shader!("query_block"));
+            source.part(&match config.form.packed_rows() {
+                Some(_) => shader!("decode/row_block"),
+                None => shader!("query_block"),
+            });
             let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
             let RowFormat { access, dtypes } = config.rows;
             source.rows(access, dtypes.q, "q", length);
             source.rows(access, dtypes.k, "k", length);
             let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
             source.rows(access, dtypes.v, "v", v_length);
-            source.written_rows(access, dtypes.o, "o", v_length);
+            if config.form.is_split() {
+                source.written_rows(RowAccess::Vec4, Dtype::F32, "part", PADDED_LENGTH);
+            } else {
+                source.written_rows(access, dtypes.o, "o", v_length);
+            }
             source.score(score, dtypes.bias);
             source.part(&shader!("online_softmax"));
-            source.part(&if score.sinks {
-                shader!("score/sinks")
-            } else {
-                shader!("score/no_sinks")
-            });
+            source.part(&row_end(score.sinks));
             source.part(&shader!("nonfinite"));
-            source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
-            if !matches!(config.form, ForwardForm::Broadcast { .. }) {
-                source.part(&shader!("row_tile"));
+            if config.form.packed_rows().is_some() {
+                source.part(&if config.form.is_split() {
+                    shader!("decode/part")
+                } else {
+                    shader!("decode/whole")
+                });
+            } else {
+                source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
+                if !matches!(config.form, ForwardForm::Broadcast { .. }) {
+                    source.part(&shader!("row_tile"));
+                }
             }
             source.part(&match config.form {
                 ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
                 ForwardForm::Tiled { .. } => shader!("forward_tiled"),
                 ForwardForm::Matrix { .. } => shader!("forward_matrix"),
+                ForwardForm::DecodeLanes { .. } => shader!("forward_decode_lanes"),
+                ForwardForm::Decode { .. } => shader!("forward_decode"),
             });
         }
         KernelKey::Backward { pass, config, score, mask } => {
             source.backward(*pass, config, score, mask);
         }
         KernelKey::Append { config, .. } => source.append(config),
+        KernelKey::Merge { rows: RowFormat { access, dtypes }, parts, sinks, .. } => {
+            let length = "params.head_dim_v";
+            let part_length = match parts {
+                Parts::Splits => PADDED_LENGTH,
+                Parts::Results(_) => length,
+            };
+            source.rows(parts.access(), Dtype::F32, "part", part_length);
+            source.written_rows(*access, dtypes.o, "o", length);
+            source.title("generated: kernel::source");
+            source.constant("SINKS_SLOT", SINKS_SLOT);
+            source.part(&shader!("online_softmax"));
+            source.part(&row_end(*sinks));
+            source.part(&match parts {
+                Parts::Splits => shader!("merge/splits"),
+                Parts::Results(_) => shader!("merge/results"),
+            });
+            source.part(&shader!("merge/merge"));
+        }
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
             source.rows(*access, dtypes.q, "q", "params.head_dim");
             source.rows(*access, dtypes.k, "k", "params.head_dim");
@@ -131,12 +162,17 @@ const fn tile_class(mask: &MaskText) -> Part {
     if mask.needs_tile_map { shader!("tile_class_map") } else { shader!("tile_class_closed") }
 }
 
+/// How a row ends.
+const fn row_end(sinks: bool) -> Part {
+    if sinks { shader!("score/sinks") } else { shader!("score/no_sinks") }
+}
+
 /// How the kernel reads rows, which decides its bindings' types.
 fn rows_of(key: &KernelKey) -> RowFormat {
     match key {
         KernelKey::Forward { config, .. } => config.rows,
         KernelKey::Backward { config, .. } => config.rows,
-        KernelKey::Inspect { rows, .. } => *rows,
+        KernelKey::Inspect { rows, .. } | KernelKey::Merge { rows, .. } => *rows,
         KernelKey::Append { config, .. } => {
             let dtypes = Dtypes { k: config.cache, v: config.cache, ..Dtypes::from(config.tokens) };
             RowFormat { access: config.access, dtypes }
@@ -155,7 +191,9 @@ fn gradients_of(key: &KernelKey) -> GradientDtypes {
 
 const fn needs_subgroups(key: &KernelKey) -> bool {
     match key {
-        KernelKey::Forward { config, .. } => matches!(config.form, ForwardForm::Broadcast { .. }),
+        KernelKey::Forward { config, .. } => {
+            matches!(config.form, ForwardForm::Broadcast { .. } | ForwardForm::DecodeLanes { .. })
+        }
         KernelKey::Backward {
             pass: BackwardPass::Rows { .. } | BackwardPass::Columns { .. },
             config,
@@ -166,6 +204,9 @@ const fn needs_subgroups(key: &KernelKey) -> bool {
         _ => false,
     }
 }
+
+/// The length of a row of what a split found: whole vectors, whatever the output's rows are.
+const PADDED_LENGTH: &str = "((params.head_dim_v + 3u) / 4u * 4u)";
 
 /// A row's length as an expression: the constant where that's what it is, so that no check is left.
 const fn row_length(
@@ -629,6 +670,15 @@ impl Source {
                 self.constant("COLUMNS", columns);
                 self.constant("MATRIX", size);
             }
+            ForwardForm::DecodeLanes { subgroup_size, rows, .. } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+            }
+            ForwardForm::Decode { invocations, columns, rows, .. } => {
+                self.constant("INVOCATIONS", invocations);
+                self.constant("COLUMNS", columns);
+                self.constant("ROWS", rows);
+            }
         }
     }
 
@@ -709,6 +759,18 @@ impl Source {
             Binding::CacheK => (cache, "k", written(dtypes.k)),
             Binding::CacheV => (cache, "v", written(dtypes.v)),
             Binding::CacheLengths => ("[batch], then the fault", "cache_lengths", "atomic<u32>"),
+            Binding::Part => {
+                ("[num_splits, batch, num_heads, seq_len_q, head_dim_v]", "part", "vec4<f32>")
+            }
+            Binding::Stats | Binding::StatsIn => {
+                ("[num_splits, batch, num_heads, seq_len_q]: m, l", "stats", "vec2<f32>")
+            }
+            Binding::PartIn(access) => (
+                "[parts, batch, num_heads, seq_len_q, head_dim_v]",
+                "part",
+                if access == RowAccess::Vec4 { "vec4<f32>" } else { "f32" },
+            ),
+            Binding::LsesIn => ("[parts, batch, num_heads, seq_len_q]: lse", "stats", "f32"),
             Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
             Binding::MaskTensor => {
                 ("[batch|1, num_heads|1, seq_len_q, seq_len_kv], or its bits", "output", "u32")
@@ -752,6 +814,15 @@ mod tests {
     /// Every kernel that any device may choose, for `mask`.
     fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
         let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
+        for parts in
+            [Parts::Splits, Parts::Results(RowAccess::Scalar), Parts::Results(RowAccess::Vec4)]
+        {
+            for (access, o) in [(RowAccess::Scalar, Dtype::F16), (RowAccess::Vec4, Dtype::F32)] {
+                let rows = RowFormat { access, dtypes: Dtypes { o, ..Dtypes::default() } };
+                let sinks = parts == Parts::Splits;
+                keys.push(KernelKey::Merge { rows, parts, sinks, mask: Arc::clone(mask) });
+            }
+        }
         let grid = crate::mask::emit::TileGrid { block_q: 3, block_kv: 5 };
         keys.push(KernelKey::TileMap { grid, parts: 4, mask: Arc::clone(mask) });
         keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
@@ -883,10 +954,12 @@ mod tests {
                 let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
                 for dtypes in [Dtype::F32, dtype] {
                     let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtypes);
-                    let forms = candidates(&problem, &device).into_iter();
-                    for config in forms.filter_map(|(_, form)| form.ok()) {
-                        if !configs.contains(&config) {
-                            configs.push(config);
+                    for num_splits in [1, 2] {
+                        let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
+                        for config in forms.filter_map(|(_, form)| form.ok()) {
+                            if !configs.contains(&config) {
+                                configs.push(config);
+                            }
                         }
                     }
                 }
@@ -972,7 +1045,7 @@ mod tests {
         let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
         for head_dim in [16, 32, 64, 128, 192, 256] {
             let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
-            let forms = candidates(&problem, &traits).into_iter();
+            let forms = candidates(&problem, &traits, None).into_iter();
             let tables = forms.filter_map(|(_, form)| form.ok());
             for config in tables.flat_map(|config| variants(config, &traits)) {
                 let (score, mask) = (ScoreText::default(), Arc::clone(&mask));

@@ -83,24 +83,41 @@ fn matrix_size(
 /// A kernel that was considered, and its tiles or why it was refused.
 pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
 
-/// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve.
-pub(crate) fn candidates(problem: &Problem, device: &DeviceTraits) -> Vec<Candidate> {
-    let mut candidates: Vec<Candidate> = (ForwardKernel::ALL.into_iter())
+/// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve. Decode kernels
+/// have the keys in `num_splits` parts, or in as many as suit the device.
+pub(crate) fn candidates(
+    problem: &Problem,
+    device: &DeviceTraits,
+    num_splits: Option<usize>,
+) -> Vec<Candidate> {
+    let mut forward = vec![ForwardKernel::Broadcast, ForwardKernel::Tiled, ForwardKernel::Matrix];
+    let mut decode = vec![ForwardKernel::DecodeLanes, ForwardKernel::Decode];
+    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort; on a CPU,
+    // matrices that it has no units for.
+    if !device.is_cpu {
+        forward.reverse();
+        decode.reverse();
+    }
+    let few = problem.shape.seq_len_q <= MAX_DECODE_QUERIES;
+    let (first, last) = if few { (decode, forward) } else { (forward, decode) };
+    let kernels = first.into_iter().chain(last);
+    kernels
         .map(|kernel| {
             let form = match kernel {
                 ForwardKernel::Broadcast => broadcast(problem, device),
                 ForwardKernel::Tiled => tiled(problem, device),
                 ForwardKernel::Matrix => matrix(problem, device),
+                ForwardKernel::DecodeLanes => decode_lanes(problem, device, num_splits),
+                ForwardKernel::Decode => decode_shared(problem, device, num_splits),
             };
-            (kernel, form)
+            match num_splits {
+                Some(splits) if splits > 1 && !kernel.is_decode() => {
+                    (kernel, Err("it doesn't split the keys".to_owned()))
+                }
+                _ => (kernel, form),
+            }
         })
-        .collect();
-    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort; on a CPU,
-    // matrices that it has no units for.
-    if !device.is_cpu {
-        candidates.reverse();
-    }
-    candidates
+        .collect()
 }
 
 /// Larger rows would be spilled and take long to compile, and the row count falls to keep the registers.
@@ -245,6 +262,8 @@ pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<Forw
             others.map(with).collect()
         }
         ForwardForm::Matrix { .. } => Vec::new(),
+        // Their rows follow from the packed rows, and the table has the most that there are registers for.
+        ForwardForm::DecodeLanes { .. } | ForwardForm::Decode { .. } => Vec::new(),
     }
 }
 
@@ -330,6 +349,134 @@ fn backward_broadcast(
         gradients: GradientDtypes::default(),
         form: BackwardForm::Broadcast { subgroup_size, rows },
     })
+}
+
+/// The most queries that decode kernels take.
+pub(crate) const MAX_DECODE_QUERIES: usize = 16;
+
+/// The most splits of the keys: products of a split's and a tile's number stay within 32 bits.
+pub(crate) const MAX_SPLITS: usize = 128;
+
+/// Keys in a decode kernel's tile.
+const DECODE_BLOCK_KV: usize = 32;
+
+/// The row count falls as rows grow, to keep the registers and the time to compile.
+const DECODE_LANES_ROWS: [(usize, usize); 2] = [(128, 4), (256, 2)];
+
+fn decode_lanes(
+    problem: &Problem,
+    device: &DeviceTraits,
+    num_splits: Option<usize>,
+) -> Result<ForwardConfig, String> {
+    check_queries(problem)?;
+    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
+    if !(4..=32).contains(&subgroup_size) {
+        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    let rows_format = row_format(problem);
+    if rows_format.access == RowAccess::Scalar && widest > 64 {
+        return Err(format!(
+            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
+             longer ones would take seconds to compile"
+        ));
+    }
+    let most = (DECODE_LANES_ROWS.iter()).find(|&&(longest, _)| widest <= longest);
+    let rows = block_rows(problem, most.map_or(1, |&(_, rows)| rows));
+    let config = ForwardConfig {
+        grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
+        head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
+        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
+        rows: rows_format,
+        form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
+    };
+    Ok(split(problem, device, config, num_splits))
+}
+
+fn decode_shared(
+    problem: &Problem,
+    device: &DeviceTraits,
+    num_splits: Option<usize>,
+) -> Result<ForwardConfig, String> {
+    check_queries(problem)?;
+    let invocations = 128;
+    let allowed = (device.limits.max_compute_invocations_per_workgroup)
+        .min(device.limits.max_compute_workgroup_size_x);
+    if invocations as u32 > allowed {
+        return Err(format!(
+            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
+        ));
+    }
+    let shape = &problem.shape;
+    let head_dim = room(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
+    // q and the shares of the products are in workgroup memory together.
+    let most = if head_dim.capacity <= 128 { 8 } else { 4 };
+    let config = ForwardConfig {
+        grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
+        head_dim,
+        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
+        rows: row_format(problem),
+        form: ForwardForm::Decode {
+            invocations,
+            columns: 8.min(head_dim.capacity / 4),
+            rows: block_rows(problem, most),
+            split: false,
+        },
+    };
+    Ok(split(problem, device, config, num_splits))
+}
+
+fn check_queries(problem: &Problem) -> Result<(), String> {
+    match problem.shape.seq_len_q {
+        0..=MAX_DECODE_QUERIES => Ok(()),
+        queries => {
+            Err(format!("it serves up to {MAX_DECODE_QUERIES} queries, here there are {queries}"))
+        }
+    }
+}
+
+/// The rows of a block: the packed rows of a kv head in as few blocks of at most `most`, a power of two, as it takes; a
+/// power of two, so that few pipelines serve all groups.
+fn block_rows(problem: &Problem, most: usize) -> usize {
+    let packed = (problem.shape.group_size() * problem.shape.seq_len_q).max(1);
+    packed.div_ceil(packed.div_ceil(most)).next_power_of_two()
+}
+
+/// A config whose kernel writes parts if the keys are split.
+fn split(
+    problem: &Problem,
+    device: &DeviceTraits,
+    mut config: ForwardConfig,
+    num_splits: Option<usize>,
+) -> ForwardConfig {
+    let splits = num_splits.unwrap_or_else(|| suitable_splits(problem, device, &config));
+    match &mut config.form {
+        ForwardForm::DecodeLanes { split, .. } | ForwardForm::Decode { split, .. } => {
+            *split = splits > 1;
+        }
+        ForwardForm::Broadcast { .. } | ForwardForm::Tiled { .. } | ForwardForm::Matrix { .. } => {}
+    }
+    config
+}
+
+/// How many splits of the keys fill the device: 1 where the other dimensions do, and none shorter than pays.
+pub(crate) fn suitable_splits(
+    problem: &Problem,
+    device: &DeviceTraits,
+    config: &ForwardConfig,
+) -> usize {
+    let Some(rows) = config.form.packed_rows() else {
+        return 1;
+    };
+    let shape = &problem.shape;
+    // A CPU has few cores, and a workgroup there begins with loads of q that are dear; a GPU has a hundred
+    // multiprocessors with several workgroups each, and hides the latency of one behind the others.
+    let (workgroups, least_keys) = if device.is_cpu { (64, 256) } else { (512, 128) };
+    let blocks = (shape.group_size() * shape.seq_len_q).div_ceil(rows);
+    let others = (shape.batch * shape.num_kv_heads * blocks).max(1);
+    let longest = shape.seq_len_kv.div_ceil(least_keys).clamp(1, MAX_SPLITS);
+    usize::div_ceil(workgroups, others).min(longest)
 }
 
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.

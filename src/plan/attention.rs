@@ -7,13 +7,14 @@ use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
 use super::mask_tables::MaskTables;
+use super::merge::{PartLayout, merge_dispatch};
 use super::{BindGroups, Dispatch, begin_pass, params_buffer};
 use crate::error::{Error, Result};
-use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
+use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, Parts, RowAccess};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
-use crate::kernel::tiles::{Candidate, candidates, variants};
+use crate::kernel::tiles::{Candidate, MAX_SPLITS, candidates, suitable_splits, variants};
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::problem::Problem;
 use crate::profile::Advice;
@@ -53,6 +54,7 @@ pub struct AttentionPlan {
     mask: MaskTables,
     dispatch: Dispatch,
     params: wgpu::Buffer,
+    splits: Option<Splits>,
     /// Where lse goes if nobody asks for it.
     lse: wgpu::Buffer,
     empty: wgpu::Buffer,
@@ -97,10 +99,38 @@ impl AttentionPlan {
         problem: &Problem,
         forced: Option<ForwardKernel>,
     ) -> Result<Self> {
+        Self::with_splits(kernels, problem, forced, None)
+    }
+
+    /// The same with the keys in `num_splits` parts, each a workgroup's, instead of as many as suit the device and the
+    /// shape. More than 1 is for the decode kernels alone.
+    ///
+    /// ```no_run
+    /// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
+    /// use wgpu_attention::{AttentionPlan, Problem, Shape};
+    /// let problem = Problem::new(Shape::new(1, 32, 1, 128).kv_heads(8).seq_kv(4096));
+    /// let plan = AttentionPlan::with_splits(kernels, &problem, None, Some(16))?;
+    /// assert_eq!(plan.num_splits(), 16);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::with_kernel`]; and for a number that isn't 1 to 128.
+    pub fn with_splits(
+        kernels: &Kernels,
+        problem: &Problem,
+        forced: Option<ForwardKernel>,
+        num_splits: Option<usize>,
+    ) -> Result<Self> {
         problem.validate()?;
-        let (considered, advice) = considered(kernels, problem);
+        if let Some(splits) = num_splits
+            && !(1..=MAX_SPLITS).contains(&splits)
+        {
+            return Err(Error::operand("num_splits", format!("1 to {MAX_SPLITS}"), splits));
+        }
+        let (considered, advice) = considered(kernels, problem, num_splits);
         let (kernel, config) = choose(&considered, forced)?;
-        Self::of(kernels, problem, kernel, config, considered, advice)
+        Self::of(kernels, problem, kernel, config, num_splits, considered, advice)
     }
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
@@ -112,7 +142,7 @@ impl AttentionPlan {
         mut progress: impl FnMut(&str),
     ) -> Result<Vec<Self>> {
         problem.validate()?;
-        let considered = candidates(problem, kernels.traits());
+        let considered = candidates(problem, kernels.traits(), None);
         choose(&considered, None)?;
         let mut plans = Vec::new();
         for (kernel, form) in &considered {
@@ -121,7 +151,7 @@ impl AttentionPlan {
             for config in std::iter::once(*config).chain(others) {
                 progress(&format!("{kernel}, {}", config.tiles()));
                 let (considered, advice) = (considered.clone(), String::new());
-                plans.push(Self::of(kernels, problem, *kernel, config, considered, advice)?);
+                plans.push(Self::of(kernels, problem, *kernel, config, None, considered, advice)?);
             }
         }
         Ok(plans)
@@ -132,12 +162,21 @@ impl AttentionPlan {
         problem: &Problem,
         kernel: ForwardKernel,
         config: ForwardConfig,
+        num_splits: Option<usize>,
         considered: Vec<Candidate>,
         advice: String,
     ) -> Result<Self> {
         let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
-        let params = Params::new(problem, &mask.layout, config.grid.block_q)?;
+        let mut params = Params::new(problem, &mask.layout, config.grid.block_q)?;
         let shape = &problem.shape;
+        let splits = match num_splits {
+            Some(splits) => splits,
+            None => suitable_splits(problem, kernels.traits(), &config),
+        };
+        let splits = match config.form.is_split() {
+            true => Some(Splits::new(kernels, problem, splits, &mut params)?),
+            false => None,
+        };
         let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
         check_binding_size(kernels, "lse", lse_bytes)?;
         let pipeline = kernels.pipeline(KernelKey::Forward {
@@ -145,12 +184,19 @@ impl AttentionPlan {
             score: problem.score_text(),
             mask: Arc::clone(&mask.text),
         })?;
-        let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
-        let dispatch = Dispatch::new(
-            kernels,
-            pipeline,
-            crate::shape::elements("workgroups", &[shape.batch, shape.num_heads, blocks])?,
-        )?;
+        let workgroups = match config.form.packed_rows() {
+            Some(rows) => {
+                let blocks = (shape.group_size() * shape.seq_len_q).div_ceil(rows);
+                params.q_blocks = blocks as u32;
+                [shape.batch, shape.num_kv_heads, params.num_splits as usize, blocks]
+            }
+            None => {
+                let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
+                [shape.batch, shape.num_heads, 1, blocks]
+            }
+        };
+        let workgroups = crate::shape::elements("workgroups", &workgroups)?;
+        let dispatch = Dispatch::new(kernels, pipeline, workgroups)?;
         let device = kernels.device();
         let (params, lse, empty) = crate::device::scoped(device, "allocating a plan", || {
             let lse = device.create_buffer(&wgpu::BufferDescriptor {
@@ -171,10 +217,16 @@ impl AttentionPlan {
             mask,
             dispatch,
             params,
+            splits,
             lse,
             empty,
             bind_groups: BindGroups::default(),
         })
+    }
+
+    /// In how many parts the keys are: 1 for kernels that don't split them.
+    pub fn num_splits(&self) -> usize {
+        self.splits.as_ref().map_or(1, |splits| splits.count)
     }
 
     /// The kernel that was chosen.
@@ -182,9 +234,32 @@ impl AttentionPlan {
         self.kernel
     }
 
+    /// The bytes of q, k, v, o and of what splits find that a decode kernel and its merge read and write, counted from their
+    /// loops, if the mask empties no tile; `None` for the other kernels.
+    pub fn bytes_moved(&self) -> Option<u64> {
+        let shape = &self.problem.shape;
+        let rows = self.config.form.packed_rows()?;
+        let packed = shape.group_size() * shape.seq_len_q;
+        let blocks = packed.div_ceil(rows);
+        let heads = (shape.batch * shape.num_kv_heads) as u64;
+        let dtypes = self.problem.dtypes;
+        let k = shape.seq_len_kv * dtypes.k.row_elements(shape.head_dim) * dtypes.k.size();
+        let v = shape.seq_len_kv * dtypes.v.row_elements(shape.head_dim_v) * dtypes.v.size();
+        let q = blocks * rows * shape.head_dim * dtypes.q.size() * self.num_splits();
+        let o = packed * (shape.head_dim_v * dtypes.o.size() + 4);
+        // o in whole vectors, once each way; m and l once, and twice by each invocation of a row's merge.
+        let width = shape.head_dim_v.next_multiple_of(4);
+        let parts = match self.splits {
+            Some(_) => self.num_splits() * packed * (2 * 4 * width + 8 * (1 + 2 * width / 4)),
+            None => 0,
+        };
+        Some(heads * (blocks * (k + v) + q + o + parts) as u64)
+    }
+
     /// In words: the kernel, its tiles, and why the others weren't taken.
     pub fn explain(&self) -> String {
-        let words = explain(&self.problem, self.kernel, &self.config, &self.considered);
+        let words =
+            explain(&self.problem, self.kernel, &self.config, &self.considered, self.num_splits());
         words + &self.advice
     }
 
@@ -275,8 +350,13 @@ impl AttentionPlan {
         check_outputs_apart(&inputs, &[o, lse])?;
         let mut resources =
             vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
-        for operand in [&q, &k, &v, &o, &lse] {
+        for operand in [&q, &k, &v] {
             resources.push(operand.bind(&self.kernels, &self.empty)?);
+        }
+        let outputs = [o.bind(&self.kernels, &self.empty)?, lse.bind(&self.kernels, &self.empty)?];
+        match &self.splits {
+            Some(splits) => resources.extend(splits.resources()),
+            None => resources.extend(outputs.clone()),
         }
         if let Some(bias) = bias {
             resources.push(bias.bind(&self.kernels, &self.empty)?);
@@ -288,16 +368,30 @@ impl AttentionPlan {
             self.mask.encode(encoder, &mask);
         }
         let bind_group = self.bind_groups.get(&self.kernels, &self.dispatch.pipeline, &resources);
+        let merge = self.splits.as_ref().map(|splits| {
+            let [part, stats] = splits.resources();
+            let [o, lse] = outputs;
+            let mask = self.mask.buffer.as_entire_binding();
+            let resources = [self.params.as_entire_binding(), mask, part, stats, o, lse];
+            (splits, splits.bind_groups.get(&self.kernels, &splits.merge.pipeline, &resources))
+        });
         let mut pass = begin_pass(encoder, "attention");
         self.dispatch.encode(&mut pass, &bind_group);
+        if let Some((splits, bind_group)) = &merge {
+            splits.merge.encode(&mut pass, bind_group);
+        }
         Ok(())
     }
 }
 
 /// Every kernel, the best first: by the profile where it speaks for the problem, else by the table; and what became of
 /// the profile, in words.
-fn considered(kernels: &Kernels, problem: &Problem) -> (Vec<Candidate>, String) {
-    let mut considered = candidates(problem, kernels.traits());
+fn considered(
+    kernels: &Kernels,
+    problem: &Problem,
+    num_splits: Option<usize>,
+) -> (Vec<Candidate>, String) {
+    let mut considered = candidates(problem, kernels.traits(), num_splits);
     let Some((profile, device)) = kernels.profile() else {
         return (considered, String::new());
     };
@@ -334,6 +428,42 @@ fn considered(kernels: &Kernels, problem: &Problem) -> (Vec<Candidate>, String) 
     (considered, words)
 }
 
+/// What the splits of a decode kernel find, and the kernel that puts it together.
+#[derive(Debug)]
+struct Splits {
+    count: usize,
+    /// f32 `[count, batch, num_heads, seq_len_q, head_dim_v rounded up to 4]`
+    part: wgpu::Buffer,
+    /// f32 `[count, batch, num_heads, seq_len_q, 2]`
+    stats: wgpu::Buffer,
+    merge: Dispatch,
+    bind_groups: BindGroups,
+}
+
+impl Splits {
+    /// Allocates, and writes into `params` where the kernels find it.
+    fn new(
+        kernels: &Kernels,
+        problem: &Problem,
+        count: usize,
+        params: &mut Params,
+    ) -> Result<Self> {
+        let shape = &problem.shape;
+        let layout = PartLayout::new(shape, count, shape.head_dim_v.next_multiple_of(4))?;
+        layout.write(params);
+        params.num_splits = count as u32;
+        let merge = merge_dispatch(kernels, problem, Parts::Splits, problem.score.sinks)?;
+        let usage = wgpu::BufferUsages::STORAGE;
+        let part = layout.allocate(kernels, "what splits found", layout.part, usage)?;
+        let stats = layout.allocate(kernels, "stats of splits", layout.stats * 2, usage)?;
+        Ok(Self { count, part, stats, merge, bind_groups: BindGroups::default() })
+    }
+
+    fn resources(&self) -> [wgpu::BindingResource<'_>; 2] {
+        [self.part.as_entire_binding(), self.stats.as_entire_binding()]
+    }
+}
+
 /// The forced kernel, or the first that serves.
 fn choose(
     considered: &[Candidate],
@@ -359,7 +489,7 @@ impl Kernels {
     /// As [`AttentionPlan::with_kernel`]; nothing is compiled.
     pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
         problem.validate()?;
-        let (_, config) = choose(&considered(self, problem).0, forced)?;
+        let (_, config) = choose(&considered(self, problem, None).0, forced)?;
         let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
     }
@@ -370,15 +500,16 @@ impl Kernels {
     /// As [`AttentionPlan::new`]; nothing is compiled.
     pub fn explain(&self, problem: &Problem) -> Result<String> {
         problem.validate()?;
-        let (considered, advice) = considered(self, problem);
+        let (considered, advice) = considered(self, problem, None);
         let (kernel, config) = choose(&considered, None)?;
-        Ok(explain(problem, kernel, &config, &considered) + &advice)
+        let splits = suitable_splits(problem, self.traits(), &config);
+        Ok(explain(problem, kernel, &config, &considered, splits) + &advice)
     }
 }
 
 /// The tiles of the kernel that [`AttentionPlan::new`] chooses.
 pub(crate) fn chosen_grid(kernels: &Kernels, problem: &Problem) -> Result<TileGrid> {
-    let (_, config) = choose(&considered(kernels, problem).0, None)?;
+    let (_, config) = choose(&considered(kernels, problem, None).0, None)?;
     Ok(config.grid)
 }
 
@@ -388,6 +519,7 @@ fn explain(
     kernel: ForwardKernel,
     config: &ForwardConfig,
     considered: &[Candidate],
+    num_splits: usize,
 ) -> String {
     let grid = config.grid;
     let mut text = format!(
@@ -412,6 +544,10 @@ fn explain(
     }
     if problem.score_mod.is_some() {
         text.push_str("; scores through `score_mod`");
+    }
+    if let Some(rows) = config.form.packed_rows() {
+        // Writing to a String can't fail.
+        let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
     }
     for (other, form) in considered {
         // Writing to a String can't fail.

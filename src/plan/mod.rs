@@ -1,6 +1,7 @@
 //! Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
 //!
-//! [`attention`] is the forward pass, [`backward`] its gradients, [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
+//! [`attention`] is the forward pass, [`backward`] its gradients, [`merge`] puts results over parts of the keys together,
+//! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles.
 //! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]) and the checks of the caller's buffers ([`buffers`]).
 
@@ -11,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
+pub(crate) mod merge;
 pub(crate) mod sequences;
 pub(crate) mod tiles;
 

@@ -117,9 +117,9 @@ fn masks_that_differ_in_data_alone_share_a_pipeline() {
         let problem = Problem::new(Shape::new(1, 1, seq_len, 20)).mask(mask.parse().unwrap());
         AttentionPlan::new(&kernels, &problem).unwrap();
     };
-    plan("window(3,0) & causal", 10);
+    plan("window(3,0) & causal", 20);
     assert_eq!(kernels.compiled(), 1);
-    plan("window(100,7) & causal(offset=-2)", 10);
+    plan("window(100,7) & causal(offset=-2)", 20);
     plan("window(inf,inf) & causal(upper_left)", 500);
     assert_eq!(kernels.compiled(), 1);
     plan("window(3,0) | causal", 10);
@@ -137,7 +137,7 @@ fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
     ];
     for n in 0..5 {
         for structure in structures {
-            let shape = Shape::new(1, 2, 10 + 7 * n as usize, 20);
+            let shape = Shape::new(1, 2, 20 + 7 * n as usize, 20);
             let problem = Problem::new(shape).mask(structure(n));
             AttentionPlan::new(&kernels, &problem).unwrap();
         }
@@ -168,7 +168,7 @@ fn readback_in_pieces() {
 
 #[test]
 fn a_plan_explains_itself() {
-    let problem = Problem::new(Shape::new(1, 1, 9, 200)).mask(Mask::causal());
+    let problem = Problem::new(Shape::new(1, 1, 19, 200)).mask(Mask::causal());
     let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
     let text = plan.explain();
     for part in

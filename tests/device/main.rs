@@ -4,6 +4,7 @@ mod backward;
 mod bad_input;
 mod cache;
 mod custom;
+mod decode;
 mod dtypes;
 mod fixture;
 mod forward;
@@ -13,6 +14,7 @@ mod inspect;
 mod kept;
 mod masks;
 mod matrix;
+mod merge;
 mod metamorphic;
 #[cfg(feature = "onnx")]
 mod onnx;

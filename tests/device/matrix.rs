@@ -19,8 +19,12 @@ static WITH_MATRICES: LazyLock<Attention> = LazyLock::new(|| {
 const F16: Dtypes =
     Dtypes { q: Dtype::F16, k: Dtype::F16, v: Dtype::F16, o: Dtype::F32, bias: Dtype::F32 };
 
-const MATRIX: Outputs =
-    Outputs { lse: true, tensors: Vec::new(), kernel: Some(ForwardKernel::Matrix) };
+const MATRIX: Outputs = Outputs {
+    lse: true,
+    tensors: Vec::new(),
+    kernel: Some(ForwardKernel::Matrix),
+    num_splits: None,
+};
 
 /// Whether the adapter lists matrices that the kernel takes. Where it doesn't, the kernel refuses and says so.
 fn has_matrices() -> bool {

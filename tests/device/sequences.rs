@@ -320,8 +320,12 @@ fn data_and_scores_count_from_each_sequence() {
         }
     };
     for kernel in kernels(&problem) {
-        let outputs =
-            Outputs { lse: true, kernel: Some(kernel), tensors: ScoreTensor::ALL.to_vec() };
+        let outputs = Outputs {
+            lse: true,
+            kernel: Some(kernel),
+            tensors: ScoreTensor::ALL.to_vec(),
+            ..Outputs::default()
+        };
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
         near("o", &output.o, &truth.o, WEIGHTS_ERROR);
         near("lse", &output.lse, &truth.lse, SCORES_ERROR);

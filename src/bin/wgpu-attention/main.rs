@@ -146,7 +146,7 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
 /// A kernel to use instead of the best one.
 #[derive(Debug, clap::Args)]
 struct Kernel {
-    /// Use this kernel (broadcast, tiled) instead of the one that is chosen.
+    /// Use this kernel (broadcast, tiled, decode_lanes, decode) instead of the one that is chosen.
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
 }

@@ -273,7 +273,7 @@ fn wanted(names: &[OutputName], kernel: Option<wgpu_attention::ForwardKernel>) -
             tensors.push(tensor);
         }
     }
-    Outputs { lse: names.contains(&OutputName::Lse), tensors, kernel }
+    Outputs { lse: names.contains(&OutputName::Lse), tensors, kernel, ..Outputs::default() }
 }
 
 fn collect(

@@ -16,6 +16,8 @@ struct Line {
     kernels: &'static [&'static str],
     /// Whether they use subgroups, so that the driver isn't free to choose their size.
     subgroups: bool,
+    /// The problem's sizes but for the rows' length.
+    shape: fn(usize) -> Shape,
     plan: fn(&Kernels, &Problem) -> wgpu_attention::Result<()>,
 }
 
@@ -24,17 +26,26 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled"],
         subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
         kernels: &["forward matrix"],
         subgroups: true,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
     },
     Line {
         kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
         subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["merge", "forward decode"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).kv_heads(8).seq_kv(4096),
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
 ];
 
@@ -86,8 +97,8 @@ fn main() -> Result<()> {
     for line in LINES.iter().filter(wanted) {
         for dtype in DTYPES {
             for head_dim in HEAD_DIMS {
-                let shape = Shape::new(1, 8, 1024, head_dim);
-                let problem = Problem::new(shape).mask(Mask::causal()).dtypes(dtype);
+                let problem =
+                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtype);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
                 // Of its own, so that every plan compiles what it needs.
                 let options = KernelOptions { matrices: matrices.clone(), ..Default::default() };

@@ -1,0 +1,189 @@
+//! What the device reaches at most: kernels that load and do nothing else, and kernels that multiply and add and do
+//! nothing else. Which form is fastest depends on the device, so several are tried.
+
+use wgpu_attention::measure::Samples;
+
+use crate::forward::output;
+
+/// Invocations in a workgroup, and vectors that an invocation loads per round.
+const LOADS: [(u32, u32); 3] = [(8, 4), (8, 8), (64, 4)];
+
+/// Workgroups among which a buffer is shared out: enough for any device, each with thousands of loads.
+const WORKGROUPS: u32 = 256;
+
+/// Rounds of an FMA kernel, of 4 vectors each.
+const FMA_ROUNDS: u32 = 4096;
+
+/// Kernels over the buffers that another contender reads.
+pub(crate) struct Roofline {
+    loads: Vec<Kernel>,
+    fmas: Vec<Kernel>,
+    bytes: f64,
+}
+
+struct Kernel {
+    pipeline: wgpu::ComputePipeline,
+    bind_groups: Vec<wgpu::BindGroup>,
+    /// Operations of one run, where it is for them.
+    operations: f64,
+}
+
+/// The best rates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rates {
+    /// Bytes per second.
+    pub(crate) load: f64,
+    /// Operations per second, a multiplication and an addition counting two.
+    pub(crate) fma: f64,
+}
+
+impl Rates {
+    /// The least time for so many bytes and operations: the longer of the two.
+    pub(crate) fn seconds(&self, bytes: f64, operations: f64) -> f64 {
+        (bytes / self.load).max(operations / self.fma)
+    }
+}
+
+impl Roofline {
+    /// Loads are timed over `buffers`, whose sizes are multiples of 2 MiB.
+    pub(crate) fn new(device: &wgpu::Device, buffers: &[&wgpu::Buffer]) -> Self {
+        let sums = output(device, (WORKGROUPS * 64 * 4) as usize);
+        let loads = LOADS.map(|(size, unroll)| {
+            let pipeline = compile(device, &load_text(size, unroll));
+            let bind_groups =
+                buffers.iter().map(|buffer| bind(device, &pipeline, &[buffer, &sums])).collect();
+            Kernel { pipeline, bind_groups, operations: 0.0 }
+        });
+        let fmas = [8, 64].map(|size| {
+            let pipeline = compile(device, &fma_text(size));
+            let bind_groups = vec![bind(device, &pipeline, &[&sums])];
+            let operations = f64::from(WORKGROUPS * size) * f64::from(FMA_ROUNDS) * 4.0 * 4.0 * 2.0;
+            Kernel { pipeline, bind_groups, operations: operations * 8.0 / f64::from(size) }
+        });
+        Self {
+            loads: loads.into(),
+            fmas: fmas.into(),
+            bytes: buffers.iter().map(|buffer| buffer.size() as f64).sum(),
+        }
+    }
+
+    /// Records each kernel: those that load, then those that multiply and add.
+    pub(crate) fn contenders(
+        &self,
+    ) -> Vec<impl Fn(&mut wgpu::CommandEncoder) -> wgpu_attention::Result<()>> {
+        let kernels = self.loads.iter().chain(&self.fmas);
+        kernels
+            .map(|kernel| {
+                move |encoder: &mut wgpu::CommandEncoder| {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    pass.set_pipeline(&kernel.pipeline);
+                    for bind_group in &kernel.bind_groups {
+                        pass.set_bind_group(0, bind_group, &[]);
+                        pass.dispatch_workgroups(WORKGROUPS, 1, 1);
+                    }
+                    Ok(())
+                }
+            })
+            .collect()
+    }
+
+    /// The best forms' rates, from the times of [`Roofline::contenders`].
+    pub(crate) fn rates(&self, samples: &[Samples]) -> Rates {
+        let (loads, fmas) = samples.split_at(self.loads.len());
+        let loads = loads.iter().map(|times| self.bytes / times.busy().as_secs_f64());
+        let fmas = self.fmas.iter().zip(fmas);
+        let fmas = fmas.map(|(kernel, times)| kernel.operations / times.busy().as_secs_f64());
+        Rates { load: loads.fold(0.0, f64::max), fma: fmas.fold(0.0, f64::max) }
+    }
+}
+
+/// A workgroup reads one piece of the buffer, neighbouring invocations neighbouring vectors.
+fn load_text(size: u32, unroll: u32) -> String {
+    format!(
+        "@group(0) @binding(0) var<storage, read> values: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+
+@compute @workgroup_size({size})
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {{
+    var own: array<vec4<f32>, {unroll}>;
+    for (var i = 0u; i < {unroll}u; i += 1u) {{
+        own[i] = vec4<f32>(0.0);
+    }}
+    let piece = arrayLength(&values) / {WORKGROUPS}u;
+    let first = workgroup.x * piece + invocation;
+    for (var at = 0u; at < piece; at += {step}u) {{
+        for (var i = 0u; i < {unroll}u; i += 1u) {{
+            own[i] += values[first + at + i * {size}u];
+        }}
+    }}
+    for (var i = 1u; i < {unroll}u; i += 1u) {{
+        own[0] += own[i];
+    }}
+    sums[workgroup.x * {size}u + invocation] = own[0];
+}}",
+        step = size * unroll
+    )
+}
+
+/// 16 sums, so that none waits for the one before it and all stay in registers.
+fn fma_text(size: u32) -> String {
+    let rounds = FMA_ROUNDS * 8 / size;
+    format!(
+        "@group(0) @binding(0) var<storage, read_write> sums: array<vec4<f32>>;
+
+@compute @workgroup_size({size})
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {{
+    var own: array<vec4<f32>, 4>;
+    for (var i = 0u; i < 4u; i += 1u) {{
+        own[i] = vec4<f32>(f32(invocation + i));
+    }}
+    let factor = vec4<f32>(0.5 + f32(workgroup.x) * 1e-9);
+    let term = vec4<f32>(1.0 + f32(invocation) * 1e-9);
+    for (var round = 0u; round < {rounds}u; round += 1u) {{
+        for (var i = 0u; i < 4u; i += 1u) {{
+            own[i] = fma(own[i], factor, term);
+        }}
+    }}
+    for (var i = 1u; i < 4u; i += 1u) {{
+        own[0] += own[i];
+    }}
+    sums[workgroup.x * {size}u + invocation] = own[0];
+}}"
+    )
+}
+
+fn compile(device: &wgpu::Device, text: &str) -> wgpu::ComputePipeline {
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(text.into()) };
+    // SAFETY: every loop ends, and indices stay below the buffers' lengths: pieces are multiples of the steps.
+    let module = unsafe {
+        device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    };
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: None,
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}
+
+fn bind(
+    device: &wgpu::Device,
+    pipeline: &wgpu::ComputePipeline,
+    buffers: &[&wgpu::Buffer],
+) -> wgpu::BindGroup {
+    let entries: Vec<_> = (0..)
+        .zip(buffers)
+        .map(|(binding, buffer)| wgpu::BindGroupEntry {
+            binding,
+            resource: buffer.as_entire_binding(),
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &entries,
+    })
+}

@@ -1,0 +1,208 @@
+// Flash decoding (Dao et al. 2023) for GPUs, with no need of subgroups: a workgroup has ROWS packed rows and one split
+// of the keys.
+//
+//   for each tile of BLOCK_KV keys of the split that the mask doesn't empty:
+//       s    = q k^T                            COLUMNS neighbours share a key, 16 bytes each at a time
+//       s    = LOWEST where the mask says so    in PARTIAL tiles only
+//       m'   = max(m, max s),  p = 2^((s - m') c),  l = l 2^((m - m') c) + p
+//       o    = o 2^((m - m') c) + p v           an invocation: 4 components, every V_GROUPS-th key
+//   o and lse, or this split's m, l and o
+//
+// Every key and value goes from memory to registers once. Invocation (y, x) of KEY_SLOTS x COLUMNS has the keys
+// y, y + KEY_SLOTS, ... and the components 4x, 4 (x + COLUMNS), ... of their products; then the cells
+// invocation, invocation + INVOCATIONS, ... of the ROWS x BLOCK_KV scores; then the components 4 (invocation % V4) .. of
+// the output.
+//
+// Workgroup memory: a phase writes only after a barrier that follows the last read of what it overwrites. `products` is
+// written before the first barrier of a tile and read before the second; `scores` is written before the second and
+// read until the next tile's first; `weights` and `shrinks` are written before the third and read until then, too.
+
+const KEY_SLOTS: u32 = INVOCATIONS / COLUMNS;
+const KEYS: u32 = BLOCK_KV / KEY_SLOTS;
+const CELLS: u32 = (ROWS * BLOCK_KV + INVOCATIONS - 1u) / INVOCATIONS;
+const D4: u32 = HEAD_DIM / 4u;
+const V4: u32 = HEAD_DIM_V / 4u;
+const V_GROUPS: u32 = INVOCATIONS / V4;
+// The offset keeps the columns of one key in different banks.
+const COLUMN_STRIDE: u32 = ROWS * BLOCK_KV + KEY_SLOTS / 4u;
+
+// [ROWS, HEAD_DIM / 4]
+var<workgroup> q_tile: array<vec4<f32>, ROWS * D4>;
+// [COLUMNS, ROWS, BLOCK_KV], shares of the products; at the end [V_GROUPS, HEAD_DIM_V / 4, 4], shares of a row of o
+var<workgroup> products: array<f32, max(COLUMNS * COLUMN_STRIDE, INVOCATIONS * 4u)>;
+// [ROWS, BLOCK_KV]; at the end the cells' shares of l
+var<workgroup> scores: array<f32, ROWS * BLOCK_KV>;
+// [ROWS, BLOCK_KV]
+var<workgroup> weights: array<f32, ROWS * BLOCK_KV>;
+// [ROWS]; at the end m
+var<workgroup> shrinks: array<f32, ROWS>;
+
+@compute @workgroup_size(INVOCATIONS)
+fn forward(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= row_block_count()) {
+        return;
+    }
+    let block = row_block(index);
+    if (is_empty(block)) {
+        return;
+    }
+    let b = block.b;
+    let h_kv = block.h_kv;
+    let y = invocation / COLUMNS;
+    let x = invocation % COLUMNS;
+    let v_group = invocation / V4;
+    let v_column = invocation % V4;
+    let kv_last = block.kv_len - 1u;
+
+    for (var at = invocation; at < ROWS * D4; at += INVOCATIONS) {
+        let row = packed_row(block, at / D4);
+        let place = q_place(b, row.q_idx);
+        q_tile[at] = load_q4(place.x, row.h, place.y, at % D4 * 4u) * params.scale_sign;
+    }
+    workgroupBarrier();
+
+    var m: array<f32, CELLS>;
+    var l: array<f32, CELLS>;
+    for (var i = 0u; i < CELLS; i += 1u) {
+        m[i] = LOWEST;
+        l[i] = 0.0;
+    }
+    var o_rows: array<vec4<f32>, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        o_rows[r] = vec4<f32>(0.0);
+    }
+
+    for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+
+        var s: array<array<f32, ROWS>, KEYS>;
+        for (var n = 0u; n < KEYS; n += 1u) {
+            for (var r = 0u; r < ROWS; r += 1u) {
+                s[n][r] = 0.0;
+            }
+        }
+        var places: array<vec2<u32>, KEYS>;
+        for (var n = 0u; n < KEYS; n += 1u) {
+            places[n] = kv_place(b, min(kv0 + y + n * KEY_SLOTS, kv_last));
+        }
+        for (var i = x; i < D4; i += COLUMNS) {
+            for (var n = 0u; n < KEYS; n += 1u) {
+                let key = load_k4(places[n].x, h_kv, places[n].y, i * 4u);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let q = q_tile[r * D4 + i];
+                    s[n][r] = fma(q.w, key.w, fma(q.z, key.z, fma(q.y, key.y, fma(q.x, key.x, s[n][r]))));
+                }
+            }
+        }
+        for (var n = 0u; n < KEYS; n += 1u) {
+            for (var r = 0u; r < ROWS; r += 1u) {
+                products[x * COLUMN_STRIDE + r * BLOCK_KV + y + n * KEY_SLOTS] = s[n][r];
+            }
+        }
+        workgroupBarrier();
+
+        for (var at = invocation; at < ROWS * BLOCK_KV; at += INVOCATIONS) {
+            let kv_idx = kv0 + at % BLOCK_KV;
+            var score = 0.0;
+            for (var column = 0u; column < COLUMNS; column += 1u) {
+                score += products[column * COLUMN_STRIDE + at];
+            }
+            let row = packed_row(block, at / BLOCK_KV);
+            if (MODIFIED) {
+                score = modified_score(score, b, row.h, row.q_idx, min(kv_idx, kv_last));
+            }
+            if (kind == PARTIAL) {
+                score = select(LOWEST, score, cell_kept(block, row, kv_idx));
+            }
+            scores[at] = score;
+        }
+        workgroupBarrier();
+
+        for (var i = 0u; i < CELLS; i += 1u) {
+            let at = invocation + i * INVOCATIONS;
+            if (at < ROWS * BLOCK_KV) {
+                let row0 = at / BLOCK_KV * BLOCK_KV;
+                var m_new = m[i];
+                for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                    m_new = max(m_new, scores[row0 + j]);
+                }
+                let shrink = exp2((m[i] - m_new) * params.softmax_scale_log2);
+                var p = exp2((scores[at] - m_new) * params.softmax_scale_log2);
+                if (kind == PARTIAL) {
+                    p = select(p, 0.0, scores[at] == LOWEST);
+                }
+                m[i] = m_new;
+                l[i] = fma(l[i], shrink, p);
+                weights[at] = p;
+                if (at == row0) {
+                    shrinks[at / BLOCK_KV] = shrink;
+                }
+            }
+        }
+        workgroupBarrier();
+
+        for (var r = 0u; r < ROWS; r += 1u) {
+            o_rows[r] *= shrinks[r];
+        }
+        if (v_group < V_GROUPS) {
+            for (var j = v_group; j < BLOCK_KV; j += V_GROUPS) {
+                let place = kv_place(b, min(kv0 + j, kv_last));
+                var value = load_v4(place.x, h_kv, place.y, v_column * 4u);
+                if (kind == PARTIAL) {
+                    let nonfinite = is_nonfinite(value);
+                    if (any(nonfinite)) {
+                        for (var r = 0u; r < ROWS; r += 1u) {
+                            let masked = scores[r * BLOCK_KV + j] == LOWEST;
+                            o_rows[r] += select(vec4<f32>(0.0), value, nonfinite & vec4<bool>(!masked));
+                        }
+                        value = without_nonfinite(value);
+                    }
+                }
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    o_rows[r] = fma(vec4<f32>(weights[r * BLOCK_KV + j]), value, o_rows[r]);
+                }
+            }
+        }
+    }
+
+    // The rows' m and l, and their shares of o from V_GROUPS invocations.
+    workgroupBarrier();
+    for (var i = 0u; i < CELLS; i += 1u) {
+        let at = invocation + i * INVOCATIONS;
+        if (at < ROWS * BLOCK_KV) {
+            scores[at] = l[i];
+            if (at % BLOCK_KV == 0u) {
+                shrinks[at / BLOCK_KV] = m[i];
+            }
+        }
+    }
+    for (var r = 0u; r < ROWS; r += 1u) {
+        for (var i = 0u; i < 4u; i += 1u) {
+            products[invocation * 4u + i] = o_rows[r][i];
+        }
+        workgroupBarrier();
+        if (invocation < V4 && block.r0 + r < block.r1) {
+            let row = packed_row(block, r);
+            var sum = 0.0;
+            for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                sum += scores[r * BLOCK_KV + j];
+            }
+            var o_row = vec4<f32>(0.0);
+            for (var group = 0u; group < V_GROUPS; group += 1u) {
+                let at = (group * V4 + invocation) * 4u;
+                o_row += vec4<f32>(products[at], products[at + 1u], products[at + 2u], products[at + 3u]);
+            }
+            let norm = end_row(block, row, shrinks[r], sum, invocation == 0u);
+            end_row4(block, row, invocation * 4u, o_row * norm);
+        }
+        workgroupBarrier();
+    }
+}

@@ -1,0 +1,139 @@
+// Flash decoding (Dao et al. 2023) for CPU adapters: a workgroup is one subgroup, a vector register, and has ROWS packed
+// rows and one split of the keys. Loads by neighbouring lanes are fast there, loads of one value for all are not.
+//
+//   for each tile of keys of the split that the mask doesn't empty, SUBGROUP_SIZE keys at a time:
+//       s    = q k^T                            lane: a key of its own; q is the same in all lanes
+//       s    = LOWEST where the mask says so    in PARTIAL tiles only
+//       m, l = online softmax                   m over all lanes, l each lane's own share
+//       o    = o 2^((m - m') c) + p v           lane: components 4 (lane + i SUBGROUP_SIZE) ..; p is broadcast
+//   o and lse, or this split's m, l and o
+//
+// Every key and value is read once, by one lane. No workgroup memory, no barriers.
+
+const V_SLICES: u32 = (HEAD_DIM_V / 4u + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
+
+@compute @workgroup_size(SUBGROUP_SIZE)
+fn forward(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= row_block_count()) {
+        return;
+    }
+    let block = row_block(index);
+    if (is_empty(block)) {
+        return;
+    }
+    let b = block.b;
+    let h_kv = block.h_kv;
+
+    var rows: array<Row, ROWS>;
+    var q_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var o_rows: array<array<vec4<f32>, V_SLICES>, ROWS>;
+    var m: array<f32, ROWS>;
+    var l: array<f32, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        rows[r] = packed_row(block, r);
+        let place = q_place(b, rows[r].q_idx);
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            q_rows[r][i] = load_q4(place.x, rows[r].h, place.y, i * 4u) * params.scale_sign;
+        }
+        for (var i = 0u; i < V_SLICES; i += 1u) {
+            o_rows[r][i] = vec4<f32>(0.0);
+        }
+        m[r] = LOWEST;
+        l[r] = 0.0;
+    }
+
+    for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+        let kv1 = min(kv0 + BLOCK_KV, block.keys.y);
+        for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
+            let kv_last = block.kv_len - 1u;
+            let own_key = min(key0 + lane, kv_last);
+            let own_place = kv_place(b, own_key);
+
+            // Four sums a row, which wait for each other less than one, and round less.
+            var s4: array<vec4<f32>, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                s4[r] = vec4<f32>(0.0);
+            }
+            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                let key = load_k4(own_place.x, h_kv, own_place.y, i * 4u);
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    s4[r] = fma(q_rows[r][i], key, s4[r]);
+                }
+            }
+
+            var s: array<f32, ROWS>;
+            var kept: array<u32, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                s[r] = (s4[r].x + s4[r].y) + (s4[r].z + s4[r].w);
+                kept[r] = 1u;
+                if (MODIFIED) {
+                    s[r] = modified_score(s[r], b, rows[r].h, rows[r].q_idx, own_key);
+                }
+                if (kind == PARTIAL) {
+                    let keep = cell_kept(block, rows[r], key0 + lane);
+                    kept[r] = select(0u, 1u, keep);
+                    s[r] = select(LOWEST, s[r], keep);
+                }
+                let m_new = max(m[r], subgroupMax(s[r]));
+                // As the maximum settles, most tiles have nothing to rescale.
+                if (m_new != m[r]) {
+                    let shrink = exp2((m[r] - m_new) * params.softmax_scale_log2);
+                    l[r] *= shrink;
+                    for (var i = 0u; i < V_SLICES; i += 1u) {
+                        o_rows[r][i] *= shrink;
+                    }
+                    m[r] = m_new;
+                }
+                s[r] = select(0.0, exp2((s[r] - m_new) * params.softmax_scale_log2), kept[r] == 1u);
+                l[r] += s[r];
+            }
+
+            var found_nonfinite = false;
+            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                let place = kv_place(b, min(key0 + j, kv_last));
+                for (var i = 0u; i < V_SLICES; i += 1u) {
+                    var value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
+                    if (kind == PARTIAL) {
+                        found_nonfinite |= any(is_nonfinite(value));
+                        value = without_nonfinite(value);
+                    }
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        o_rows[r][i] = fma(vec4<f32>(subgroupShuffle(s[r], j)), value, o_rows[r][i]);
+                    }
+                }
+            }
+            if (subgroupAny(found_nonfinite)) {
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let place = kv_place(b, min(key0 + j, kv_last));
+                    for (var i = 0u; i < V_SLICES; i += 1u) {
+                        let value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
+                        let nonfinite = select(vec4<f32>(0.0), value, is_nonfinite(value));
+                        for (var r = 0u; r < ROWS; r += 1u) {
+                            let keeps = subgroupShuffle(kept[r], j) == 1u;
+                            o_rows[r][i] += select(vec4<f32>(0.0), nonfinite, keeps);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let sum = subgroupAdd(l[r]);
+        if (block.r0 + r < block.r1) {
+            let norm = end_row(block, rows[r], m[r], sum, lane == 0u);
+            for (var i = 0u; i < V_SLICES; i += 1u) {
+                end_row4(block, rows[r], (i * SUBGROUP_SIZE + lane) * 4u, o_rows[r][i] * norm);
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Few queries against many keys, with the keys in any number of splits: every mask, group size, head_dim, modifier and
+//! type, and each step against the parallel pass.
+
+use wgpu_attention::{
+    AttentionPlan, Dtype, Dtypes, ForwardKernel, Mask, Output, Outputs, Problem, Score, Shape,
+    reference,
+};
+
+use crate::fixture::{ATTENTION, Operands, ScoreData, kernels};
+use crate::forward::MASKS;
+use crate::tolerance::{assert_close, naive, naive_modified};
+
+/// None: as many as suit the device, 1 for short caches. 3 divides few numbers of tiles, 128 are more than there are tiles.
+const SPLITS: [Option<usize>; 3] = [None, Some(3), Some(128)];
+
+/// The decode kernels that serve `problem` here.
+fn decode_kernels(problem: &Problem) -> Vec<ForwardKernel> {
+    let found: Vec<_> = kernels(problem).into_iter().filter(|kernel| kernel.is_decode()).collect();
+    assert!(!found.is_empty(), "some decode kernel serves every problem of few queries");
+    found
+}
+
+fn run(
+    problem: &Problem,
+    operands: &Operands,
+    kernel: ForwardKernel,
+    num_splits: Option<usize>,
+) -> Output {
+    let outputs = Outputs { lse: true, kernel: Some(kernel), num_splits, ..Outputs::default() };
+    ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
+}
+
+/// Compares o and lse of both kernels, in every number of splits, with the f64 reference.
+fn check(shape: Shape, mask: &str, seed: u64) {
+    let mask: Mask = mask.parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone());
+    let operands = Operands::random(&shape, seed);
+    let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+    let naive = naive(&problem, &mask, &operands.inputs());
+    for kernel in decode_kernels(&problem) {
+        for splits in SPLITS {
+            let output = run(&problem, &operands, kernel, splits);
+            let what = format!("{kernel}, {splits:?} splits, {mask}, {shape:?}");
+            assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
+            assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
+        }
+    }
+}
+
+#[test]
+fn every_mask_on_awkward_sizes() {
+    for (at, mask) in MASKS.iter().enumerate() {
+        for (seed, (seq_len_q, seq_len_kv)) in
+            (100 * at as u64..).zip([(2, 1), (2, 203), (16, 129), (9, 3), (16, 15)])
+        {
+            check(Shape::new(4, 8, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(4), mask, seed);
+        }
+    }
+    // A tree is the last of the keys.
+    check(Shape::new(2, 4, 13, 20).seq_kv(217).kv_heads(2), "tree", 7);
+    check(Shape::new(1, 2, 16, 20).seq_kv(16).kv_heads(1), "tree & !window(2,0)", 8);
+}
+
+#[test]
+fn every_group_size() {
+    for (seed, (num_heads, num_kv_heads)) in (0..).zip([
+        (8, 8),
+        (8, 4),
+        (9, 3),
+        (8, 2),
+        (5, 1),
+        (12, 2),
+        (7, 1),
+        (8, 1),
+        (9, 1),
+        (32, 2),
+    ]) {
+        for seq_len_q in [1, 3, 15] {
+            let shape = Shape::new(4, num_heads, seq_len_q, 20).seq_kv(113).kv_heads(num_kv_heads);
+            check(shape, "causal & key_lengths", seed);
+        }
+    }
+}
+
+#[test]
+fn every_head_dim() {
+    for (seed, head_dim) in (0..).zip([1, 4, 17, 32, 33, 64, 80, 128, 129, 200, 255, 256]) {
+        let shape = Shape::new(4, 8, 2, head_dim).seq_kv(127).kv_heads(4);
+        check(shape, "causal & key_lengths", seed);
+    }
+    for (seed, (head_dim, head_dim_v)) in (0..).zip([(64, 1), (1, 64), (24, 130), (256, 4)]) {
+        let shape = Shape::new(4, 8, 2, head_dim).seq_kv(65).kv_heads(4).dim_v(head_dim_v);
+        check(shape, "causal & key_lengths", seed);
+    }
+}
+
+#[test]
+fn long_caches() {
+    check(Shape::new(1, 4, 1, 64).seq_kv(4097).kv_heads(1), "causal", 1);
+    check(Shape::new(1, 4, 2, 20).seq_kv(1023).kv_heads(2), "window(100,0) & causal", 2);
+}
+
+#[test]
+fn no_keys_and_no_queries() {
+    for shape in
+        [Shape::new(2, 2, 3, 8).seq_kv(0), Shape::new(2, 2, 0, 8).seq_kv(5), Shape::new(0, 2, 3, 8)]
+    {
+        for mask in ["causal & key_lengths", "documents"] {
+            check(shape, mask, 1);
+        }
+    }
+}
+
+#[test]
+fn modifiers_and_types() {
+    let all = Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true };
+    let sinks = Score { sinks: true, ..Score::default() };
+    let (f32, f16, bf16) = (Dtype::F32, Dtype::F16, Dtype::Bf16);
+    let mixed = Dtypes { q: f32, k: f16, v: bf16, o: f32, bias: f32 };
+    for (seed, (score, dtypes, coarsest, scale)) in (0..).zip([
+        (all, Dtypes::default(), f32, 0.2),
+        (all, Dtypes::default(), f32, -0.2),
+        (sinks, Dtypes::default(), f32, 0.2),
+        (Score::default(), Dtype::F16.into(), f16, 0.2),
+        (Score::default(), Dtype::Bf16.into(), bf16, 0.2),
+        (sinks, mixed, bf16, 0.2),
+    ]) {
+        // Rows of odd lengths are read component by component, and those of 16 bits share words.
+        for head_dim in if dtypes == mixed { vec![20, 9] } else { vec![20] } {
+            let shape = Shape::new(4, 8, 2, head_dim).seq_kv(129).kv_heads(4);
+            let mask: Mask = "causal & key_lengths".parse().unwrap();
+            let problem = (Problem::new(shape).mask(mask.clone()).score(score))
+                .with_scale(scale)
+                .dtypes(dtypes);
+            let data = ScoreData::random(&shape, seed);
+            let mut operands = Operands::random(&shape, seed);
+            operands.mask = data.add_to(&shape, operands.mask);
+            for (values, dtype) in [
+                (&mut operands.q, dtypes.q),
+                (&mut operands.k, dtypes.k),
+                (&mut operands.v, dtypes.v),
+            ] {
+                values.iter_mut().for_each(|x| *x = dtype.round(*x));
+            }
+            let inputs = operands.inputs();
+            let truth = reference::attention(&problem, &inputs).unwrap();
+            let naive = naive_modified(&problem, &mask, &inputs, &score, &data, coarsest);
+            for kernel in decode_kernels(&problem) {
+                for splits in SPLITS {
+                    let output = run(&problem, &operands, kernel, splits);
+                    let what = format!("{kernel}, {splits:?} splits, {score:?}, {dtypes:?}");
+                    assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
+                    assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
+                }
+            }
+        }
+    }
+}
+
+/// The last query against the keys that there were by then, for every one of them.
+#[test]
+fn each_step_equals_its_row_of_the_parallel_pass() {
+    let (seq, dim) = (69, 20);
+    let shape = Shape::new(1, 4, seq, dim).kv_heads(2);
+    for (seed, mask) in (0..).zip([
+        "causal",
+        "causal & window(9,0)",
+        "causal & chunk(16)",
+        "causal & (window(9,0) | global(2))",
+        "causal & strided(3)",
+    ]) {
+        let mask: Mask = mask.parse().unwrap();
+        let parallel = Problem::new(shape).mask(mask.clone());
+        let operands = Operands::random(&shape, seed);
+        let truth = reference::attention(&parallel, &operands.inputs()).unwrap();
+        let naive = naive(&parallel, &mask, &operands.inputs());
+        let rows = |values: &[f32], rows: std::ops::Range<usize>| -> Vec<f32> {
+            let head = |head: &[f32]| head[rows.start * dim..rows.end * dim].to_vec();
+            values.chunks(seq * dim).flat_map(head).collect()
+        };
+        let mut steps: Vec<(ForwardKernel, Option<usize>, Vec<f32>)> = Vec::new();
+        for t in 0..seq {
+            let step = Problem::new(Shape::new(1, 4, 1, dim).seq_kv(t + 1).kv_heads(2));
+            let step = step.mask(mask.clone());
+            let operands = Operands {
+                q: rows(&operands.q, t..t + 1),
+                k: rows(&operands.k, 0..t + 1),
+                v: rows(&operands.v, 0..t + 1),
+                mask: Default::default(),
+            };
+            for kernel in decode_kernels(&step) {
+                for splits in [Some(1), Some(3)] {
+                    let found = run(&step, &operands, kernel, splits).o;
+                    let at = steps.iter().position(|step| (step.0, step.1) == (kernel, splits));
+                    let at = at.unwrap_or_else(|| {
+                        steps.push((kernel, splits, vec![0.0; naive.o.len()]));
+                        steps.len() - 1
+                    });
+                    for h in 0..4 {
+                        let place = (h * seq + t) * dim;
+                        steps[at].2[place..place + dim].copy_from_slice(&found[h * dim..][..dim]);
+                    }
+                }
+            }
+        }
+        for (kernel, splits, o) in steps {
+            let what = format!("o of {kernel}, {splits:?} splits, {mask}");
+            assert_close(&what, &o, &naive.o, &truth.o);
+        }
+    }
+}
+
+#[test]
+fn the_same_call_gives_the_same_bits_in_any_company() {
+    let shape = Shape::new(2, 4, 3, 20).seq_kv(500).kv_heads(2);
+    let operands = Operands::random(&shape, 4);
+    let problem = Problem::new(shape).mask("documents | window(30,3)".parse().unwrap());
+    for kernel in decode_kernels(&problem) {
+        for splits in SPLITS {
+            let first = run(&problem, &operands, kernel, splits);
+            for _ in 0..3 {
+                assert_eq!(first, run(&problem, &operands, kernel, splits), "{kernel}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_choice_and_its_refusals() {
+    let kernels = ATTENTION.kernels();
+    let few = Problem::new(Shape::new(1, 8, 1, 64).kv_heads(2).seq_kv(4096));
+    let plan = AttentionPlan::new(kernels, &few).unwrap();
+    assert!(plan.kernel().is_decode(), "{}", plan.explain());
+    assert!(plan.num_splits() > 1, "{}", plan.explain());
+    assert!(plan.explain().contains(&format!("the keys in {} splits", plan.num_splits())));
+    // 4000 sequences fill any device by themselves.
+    let full = Problem::new(Shape::new(4000, 8, 1, 64).kv_heads(2).seq_kv(64));
+    assert_eq!(AttentionPlan::new(kernels, &full).unwrap().num_splits(), 1);
+
+    let many = Problem::new(Shape::new(1, 2, 17, 64).seq_kv(4096));
+    let plan = AttentionPlan::new(kernels, &many).unwrap();
+    assert!(!plan.kernel().is_decode() && plan.num_splits() == 1, "{}", plan.explain());
+    let refusal = |problem: &Problem, kernel, splits| {
+        AttentionPlan::with_splits(kernels, problem, kernel, splits).unwrap_err().to_string()
+    };
+    let text = refusal(&many, Some(ForwardKernel::Decode), None);
+    assert!(text.contains("up to 16 queries, here there are 17"), "{text}");
+    let text = refusal(&few, Some(ForwardKernel::Tiled), Some(2));
+    assert!(text.contains("it doesn't split the keys"), "{text}");
+    for splits in [0, 129] {
+        let text = refusal(&few, None, Some(splits));
+        assert!(text.starts_with("num_splits: expected 1 to 128"), "{text}");
+    }
+}
+
+/// What is masked never reaches an output, in whole caches and in split ones; what is kept does, in its own rows.
+#[test]
+fn hostile_contents() {
+    let shape = Shape::new(2, 4, 5, 20).seq_kv(131).kv_heads(2);
+    let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
+    let operands = |hostile: &dyn Fn(&mut Operands)| {
+        let mut operands = Operands::random(&shape, 5);
+        operands.mask = wgpu_attention::MaskData::new().key_lengths([131, 70]);
+        hostile(&mut operands);
+        operands
+    };
+    let clean = operands(&|_| ());
+    // Beyond the second sequence's length; one component of a key that queries 2 to 4 of heads 0 and 1 keep; a whole key
+    // that queries 3 and 4 keep.
+    let behind = operands(&|operands| {
+        for head in [2, 3] {
+            operands.k[(head * 131 + 70) * 20..(head + 1) * 131 * 20].fill(f32::NAN);
+            operands.v[(head * 131 + 70) * 20..(head + 1) * 131 * 20].fill(f32::INFINITY);
+        }
+    });
+    let in_v = operands(&|operands| operands.v[128 * 20 + 3] = f32::NEG_INFINITY);
+    let in_k = operands(&|operands| operands.k[129 * 20] = f32::NAN);
+    for kernel in decode_kernels(&problem) {
+        for splits in SPLITS {
+            let expected = run(&problem, &clean, kernel, splits);
+            assert_eq!(expected, run(&problem, &behind, kernel, splits), "{kernel}, {splits:?}");
+            let [found_v, found_k] =
+                [&in_v, &in_k].map(|operands| run(&problem, operands, kernel, splits));
+            for row in 0..2 * 4 * 5 {
+                let (head, q_idx) = (row / 5, row % 5);
+                let what = format!("{kernel}, {splits:?} splits, row {row}");
+                let shows = head < 2 && q_idx >= 3;
+                assert_eq!(found_k.lse[row].is_nan(), shows, "lse of {what}");
+                for at in row * 20..row * 20 + 20 {
+                    let shows_v = head < 2 && q_idx >= 2 && at % 20 == 3;
+                    assert_eq!(!found_v.o[at].is_finite(), shows_v, "o of {what}");
+                    assert!(shows_v || found_v.o[at] == expected.o[at], "o of {what}");
+                    assert_eq!(found_k.o[at].is_nan(), shows, "o of {what}");
+                    assert!(shows || found_k.o[at] == expected.o[at], "o of {what}");
+                }
+            }
+        }
+    }
+}
