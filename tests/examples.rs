@@ -186,6 +186,27 @@ fn encoder_decoder_layers() {
 }
 
 #[test]
+fn speculative_tree() {
+    check(
+        "speculative_tree",
+        &[
+            "drafts after 1000 tokens in the cache:\n  17 *\n",
+            "mask `tree`",
+            "12 drafts path by path: largest difference ",
+            "4 tokens from one pass: ",
+        ],
+    );
+}
+
+#[test]
+fn ring_attention() {
+    check(
+        "ring_attention",
+        &["331 tokens on 2 devices, 169 kB sent: ", "331 tokens on 3 devices, 338 kB sent: "],
+    );
+}
+
+#[test]
 fn in_wgpu_app() {
     check("in_wgpu_app", &["the plan: kernel `", "frame 1: lengths [7, 33], largest error "]);
 }
