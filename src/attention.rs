@@ -168,12 +168,11 @@ impl Attention {
         inputs.check(&problem)?;
         let strides = problem.strides();
 
-        let plan = AttentionPlan::with_splits(
-            &self.kernels,
-            &problem,
-            outputs.kernel,
-            outputs.num_splits,
-        )?;
+        let (kernel, splits) = (outputs.kernel, outputs.num_splits);
+        let plan = match outputs.tensors.is_empty() || kernel.is_some() || splits.is_some() {
+            true => AttentionPlan::with_splits(&self.kernels, &problem, kernel, splits)?,
+            false => AttentionPlan::in_order(&self.kernels, &problem)?,
+        };
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
         let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
         let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
@@ -251,7 +250,7 @@ impl Attention {
         let strides = options.strides(&problem)?;
         upstream.check(&problem, strides.dout)?;
 
-        let forward = AttentionPlan::new(&self.kernels, &problem)?;
+        let forward = AttentionPlan::in_order(&self.kernels, &problem)?;
         let backward = BackwardPlan::with_options(&self.kernels, &problem, options)?;
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
         let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;

@@ -133,6 +133,16 @@ impl AttentionPlan {
         Self::of(kernels, problem, kernel, config, num_splits, considered, advice)
     }
 
+    /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
+    /// roundings in lse and in their scores are the same and cancel.
+    pub(crate) fn in_order(kernels: &Kernels, problem: &Problem) -> Result<Self> {
+        problem.validate()?;
+        let (mut considered, advice) = considered(kernels, problem, None);
+        considered.retain(|(kernel, _)| !kernel.is_decode());
+        let (kernel, config) = choose(&considered, None)?;
+        Self::of(kernels, problem, kernel, config, None, considered, advice)
+    }
+
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
     /// comes first.
     #[cfg(feature = "measure")]

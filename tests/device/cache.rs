@@ -7,13 +7,13 @@ use wgpu::util::DeviceExt as _;
 use wgpu::{BufferSlice, BufferUsages};
 use wgpu_attention::{
     AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, CacheForm, CacheShape, Dtype,
-    Error, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput, NewTokens, Outputs,
-    Pairing, Problem, QuerySequences, Rotary, Score, Shape,
+    Error, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput, NewTokens, Pairing,
+    Problem, QuerySequences, Rotary, Score, Shape, reference,
 };
 
 use crate::bad_input::assert_says;
-use crate::fixture::ATTENTION;
-use crate::tolerance::{CACHE_ERROR, DEQUANTIZED_ERROR, I8_ERROR, ROTARY_ERROR};
+use crate::fixture::{ATTENTION, ScoreData};
+use crate::tolerance::{DEQUANTIZED_ERROR, I8_ERROR, ROTARY_ERROR, assert_close, naive_modified};
 
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
@@ -261,12 +261,22 @@ fn rotary_turns_by_positions_as_f64_does() {
 const DIM: usize = 16;
 const STEPS: usize = 45;
 
-/// o of one parallel pass over all tokens, `[batch, HEADS, STEPS, DIM]`.
-fn parallel(mask: &str, score: Score, data: &MaskData, tokens: &Tokens, batch: usize) -> Vec<f32> {
+/// o of one parallel pass over all tokens, `[batch, HEADS, STEPS, DIM]`: in f64, and as the naive computation has it.
+struct Parallel {
+    truth: Vec<f64>,
+    naive: Vec<f32>,
+}
+
+fn parallel(mask: &str, score: Score, slopes: &[f32], tokens: &Tokens, batch: usize) -> Parallel {
     let shape = Shape::new(batch, HEADS, STEPS, DIM).kv_heads(KV_HEADS);
-    let problem = Problem::new(shape).mask(mask.parse().unwrap()).score(score);
-    let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).mask(data);
-    ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap().o
+    let mask: Mask = mask.parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone()).score(score);
+    let data = MaskData::new().alibi_slopes(slopes.iter().copied());
+    let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).mask(&data);
+    let truth = reference::attention(&problem, &inputs).unwrap().o;
+    let scores = ScoreData { slopes: slopes.to_vec(), ..ScoreData::default() };
+    let naive = naive_modified(&problem, &mask, &inputs, &score, &scores, Dtype::F32).o;
+    Parallel { truth, naive }
 }
 
 /// o of every token, appended and attended to in chunks of the given sizes.
@@ -318,20 +328,12 @@ fn step_by_step(
     (o, cache)
 }
 
-fn assert_near(what: &str, found: &[f32], expected: &[f32], allowed: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    for (at, (x, y)) in found.iter().zip(expected).enumerate() {
-        assert!((x - y).abs() <= allowed, "{what}[{at}]: {x} instead of {y}");
-    }
-}
-
 #[test]
 fn every_step_is_a_row_of_the_parallel_pass() {
     let batch = 2;
     let contiguous = CacheShape::new(batch, KV_HEADS, STEPS, DIM);
     let tokens = tokens(&contiguous, STEPS, 40);
     let slopes: Vec<f32> = (0..HEADS).map(|h| 0.1 * h as f32).collect();
-    let data = MaskData::new().alibi_slopes(slopes.iter().copied());
     let alibi = Score { alibi: true, ..Score::default() };
     let ones = vec![1; STEPS];
     let prefill = [vec![17, 9], vec![1; STEPS - 26]].concat();
@@ -342,10 +344,10 @@ fn every_step_is_a_row_of_the_parallel_pass() {
         ("causal & window(19,0)", CacheForm::Ring, 36),
     ] {
         let shape = CacheShape { form, capacity, ..contiguous };
-        let whole = parallel(mask, alibi, &data, &tokens, batch);
+        let whole = parallel(mask, alibi, &slopes, &tokens, batch);
         for chunks in [&ones, &prefill] {
             let (steps, _) = step_by_step(&shape, mask, alibi, &slopes, &tokens, chunks);
-            assert_near(&format!("{mask}, {form:?}"), &steps, &whole, CACHE_ERROR);
+            assert_close(&format!("{mask}, {form:?}"), &steps, &whole.naive, &whole.truth);
         }
     }
 }
@@ -378,7 +380,9 @@ fn blocks_give_the_bits_of_a_contiguous_cache() {
             .collect()
     };
     let stored = Tokens { k: numbers(cache.k()), v: numbers(cache.v()), q: tokens.q.clone() };
-    assert_near("8 bits", &o, &run(contiguous, &stored).0, DEQUANTIZED_ERROR);
+    for (x, y) in o.iter().zip(run(contiguous, &stored).0) {
+        assert!((x - y).abs() <= DEQUANTIZED_ERROR, "{x} instead of {y}");
+    }
     assert_eq!(run(contiguous.paged(32, 6).dtype(Dtype::I8), &tokens).0, o);
 }
 
@@ -389,7 +393,9 @@ fn sequences_take_different_numbers_of_tokens() {
     let shape = CacheShape::new(3, KV_HEADS, 48, DIM).paged(16, 9);
     let (mut cache, _) = cache(&shape);
     let tokens = tokens(&shape, STEPS, 60);
-    let whole = parallel("causal", Score::default(), &MaskData::new(), &tokens, 3);
+    let whole = parallel("causal", Score::default(), &[0.0; HEADS], &tokens, 3);
+    // The rows of all steps, in the order in which they were computed.
+    let (mut found, mut naive, mut truth) = (Vec::new(), Vec::new(), Vec::new());
     let row = |values: &[f32], heads: usize, b: usize, h: usize, token: usize| {
         values[((b * heads + h) * STEPS + token) * DIM..][..DIM].to_vec()
     };
@@ -456,12 +462,16 @@ fn sequences_take_different_numbers_of_tokens() {
         for (plane, rows) in rows.iter().enumerate() {
             for h in 0..HEADS {
                 for (at, row_of) in rows.iter().enumerate() {
-                    let found = &out[((plane * HEADS + h) * rows.len() + at) * DIM..][..DIM];
-                    let expected = match *row_of {
-                        Some((b, token)) => row(&whole, HEADS, b, h, token),
-                        None => vec![0.0; DIM],
-                    };
-                    assert_near(&format!("step {step}, {row_of:?}"), found, &expected, CACHE_ERROR);
+                    let o = &out[((plane * HEADS + h) * rows.len() + at) * DIM..][..DIM];
+                    match *row_of {
+                        Some((b, token)) => {
+                            let from = ((b * HEADS + h) * STEPS + token) * DIM;
+                            found.extend_from_slice(o);
+                            naive.extend_from_slice(&whole.naive[from..][..DIM]);
+                            truth.extend_from_slice(&whole.truth[from..][..DIM]);
+                        }
+                        None => assert_eq!(o, [0.0; DIM], "step {step}: padding isn't written"),
+                    }
                 }
             }
         }
@@ -469,6 +479,7 @@ fn sequences_take_different_numbers_of_tokens() {
             lengths[b] += added[b];
         }
     }
+    assert_close("rows of all steps", &found, &naive, &truth);
     assert_eq!(words(cache.lengths())[..3], lengths.map(|length| length as u32));
     assert_eq!(cache.length_bounds(), lengths);
     fault(&cache).unwrap();

@@ -17,9 +17,15 @@ pub(crate) static ATTENTION: LazyLock<Attention> = LazyLock::new(|| {
         .expect("these tests need a GPU, or a software one")
 });
 
-/// The forward kernels that serve `problem` here.
+/// The forward kernels that serve `problem` here, but for decode kernels: their sums run in another order than the naive
+/// computation's, so they need sizes at which its largest error isn't luck (see the tests of decode).
 pub(crate) fn kernels(problem: &Problem) -> Vec<ForwardKernel> {
-    let kernels = ForwardKernel::ALL.into_iter();
+    serving(problem, false)
+}
+
+/// The kernels that serve `problem` here, decode kernels or the others.
+pub(crate) fn serving(problem: &Problem, decode: bool) -> Vec<ForwardKernel> {
+    let kernels = ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode() == decode);
     let serving: Vec<_> =
         kernels.filter(|&kernel| ATTENTION.kernels().wgsl(problem, Some(kernel)).is_ok()).collect();
     assert!(!serving.is_empty(), "some kernel serves every problem");

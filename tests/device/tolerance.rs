@@ -15,8 +15,6 @@ const FLOOR: f64 = 1e-6;
 pub(crate) const SCORES_ERROR: f64 = 1e-3;
 /// Of a weight made from such scores, and of a sum of values below 8 by such weights.
 pub(crate) const WEIGHTS_ERROR: f64 = 1e-4;
-/// Between attention step by step over a cache and one parallel pass, whose sums run in another order: values are below 8.
-pub(crate) const CACHE_ERROR: f32 = 1e-5;
 /// Between a cache of 8 bits and one of the numbers that its rows stand for, worked out on the CPU: these may be off by a
 /// rounding of f32, which moves scores of up to 256 by 16 · 64 · 2^-24, and values below 8 by twice 8 times that.
 pub(crate) const DEQUANTIZED_ERROR: f32 = 1e-3;
