@@ -334,12 +334,10 @@ fn backward_broadcast(
     strides: &GradientStrides,
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
-    // Twice the rows of the forward kernel in each lane, so half as many lanes' worth.
     let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
-    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
+    let ForwardForm::Broadcast { subgroup_size, rows } = form else {
         return Err("it needs subgroups".to_owned());
     };
-    let rows = 1;
     Ok(BackwardConfig {
         rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
         columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * rows },

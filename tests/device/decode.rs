@@ -30,13 +30,17 @@ fn run(
 
 /// Compares o and lse of both kernels, in every number of splits, with the f64 reference.
 fn check(shape: Shape, mask: &str, seed: u64) {
+    check_splits(shape, mask, seed, &SPLITS);
+}
+
+fn check_splits(shape: Shape, mask: &str, seed: u64, splits: &[Option<usize>]) {
     let mask: Mask = mask.parse().unwrap();
     let problem = Problem::new(shape).mask(mask.clone());
     let operands = Operands::random(&shape, seed);
     let truth = reference::attention(&problem, &operands.inputs()).unwrap();
     let naive = naive(&problem, &mask, &operands.inputs());
     for kernel in decode_kernels(&problem) {
-        for splits in SPLITS {
+        for &splits in splits {
             let output = run(&problem, &operands, kernel, splits);
             let what = format!("{kernel}, {splits:?} splits, {mask}, {shape:?}");
             assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
@@ -84,11 +88,11 @@ fn every_group_size() {
 fn every_head_dim() {
     for (seed, head_dim) in (0..).zip([1, 4, 17, 32, 33, 64, 80, 128, 129, 200, 255, 256]) {
         let shape = Shape::new(4, 8, 2, head_dim).seq_kv(127).kv_heads(4);
-        check(shape, "causal & key_lengths", seed);
+        check_splits(shape, "causal & key_lengths", seed, &[Some(3)]);
     }
     for (seed, (head_dim, head_dim_v)) in (0..).zip([(64, 1), (1, 64), (24, 130), (256, 4)]) {
         let shape = Shape::new(4, 8, 2, head_dim).seq_kv(65).kv_heads(4).dim_v(head_dim_v);
-        check(shape, "causal & key_lengths", seed);
+        check_splits(shape, "causal & key_lengths", seed, &[Some(3)]);
     }
 }
 
