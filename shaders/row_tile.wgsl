@@ -14,15 +14,6 @@ const V4: u32 = HEAD_DIM_V / 4u;
 const OUTPUTS: u32 = V4 / COLUMNS;
 const P_ROW: u32 = ROW_GROUPS + 1u;
 
-// How often the workgroup's invocations take one of `count` things each, and whether there is one left for `at`.
-fn turns(count: u32) -> u32 {
-    return (count + INVOCATIONS - 1u) / INVOCATIONS;
-}
-
-fn is_turn(at: u32, count: u32) -> bool {
-    return count % INVOCATIONS == 0u || at < count;
-}
-
 // From products to scores: modified, and LOWEST where the mask says so. Bit j of the result: some of the four rows
 // keeps key j of a PARTIAL tile.
 fn score_tile(

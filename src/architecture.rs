@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["cache"],
     &["attention"],
-    &["onnx", "measure"],
+    &["onnx", "measure", "gradient_check"],
 ];
 
 /// Modules that compute on the CPU alone.

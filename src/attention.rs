@@ -478,7 +478,10 @@ impl Attention {
         })
     }
 
-    fn submit(&self, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
+    pub(crate) fn submit(
+        &self,
+        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
         scoped(self.device(), "computing", || {
             let mut encoder =
                 self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {

@@ -29,6 +29,7 @@ mod dtype;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
+mod gradient_check;
 mod kernel;
 mod mask;
 #[cfg(feature = "measure")]
@@ -55,6 +56,7 @@ pub use custom::{Custom, CustomType};
 pub use device::{DeviceChoice, adapters};
 pub use dtype::{Dtype, Dtypes, GradientDtypes};
 pub use error::{Error, ParseMaskError, Result};
+pub use gradient_check::{GradientCell, GradientCheck, GradientReport};
 pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
 pub use kernel::pipeline::{KernelOptions, Kernels};
 pub use mask::compositions;

@@ -177,6 +177,7 @@ impl Problem {
     /// For gradients the text holds its derivative, too: `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32,
     /// q_idx: u32, kv_idx: u32) -> f32` gets the loss's gradient with respect to what `score_mod` returned for `score`, and
     /// returns that with respect to `score`: `grad` times the derivative at `score`.
+    /// [`Attention::check_score_mod_grad`](crate::Attention::check_score_mod_grad) tells whether it is.
     #[must_use]
     pub fn score_mod(self, function: Custom) -> Self {
         Self { score_mod: Some(function), ..self }

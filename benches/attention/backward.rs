@@ -15,33 +15,90 @@ use crate::arguments::Arguments;
 use crate::forward::{output, upload};
 use crate::{HEAD_DIM, verdict};
 
-const HEADS: usize = 8;
-
 /// How many times the forward pass's time it may take: 7 products of its size instead of 2, and fewer of the rest.
 const EXPECTED_RATIO: f64 = 3.0;
 
-/// A problem of one sequence and `HEADS` heads.
+/// A problem of one sequence.
 pub(crate) struct Case {
+    heads: usize,
     seq_len: usize,
     causal: bool,
 }
 
-pub(crate) const CASES: [Case; 3] = [
-    Case { seq_len: 512, causal: false },
-    Case { seq_len: 512, causal: true },
-    Case { seq_len: 1024, causal: true },
+pub(crate) const CASES: [Case; 4] = [
+    Case { heads: 8, seq_len: 512, causal: false },
+    Case { heads: 8, seq_len: 512, causal: true },
+    Case { heads: 8, seq_len: 1024, causal: true },
+    Case { heads: 1, seq_len: 8192, causal: true },
 ];
 
 impl Case {
     pub(crate) fn name(&self) -> String {
-        format!("backward {} T={}", if self.causal { "causal" } else { "full" }, self.seq_len)
+        let mask = if self.causal { "causal" } else { "full" };
+        format!("backward {mask} T={} H={}", self.seq_len, self.heads)
     }
 
     /// Operations of the five products that the gradients need, two per kept pair and component.
     fn operations(&self) -> f64 {
         let t = self.seq_len as f64;
         let pairs = if self.causal { t * (t + 1.0) / 2.0 } else { t * t };
-        10.0 * pairs * (HEADS * HEAD_DIM) as f64
+        10.0 * pairs * (self.heads * HEAD_DIM) as f64
+    }
+}
+
+/// Both passes of a problem, with their buffers.
+pub(crate) struct Passes {
+    forward: AttentionPlan,
+    backward: BackwardPlan,
+    /// q, k, v, dout
+    inputs: [wgpu::Buffer; 4],
+    /// o, lse
+    kept: [wgpu::Buffer; 2],
+    /// dq, dk, dv
+    gradients: [wgpu::Buffer; 3],
+}
+
+impl Passes {
+    pub(crate) fn new(
+        attention: &Attention,
+        heads: usize,
+        seq_len: usize,
+        causal: bool,
+    ) -> Result<Self> {
+        let shape = Shape::new(1, heads, seq_len, HEAD_DIM);
+        let (device, kernels, len) = (attention.device(), attention.kernels(), shape.q_len()?);
+        let mask = if causal { Mask::causal() } else { Mask::All };
+        let problem = Problem::new(shape).mask(mask);
+        Ok(Self {
+            forward: AttentionPlan::new(kernels, &problem)?,
+            backward: BackwardPlan::new(kernels, &problem)?,
+            inputs: [1, 2, 3, 4].map(|seed| upload(device, &uniform(seed, len))),
+            kept: [output(device, len), output(device, shape.lse_len()?)],
+            gradients: [(); 3].map(|()| output(device, len)),
+        })
+    }
+
+    pub(crate) fn forward(&self, encoder: &mut wgpu::CommandEncoder) -> wgpu_attention::Result<()> {
+        let [q, k, v, _] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
+        let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
+        let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
+        self.forward.encode(encoder, &buffers)
+    }
+
+    pub(crate) fn backward(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> wgpu_attention::Result<()> {
+        let [q, k, v, dout] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
+        let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
+        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| Some(buffer.slice(..)));
+        let own = BackwardBuffers::new(q, k, v, o, lse, dout);
+        self.backward.encode(encoder, &BackwardBuffers { dq, dk, dv, ..own })
+    }
+
+    /// What is held beyond operands and gradients: o and lse, and the backward plan's own.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.forward.kept_bytes() + self.backward.scratch_bytes()
     }
 }
 
@@ -59,11 +116,10 @@ pub(crate) struct Line {
 pub(crate) fn print_heading(progress: &ProgressBar) {
     progress.suspend(|| {
         println!(
-            "\nbackward: f32, batch 1, {HEADS} heads, head_dim {HEAD_DIM}; medians; GFLOP/s count five products of what \
-             the mask keeps\n"
+            "\nbackward: f32, batch 1, head_dim {HEAD_DIM}; medians; GFLOP/s count five products of what the mask keeps\n"
         );
         println!(
-            "{:<24}{:<11}{:>12}{:>9}{:>11}{:>7}{:>10}{:>8}{:>12}",
+            "{:<28}{:<11}{:>12}{:>9}{:>11}{:>7}{:>10}{:>8}{:>12}",
             "", "kernel", "backward", "GFLOP/s", "forward", "ratio", "expected", "rounds", "scratch"
         );
     });
@@ -75,7 +131,7 @@ impl fmt::Display for Line {
         let ratio = backward / forward;
         write!(
             f,
-            "{:<24}{:<11}{:>9.2} ms{:>9.2}{:>8.2} ms{ratio:>7.2}{:>10}{:>8}{:>8} KiB{}",
+            "{:<28}{:<11}{:>9.2} ms{:>9.2}{:>8.2} ms{ratio:>7.2}{:>10}{:>8}{:>8} KiB{}",
             self.name,
             self.kernel.name(),
             backward * 1e3,
@@ -98,42 +154,20 @@ pub(crate) fn run(
     progress: &ProgressBar,
 ) -> Result<Line> {
     progress.set_message(case.name());
-    let device = attention.device();
-    let shape = Shape::new(1, HEADS, case.seq_len, HEAD_DIM);
-    let len = shape.q_len()?;
-    let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| upload(device, &uniform(seed, len)));
-    let [o, dq, dk, dv] = [(); 4].map(|()| output(device, len));
-    let lse = output(device, shape.lse_len()?);
-    let [q, k, v, dout] = [&q, &k, &v, &dout].map(|buffer| buffer.slice(..));
-    let [o, lse] = [&o, &lse].map(|buffer| buffer.slice(..));
-
-    let kernels = attention.kernels();
-    let mask = if case.causal { Mask::causal() } else { Mask::All };
-    let problem = Problem::new(shape).mask(mask);
-    let forward = AttentionPlan::new(kernels, &problem)?;
-    let backward = BackwardPlan::new(kernels, &problem)?;
-    let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
-    let gradients = BackwardBuffers {
-        dq: Some(dq.slice(..)),
-        dk: Some(dk.slice(..)),
-        dv: Some(dv.slice(..)),
-        ..BackwardBuffers::new(q, k, v, o, lse, dout)
-    };
+    let passes = Passes::new(attention, case.heads, case.seq_len, case.causal)?;
     let samples = in_turns(
         clock,
         arguments.effort(),
-        &[&|encoder| forward.encode(encoder, &buffers), &|encoder| {
-            backward.encode(encoder, &gradients)
-        }],
+        &[&|encoder| passes.forward(encoder), &|encoder| passes.backward(encoder)],
         |round| progress.set_message(format!("{}, round {round}", case.name())),
     )?;
     Ok(Line {
         name: case.name(),
-        kernel: backward.kernel(),
+        kernel: passes.backward.kernel(),
         rounds: samples[0].rounds(),
         forward: samples[0].busy(),
         backward: samples[1].busy(),
         operations: case.operations(),
-        scratch: backward.scratch_bytes(),
+        scratch: passes.backward.scratch_bytes(),
     })
 }

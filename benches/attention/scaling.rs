@@ -8,21 +8,33 @@ use wgpu_attention::measure::{Clock, Contender, Samples, Workload, in_turns};
 use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
 
 use crate::arguments::Arguments;
+use crate::backward::Passes;
 use crate::{HEAD_DIM, verdict};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Case {
     /// The time per kept cell from the shortest to the longest sequence.
-    Time { causal: bool },
+    Time {
+        causal: bool,
+    },
     /// The causal mask's time over the full one's.
     Causal,
     /// What the device allocates beyond operands and outputs.
     Memory,
+    /// The same two of the backward pass: what it holds between the passes and while it runs.
+    BackwardCausal,
+    BackwardMemory,
 }
 
-pub(crate) const CASES: [Case; 4] =
-    [Case::Time { causal: false }, Case::Time { causal: true }, Case::Causal, Case::Memory];
+pub(crate) const CASES: [Case; 6] = [
+    Case::Time { causal: false },
+    Case::Time { causal: true },
+    Case::Causal,
+    Case::Memory,
+    Case::BackwardCausal,
+    Case::BackwardMemory,
+];
 
 const TIMED: [usize; 5] = [1024, 2048, 4096, 8192, 16_384];
 /// The most expensive cell may cost so many times the cheapest.
@@ -30,6 +42,7 @@ const EXPECTED_SPREAD: f64 = 1.15;
 const CAUSAL_SEQ_LEN: usize = 4096;
 const EXPECTED_CAUSAL: f64 = 0.58;
 const MEMORY: [usize; 2] = [4096, 32_768];
+const BACKWARD_MEMORY: [usize; 4] = [4096, 8192, 16_384, 32_768];
 
 impl Case {
     pub(crate) fn name(self) -> String {
@@ -38,6 +51,10 @@ impl Case {
             Self::Time { causal: true } => "itself causal, time per cell".to_owned(),
             Self::Causal => format!("itself causal over full, T={CAUSAL_SEQ_LEN}"),
             Self::Memory => "itself memory beyond operands and outputs".to_owned(),
+            Self::BackwardCausal => format!("itself backward causal over full, T={CAUSAL_SEQ_LEN}"),
+            Self::BackwardMemory => {
+                "itself backward memory beyond operands and gradients".to_owned()
+            }
         }
     }
 }
@@ -55,6 +72,8 @@ pub(crate) fn run(
         Case::Time { causal } => time_per_cell(causal, attention, clock, arguments, progress)?,
         Case::Causal => causal(attention, clock, arguments, progress)?,
         Case::Memory => memory(attention, clock)?,
+        Case::BackwardCausal => backward_causal(attention, clock, arguments, progress)?,
+        Case::BackwardMemory => backward_memory(attention)?,
     };
     Ok(format!("{}\n{report}", case.name()))
 }
@@ -128,14 +147,56 @@ fn causal(
 ) -> Result<String> {
     let problems = [true, false].map(|causal| problem(CAUSAL_SEQ_LEN, causal));
     let times = timed(&problems, attention, clock, arguments, progress)?;
-    let [causal, full] = [0, 1].map(|at| times[at].1.busy());
+    Ok(share([0, 1].map(|at| times[at].1.busy())))
+}
+
+fn backward_causal(
+    attention: &Attention,
+    clock: &Clock,
+    arguments: &Arguments,
+    progress: &ProgressBar,
+) -> Result<String> {
+    let [causal, full] = [
+        Passes::new(attention, 1, CAUSAL_SEQ_LEN, true)?,
+        Passes::new(attention, 1, CAUSAL_SEQ_LEN, false)?,
+    ];
+    // Each reads what its own forward pass gave.
+    for passes in [&causal, &full] {
+        clock.time(|encoder| passes.forward(encoder))?;
+    }
+    let samples = in_turns(
+        clock,
+        arguments.effort(),
+        &[&|encoder| causal.backward(encoder), &|encoder| full.backward(encoder)],
+        |round| progress.set_message(format!("{}, round {round}", Case::BackwardCausal.name())),
+    )?;
+    Ok(share([samples[0].busy(), samples[1].busy()]))
+}
+
+fn share([causal, full]: [Duration; 2]) -> String {
     let share = causal.as_secs_f64() / full.as_secs_f64();
-    Ok(format!(
+    format!(
         "  causal {}, full {}: {share:.3}, expected < {EXPECTED_CAUSAL}{}",
         ms(causal),
         ms(full),
         verdict(share <= EXPECTED_CAUSAL)
-    ))
+    )
+}
+
+/// o and lse, and what the backward plan has, per length.
+fn backward_memory(attention: &Attention) -> Result<String> {
+    let mut report = String::new();
+    let mut counts = Vec::new();
+    for seq_len in BACKWARD_MEMORY {
+        let bytes = Passes::new(attention, 1, seq_len, true)?.held_bytes();
+        counts.push(bytes as f64 / seq_len as f64);
+        report += &format!(
+            "  T={seq_len:<7}{bytes:>12} bytes, {:.2} for each query\n",
+            bytes as f64 / seq_len as f64
+        );
+    }
+    let is_linear = counts.windows(2).all(|pair| pair[1] <= pair[0]);
+    Ok(format!("{report}  expected: never more for each{}", verdict(is_linear)))
 }
 
 /// What the device's allocator has given out more, after a plan has run, than for operands and outputs alone.

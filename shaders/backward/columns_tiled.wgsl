@@ -64,7 +64,7 @@ fn backward_columns(
             }
 
             if (invocation == 0u) {
-                atomicStore(&nonfinite_others, 0u);
+                atomicStore(&nonfinite_others[0], 0u);
             }
             // s becomes ds. Bit j of kept: query j of the tile keeps some of the four keys.
             var kept = 0u;
@@ -91,7 +91,7 @@ fn backward_columns(
                     kept |= select(0u, 1u << j, any(keep));
                 }
                 s[i] = ds;
-                cells[j * ROW_GROUPS + y] = select(ds, p, WRITE_DV);
+                cells[j * CELL_ROW + y] = select(ds, p, WRITE_DV);
             }
             if (WRITE_DV) {
                 add_dout(&dv_rows, other, kind, invocation);
@@ -99,13 +99,13 @@ fn backward_columns(
             if (WRITE_DV && WRITE_DK) {
                 workgroupBarrier();
                 for (var i = 0u; i < OTHERS; i += 1u) {
-                    cells[(x + i * COLUMNS) * ROW_GROUPS + y] = s[i];
+                    cells[(x + i * COLUMNS) * CELL_ROW + y] = s[i];
                 }
             }
             if (WRITE_DK) {
                 add_q(&dk_rows, other, kind, invocation);
             }
-            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others)) != 0u;
+            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
         }
     }
 

@@ -53,7 +53,7 @@ fn backward_rows(
         let dp = product_dout_v(own, other, params.head_dim_v, invocation);
 
         if (invocation == 0u) {
-            atomicStore(&nonfinite_others, 0u);
+            atomicStore(&nonfinite_others[0], 0u);
         }
         // Bit j of kept: some of the four rows keeps key j of the tile.
         var kept = 0u;
@@ -80,19 +80,19 @@ fn backward_rows(
                 kept |= select(0u, 1u << j, any(keep));
             }
             l += p;
-            cells[j * ROW_GROUPS + y] = ds;
+            cells[j * CELL_ROW + y] = ds;
         }
         add_k(&dq_rows, other, kind, invocation);
-        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others)) != 0u;
+        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
     }
 
     // The rows' shares of l, from their COLUMNS invocations.
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
-    cells[x * ROW_GROUPS + y] = l;
+    cells[x * CELL_ROW + y] = l;
     workgroupBarrier();
     l = vec4<f32>(0.0);
     for (var i = 0u; i < COLUMNS; i += 1u) {
-        l += cells[i * ROW_GROUPS + y];
+        l += cells[i * CELL_ROW + y];
     }
 
     let scale = params.scale_abs * params.scale_sign;

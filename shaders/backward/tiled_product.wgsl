@@ -9,25 +9,31 @@ fn product_NEAR_TENSOR_FAR_TENSOR(own: Rows, other: Rows, length: u32, invocatio
     }
     for (var d0 = 0u; d0 < length; d0 += CHUNK) {
         workgroupBarrier();
-        for (var at = invocation; at < OWN_BLOCK * CHUNK4; at += INVOCATIONS) {
-            let place = NEAR_ROWS_place(own.b, min(own.first + at / CHUNK4, own.last));
-            stage[at % CHUNK4 * OWN_BLOCK + at / CHUNK4] =
-                load_NEAR_TENSOR4(place.x, own.h, place.y, d0 + at % CHUNK4 * 4u);
+        for (var i = 0u; i < turns(OWN_BLOCK * CHUNK4); i += 1u) {
+            let at = i * INVOCATIONS + invocation;
+            if (is_turn(at, OWN_BLOCK * CHUNK4)) {
+                let place = NEAR_ROWS_place(own.b, min(own.first + at / CHUNK4, own.last));
+                stage[at % CHUNK4 * OWN_ROW + at / CHUNK4] =
+                    load_NEAR_TENSOR4(place.x, own.h, place.y, d0 + at % CHUNK4 * 4u);
+            }
         }
-        for (var at = invocation; at < OTHER_BLOCK * CHUNK4; at += INVOCATIONS) {
-            let place = FAR_ROWS_place(other.b, min(other.first + at / CHUNK4, other.last));
-            stage[CHUNK4 * OWN_BLOCK + at % CHUNK4 * OTHER_BLOCK + at / CHUNK4] =
-                load_FAR_TENSOR4(place.x, other.h, place.y, d0 + at % CHUNK4 * 4u);
+        for (var i = 0u; i < turns(OTHER_BLOCK * CHUNK4); i += 1u) {
+            let at = i * INVOCATIONS + invocation;
+            if (is_turn(at, OTHER_BLOCK * CHUNK4)) {
+                let place = FAR_ROWS_place(other.b, min(other.first + at / CHUNK4, other.last));
+                stage[OTHER_START + at % CHUNK4 * OTHER_ROW + at / CHUNK4] =
+                    load_FAR_TENSOR4(place.x, other.h, place.y, d0 + at % CHUNK4 * 4u);
+            }
         }
         workgroupBarrier();
         for (var d4 = 0u; d4 < CHUNK4; d4 += 1u) {
-            let at = d4 * OWN_BLOCK + y * 4u;
+            let at = d4 * OWN_ROW + y * 4u;
             let row0 = stage[at];
             let row1 = stage[at + 1u];
             let row2 = stage[at + 2u];
             let row3 = stage[at + 3u];
             for (var i = 0u; i < OTHERS; i += 1u) {
-                let far = stage[CHUNK4 * OWN_BLOCK + d4 * OTHER_BLOCK + x + i * COLUMNS];
+                let far = stage[OTHER_START + d4 * OTHER_ROW + x + i * COLUMNS];
                 s[i] = vec4<f32>(
                     dot4(row0, far, s[i].x),
                     dot4(row1, far, s[i].y),

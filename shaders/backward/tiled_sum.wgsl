@@ -10,21 +10,24 @@ fn add_FAR_TENSOR(
     let x = invocation % COLUMNS;
     for (var j0 = 0u; j0 < OTHER_BLOCK; j0 += STAGED_ROWS) {
         workgroupBarrier();
-        for (var at = invocation; at < STAGED_ROWS * (CAPACITY / 4u); at += INVOCATIONS) {
-            let j = j0 + at / (CAPACITY / 4u);
-            let place = FAR_ROWS_place(other.b, min(other.first + j, other.last));
-            var value = load_FAR_TENSOR4(place.x, other.h, place.y, at % (CAPACITY / 4u) * 4u);
-            if (kind == PARTIAL) {
-                if (any(is_nonfinite(value))) {
-                    value = without_nonfinite(value);
-                    atomicOr(&nonfinite_others, 1u << j);
+        for (var i = 0u; i < turns(STAGED_ROWS * (CAPACITY / 4u)); i += 1u) {
+            let at = i * INVOCATIONS + invocation;
+            if (is_turn(at, STAGED_ROWS * (CAPACITY / 4u))) {
+                let j = j0 + at / (CAPACITY / 4u);
+                let place = FAR_ROWS_place(other.b, min(other.first + j, other.last));
+                var value = load_FAR_TENSOR4(place.x, other.h, place.y, at % (CAPACITY / 4u) * 4u);
+                if (kind == PARTIAL) {
+                    if (any(is_nonfinite(value))) {
+                        value = without_nonfinite(value);
+                        atomicOr(&nonfinite_others[0], 1u << j);
+                    }
                 }
+                stage[at] = value;
             }
-            stage[at] = value;
         }
         workgroupBarrier();
         for (var j = 0u; j < STAGED_ROWS; j += 1u) {
-            let cell = cells[(j0 + j) * ROW_GROUPS + y];
+            let cell = cells[(j0 + j) * CELL_ROW + y];
             for (var i = 0u; i < CAPACITY / 4u / COLUMNS; i += 1u) {
                 let value = stage[j * (CAPACITY / 4u) + x + i * COLUMNS];
                 (*sums)[0][i] = fma(vec4<f32>(cell.x), value, (*sums)[0][i]);

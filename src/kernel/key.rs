@@ -132,8 +132,8 @@ pub(crate) enum BackwardForm {
 pub(crate) enum BackwardPass {
     /// lse and delta of each row.
     Terms { has_dlse: bool },
-    /// dq, and what makes each row's weights add up to 1.
-    Rows { dq: bool },
+    /// dq, and what makes each row's weights add up to 1, where they do.
+    Rows { dq: bool, normalizes: bool },
     /// dk, dv or both.
     Columns { dk: bool, dv: bool },
     /// dbias.
@@ -346,6 +346,11 @@ pub(crate) enum KernelKey {
         grid: TileGrid,
         mask: Arc<MaskText>,
     },
+    /// The user's score function and its derivative at single points.
+    ScorePoints {
+        score: ScoreText,
+        mask: Arc<MaskText>,
+    },
 }
 
 impl KernelKey {
@@ -368,6 +373,7 @@ impl KernelKey {
             Self::SequencesCheck { .. } => "sequences_check",
             Self::TileMap { .. } => "tile_map",
             Self::TileClasses { .. } => "tile_classes",
+            Self::ScorePoints { .. } => "score_points",
         }
     }
 
@@ -382,7 +388,8 @@ impl KernelKey {
             | Self::RowsAlone { mask, .. }
             | Self::SequencesCheck { mask }
             | Self::TileMap { mask, .. }
-            | Self::TileClasses { mask, .. } => mask,
+            | Self::TileClasses { mask, .. }
+            | Self::ScorePoints { mask, .. } => mask,
         }
     }
 
@@ -391,7 +398,8 @@ impl KernelKey {
         match self {
             Self::Forward { score, .. }
             | Self::Backward { score, .. }
-            | Self::Inspect { score, .. } => Some(score),
+            | Self::Inspect { score, .. }
+            | Self::ScorePoints { score, .. } => Some(score),
             _ => None,
         }
     }
@@ -424,6 +432,9 @@ impl KernelKey {
             }
             Self::RowsAlone { .. } | Self::SequencesCheck { .. } | Self::TileMap { .. } => {
                 &[Binding::MaskTables]
+            }
+            Self::ScorePoints { .. } => {
+                &[Binding::Mask, Binding::ScorePoints, Binding::ScoreValues]
             }
         };
         let scored = !matches!(
@@ -479,6 +490,9 @@ pub(crate) enum Binding {
     CacheK,
     CacheV,
     CacheLengths,
+    /// Where a score function is asked for, and what it and its derivative say.
+    ScorePoints,
+    ScoreValues,
 }
 
 impl BackwardPass {
@@ -490,8 +504,8 @@ impl BackwardPass {
         match self {
             Self::Terms { has_dlse: false } => &[Mask, OIn, Dout, LseIn, RowTermsOut],
             Self::Terms { has_dlse: true } => &[Mask, OIn, Dout, LseIn, RowTermsOut, Dlse],
-            Self::Rows { dq: true } => &[Mask, Q, K, V, Dout, RowTermsOut, Dq],
-            Self::Rows { dq: false } => &[Mask, Q, K, V, Dout, RowTermsOut],
+            Self::Rows { dq: true, .. } => &[Mask, Q, K, V, Dout, RowTermsOut, Dq],
+            Self::Rows { dq: false, .. } => &[Mask, Q, K, V, Dout, RowTermsOut],
             Self::Columns { dk: true, dv: true } => &[Mask, Q, K, V, Dout, RowTerms, Dk, Dv],
             Self::Columns { dk: true, dv: false } => &[Mask, Q, K, V, Dout, RowTerms, Dk],
             Self::Columns { dk: false, .. } => &[Mask, Q, K, V, Dout, RowTerms, Dv],
@@ -523,6 +537,7 @@ impl Binding {
                 | Self::CacheLengths
                 | Self::Part
                 | Self::Stats
+                | Self::ScoreValues
         )
     }
 

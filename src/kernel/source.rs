@@ -94,6 +94,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             } else {
                 source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
                 if !matches!(config.form, ForwardForm::Broadcast { .. }) {
+                    source.part(&shader!("turns"));
                     source.part(&shader!("row_tile"));
                 }
             }
@@ -153,6 +154,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&tile_class(mask));
             source.part(&shader!("tile_classes"));
         }
+        KernelKey::ScorePoints { score, .. } => source.score_points(score),
     }
     source.0
 }
@@ -429,6 +431,15 @@ impl Source {
         ));
     }
 
+    /// The user's function and its derivative at single points, nothing else.
+    fn score_points(&mut self, score: &ScoreText) {
+        let Some((text, name)) = &score.custom else { return };
+        self.line(text);
+        let gradient = score.custom_gradient.as_deref().unwrap_or_default();
+        let values = [("SCORE_MOD", name.as_str()), ("SCORE_GRADIENT", gradient)];
+        self.template(&shader!("score/points"), &values);
+    }
+
     /// `score_gradient`: a modified score's gradient, taken back to where the bias is added and to the scaled product.
     fn score_gradient(&mut self, score: &ScoreText) {
         let mut body =
@@ -481,16 +492,22 @@ impl Source {
         self.score_gradient(score);
         self.part(&shader!("backward/cell"));
         match pass {
-            BackwardPass::Rows { dq } => {
+            BackwardPass::Rows { dq, normalizes } => {
                 self.part(&tile_class(mask));
                 self.part(&shader!("query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
-                self.part(&if score.sinks {
-                    shader!("backward/sink_weight")
+                if normalizes {
+                    self.part(&if score.sinks {
+                        shader!("backward/sink_weight")
+                    } else {
+                        shader!("backward/no_sink_weight")
+                    });
+                }
+                self.part(&if normalizes {
+                    shader!("backward/norm")
                 } else {
-                    shader!("backward/no_sink_weight")
+                    shader!("backward/no_norm")
                 });
-                self.part(&shader!("backward/norm"));
                 self.part(&shader!("nonfinite"));
                 self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
                 match config.form {
@@ -498,6 +515,7 @@ impl Source {
                         self.part(&shader!("backward/rows_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("turns"));
                         self.part(&shader!("backward/tiled"));
                         self.product(["q", "k"], ["q", "kv"]);
                         self.product(["dout", "v"], ["q", "kv"]);
@@ -520,6 +538,7 @@ impl Source {
                         self.part(&shader!("backward/columns_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("turns"));
                         self.part(&shader!("backward/tiled"));
                         self.product(["k", "q"], ["kv", "q"]);
                         self.product(["v", "dout"], ["kv", "q"]);
@@ -775,6 +794,8 @@ impl Source {
             Binding::MaskTensor => {
                 ("[batch|1, num_heads|1, seq_len_q, seq_len_kv], or its bits", "output", "u32")
             }
+            Binding::ScorePoints => ("[points]", "points", "ScorePoint"),
+            Binding::ScoreValues => ("[points]: score_mod, score_mod_grad", "values", "vec2<f32>"),
         };
         let declaration = match binding {
             _ if binding.is_uniform() => format!("var<uniform> {name}: {element};"),
@@ -855,11 +876,12 @@ mod tests {
         keys
     }
 
-    const PASSES: [BackwardPass; 10] = [
+    const PASSES: [BackwardPass; 11] = [
         BackwardPass::Terms { has_dlse: false },
         BackwardPass::Terms { has_dlse: true },
-        BackwardPass::Rows { dq: true },
-        BackwardPass::Rows { dq: false },
+        BackwardPass::Rows { dq: true, normalizes: true },
+        BackwardPass::Rows { dq: true, normalizes: false },
+        BackwardPass::Rows { dq: false, normalizes: true },
         BackwardPass::Columns { dk: true, dv: true },
         BackwardPass::Columns { dk: true, dv: false },
         BackwardPass::Columns { dk: false, dv: true },

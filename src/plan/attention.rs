@@ -57,6 +57,7 @@ pub struct AttentionPlan {
     splits: Option<Splits>,
     /// Where lse goes if nobody asks for it.
     lse: wgpu::Buffer,
+    kept_bytes: u64,
     empty: wgpu::Buffer,
     bind_groups: BindGroups,
 }
@@ -189,6 +190,8 @@ impl AttentionPlan {
         };
         let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
         check_binding_size(kernels, "lse", lse_bytes)?;
+        let o_len = problem.strides().o.span("o", shape.o_dims())?;
+        let kept_bytes = (o_len * problem.dtypes.o.size() + shape.lse_len()? * 4) as u64;
         let pipeline = kernels.pipeline(KernelKey::Forward {
             config,
             score: problem.score_text(),
@@ -229,6 +232,7 @@ impl AttentionPlan {
             params,
             splits,
             lse,
+            kept_bytes,
             empty,
             bind_groups: BindGroups::default(),
         })
@@ -242,6 +246,20 @@ impl AttentionPlan {
     /// The kernel that was chosen.
     pub const fn kernel(&self) -> ForwardKernel {
         self.kernel
+    }
+
+    /// What a backward pass needs of this one beyond its operands, in bytes: o and lse, which the caller holds until then.
+    /// It grows with the number of queries, never with queries × keys.
+    ///
+    /// ```no_run
+    /// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
+    /// use wgpu_attention::{AttentionPlan, Problem, Shape};
+    /// let plan = AttentionPlan::new(kernels, &Problem::new(Shape::new(1, 8, 4096, 64)))?;
+    /// assert_eq!(plan.kept_bytes(), 8 * 4096 * (64 + 1) * 4);
+    /// # Ok(()) }
+    /// ```
+    pub const fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 
     /// The bytes of q, k, v, o and of what splits find that a decode kernel and its merge read and write, counted from their

@@ -1,12 +1,13 @@
 //! The backward pass: gradients from what the forward pass kept.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{BindingResource, BufferSlice};
 
 use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
 use super::mask_tables::MaskTables;
-use super::{Dispatch, begin_pass, bind, params_buffer};
+use super::{BindGroups, Dispatch, begin_pass, params_buffer};
 use crate::custom::CustomUse;
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::error::{Error, Result};
@@ -60,6 +61,16 @@ pub struct BackwardPlan {
     /// lse, delta and norm of each row.
     row_terms: wgpu::Buffer,
     empty: wgpu::Buffer,
+    lse_of_more_keys: bool,
+    /// What has been asked for so far.
+    steps: Mutex<HashMap<BackwardPass, Arc<Step>>>,
+}
+
+/// A kernel of the pass, ready to be encoded.
+#[derive(Debug)]
+struct Step {
+    dispatch: Dispatch,
+    bind_groups: BindGroups,
 }
 
 /// What can be chosen about the gradients.
@@ -77,6 +88,13 @@ pub struct BackwardOptions {
     pub dv_strides: Option<Strides>,
     /// A kernel to use instead of the best one.
     pub kernel: Option<BackwardKernel>,
+    /// Whether rows have more keys than the problem: o and lse are of all of them, merged, as where a sequence's keys are
+    /// split among devices (ring attention) or a shared prefix lies apart ([`crate::MergePlan`]).
+    ///
+    /// The rows' gradient is then the sum of what each part gives as dq, and each part's dk, dv and dbias are those of its own
+    /// keys; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
+    /// f32 lse: to 2e-6 where it is below 64, to 2.5e-7 below 8. Without this option they are made to add up to 1.
+    pub lse_of_more_keys: bool,
 }
 
 impl BackwardOptions {
@@ -248,12 +266,14 @@ impl BackwardPlan {
             params,
             row_terms,
             empty,
+            lse_of_more_keys: options.lse_of_more_keys,
+            steps: Mutex::default(),
         };
         // What most callers want is compiled now, the rest when it is asked for.
-        plan.dispatch(BackwardPass::Terms { has_dlse: false })?;
-        plan.dispatch(BackwardPass::Rows { dq: true })?;
+        plan.step(BackwardPass::Terms { has_dlse: false })?;
+        plan.step(BackwardPass::Rows { dq: true, normalizes: !plan.lse_of_more_keys })?;
         for pass in plan.columns(true, true) {
-            plan.dispatch(pass)?;
+            plan.step(pass)?;
         }
         Ok(plan)
     }
@@ -312,12 +332,13 @@ impl BackwardPlan {
 
         let mut work = Vec::new();
         for pass in self.passes(buffers) {
-            let dispatch = self.dispatch(pass)?;
+            let step = self.step(pass)?;
             let resources = (self.key(pass).bindings().into_iter())
                 .map(|binding| self.resource(pass, binding, &operands))
                 .collect::<Result<Vec<_>>>()?;
-            let bind_group = bind(self.kernels.device(), &dispatch.pipeline, &resources);
-            work.push((dispatch, bind_group));
+            let bind_group =
+                step.bind_groups.get(&self.kernels, &step.dispatch.pipeline, &resources);
+            work.push((step, bind_group));
         }
         if make_mask {
             self.rows_mask.encode(encoder, &rows_data);
@@ -326,8 +347,8 @@ impl BackwardPlan {
             }
         }
         let mut pass = begin_pass(encoder, "attention backward");
-        for (dispatch, bind_group) in &work {
-            dispatch.encode(&mut pass, bind_group);
+        for (step, bind_group) in &work {
+            step.dispatch.encode(&mut pass, bind_group);
         }
         Ok(())
     }
@@ -336,7 +357,10 @@ impl BackwardPlan {
     fn passes(&self, buffers: &BackwardBuffers<'_>) -> Vec<BackwardPass> {
         let mut passes = vec![BackwardPass::Terms { has_dlse: buffers.dlse.is_some() }];
         // Whatever is asked for, it is this one that says what each row's weights add up to.
-        passes.push(BackwardPass::Rows { dq: buffers.dq.is_some() });
+        let (dq, normalizes) = (buffers.dq.is_some(), !self.lse_of_more_keys);
+        if dq || normalizes {
+            passes.push(BackwardPass::Rows { dq, normalizes });
+        }
         passes.extend(self.columns(buffers.dk.is_some(), buffers.dv.is_some()));
         if buffers.dbias.is_some() {
             let shared_by_rows = self.problem.data.bias.broadcast_q;
@@ -370,6 +394,18 @@ impl BackwardPlan {
             _ => (self.score.clone(), Arc::clone(&self.rows_mask.text)),
         };
         KernelKey::Backward { pass, config: self.config, score, mask }
+    }
+
+    /// The kernel, compiled if it's the first time that it is asked for.
+    fn step(&self, pass: BackwardPass) -> Result<Arc<Step>> {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(step) = steps.get(&pass) {
+            return Ok(Arc::clone(step));
+        }
+        let step =
+            Arc::new(Step { dispatch: self.dispatch(pass)?, bind_groups: BindGroups::default() });
+        steps.insert(pass, Arc::clone(&step));
+        Ok(step)
     }
 
     fn dispatch(&self, pass: BackwardPass) -> Result<Dispatch> {

@@ -2,7 +2,7 @@
 //!
 //! [`attention`] is the forward pass, [`backward`] its gradients, [`merge`] puts results over parts of the keys together,
 //! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
-//! [`tiles`] the classes of its tiles.
+//! [`tiles`] the classes of its tiles, [`score_points`] a user's score function at single points.
 //! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]) and the checks of the caller's buffers ([`buffers`]).
 
 pub(crate) mod attention;
@@ -13,6 +13,7 @@ pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
 pub(crate) mod merge;
+pub(crate) mod score_points;
 pub(crate) mod sequences;
 pub(crate) mod tiles;
 

@@ -14,18 +14,19 @@ use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, mask_data, run};
 use crate::forward::MASKS;
 use crate::tolerance::{SCORES_ERROR, WEIGHTS_ERROR};
 
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const DIM: usize = 20;
+pub(crate) const HEADS: usize = 4;
+pub(crate) const KV_HEADS: usize = 2;
+pub(crate) const DIM: usize = 20;
 const BLOCK: usize = 16;
 /// The most that a sequence has.
 const MOST_Q: usize = 40;
 const MOST_KV: usize = 65;
 /// Queries and keys of each sequence: none of either, more of the one, more of the other, off every tile.
-const LENGTHS: &[(usize, usize)] = &[(17, 33), (0, 5), (1, 65), (40, 0), (33, 7), (0, 0), (5, 64)];
+pub(crate) const LENGTHS: &[(usize, usize)] =
+    &[(17, 33), (0, 5), (1, 65), (40, 0), (33, 7), (0, 0), (5, 64)];
 
 /// Every way in which queries and keys may lie.
-const FORMS: &[(QuerySequences, KeySequences)] = &[
+pub(crate) const FORMS: &[(QuerySequences, KeySequences)] = &[
     (QuerySequences::Packed { total: 96 }, KeySequences::Packed { total: 174 }),
     (QuerySequences::LeftPadded, KeySequences::Cached { left_padded: true }),
     (QuerySequences::Packed { total: 96 }, KeySequences::Cached { left_padded: false }),
@@ -37,18 +38,18 @@ const FORMS: &[(QuerySequences, KeySequences)] = &[
 ];
 
 /// A batch of sequences, each a problem of its own, and the same laid out in one of the forms.
-struct Batch {
-    shape: Shape,
+pub(crate) struct Batch {
+    pub(crate) shape: Shape,
     layout: Layout,
-    data: MaskData,
+    pub(crate) data: MaskData,
     /// Of each sequence, `[heads, its own length, dim]`.
-    alone: Vec<Operands>,
+    pub(crate) alone: Vec<Operands>,
     q_rows: Vec<Vec<[usize; 2]>>,
     kv_rows: Vec<Vec<[usize; 2]>>,
 }
 
 impl Batch {
-    fn new(q: QuerySequences, kv: KeySequences, layout: Layout) -> Self {
+    pub(crate) fn new(q: QuerySequences, kv: KeySequences, layout: Layout) -> Self {
         let mut rng = SmallRng::seed_from_u64(5);
         let shape = Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM)
             .seq_kv(MOST_KV)
@@ -120,7 +121,7 @@ impl Batch {
         Self { shape, layout, data, alone, q_rows, kv_rows }
     }
 
-    fn problem(&self, mask: &str) -> Problem {
+    pub(crate) fn problem(&self, mask: &str) -> Problem {
         Problem::new(self.shape).layout(self.layout).mask(mask.parse().unwrap())
     }
 
@@ -152,7 +153,7 @@ impl Batch {
     }
 
     /// All sequences in the form; NaN in every row that belongs to none.
-    fn operands(&self) -> Operands {
+    pub(crate) fn operands(&self) -> Operands {
         let mut q = vec![f32::NAN; self.shape.q_len().unwrap()];
         let mut k = vec![f32::NAN; self.shape.k_len().unwrap()];
         let mut v = k.clone();
@@ -173,6 +174,30 @@ impl Batch {
             }
         }
         Operands { q, k, v, mask: self.data.clone() }
+    }
+
+    /// Where each element of sequence `b`'s own `[heads, its queries, DIM]` lies in the batch's q, dense.
+    pub(crate) fn q_elements(&self, b: usize) -> Vec<(usize, usize)> {
+        self.elements(HEADS, self.q_row_count(), &self.q_rows[b])
+    }
+
+    /// The same for k and v.
+    pub(crate) fn kv_elements(&self, b: usize) -> Vec<(usize, usize)> {
+        self.elements(KV_HEADS, self.kv_row_count(), &self.kv_rows[b])
+    }
+
+    fn elements(&self, heads: usize, rows: usize, places: &[[usize; 2]]) -> Vec<(usize, usize)> {
+        let index = (0..heads).flat_map(|h| (0..places.len()).map(move |i| (h, i)));
+        let index = index.flat_map(|(h, i)| (0..DIM).map(move |d| (h, i, d)));
+        let at = |(h, i, d)| self.at(heads, rows, places[i], h, d);
+        index.map(at).enumerate().collect()
+    }
+
+    /// Where each of its `[heads, its queries]` lies in lse.
+    pub(crate) fn lse_elements(&self, b: usize) -> Vec<(usize, usize)> {
+        let (rows, places) = (self.q_row_count(), &self.q_rows[b]);
+        let index = (0..HEADS).flat_map(|h| places.iter().map(move |place| (h, place)));
+        index.map(|(h, place)| (place[0] * HEADS + h) * rows + place[1]).enumerate().collect()
     }
 
     /// Compares what the batch gave with what each sequence gives alone, and that nothing else was written.

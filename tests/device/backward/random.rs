@@ -1,0 +1,38 @@
+//! Random mask expressions, each over several sizes: structures are few, for each compiles kernels of its own.
+
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+use wgpu_attention::{Mask, Problem, Shape};
+
+use super::{check_kernels, kernels};
+use crate::fixture::Operands;
+
+/// How many structures.
+const STRUCTURES: usize = 10;
+
+/// Batch, group, queries, keys.
+const SIZES: [(usize, usize, usize, usize); 3] = [(2, 2, 41, 57), (1, 1, 33, 9), (2, 1, 7, 70)];
+
+#[test]
+fn gradients_under_random_masks() {
+    // The same masks each time.
+    let mut runner = TestRunner::deterministic();
+    let mut masks: Vec<Mask> = Vec::new();
+    while masks.len() < STRUCTURES {
+        let mask = crate::random::mask().new_tree(&mut runner).unwrap().current();
+        // Leaves alone are tested elsewhere.
+        if mask.to_string().contains(['&', '|', '!']) {
+            masks.push(mask);
+        }
+    }
+    for (at, mask) in (0..).zip(&masks) {
+        for (seed, (batch, group, seq_len_q, seq_len_kv)) in (10 * at..).zip(SIZES) {
+            let shape = Shape::new(batch, 2 * group, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            let problem = Problem::new(shape).mask(mask.clone());
+            // The best kernel takes each, the others one in five.
+            let kernels = kernels(&problem);
+            let kernels = if at % 5 == 1 { &kernels[..] } else { &kernels[..1] };
+            check_kernels(&problem, mask, &Operands::random(&shape, seed), seed, kernels);
+        }
+    }
+}

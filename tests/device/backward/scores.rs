@@ -1,0 +1,188 @@
+//! Score modifiers, the user's own functions, and the gradients of their data.
+
+use wgpu_attention::{
+    BackwardPlan, Custom, CustomType, Dtype, GradientCheck, Mask, MaskData, Problem, Score, Shape,
+    reference,
+};
+
+use super::{Upstream, assert_all_close, kernels, run};
+use crate::bad_input::assert_says;
+use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::tolerance::naive_gradients_modified;
+
+/// Each modifier alone, then all.
+const SCORES: [Score; 5] = [
+    Score { softcap: Some(20.0), bias: false, alibi: false, sinks: false },
+    Score { softcap: None, bias: true, alibi: false, sinks: false },
+    Score { softcap: None, bias: false, alibi: true, sinks: false },
+    Score { softcap: None, bias: false, alibi: false, sinks: true },
+    Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true },
+];
+
+#[test]
+fn every_modifier_alone_and_together() {
+    for (seed, score) in (0..).zip(SCORES) {
+        for (seq_len_q, seq_len_kv) in [(37, 70), (70, 33)] {
+            let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            check_score(shape, "causal & key_lengths", score, 0.2, seed);
+            check_score(shape, "all", score, -0.2, seed + 1);
+        }
+    }
+}
+
+fn check_score(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
+    let mask: Mask = mask.parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone()).score(score).with_scale(scale);
+    let data = ScoreData::random(&shape, seed);
+    let mut operands = Operands::random(&shape, seed);
+    operands.mask = data.add_to(&shape, operands.mask);
+    let (inputs, upstream) = (operands.inputs(), Upstream::random(&shape, seed));
+    let upstream = upstream.of_o_and_lse();
+    let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
+    let naive =
+        naive_gradients_modified(&problem, &mask, &inputs, &upstream, &score, &data, Dtype::F32);
+    // The best kernel takes each modifier alone, all take them together.
+    let kernels = kernels(&problem);
+    let together = score.softcap.is_some() && score.bias;
+    for &kernel in if together { &kernels[..] } else { &kernels[..1] } {
+        let found = run(&problem, &operands, &upstream, kernel);
+        let what = format!("{kernel}, {mask}, {score:?}, {shape:?}");
+        assert_all_close(&what, &found, &naive, &truth);
+    }
+}
+
+/// A bias that is broadcast has the sum of what a full one has.
+#[test]
+fn a_broadcast_bias_has_the_sum() {
+    let shape = Shape::new(2, 3, 37, 20).seq_kv(70);
+    let score = Score { bias: true, softcap: Some(30.0), ..Score::default() };
+    let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap()).score(score);
+    let mut operands = Operands::random(&shape, 2);
+    let data = operands.mask.clone();
+    let upstream = Upstream::random(&shape, 2);
+    for dims in [[1, 1, 37, 70], [2, 1, 1, 70], [1, 3, 1, 70], [1, 1, 1, 70], [2, 1, 37, 70]] {
+        let cells: usize = dims.iter().product();
+        let value = |at: usize| (at * 37 % 101) as f32 / 25.0 - 2.0;
+        operands.mask = data.clone().bias(dims, (0..cells).map(value));
+        let problem = problem.clone().data_shape(operands.mask.shape());
+        let inputs = operands.inputs();
+        let truth = reference::gradients(&problem, &inputs, &upstream.of_o()).unwrap();
+        // The naive gradient of the full bias, summed.
+        let place = |at: usize| {
+            let index = [at / (3 * 37 * 70), at / (37 * 70) % 3, at / 70 % 37, at % 70];
+            dims.iter().zip(index).fold(0, |place, (&dim, i)| place * dim + i % dim)
+        };
+        let full = ScoreData {
+            bias: (0..2 * 3 * 37 * 70).map(|at| value(place(at))).collect(),
+            ..ScoreData::default()
+        };
+        let mask = "causal & key_lengths".parse().unwrap();
+        let upstream = upstream.of_o();
+        let mut naive = naive_gradients_modified(
+            &problem,
+            &mask,
+            &inputs,
+            &upstream,
+            &score,
+            &full,
+            Dtype::F32,
+        );
+        let mut sums = vec![0.0; cells];
+        naive.dbias.iter().enumerate().for_each(|(at, x)| sums[place(at)] += x);
+        naive.dbias = sums;
+        for kernel in kernels(&problem) {
+            let found = run(&problem, &operands, &upstream, kernel);
+            assert_all_close(&format!("{kernel}, {dims:?}"), &found, &naive, &truth);
+        }
+    }
+}
+
+/// A function of one's own with its derivative, against the crate's own softcap and ALiBi; without it, an error.
+#[test]
+fn a_score_function_with_its_derivative() {
+    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let score_mod = "
+        fn capped(score: f32) -> f32 { return tanh(score / 20.0); }
+        fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            let own = i32(q_idx) + 41 - 37;
+            return 20.0 * capped(score) - slopes(h) * f32(abs(own - i32(kv_idx)));
+        }";
+    let derivative = "
+        fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return grad * (1.0 - capped(score) * capped(score));
+        }";
+    let custom =
+        |text: String| Custom::new(text).unwrap().buffer("slopes", CustomType::F32, 4).unwrap();
+    let mask: Mask = "causal & key_lengths".parse().unwrap();
+    let known = Score { softcap: Some(20.0), alibi: true, ..Score::default() };
+    let known = Problem::new(shape).mask(mask.clone()).score(known);
+    let own = Problem::new(shape).mask(mask.clone());
+    let mut operands = Operands::random(&shape, 1);
+    let data = ScoreData::random(&shape, 1);
+    operands.mask = data.add_to(&shape, operands.mask).custom_f32("slopes", data.slopes.clone());
+    let upstream = Upstream::random(&shape, 1);
+    let (inputs, upstream) = (operands.inputs(), upstream.of_o());
+    let truth = reference::gradients(&known, &inputs, &upstream).unwrap();
+    let score = Score { softcap: Some(20.0), alibi: true, ..Score::default() };
+    let naive =
+        naive_gradients_modified(&known, &mask, &inputs, &upstream, &score, &data, Dtype::F32);
+    let full = own.clone().score_mod(custom(format!("{score_mod}{derivative}")));
+    for kernel in kernels(&full) {
+        let found = run(&full, &operands, &upstream, kernel);
+        assert_all_close(&format!("{kernel}, score_mod"), &found, &naive, &truth);
+    }
+    let without = own.score_mod(custom(score_mod.to_owned()));
+    let error = BackwardPlan::new(ATTENTION.kernels(), &without).unwrap_err().to_string();
+    assert!(error.contains("score_mod: expected its derivative"), "{error}");
+}
+
+/// A function that reads buffers, with its derivative right and wrong.
+#[test]
+fn a_derivative_is_checked_by_differences() {
+    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let data = MaskData::new()
+        .custom_f32("caps", [5.0, 10.0, 20.0, 40.0])
+        .custom_i32("kinds", (0..41).map(|at| at % 3));
+    let problem = |derivative: &str| {
+        let text = format!(
+            "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{
+                if (kinds(kv_idx) == 2 && q_idx == kv_idx) {{ return bitcast<f32>(0xff800000u + b * 0u); }}
+                return caps(h) * tanh(score / caps(h)) + f32(kinds(kv_idx)) * score * score;
+            }}
+            fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{
+                {derivative}
+            }}"
+        );
+        let custom = Custom::new(text).unwrap().buffer("caps", CustomType::F32, 4).unwrap();
+        let custom = custom.buffer("kinds", CustomType::I32, 41).unwrap();
+        // Neither the mask nor another modifier's data is asked for.
+        let score = Score { sinks: true, ..Score::default() };
+        Problem::new(shape).mask(Mask::Documents).score(score).score_mod(custom)
+    };
+    let check = |problem: &Problem| {
+        ATTENTION.check_score_mod_grad_blocking(problem, &data, &GradientCheck::default())
+    };
+    let right = "let x = tanh(score / caps(h));
+        return grad * (1.0 - x * x + 2.0 * f32(kinds(kv_idx)) * score);";
+    let report = check(&problem(right)).unwrap();
+    assert!(report.worst.error <= 0.01 && (900..1024).contains(&report.compared), "{report:?}");
+    for wrong in [
+        // of another head, without one summand, of another sign, without what comes from above
+        right.replace("caps(h)", "caps(3u - h)"),
+        right.replace("2.0 * f32", "0.0 * f32"),
+        right.replace("1.0 - x * x", "x * x - 1.0"),
+        right.replace("grad * ", ""),
+    ] {
+        let error = check(&problem(&wrong)).unwrap_err();
+        assert_says(&error, &["score_mod_grad: expected", "in cell (", "for score", "found"]);
+    }
+    let error = check(&problem(right).score_mod(Custom::new("fn score_mod() {}").unwrap()));
+    assert_says(&error.unwrap_err(), &["score_mod: expected its derivative"]);
+    assert_says(&check(&Problem::new(shape)).unwrap_err(), &["score_mod", "a function", "none"]);
+    let missing = ATTENTION.check_score_mod_grad_blocking(
+        &problem(right),
+        &MaskData::new(),
+        &GradientCheck::default(),
+    );
+    assert_says(&missing.unwrap_err(), &["caps"]);
+}

@@ -1,0 +1,167 @@
+//! Gradients of sequences of different lengths, wherever they lie.
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use wgpu_attention::reference::ReferenceGradients;
+use wgpu_attention::{
+    BackwardOptions, BackwardPlan, Evaluator, Gradients, KeySequences, Layout, Mask,
+    OutputGradients, Problem, QuerySequences, Shape, reference,
+};
+
+use super::{Upstream, assert_all_close, kernels, run};
+use crate::bad_input::assert_says;
+use crate::fixture::{ATTENTION, Operands};
+use crate::sequences::{Batch, DIM, FORMS, HEADS, KV_HEADS, LENGTHS};
+use crate::tolerance::naive_gradients;
+
+/// Each sequence's gradients where the batch has its rows; 0 in rows of no sequence.
+struct Laid {
+    dq: Vec<f64>,
+    dk: Vec<f64>,
+    dv: Vec<f64>,
+}
+
+impl Laid {
+    fn new(batch: &Batch) -> Self {
+        let zeros = |len: usize| vec![0.0; len];
+        let (q, kv) = (batch.shape.q_len().unwrap(), batch.shape.k_len().unwrap());
+        Self { dq: zeros(q), dk: zeros(kv), dv: zeros(kv) }
+    }
+
+    /// Adds sequence `b`'s, dense `[1, heads, its length, DIM]`.
+    fn add(&mut self, batch: &Batch, b: usize, own: [&[f64]; 3]) {
+        for (own_at, at) in batch.q_elements(b) {
+            self.dq[at] = own[0][own_at];
+        }
+        for (own_at, at) in batch.kv_elements(b) {
+            (self.dk[at], self.dv[at]) = (own[1][own_at], own[2][own_at]);
+        }
+    }
+}
+
+/// dout and dlse of the batch, NaN in rows of no sequence, and those of each sequence alone.
+fn upstreams(batch: &Batch) -> (Upstream, Vec<Upstream>) {
+    let mut rng = SmallRng::seed_from_u64(8);
+    let mut whole = Upstream {
+        dout: vec![f32::NAN; batch.shape.o_len().unwrap()],
+        dlse: vec![f32::NAN; batch.shape.lse_len().unwrap()],
+    };
+    let alone = (0..LENGTHS.len()).map(|b| {
+        let rows = HEADS * LENGTHS[b].0;
+        let mut numbers = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let own = Upstream { dout: numbers(rows * DIM), dlse: numbers(rows) };
+        for (own_at, at) in batch.q_elements(b) {
+            whole.dout[at] = own.dout[own_at];
+        }
+        for (own_at, at) in batch.lse_elements(b) {
+            whole.dlse[at] = own.dlse[own_at];
+        }
+        own
+    });
+    let alone = alone.collect();
+    (whole, alone)
+}
+
+/// Compares the batch's gradients with those of each sequence alone, under a mask of bits that keeps the same cells.
+fn check(batch: &Batch, mask: &str, every_kernel: bool) {
+    let parsed: Mask = mask.parse().unwrap();
+    let problem = batch.problem(mask);
+    let operands = batch.operands();
+    let (upstream, upstream_alone) = upstreams(batch);
+    let evaluator = Evaluator::new(&parsed, &batch.data, &batch.shape).unwrap();
+    let (mut truth, mut naive) = (Laid::new(batch), Laid::new(batch));
+    for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
+        let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+        let cells = (0..HEADS).flat_map(|h| (0..q_len).map(move |i| (h, i)));
+        let cells = cells.flat_map(|(h, i)| (0..kv_len).map(move |j| (h, i, j)));
+        let keep: Vec<bool> = cells.map(|(h, i, j)| evaluator.keep(b, h, i, j)).collect();
+        let alone = &batch.alone[b];
+        let data = alone.mask.clone().dense([1, HEADS, q_len, kv_len], keep);
+        let alone =
+            Operands { q: alone.q.clone(), k: alone.k.clone(), v: alone.v.clone(), mask: data };
+        let problem = Problem::new(shape).mask(Mask::Dense).data_shape(alone.mask.shape());
+        let (inputs, upstream) = (alone.inputs(), upstream_alone[b].of_o_and_lse());
+        let exact = reference::gradients(&problem, &inputs, &upstream).unwrap();
+        truth.add(batch, b, [&exact.dq, &exact.dk, &exact.dv]);
+        let found = naive_gradients(&problem, &Mask::Dense, &inputs, &upstream);
+        let [dq, dk, dv] = [&found.dq, &found.dk, &found.dv]
+            .map(|x| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+        naive.add(batch, b, [&dq, &dk, &dv]);
+    }
+    let what = format!("{mask}, {:?}", batch.shape.sequences);
+    let whole =
+        reference::gradients(&problem, &operands.inputs(), &upstream.of_o_and_lse()).unwrap();
+    assert_eq!([&whole.dq, &whole.dk, &whole.dv], [&truth.dq, &truth.dk, &truth.dv], "{what}");
+    let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect();
+    let naive = Gradients {
+        dq: narrow(&naive.dq),
+        dk: narrow(&naive.dk),
+        dv: narrow(&naive.dv),
+        dbias: Vec::new(),
+        dsinks: Vec::new(),
+    };
+    let truth = ReferenceGradients {
+        dq: truth.dq,
+        dk: truth.dk,
+        dv: truth.dv,
+        ..ReferenceGradients::default()
+    };
+    let kernels = kernels(&problem);
+    for &kernel in if every_kernel { &kernels[..] } else { &kernels[..1] } {
+        let found = run(&problem, &operands, &upstream.of_o_and_lse(), kernel);
+        assert_all_close(&format!("{kernel}, {what}"), &found, &naive, &truth);
+        // What is exactly 0 there has no share in any loss, and rows of no sequence aren't written.
+        for (name, found, truth) in [
+            ("dq", &found.dq, &truth.dq),
+            ("dk", &found.dk, &truth.dk),
+            ("dv", &found.dv, &truth.dv),
+        ] {
+            let same = found.iter().zip(truth).all(|(&x, &y)| y != 0.0 || x == 0.0);
+            assert!(same, "{name} of {kernel}, {what}: a row of no sequence has a gradient");
+        }
+    }
+}
+
+/// Packed, left-padded, cached and ring sequences, some of them without queries, keys or both.
+#[test]
+fn gradients_of_sequences_are_those_of_each_alone() {
+    for (at, (&(q, kv), mask)) in FORMS[..4]
+        .iter()
+        .zip([
+            "causal & window(19,inf) | global(2)",
+            "causal",
+            "documents & causal",
+            "chunk(24) & !not_self | dilated(5,3)",
+        ])
+        .enumerate()
+    {
+        let batch = Batch::new(q, kv, [Layout::Bhsd, Layout::Bshd][at % 2]);
+        // One form stands for the others where the way that rows are found is concerned.
+        check(&batch, mask, at == 0);
+    }
+}
+
+#[test]
+fn what_has_no_place_for_a_gradient_is_refused() {
+    let (q, kv) = FORMS[4];
+    assert!(matches!(kv, KeySequences::Paged { .. }));
+    let batch = Batch::new(q, kv, Layout::Bhsd);
+    let operands = batch.operands();
+    let dout = vec![0.0; batch.shape.o_len().unwrap()];
+    let upstream = OutputGradients::new(&dout);
+    let problem = batch.problem("causal");
+    let none = BackwardOptions::default();
+    let error = ATTENTION.gradients_blocking(&problem, &operands.inputs(), &upstream, &none);
+    assert_says(&error.unwrap_err(), &["sequences", "a row of their own", "paged cache"]);
+    // 8 bits are a cache's storage.
+    let (q, kv) = (QuerySequences::Uniform, KeySequences::Cached { left_padded: false });
+    let cached = Batch::new(q, kv, Layout::Bhsd);
+    let dtypes = wgpu_attention::Dtypes {
+        k: wgpu_attention::Dtype::I8,
+        v: wgpu_attention::Dtype::I8,
+        ..Default::default()
+    };
+    let problem = cached.problem("causal").dtypes(dtypes);
+    let error = BackwardPlan::new(ATTENTION.kernels(), &problem).unwrap_err();
+    assert_says(&error, &["k:", "f32, f16 or bf16 in a backward pass", "i8"]);
+}
