@@ -168,6 +168,8 @@ pub(crate) enum ForwardForm {
         subgroup_size: usize,
         /// Query rows per lane.
         rows: usize,
+        /// Keys of a step.
+        keys: usize,
     },
     Tiled {
         /// Invocations that share a row.

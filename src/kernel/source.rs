@@ -676,9 +676,10 @@ impl Source {
         self.constant("HEAD_DIM", config.head_dim.capacity);
         self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
         match config.form {
-            ForwardForm::Broadcast { subgroup_size, rows } => {
+            ForwardForm::Broadcast { subgroup_size, rows, keys } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
+                self.constant("KEYS", keys);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
                 self.constant("COLUMNS", columns);

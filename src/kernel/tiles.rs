@@ -120,9 +120,6 @@ pub(crate) fn candidates(
         .collect()
 }
 
-/// Larger rows would be spilled and take long to compile, and the row count falls to keep the registers.
-const BROADCAST_ROWS: [(usize, usize); 2] = [(64, 2), (128, 1)];
-
 fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
     let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
     if !(4..=32).contains(&subgroup_size) {
@@ -130,8 +127,10 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     }
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
-    let &(_, rows) = (BROADCAST_ROWS.iter().find(|&&(most, _)| widest <= most))
-        .ok_or_else(|| format!("it serves head_dim up to 128, here it is {widest}"))?;
+    if widest > 128 {
+        return Err(format!("it serves head_dim up to 128, here it is {widest}"));
+    }
+    let rows = 2;
     let rows_format = row_format(problem);
     if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(
@@ -144,7 +143,8 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
         head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
         rows: rows_format,
-        form: ForwardForm::Broadcast { subgroup_size, rows },
+        // A lane has a quarter of a key's row at most: the shortest has 16 components, and they come by four.
+        form: ForwardForm::Broadcast { subgroup_size, rows, keys: (subgroup_size / 4).max(2) },
     })
 }
 
@@ -235,13 +235,13 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
 /// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
 pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
     match config.form {
-        ForwardForm::Broadcast { subgroup_size, rows } => {
+        ForwardForm::Broadcast { subgroup_size, rows, keys } => {
             let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
             // Longer columns of registers take too long to compile.
-            let others = [1, 2, 4].into_iter().filter(|&n| n != rows && n * widest <= 128);
+            let others = [1, 2, 4].into_iter().filter(|&n| n != rows && n * widest <= 256);
             let with = |rows| ForwardConfig {
                 grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
-                form: ForwardForm::Broadcast { subgroup_size, rows },
+                form: ForwardForm::Broadcast { subgroup_size, rows, keys },
                 ..config
             };
             others.map(with).collect()
@@ -335,9 +335,11 @@ fn backward_broadcast(
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
     let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
-    let ForwardForm::Broadcast { subgroup_size, rows } = form else {
+    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
         return Err("it needs subgroups".to_owned());
     };
+    // Longer columns of registers would be spilled, and take long to compile.
+    let rows = if head_dim.capacity.max(head_dim_v.capacity) <= 64 { 2 } else { 1 };
     Ok(BackwardConfig {
         rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
         columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * rows },
