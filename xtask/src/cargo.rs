@@ -98,6 +98,21 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("`{}` printed something that isn't UTF-8", describe(command)))
 }
 
+/// Builds, and gives the file that came of the target with this name.
+pub(crate) fn artifact(cargo: &mut Command, name: &str, extension: &str) -> Result<PathBuf> {
+    let messages = output(cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]))?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| {
+            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
+        })
+        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
+        .filter_map(|file| file.as_str().map(PathBuf::from))
+        .find(|file| file.extension().unwrap_or_default() == Path::new(extension))
+        .with_context(|| format!("`{}` built no {name}", describe(cargo)))
+}
+
 /// A command as one would type it, without the options that only say which workspace.
 pub(crate) fn describe(command: &Command) -> String {
     let mut words = vec![

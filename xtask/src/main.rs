@@ -11,6 +11,7 @@ mod driver;
 mod isa;
 mod progress;
 mod report;
+mod ring;
 mod tasks;
 
 use std::ffi::OsString;
@@ -102,6 +103,18 @@ enum Task {
         args: Vec<OsString>,
     },
 
+    // Verbatim, since clap wraps no lines without its optional feature.
+    /// Run ring attention over MPI: examples/ring_mpi, with all ranks on this machine
+    ///
+    /// MPICH, and libclang for the build, are fetched below the target folder where there is apt;
+    /// elsewhere the system's own MPI is used.
+    #[command(verbatim_doc_comment)]
+    Ring {
+        /// How many ranks.
+        #[arg(long, default_value_t = 2)]
+        ranks: usize,
+    },
+
     /// Write docs/masks.md and its pictures: every mask, made on the device.
     Gallery,
 
@@ -176,6 +189,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
+        Task::Ring { ranks } => ring::run(&workspace, choice, ranks),
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),

@@ -8,9 +8,13 @@ use anyhow::{Context, Result};
 use crate::cargo::{Workspace, describe};
 use crate::driver::{self, Choice, Device, Second};
 use crate::report::Report;
+use crate::ring;
 
 /// The integration test that needs a device, run once per driver.
 const DEVICE_TESTS: &str = "device";
+
+/// By what the test over MPI, which cargo doesn't know, is found.
+const RING_TEST: &str = "ring_mpi";
 
 /// Which tests to run.
 #[derive(Debug, Default)]
@@ -147,6 +151,9 @@ fn test_passes(
             report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
         Second::Unwanted => {}
+    }
+    if tests.filter.as_ref().is_none_or(|filter| RING_TEST.contains(filter.as_str())) {
+        ring::test(workspace, &device, report)?;
     }
     Ok(())
 }

@@ -23,6 +23,10 @@ const FOR_PROGRAMS: [&str; 7] = [
     "librt.so.1",
 ];
 
+/// The C library's own ones, which a process has from where its loader is.
+const OF_THE_C_LIBRARY: [&str; 6] =
+    ["libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libresolv.so.2", "librt.so.1"];
+
 /// A folder with unpacked packages.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -52,11 +56,7 @@ impl Tree {
     /// Links the given libraries, all that they need, the C library and its loader into the folder `kept`, flat and each
     /// under the name by which the others look for it. Gives the loader's name.
     pub(crate) fn keep(&self, libraries: &[&Path], kept: &Path) -> Result<String> {
-        let loader = self
-            .files
-            .iter()
-            .find(|path| !path.is_symlink() && is_loader(&name(path)))
-            .context("the packages have no dynamic loader (ld-linux-*.so.*)")?;
+        let loader = self.loader()?;
         fs::create_dir_all(kept)?;
         link(loader, &kept.join(name(loader)))?;
         for path in libraries {
@@ -71,6 +71,28 @@ impl Tree {
             }
         }
         Ok(name(loader))
+    }
+
+    /// Links all that the given libraries and programs need into the folder `kept`, but for the C library: for
+    /// packages of the system's own release, which run on its own.
+    pub(crate) fn keep_needed(&self, objects: &[&Path], kept: &Path) -> Result<()> {
+        fs::create_dir_all(kept)?;
+        for path in objects {
+            for (needed, path) in self.needed_by(path, self.loader()?)? {
+                if !OF_THE_C_LIBRARY.contains(&needed.as_str()) {
+                    link(&path, &kept.join(needed))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn loader(&self) -> Result<&Path> {
+        self.files
+            .iter()
+            .find(|path| !path.is_symlink() && is_loader(&name(path)))
+            .map(PathBuf::as_path)
+            .context("the packages have no dynamic loader (ld-linux-*.so.*)")
     }
 
     /// What a library needs: names and files.
@@ -115,6 +137,15 @@ fn parse_list(text: &str) -> impl Iterator<Item = (&str, Option<PathBuf>)> {
     })
 }
 
+/// The dynamic loader in a folder of libraries.
+pub(super) fn loader_in(folder: &Path) -> Result<PathBuf> {
+    fs::read_dir(folder)
+        .with_context(|| format!("reading {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| is_loader(&name(path)))
+        .with_context(|| format!("{} has no dynamic loader", folder.display()))
+}
+
 fn is_loader(name: &str) -> bool {
     name.starts_with("ld-linux") && name.contains(".so")
 }
@@ -136,7 +167,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// Puts a file, not a symbolic link, under another name; without a copy where the file system can.
-fn link(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         return Ok(());
     }

@@ -4,6 +4,7 @@ mod apt;
 mod closure;
 mod host;
 mod icd;
+mod mpi;
 pub(crate) mod probe;
 mod provision;
 mod sources;
@@ -11,13 +12,14 @@ mod stamp;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::cargo::{Workspace, quoted};
+pub(crate) use mpi::Mpi;
 use probe::Adapter;
 use provision::Provisioner;
 pub(crate) use provision::Radv;
@@ -85,6 +87,22 @@ impl Device {
     pub(crate) fn runner(&self) -> Option<&OsString> {
         let found = self.environment.iter().find(|(name, _)| name == RUNNER_VARIABLE);
         found.map(|(_, runner)| runner)
+    }
+
+    /// What starts a program that needs further libraries, which lie in `libraries`: the program's own arguments follow.
+    pub(crate) fn launcher(
+        &self,
+        program: &Path,
+        libraries: Option<&Path>,
+    ) -> Result<Vec<OsString>> {
+        let (Some(runner), Some(libraries)) = (self.runner(), libraries) else {
+            return Ok(self.runner().into_iter().cloned().chain([program.into()]).collect());
+        };
+        // The runner's own `ld.so`, told of both folders: the driver's libraries are the newer ones, and come first.
+        let own = Path::new(runner).with_file_name("lib");
+        let ld_so = closure::loader_in(&own)?;
+        let paths = std::env::join_paths([own.as_path(), libraries])?;
+        Ok(vec![ld_so.into(), "--library-path".into(), paths, program.into()])
     }
 
     /// The environment as shell code.
@@ -236,6 +254,14 @@ pub(crate) fn second(workspace: &Workspace, first: Choice) -> Result<Second> {
 /// RADV, fetched if need be; it can compile kernels and not run them.
 pub(crate) fn radv(workspace: &Workspace) -> Result<Radv> {
     provisioner(workspace)?.radv()
+}
+
+/// An MPI, fetched if need be; if none can be had here, why.
+pub(crate) fn mpi(workspace: &Workspace) -> Result<Result<Mpi, String>> {
+    if std::env::consts::OS == "linux" && apt::Apt::ensure_available().is_ok() {
+        return provisioner(workspace)?.mpi().map(Ok);
+    }
+    Ok(Mpi::of_the_system())
 }
 
 /// Removes the drivers that were fetched.

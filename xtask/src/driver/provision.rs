@@ -9,6 +9,7 @@
 //!     stamp.json        what it is; written last
 //!   swiftshader/        a driver and its icd.json; its programs start through lavapipe/run
 //!   radv/               run and lib/ as lavapipe's, for a Mesa whose RADV compiles for GPUs that aren't there
+//!   mpi/                no driver, but fetched like one: see [`Mpi`](super::mpi::Mpi)
 //!   shader-cache/       shaders that lavapipe has compiled
 //!   lock                held while the folders above change
 //!   partial/            gone when the work is done
@@ -76,7 +77,7 @@ impl Provisioner {
 
     /// Removes all drivers, so that they are fetched again.
     pub(crate) fn forget(&self) -> Result<()> {
-        for folder in ["lavapipe", "swiftshader", "radv"] {
+        for folder in ["lavapipe", "swiftshader", "radv", "mpi"] {
             remove(&self.drivers.join(folder))?;
         }
         Ok(())
@@ -179,16 +180,31 @@ impl Provisioner {
         fs::write(&runner, runner_script(&ld_so))?;
         make_executable(&runner)?;
 
-        let version = version_of("mesa-vulkan-drivers", &packages)?;
-        let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
-        let package = format!("mesa-vulkan-drivers {version}");
-        let stamp = Stamp { recipe, package, adapter: None };
-        settle(&stamp, &folder, place)?;
+        self.settle("mesa-vulkan-drivers", &packages, &folder, place)
+    }
+
+    /// Stamps what can't be tried out, and moves it to its place.
+    pub(super) fn settle(
+        &self,
+        package: &str,
+        packages: &[Package],
+        folder: &Path,
+        place: &Path,
+    ) -> Result<Stamp> {
+        let version = version_of(package, packages)?;
+        let recipe = self.apt.as_ref().context("packages from nowhere")?.recipe().name();
+        let stamp = Stamp { recipe, package: format!("{package} {version}"), adapter: None };
+        settle(&stamp, folder, place)?;
         Ok(stamp)
     }
 
+    /// Where a finished folder is.
+    pub(super) fn place(&self, name: &str) -> PathBuf {
+        self.drivers.join(name)
+    }
+
     /// Downloads by the first of the recipes that works.
-    fn with_recipes(
+    pub(super) fn with_recipes(
         &mut self,
         recipes: Vec<Recipe>,
         download: impl Fn(&Apt) -> Result<Vec<Package>>,
@@ -217,7 +233,7 @@ impl Provisioner {
         Ok(self.apt.insert(apt))
     }
 
-    fn unpack(&self, name: &str, packages: &[Package]) -> Result<Tree> {
+    pub(super) fn unpack(&self, name: &str, packages: &[Package]) -> Result<Tree> {
         let folder = self.partial("unpacked")?;
         let total = packages.iter().map(Package::size).sum();
         let progress = Progress::new(format!("unpacking {name}"), Some(total));
@@ -258,7 +274,7 @@ impl Provisioner {
     }
 
     /// An empty folder for work in progress; a former run that was interrupted may have left one.
-    fn partial(&self, name: &str) -> Result<PathBuf> {
+    pub(super) fn partial(&self, name: &str) -> Result<PathBuf> {
         let folder = self.drivers.join("partial").join(name);
         remove(&folder)?;
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
@@ -353,13 +369,13 @@ exec "$here/lib/{ld_so}" --library-path "$here/lib" "$program" "$@"
 }
 
 #[cfg(unix)]
-fn make_executable(path: &Path) -> Result<()> {
+pub(super) fn make_executable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
 #[cfg(not(unix))]
-fn make_executable(_: &Path) -> Result<()> {
+pub(super) fn make_executable(_: &Path) -> Result<()> {
     anyhow::bail!("drivers are unpacked on Linux only")
 }
 

@@ -10,13 +10,13 @@ mod listing;
 mod table;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
 
-use crate::cargo::{Workspace, describe, output};
+use crate::cargo::{Workspace, artifact, describe};
 use crate::driver::{self, Radv};
 use family::{FAMILIES, Family};
 use listing::Compiled;
@@ -162,19 +162,4 @@ impl Compiler {
         }
         Ok(text)
     }
-}
-
-/// Builds, and gives the file that came of the target with this name.
-fn artifact(cargo: &mut Command, name: &str, extension: &str) -> Result<PathBuf> {
-    let messages = output(cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]))?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| {
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
-        })
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
-        .filter_map(|file| file.as_str().map(PathBuf::from))
-        .find(|file| file.extension().unwrap_or_default() == Path::new(extension))
-        .with_context(|| format!("`{}` built no {name}", describe(cargo)))
 }
