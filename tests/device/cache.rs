@@ -6,9 +6,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
 use wgpu::{BufferSlice, BufferUsages};
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, CacheForm, CacheShape, Dtype,
-    Error, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput, NewTokens, Pairing,
-    Problem, QuerySequences, Rotary, Score, Shape, reference,
+    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheForm, CacheShape,
+    DeviceChoice, Dtype, Error, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput,
+    NewTokens, Pairing, Problem, QuerySequences, Rotary, Score, Shape, reference,
 };
 
 use crate::bad_input::assert_says;
@@ -679,47 +679,62 @@ fn shapes_and_tokens_are_validated() {
     assert_says(&problem.validate().unwrap_err(), &["q", "i8"]);
 }
 
-/// After its first step, a loop of 256 compiles nothing, makes no buffer and no bind group; it has no queue to write with.
+/// After its first step, a loop of 256 compiles nothing, makes no bind group and allocates nothing on the device. Nothing is
+/// submitted before all of it is recorded, so that whatever a step made would still be there to be counted; what the host
+/// writes to a buffer goes through memory of the device and would be counted, too.
 #[test]
 fn a_long_loop_makes_nothing_anew() {
     let shape = CacheShape::new(2, KV_HEADS, 256, DIM);
-    let (mut cache, _) = cache(&shape);
     let tokens = tokens(&shape, 1, 100);
     let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
     let new = NewTokens::new(1).rotary(rotary, HEADS);
-    // Kernels of its own, so that other tests don't count.
-    let kernels = wgpu_attention::Kernels::new(ATTENTION.device());
-    let append = AppendPlan::new(&kernels, &shape, &new).unwrap();
+    // A device of its own, so that other tests don't count.
+    let own = Attention::open_blocking(&DeviceChoice::Best).unwrap();
+    let (device, kernels) = (own.device(), own.kernels());
+    let mut cache = KvCache::new(kernels, &shape).unwrap();
+    let append = AppendPlan::new(kernels, &shape, &new).unwrap();
     let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
-    let attention = AttentionPlan::new(&kernels, &problem).unwrap();
-    let [q, k, v] = [&tokens.q, &tokens.k, &tokens.v].map(|values| upload_f32(values));
-    let rotated = upload_f32(&tokens.q);
-    let o = upload_f32(&vec![0.0; tokens.q.len()]);
-    let mut step = || {
-        submit(|encoder| {
-            let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
-                .queries(q.slice(..), rotated.slice(..));
-            append.encode(encoder, &mut cache, &buffers).unwrap();
-            let buffers = AttentionBuffers {
-                q: rotated.slice(..),
-                k: cache.k(),
-                v: cache.v(),
-                mask: cache.mask_buffers(MaskBuffers::new()),
-                o: o.slice(..),
-                lse: None,
-            };
-            attention.encode(encoder, &buffers).unwrap();
+    let attention = AttentionPlan::new(kernels, &problem).unwrap();
+    let [q, k, v, rotated, o] =
+        [&tokens.q, &tokens.k, &tokens.v, &tokens.q, &tokens.q].map(|values| {
+            device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: None,
+                contents: bytemuck::cast_slice(values),
+                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC,
+            })
         });
+    let mut step = || {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let buffers =
+            AppendBuffers::new(k.slice(..), v.slice(..)).queries(q.slice(..), rotated.slice(..));
+        append.encode(&mut encoder, &mut cache, &buffers)?;
+        let buffers = AttentionBuffers {
+            q: rotated.slice(..),
+            k: cache.k(),
+            v: cache.v(),
+            mask: cache.mask_buffers(MaskBuffers::new()),
+            o: o.slice(..),
+            lse: None,
+        };
+        attention.encode(&mut encoder, &buffers)?;
+        Ok::<_, Error>(encoder.finish())
     };
-    step();
-    let counts = || (kernels.compiled(), kernels.bind_groups());
+    let counts = || {
+        let memory = device.generate_allocator_report();
+        let memory = memory.map(|report| (report.allocations.len(), report.total_allocated_bytes));
+        (kernels.compiled(), kernels.bind_groups(), memory)
+    };
+    own.queue().submit([step().unwrap()]);
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
     let first = counts();
     assert_eq!(first.1, 2);
-    (1..256).for_each(|_| step());
-    assert_eq!(counts(), first);
-    assert_eq!(words(cache.lengths()), [256, 256, 0]);
-    let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
-    let buffers =
-        AppendBuffers::new(k.slice(..), v.slice(..)).queries(q.slice(..), rotated.slice(..));
-    assert!(append.encode(&mut encoder, &mut cache, &buffers).is_err(), "it is full");
+    assert!(first.2.is_none_or(|(allocations, _)| allocations > 8), "buffers count: {first:?}");
+    let commands: Vec<_> = (1..256).map(|_| step().unwrap()).collect();
+    assert_eq!(counts(), first, "recorded");
+    own.queue().submit(commands);
+    assert_eq!(counts(), first, "submitted");
+    assert!(step().is_err(), "it is full");
+    let lengths = own.read_blocking(cache.lengths().buffer(), 3).unwrap();
+    let lengths: Vec<u32> = lengths.into_iter().map(f32::to_bits).collect();
+    assert_eq!(lengths, [256, 256, 0]);
 }

@@ -13,6 +13,7 @@ pub(crate) struct Case {
     batch: usize,
     heads: usize,
     kv_heads: usize,
+    seq_q: usize,
     seq: usize,
     dim: usize,
     causal: bool,
@@ -35,7 +36,7 @@ pub(crate) struct Difference {
     pub(crate) relative: f64,
 }
 
-/// How many rows of each head are checked, from the first to the last.
+/// How many rows of each head are checked, from the first to the last, where there are as many.
 const CHECKED_ROWS: usize = 64;
 
 pub(crate) fn all() -> Vec<Case> {
@@ -48,8 +49,14 @@ pub(crate) fn all() -> Vec<Case> {
             };
             let name = format!("B={batch} H={heads}/{kv_heads} T={seq} D={dim}{what}");
             let lengths = lengths.map(<[usize]>::to_vec);
-            Case { name, batch, heads, kv_heads, seq, dim, causal, lengths }
+            Case { name, batch, heads, kv_heads, seq_q: seq, seq, dim, causal, lengths }
         };
+    // One query, which sees all keys.
+    let decode = |[batch, heads, kv_heads, seq, dim]: [usize; 5]| {
+        let name = format!("decode B={batch} H={heads}/{kv_heads} Tk={seq} D={dim}");
+        let (seq_q, causal, lengths) = (1, false, None);
+        Case { name, batch, heads, kv_heads, seq_q, seq, dim, causal, lengths }
+    };
     vec![
         case([1, 8, 8, 512, 64], false, None),
         case([1, 8, 8, 512, 64], true, None),
@@ -58,14 +65,16 @@ pub(crate) fn all() -> Vec<Case> {
         case([1, 8, 2, 1024, 128], true, None),
         case([1, 4, 4, 4096, 64], true, None),
         case([4, 8, 8, 512, 64], false, Some(&[512, 384, 256, 64])),
+        decode([1, 32, 8, 4096, 128]),
+        decode([8, 8, 8, 2048, 64]),
     ]
 }
 
 impl Case {
     /// Writes the operands, uniform in [-2, 2), to files that every peer reads.
     pub(crate) fn write(&self, folder: &Path) -> Result<Operands> {
-        let rows = self.batch * self.seq;
-        let (len, kv_len) = (rows * self.heads * self.dim, rows * self.kv_heads * self.dim);
+        let len = self.batch * self.heads * self.seq_q * self.dim;
+        let kv_len = self.batch * self.kv_heads * self.seq * self.dim;
         let operands =
             Operands { q: uniform(1, len), k: uniform(2, kv_len), v: uniform(3, kv_len) };
         let tensors = [("q.bin", &operands.q), ("k.bin", &operands.k), ("v.bin", &operands.v)];
@@ -81,7 +90,7 @@ impl Case {
     pub(crate) fn command(&self, folder: &Path) -> Value {
         json!({
             "do": "prepare",
-            "shape": [self.batch, self.heads, self.kv_heads, self.seq, self.seq, self.dim],
+            "shape": [self.batch, self.heads, self.kv_heads, self.seq_q, self.seq, self.dim],
             "causal": self.causal,
             "lengths": self.lengths,
             "folder": folder,
@@ -100,7 +109,7 @@ impl Case {
     /// Operations that the result needs.
     pub(crate) fn operations(&self) -> f64 {
         let cells: usize = (0..self.batch)
-            .flat_map(|b| (0..self.seq).map(move |q_idx| (b, q_idx)))
+            .flat_map(|b| (0..self.seq_q).map(move |q_idx| (b, q_idx)))
             .map(|(b, q_idx)| self.kept(b, q_idx))
             .sum();
         4.0 * (cells * self.heads * self.dim) as f64
@@ -108,17 +117,18 @@ impl Case {
 
     /// Compares some rows of every head with attention in f64.
     pub(crate) fn difference(&self, operands: &Operands, o: &[f32]) -> Result<Difference> {
-        let (dim, seq) = (self.dim, self.seq);
-        let expected = self.batch * self.heads * seq * dim;
+        let (dim, seq_q, seq) = (self.dim, self.seq_q, self.seq);
+        let expected = self.batch * self.heads * seq_q * dim;
         anyhow::ensure!(o.len() == expected, "it gave {} elements instead of {expected}", o.len());
         let scale = 1.0 / (dim as f64).sqrt();
         let (mut largest, mut difference_squares, mut squares) = (0.0f64, 0.0, 0.0);
         for (b, h) in (0..self.batch).flat_map(|b| (0..self.heads).map(move |h| (b, h))) {
             let h_kv = h / (self.heads / self.kv_heads);
             let kv = (b * self.kv_heads + h_kv) * seq * dim;
-            let rows = (0..CHECKED_ROWS).map(|at| at * (seq - 1) / (CHECKED_ROWS - 1));
+            let checked = CHECKED_ROWS.min(seq_q);
+            let rows = (0..checked).map(|at| at * (seq_q - 1) / (checked - 1).max(1));
             for q_idx in rows {
-                let at = ((b * self.heads + h) * seq + q_idx) * dim;
+                let at = ((b * self.heads + h) * seq_q + q_idx) * dim;
                 let q = &operands.q[at..][..dim];
                 let row = |tensor: &'_ [f32], kv_idx: usize| -> Vec<f64> {
                     tensor[kv + kv_idx * dim..][..dim].iter().map(|&x| f64::from(x)).collect()
@@ -184,6 +194,7 @@ mod tests {
             batch: 2,
             heads: 2,
             kv_heads: 1,
+            seq_q: 3,
             seq: 3,
             dim: 2,
             causal: false,
