@@ -24,7 +24,7 @@ fn forward(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups);
-    if (index >= query_block_count()) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let block = query_block(index);

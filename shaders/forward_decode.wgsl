@@ -44,7 +44,7 @@ fn forward(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups);
-    if (index >= row_block_count()) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let block = row_block(index);

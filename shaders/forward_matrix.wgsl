@@ -58,8 +58,8 @@ fn forward(
     // Matrices are multiplied in uniform control flow, of which a return would be the end: a workgroup with nothing to
     // do visits no keys and writes no rows.
     let index = linear_workgroup(workgroup, workgroups);
-    var block = query_block(min(index, query_block_count() - 1u));
-    let is_idle = index >= query_block_count() || is_empty(block);
+    var block = query_block(min(index, params.end_workgroup - 1u));
+    let is_idle = index >= params.end_workgroup || is_empty(block);
     if (is_idle) {
         block.q_len = 0u;
         block.hull = vec2<u32>(0u);

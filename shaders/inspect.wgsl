@@ -23,7 +23,7 @@ fn inspect(
     let index = linear_workgroup(workgroup, workgroups);
     let row = index / row_workgroups;
     let kv_idx = index % row_workgroups * WORKGROUP_SIZE + invocation;
-    if (row >= params.batch * params.num_heads * params.seq_len_q || kv_idx >= params.seq_len_kv) {
+    if (index >= params.end_workgroup || kv_idx >= params.seq_len_kv) {
         return;
     }
     let q_idx = row % params.seq_len_q;
@@ -32,7 +32,7 @@ fn inspect(
 
     if (q_idx >= q_len(b) || kv_idx >= kv_len(b)) {
         let masked = params.output_mode == MASKED_SCORES;
-        output[row * params.seq_len_kv + kv_idx] = select(0.0, params.negative_infinity, masked);
+        output[row * params.seq_len_kv + kv_idx - params.output_base] = select(0.0, params.negative_infinity, masked);
         return;
     }
     let q_at = q_place(b, q_idx);
@@ -64,5 +64,5 @@ fn inspect(
     } else {
         result = select(params.negative_infinity, score * unit, keep);
     }
-    output[row * params.seq_len_kv + kv_idx] = result;
+    output[row * params.seq_len_kv + kv_idx - params.output_base] = result;
 }

@@ -16,9 +16,10 @@ fn materialize(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let row_words = (params.seq_len_kv + 31u) / 32u;
-    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    let number = linear_workgroup(workgroup, workgroups);
+    let index = number * WORKGROUP_SIZE + invocation;
     let row = index / row_words;
-    if (row >= params.mask_batch * params.mask_heads * params.seq_len_q) {
+    if (number >= params.end_workgroup || row >= params.mask_batch * params.mask_heads * params.seq_len_q) {
         return;
     }
     let q_idx = row % params.seq_len_q;
@@ -37,10 +38,10 @@ fn materialize(
                 select(0.0, 1.0, keep),
                 params.output_mode == KEEP,
             );
-            output[row * params.seq_len_kv + first + i] = bitcast<u32>(x);
+            output[row * params.seq_len_kv + first + i - params.output_base] = bitcast<u32>(x);
         }
     }
     if (params.output_mode == BITS) {
-        output[index] = bits;
+        output[index - params.output_base] = bits;
     }
 }

@@ -57,9 +57,29 @@ struct Params {
     stats_stride: u32,
     // In how many parts a decode kernel has the keys, or how many results are merged.
     num_splits: u32,
+    // The workgroups of this dispatch, among all that the kernel has: a piece of them, from the first one to before the end.
+    first_workgroup: u32,
+    end_workgroup: u32,
+    // Where each tensor's binding begins in the tensor, in elements, modulo 2^32: a piece binds what it reaches.
+    q_base: u32,
+    k_base: u32,
+    v_base: u32,
+    o_base: u32,
+    bias_base: u32,
+    dout_base: u32,
+    dq_base: u32,
+    dk_base: u32,
+    dv_base: u32,
+    new_k_base: u32,
+    new_v_base: u32,
+    rotated_q_base: u32,
+    part_base: u32,
+    // Of lse, dlse and the terms of rows.
+    lse_base: u32,
+    // Of the tensors that are written cell by cell.
+    output_base: u32,
     // The block's size is a multiple of 16 bytes.
-    padding_0: u32,
-    padding_1: u32,
+    padding: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;
@@ -67,11 +87,14 @@ const NAN_BITS: u32 = 0x7fc00000u;
 const SIGN_BIT: u32 = 0x80000000u;
 const LOG2_E: f32 = 1.4426950408889634;
 
-// A dispatch of more workgroups than one dimension allows is laid out over x and y.
+// A dispatch of more workgroups than one dimension allows is laid out over x and y; those beyond the piece's end have
+// nothing to do.
 fn linear_workgroup(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
-    return workgroup.x + workgroup.y * workgroups.x;
+    return params.first_workgroup + workgroup.x + workgroup.y * workgroups.x;
 }
 
-fn element(strides: vec4<u32>, b: u32, h: u32, row: u32, d: u32) -> u32 {
-    return b * strides.x + h * strides.y + row * strides.z + d * strides.w;
+// Where an element lies in its tensor's binding. In larger tensors than 32 bits count, sums wrap around, and the base
+// takes them back. What a loop over rows doesn't change comes first.
+fn element(strides: vec4<u32>, base: u32, b: u32, h: u32, row: u32, d: u32) -> u32 {
+    return (b * strides.x + h * strides.y - base) + row * strides.z + d * strides.w;
 }

@@ -14,10 +14,6 @@ struct QueryBlock {
     hull: vec2<u32>,
 }
 
-fn query_block_count() -> u32 {
-    return params.q_blocks * params.num_heads * params.batch;
-}
-
 // The last rows first: under a causal mask they have most to do.
 fn query_block(index: u32) -> QueryBlock {
     let head_index = index / params.q_blocks;

@@ -8,8 +8,9 @@ fn rows_alone(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let row = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
-    if (row >= params.mask_batch * params.mask_heads * params.seq_len_q) {
+    let number = linear_workgroup(workgroup, workgroups);
+    let row = number * WORKGROUP_SIZE + invocation;
+    if (number >= params.end_workgroup || row >= params.mask_batch * params.mask_heads * params.seq_len_q) {
         return;
     }
     let q_idx = row % params.seq_len_q;

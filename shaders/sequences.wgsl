@@ -13,8 +13,13 @@ fn own_position(b: u32, q_idx: u32) -> i32 {
     return i32(q_idx) + diagonal(b);
 }
 
-// Where a query's entry lies in lse, [batch, num_heads, rows of queries].
-fn lse_index(b: u32, h: u32, q_idx: u32) -> u32 {
+// A query's number among the rows of all queries, [batch, num_heads, rows of queries].
+fn row_index(b: u32, h: u32, q_idx: u32) -> u32 {
     let place = q_place(b, q_idx);
     return (place.x * params.num_heads + h) * params.q_rows + place.y;
+}
+
+// Where its entry lies in what is bound of lse, or of what else each row has one of.
+fn lse_index(b: u32, h: u32, q_idx: u32) -> u32 {
+    return row_index(b, h, q_idx) - params.lse_base;
 }

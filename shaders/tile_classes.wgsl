@@ -11,8 +11,9 @@ fn tile_classes(
 ) {
     let tiles = (params.seq_len_kv + BLOCK_KV - 1u) / BLOCK_KV;
     let rows = params.q_blocks;
-    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
-    if (index >= params.mask_batch * params.mask_heads * rows * tiles) {
+    let number = linear_workgroup(workgroup, workgroups);
+    let index = number * WORKGROUP_SIZE + invocation;
+    if (number >= params.end_workgroup || index >= params.mask_batch * params.mask_heads * rows * tiles) {
         return;
     }
     let kv0 = index % tiles * BLOCK_KV;
@@ -20,11 +21,11 @@ fn tile_classes(
     let h = index / tiles / rows % params.mask_heads;
     let b = index / tiles / rows / params.mask_heads;
     if (q0 >= q_len(b) || kv0 >= kv_len(b)) {
-        output[index] = SKIP;
+        output[index - params.output_base] = SKIP;
         return;
     }
     let tile = Tile(q0, min(q0 + BLOCK_Q, q_len(b)), kv0, min(kv0 + BLOCK_KV, kv_len(b)));
     let hull = mask_hull(b, h, tile.q0, tile.q1);
     let visited = (tile.kv0 < hull.y) & (tile.kv1 > hull.x);
-    output[index] = select(SKIP, mask_tile(b, h, tile), visited);
+    output[index - params.output_base] = select(SKIP, mask_tile(b, h, tile), visited);
 }

@@ -25,7 +25,7 @@ fn tile_map(
     let word = linear_workgroup(workgroup, workgroups);
     let row_words = params.tile_map_row_words;
     let rows = params.tile_map_rows;
-    if (word >= params.mask_batch * params.mask_heads * rows * row_words) {
+    if (word >= params.end_workgroup) {
         return;
     }
     let tile_row = word / row_words % rows;

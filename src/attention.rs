@@ -189,7 +189,7 @@ impl Attention {
             o: o.slice(..),
             lse: Some(lse.slice(..)),
         };
-        self.submit(|encoder| plan.encode(encoder, &buffers))?;
+        self.submit(plan.pieces(), |encoder, piece| plan.encode_piece(encoder, &buffers, piece))?;
         let mut output = Output {
             o: problem
                 .dtypes
@@ -215,7 +215,9 @@ impl Attention {
                 mask: uploads.buffers(),
                 output: tensor.slice(..),
             };
-            self.submit(|encoder| inspect.encode(encoder, kind, &buffers))?;
+            self.submit(inspect.pieces(), |encoder, piece| {
+                inspect.encode_piece(encoder, kind, &buffers, piece)
+            })?;
             let values = readback::read(self.device(), &self.queue, &tensor, cells).await?;
             output.tensors.push(values);
         }
@@ -277,28 +279,30 @@ impl Attention {
             true => Some(self.tensor("dsinks", shape.num_heads, Dtype::F32)?),
             false => None,
         };
-        self.submit(|encoder| {
-            let buffers = AttentionBuffers {
-                q: q.slice(..),
-                k: k.slice(..),
-                v: v.slice(..),
-                mask: data.buffers(),
-                o: o.buffer.slice(..),
-                lse: Some(lse.slice(..)),
-            };
-            forward.encode(encoder, &buffers)?;
-            let AttentionBuffers { q, k, v, mask, o, .. } = buffers;
-            let buffers = BackwardBuffers {
-                dlse: dlse.as_ref().map(|dlse| dlse.slice(..)),
-                mask,
-                dq: Some(dq.buffer.slice(..)),
-                dk: Some(dk.buffer.slice(..)),
-                dv: Some(dv.buffer.slice(..)),
-                dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
-                dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
-                ..BackwardBuffers::new(q, k, v, o, lse.slice(..), dout.slice(..))
-            };
-            backward.encode(encoder, &buffers)
+        let buffers = AttentionBuffers {
+            q: q.slice(..),
+            k: k.slice(..),
+            v: v.slice(..),
+            mask: data.buffers(),
+            o: o.buffer.slice(..),
+            lse: Some(lse.slice(..)),
+        };
+        self.submit(forward.pieces(), |encoder, piece| {
+            forward.encode_piece(encoder, &buffers, piece)
+        })?;
+        let AttentionBuffers { q, k, v, mask, o: o_slice, .. } = buffers;
+        let buffers = BackwardBuffers {
+            dlse: dlse.as_ref().map(|dlse| dlse.slice(..)),
+            mask,
+            dq: Some(dq.buffer.slice(..)),
+            dk: Some(dk.buffer.slice(..)),
+            dv: Some(dv.buffer.slice(..)),
+            dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
+            dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
+            ..BackwardBuffers::new(q, k, v, o_slice, lse.slice(..), dout.slice(..))
+        };
+        self.submit(backward.pieces(), |encoder, piece| {
+            backward.encode_piece(encoder, &buffers, piece)
         })?;
         let optional = async |tensor: Option<Tensor>| match tensor {
             Some(tensor) => self.download(&tensor).await,
@@ -345,7 +349,9 @@ impl Attention {
         let elements = crate::shape::elements("mask", &dims)?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("mask", elements)?;
-        self.submit(|encoder| plan.encode(encoder, &uploads.buffers(), output.slice(..)))?;
+        self.submit(plan.pieces(), |encoder, piece| {
+            plan.encode_piece(encoder, &uploads.buffers(), output.slice(..), piece)
+        })?;
         let values = readback::read(self.device(), &self.queue, &output, elements).await?;
         Ok(MaskTensor { dims, values })
     }
@@ -377,7 +383,9 @@ impl Attention {
         let elements = crate::shape::elements("tiles", &plan.dims())?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("tiles", elements)?;
-        self.submit(|encoder| plan.encode(encoder, &uploads.buffers(), output.slice(..)))?;
+        self.submit(plan.pieces(), |encoder, piece| {
+            plan.encode_piece(encoder, &uploads.buffers(), output.slice(..), piece)
+        })?;
         let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
         let classes = words.into_iter().map(TileClass::from_word).collect();
         Ok(TileClasses { grid: plan.grid(), dims: plan.dims(), classes })
@@ -427,30 +435,20 @@ impl Attention {
     }
 
     pub(crate) fn upload(&self, label: &'static str, contents: &[u8]) -> Result<wgpu::Buffer> {
-        self.check_buffer_size(label, contents.len() as u64)?;
         // A buffer can't be empty: a tensor without elements gets a word that nobody reads.
         let contents = if contents.is_empty() { &[0; 4] } else { contents };
-        scoped(self.device(), "uploading", || {
-            use wgpu::util::DeviceExt as _;
-            self.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                label: Some(label),
-                contents,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-            })
-        })
+        device::filled_buffer(
+            self.device(),
+            label,
+            contents.len() as u64,
+            contents,
+            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        )
     }
 
     pub(crate) fn allocate(&self, label: &'static str, elements: usize) -> Result<wgpu::Buffer> {
-        let size = elements.max(1) as u64 * 4;
-        self.check_buffer_size(label, size)?;
-        scoped(self.device(), "allocating", || {
-            self.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
-        })
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        device::buffer(self.device(), label, elements.max(1) as u64 * 4, usage)
     }
 
     /// A buffer for so many elements of a type.
@@ -465,32 +463,23 @@ impl Attention {
         Ok(tensor.dtype.decode(&words, tensor.elements))
     }
 
-    fn check_buffer_size(&self, label: &str, bytes: u64) -> Result<()> {
-        let available = self.device().limits().max_buffer_size;
-        if bytes <= available {
-            return Ok(());
-        }
-        Err(Error::Limit {
-            what: format!("{label} (in bytes)"),
-            limit: "max_buffer_size",
-            needed: bytes,
-            available,
-        })
-    }
-
+    /// Submits pieces of work one by one, so that none takes longer than the device's driver has patience for.
     pub(crate) fn submit(
         &self,
-        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
+        pieces: usize,
+        record: impl Fn(&mut wgpu::CommandEncoder, usize) -> Result<()>,
     ) -> Result<()> {
-        scoped(self.device(), "computing", || {
-            let mut encoder =
-                self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                    label: Some("attention"),
-                });
-            record(&mut encoder)?;
-            self.queue.submit([encoder.finish()]);
-            Ok(())
-        })?
+        for piece in 0..pieces {
+            let submitted: Result<()> = scoped(self.device(), "computing", || {
+                let descriptor = wgpu::CommandEncoderDescriptor { label: Some("attention") };
+                let mut encoder = self.device().create_command_encoder(&descriptor);
+                record(&mut encoder, piece)?;
+                self.queue.submit([encoder.finish()]);
+                Ok(())
+            })?;
+            submitted?;
+        }
+        Ok(())
     }
 }
 
@@ -516,5 +505,85 @@ impl Uploads {
         });
         (self.custom.iter())
             .fold(known, |buffers, (name, buffer)| buffers.with_custom(name, buffer.slice(..)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::KvCache;
+    use crate::cache::append::{AppendPlan, NewTokens};
+    use crate::cache::rotary::Rotary;
+    use crate::cache::shape::CacheShape;
+    use crate::device::faults::with_failing_allocation;
+    use crate::kernel::key::Pairing;
+    use crate::mask::Mask;
+    use crate::plan::merge::MergePlan;
+    use crate::score::Score;
+    use crate::shape::Shape;
+
+    /// Runs `work` once for each of its allocations, which fails, and once more: an error then, and no harm afterwards.
+    fn every_allocation_fails_once<T>(what: &str, work: impl Fn() -> Result<T>) -> usize {
+        let (first, count) = with_failing_allocation(None, &work);
+        assert!(first.is_ok(), "{what}: {:?}", first.err());
+        assert!(count > 0, "{what} allocates nothing");
+        for nth in 0..count {
+            let (result, _) = with_failing_allocation(Some(nth), &work);
+            match result {
+                Err(Error::OutOfMemory { .. }) => {}
+                Err(other) => panic!("{what}, allocation {nth} of {count}: {other}"),
+                Ok(_) => panic!("{what}, allocation {nth} of {count}: nobody noticed"),
+            }
+        }
+        let (last, again) = with_failing_allocation(None, &work);
+        assert!(last.is_ok() && again == count, "{what} afterwards: {:?}", last.err());
+        count
+    }
+
+    /// On wgpu's noop backend; what a failed allocation leaves is the same invalid buffer everywhere.
+    #[test]
+    fn out_of_memory_at_every_allocation() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let attention = Attention::from_device(&device, &queue);
+        let kernels = attention.kernels();
+        let shape = Shape::new(2, 2, 9, 20);
+        let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
+        let score = Score { bias: true, sinks: true, ..Score::default() };
+        let problem = Problem::new(shape).mask(mask).score(score);
+        let values = vec![0.5; shape.q_len().unwrap()];
+        let data =
+            MaskData::new().document_ids([1; 18]).bias([1, 1, 9, 9], [0.0; 81]).sinks([0.0; 2]);
+        let inputs = Inputs::new(&values, &values, &values).mask(&data);
+        let mut count = 0;
+        let outputs =
+            Outputs { lse: true, tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+        count += every_allocation_fails_once("a forward pass", || {
+            attention.run_blocking(&problem, &inputs, &outputs)
+        });
+        let decode = Problem::new(Shape::new(1, 1, 1, 20).seq_kv(700));
+        let long = vec![0.5; 700 * 20];
+        let inputs_of_decode = Inputs::new(&values[..20], &long, &long);
+        let splits = Outputs { num_splits: Some(3), ..Outputs::default() };
+        count += every_allocation_fails_once("a decode pass", || {
+            attention.run_blocking(&decode, &inputs_of_decode, &splits)
+        });
+        let upstream = OutputGradients::new(&values);
+        count += every_allocation_fails_once("gradients", || {
+            attention.gradients_blocking(&problem, &inputs, &upstream, &Default::default())
+        });
+        count += every_allocation_fails_once("a mask", || {
+            attention.materialize_blocking(&problem, &data, MaskFormat::Keep)
+        });
+        count += every_allocation_fails_once("tile classes", || {
+            attention.tile_classes_blocking(&problem, &data, None)
+        });
+        count += every_allocation_fails_once("a merge", || MergePlan::new(kernels, &problem, 2));
+        let cache = CacheShape::new(2, 2, 40, 20).paged(16, 9);
+        count += every_allocation_fails_once("a cache", || KvCache::new(kernels, &cache));
+        let tokens = NewTokens::new(3).rotary(Rotary::new(20, 1e4, Pairing::Half), 4);
+        count +=
+            every_allocation_fails_once("an append", || AppendPlan::new(kernels, &cache, &tokens));
+        assert!(count > 50, "{count} allocations");
+        println!("{count} allocations failed, one by one");
     }
 }

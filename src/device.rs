@@ -141,6 +141,77 @@ pub(crate) async fn open(
     })
 }
 
+/// A buffer of zeros.
+///
+/// # Errors
+/// [`Error::Limit`] where the device has no buffers as large, [`Error::OutOfMemory`] where it has no room.
+pub(crate) fn buffer(
+    device: &wgpu::Device,
+    name: &'static str,
+    bytes: u64,
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer> {
+    create_buffer(device, name, bytes, usage, false)
+}
+
+/// A buffer that begins with `contents`, the rest zeros.
+///
+/// # Errors
+/// As [`buffer`].
+pub(crate) fn filled_buffer(
+    device: &wgpu::Device,
+    name: &'static str,
+    bytes: u64,
+    contents: &[u8],
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer> {
+    let buffer = create_buffer(device, name, bytes.next_multiple_of(4).max(4), usage, true)?;
+    // A lost device has handed out an invalid buffer without a word; it's here that it says so.
+    let during = "filling a buffer";
+    let filled = scoped(device, during, || {
+        let filled = buffer.get_mapped_range_mut(..).map(|mut range| {
+            range.slice(..contents.len()).copy_from_slice(contents);
+        });
+        buffer.unmap();
+        filled
+    })?;
+    match filled {
+        Ok(()) => Ok(buffer),
+        Err(error) => Err(Error::Device { during, message: error.to_string() }),
+    }
+}
+
+fn create_buffer(
+    device: &wgpu::Device,
+    name: &'static str,
+    size: u64,
+    usage: wgpu::BufferUsages,
+    mapped_at_creation: bool,
+) -> Result<wgpu::Buffer> {
+    let available = device.limits().max_buffer_size;
+    if size > available {
+        return Err(Error::Limit {
+            what: format!("{name} (in bytes)"),
+            limit: "max_buffer_size",
+            needed: size,
+            available,
+        });
+    }
+    #[cfg(test)]
+    let size = faults::size_to_ask_for(size);
+    let label = Some(name);
+    let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation };
+    let created = scoped(device, "allocating", || device.create_buffer(&descriptor));
+    #[cfg(test)]
+    let created = faults::as_out_of_memory(size, created);
+    created.map_err(|error| match error {
+        Error::OutOfMemory { during, message } => {
+            Error::OutOfMemory { during, message: format!("{name}, {size} bytes: {message}") }
+        }
+        other => other,
+    })
+}
+
 /// Runs `work` and returns what the device objected to while it ran.
 pub(crate) fn scoped<T>(
     device: &wgpu::Device,
@@ -180,5 +251,48 @@ fn report(device: &wgpu::Device, during: &'static str, error: &wgpu::Error) -> E
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { during, message },
         _ if is_lost(device) => Error::DeviceLost { during, message },
         _ => Error::Device { during, message },
+    }
+}
+
+/// Allocations that fail on purpose.
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::cell::Cell;
+
+    use crate::error::{Error, Result};
+
+    thread_local! {
+        /// How many allocations of this thread go well before one fails, and how many there were.
+        static ALLOCATIONS: Cell<(Option<usize>, usize)> = const { Cell::new((None, 0)) };
+    }
+
+    /// More than any device has buffers of.
+    const TOO_MUCH: u64 = 1 << 60;
+
+    /// Runs `work` with its `nth` allocation failing, if there is one; returns how many there were, too.
+    pub(crate) fn with_failing_allocation<T>(
+        nth: Option<usize>,
+        work: impl FnOnce() -> T,
+    ) -> (T, usize) {
+        ALLOCATIONS.set((nth, 0));
+        let value = work();
+        let (_, count) = ALLOCATIONS.replace((None, 0));
+        (value, count)
+    }
+
+    /// The noop backend's memory is the host's, so that it's a limit that refuses; what it leaves is as invalid.
+    pub(super) fn as_out_of_memory<T>(size: u64, result: Result<T>) -> Result<T> {
+        match result {
+            Err(Error::Device { during, message }) if size == TOO_MUCH => {
+                Err(Error::OutOfMemory { during, message })
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn size_to_ask_for(size: u64) -> u64 {
+        let (nth, count) = ALLOCATIONS.get();
+        ALLOCATIONS.set((nth, count + 1));
+        if nth == Some(count) { TOO_MUCH } else { size }
     }
 }

@@ -119,7 +119,7 @@ impl Attention {
         let uploads = self.upload_data(&problem, data)?;
         let uploaded = self.upload("points", bytemuck::cast_slice(&points))?;
         let output = self.allocate("values", points.len() * 2)?;
-        self.submit(|encoder| {
+        self.submit(1, |encoder, _| {
             plan.encode(encoder, &uploads.buffers(), uploaded.slice(..), output.slice(..))
         })?;
         let values = self.read(&output, points.len() * 2).await?;

@@ -23,14 +23,8 @@ pub(crate) async fn read<T: bytemuck::Pod>(
         return Ok(values);
     }
     let chunk = bytes.min(CHUNK_BYTES);
-    let staging = scoped(device, "allocating the readback buffer", || {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: chunk,
-            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-            mapped_at_creation: false,
-        })
-    })?;
+    let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+    let staging = crate::device::buffer(device, "readback", chunk, usage)?;
     let mut at = 0;
     while at < bytes {
         let length = chunk.min(bytes - at);
@@ -45,7 +39,7 @@ pub(crate) async fn read<T: bytemuck::Pod>(
         let view = staging.get_mapped_range(..length).map_err(|error| failed(&error))?;
         values.extend_from_slice(bytemuck::cast_slice(&view));
         drop(view);
-        staging.unmap();
+        scoped(device, "unmapping the readback buffer", || staging.unmap())?;
         at += length;
     }
     Ok(values)
@@ -53,10 +47,12 @@ pub(crate) async fn read<T: bytemuck::Pod>(
 
 async fn map(device: &wgpu::Device, staging: &wgpu::Buffer, length: u64) -> Result<()> {
     let (sender, receiver) = oneshot_channel();
-    staging.map_async(wgpu::MapMode::Read, ..length, move |result| {
-        // The receiver is gone only if the future was dropped; then nobody waits for the answer.
-        let _ = sender.send(result);
-    });
+    scoped(device, "mapping the readback buffer", || {
+        staging.map_async(wgpu::MapMode::Read, ..length, move |result| {
+            // The receiver is gone only if the future was dropped; then nobody waits for the answer.
+            let _ = sender.send(result);
+        });
+    })?;
     wait(device, "waiting for a readback")?;
     match receiver.receive().await {
         Some(Ok(())) => Ok(()),

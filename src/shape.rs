@@ -9,6 +9,9 @@ pub const MAX_HEAD_DIM: usize = 256;
 /// The largest sequence length: positions and their sums stay within `i32`.
 pub const MAX_SEQ_LEN: usize = 1 << 29;
 
+/// The most elements of a tensor: bytes, and what is counted for a few tensors together, fit `usize` and `u64`.
+const MOST_ELEMENTS: usize = isize::MAX as usize >> if usize::BITS == 64 { 7 } else { 2 };
+
 /// The sizes of an attention problem.
 ///
 /// | tensor | shape |
@@ -118,9 +121,14 @@ impl Shape {
         seq("seq_len_q", self.seq_len_q)?;
         seq("seq_len_kv", self.seq_len_kv)?;
         self.validate_sequences()?;
-        for len in [self.q_len(), self.k_len(), self.v_len(), self.o_len(), self.lse_len()] {
-            len?;
+        // As if nothing were empty: products of some of the sizes don't overflow either.
+        for (name, dims) in
+            [("q", self.q_dims()), ("k", self.k_dims()), ("v", self.v_dims()), ("o", self.o_dims())]
+        {
+            elements(name, &dims.map(|dim| dim.max(1)))?;
         }
+        elements("q", &[self.batch.max(1), self.num_heads, self.seq_len_q.max(1)])?;
+        elements("k", &[self.batch.max(1), self.num_kv_heads, self.seq_len_kv.max(1)])?;
         Ok(())
     }
 
@@ -254,7 +262,8 @@ pub(crate) fn elements(name: &str, dims: &[usize]) -> Result<usize> {
     if dims.contains(&0) {
         return Ok(0);
     }
-    dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)).ok_or_else(|| {
+    let product = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+    product.filter(|&product| product <= MOST_ELEMENTS).ok_or_else(|| {
         Error::operand(
             name,
             "a number of elements that fits the address space",
@@ -315,6 +324,7 @@ impl Strides {
                 (dim - 1).checked_mul(stride)?.checked_add(last)
             })
             .and_then(|last| last.checked_add(1))
+            .filter(|&span| span <= MOST_ELEMENTS)
             .ok_or_else(|| {
                 Error::operand(
                     format!("{name}'s strides"),

@@ -19,7 +19,8 @@ fn append(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    let number = linear_workgroup(workgroup, workgroups);
+    let index = number * WORKGROUP_SIZE + invocation;
     let kv_heads = params.num_heads / params.group_size;
     let query_heads = select(0u, params.num_heads, ROTATES_Q);
     let heads = query_heads + 2u * kv_heads;
@@ -27,7 +28,7 @@ fn append(
     let token = index / PARTS % params.seq_len_q;
     let head = index / PARTS / params.seq_len_q % heads;
     let b = index / PARTS / params.seq_len_q / heads;
-    if (b >= params.batch) {
+    if (number >= params.end_workgroup || b >= params.batch) {
         return;
     }
     let tokens = q_len(b);

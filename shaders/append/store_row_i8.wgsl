@@ -14,7 +14,7 @@ fn append_TENSOR(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u
     }
     // Below the normal numbers, devices may take anything for zero.
     let is_zero = largest < 1.1754944e-38;
-    let start = element(params.TENSOR_strides, to.x, h, to.y, 0u) / 4u;
+    let start = element(params.TENSOR_strides, params.TENSOR_base, to.x, h, to.y, 0u) / 4u;
     TENSOR[start] = select(NAN_BITS, select(bitcast<u32>(largest), 0u, is_zero), finite);
     for (var d = 0u; d < ROW_LENGTH; d += 4u) {
         let x = incoming_FROM4(place, h, d, position) / select(largest, 1.0, is_zero);

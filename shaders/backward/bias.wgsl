@@ -23,7 +23,7 @@ fn backward_bias(
     let head_index = index / key_blocks / row_blocks;
     let bias_heads = select(1u, params.num_heads, params.bias_strides.y != 0u);
     let bias_batch = select(1u, params.batch, params.bias_strides.x != 0u);
-    if (head_index >= bias_heads * bias_batch) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let bias_h = head_index % bias_heads;
@@ -92,11 +92,11 @@ fn backward_bias(
         for (var r = 0u; r < TILE_ROWS; r += 1u) {
             sum += sums[r];
         }
-        write_dbias(element(params.bias_strides, bias_b, bias_h, 0u, kv_idx), sum);
+        write_dbias(element(params.bias_strides, params.bias_base, bias_b, bias_h, 0u, kv_idx), sum);
     } else {
         for (var r = 0u; r < TILE_ROWS; r += 1u) {
             if (q_begin + r < params.seq_len_q) {
-                write_dbias(element(params.bias_strides, bias_b, bias_h, q_begin + r, kv_idx), sums[r]);
+                write_dbias(element(params.bias_strides, params.bias_base, bias_b, bias_h, q_begin + r, kv_idx), sums[r]);
             }
         }
     }

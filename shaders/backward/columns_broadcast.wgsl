@@ -17,7 +17,7 @@ fn backward_columns(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups);
-    if (index >= key_block_count()) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let block = key_block(index);

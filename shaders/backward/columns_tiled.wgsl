@@ -18,7 +18,7 @@ fn backward_columns(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups);
-    if (index >= key_block_count()) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let block = key_block(index);

@@ -15,10 +15,6 @@ fn key_blocks() -> u32 {
     return (params.seq_len_kv + BLOCK_KV - 1u) / BLOCK_KV;
 }
 
-fn key_block_count() -> u32 {
-    return key_blocks() * (params.num_heads / params.group_size) * params.batch;
-}
-
 // The first keys first: under a causal mask they have most to do.
 fn key_block(index: u32) -> KeyBlock {
     let num_kv_heads = params.num_heads / params.group_size;

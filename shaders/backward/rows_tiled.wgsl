@@ -18,7 +18,7 @@ fn backward_rows(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let index = linear_workgroup(workgroup, workgroups);
-    if (index >= query_block_count()) {
+    if (index >= params.end_workgroup) {
         return;
     }
     let block = query_block(index);

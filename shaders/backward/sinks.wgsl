@@ -13,7 +13,7 @@ fn backward_sinks(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let h = linear_workgroup(workgroup, workgroups);
-    if (h >= params.num_heads) {
+    if (h >= params.end_workgroup) {
         return;
     }
     var sum = 0.0;

@@ -11,14 +11,13 @@ fn backward_terms(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let row = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
-    if (row >= params.batch * params.num_heads * params.seq_len_q) {
-        return;
-    }
-    let q_idx = row % params.seq_len_q;
-    let h = row / params.seq_len_q % params.num_heads;
-    let b = row / params.seq_len_q / params.num_heads;
-    if (q_idx >= q_len(b)) {
+    // A head's rows are rounded up to whole workgroups: the rows of one lie together, whatever the strides are.
+    let index = linear_workgroup(workgroup, workgroups);
+    let head_workgroups = (params.seq_len_q + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE;
+    let q_idx = index % head_workgroups * WORKGROUP_SIZE + invocation;
+    let h = index / head_workgroups % params.num_heads;
+    let b = index / head_workgroups / params.num_heads;
+    if (index >= params.end_workgroup || q_idx >= q_len(b)) {
         return;
     }
     let place = q_place(b, q_idx);

@@ -4,11 +4,11 @@
 // What the row's components are multiplied with. `writes` is true in one invocation of the row.
 fn end_row(block: RowBlock, row: Row, m: f32, l: f32, writes: bool) -> f32 {
     if (writes) {
-        stats[block.split * params.stats_stride + lse_index(block.b, row.h, row.q_idx)] = vec2<f32>(m, l);
+        stats[block.split * params.stats_stride + row_index(block.b, row.h, row.q_idx)] = vec2<f32>(m, l);
     }
     return 1.0;
 }
 
 fn end_row4(block: RowBlock, row: Row, d: u32, x: vec4<f32>) {
-    store_part4(block.split, 0u, lse_index(block.b, row.h, row.q_idx), d, x);
+    store_part4(block.split, 0u, row_index(block.b, row.h, row.q_idx), d, x);
 }

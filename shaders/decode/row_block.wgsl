@@ -28,10 +28,6 @@ struct Row {
     q_idx: u32,
 }
 
-fn row_block_count() -> u32 {
-    return params.batch * (params.num_heads / params.group_size) * params.num_splits * params.q_blocks;
-}
-
 // Row blocks that read the same keys are neighbours.
 fn row_block(index: u32) -> RowBlock {
     let head_index = index / params.q_blocks / params.num_splits;

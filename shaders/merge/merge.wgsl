@@ -12,9 +12,10 @@ fn merge(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let width4 = (params.head_dim_v + 3u) / 4u;
-    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
+    let number = linear_workgroup(workgroup, workgroups);
+    let index = number * WORKGROUP_SIZE + invocation;
     let row = index / width4;
-    if (row >= params.batch * params.num_heads * params.seq_len_q) {
+    if (number >= params.end_workgroup || row >= params.batch * params.num_heads * params.seq_len_q) {
         return;
     }
     let d = index % width4 * 4u;
@@ -24,7 +25,7 @@ fn merge(
     if (q_idx >= q_len(b)) {
         return;
     }
-    let at = lse_index(b, h, q_idx);
+    let at = row_index(b, h, q_idx);
 
     var m = LOWEST;
     for (var i = 0u; i < params.num_splits; i += 1u) {
@@ -44,7 +45,7 @@ fn merge(
     }
     let end = row_end(h, m, l);
     if (d == 0u) {
-        lse[at] = end.lse;
+        lse[at - params.lse_base] = end.lse;
     }
     let place = q_place(b, q_idx);
     store_o4(place.x, h, place.y, d, o_row * end.norm);

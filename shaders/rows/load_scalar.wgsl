@@ -1,7 +1,7 @@
 // Rows of TENSOR, of any strides. What lies beyond a row's end reads as zero.
 
 fn load_TENSOR(b: u32, h: u32, row: u32, d: u32) -> f32 {
-    let x = read_TENSOR(element(params.TENSOR_strides, b, h, row, min(d, ROW_LENGTH - 1u)));
+    let x = read_TENSOR(element(params.TENSOR_strides, params.TENSOR_base, b, h, row, min(d, ROW_LENGTH - 1u)));
     return select(0.0, x, d < ROW_LENGTH);
 }
 

@@ -2,6 +2,6 @@
 
 fn store_TENSOR4(b: u32, h: u32, row: u32, d: u32, x: vec4<f32>) {
     for (var i = 0u; i < min(4u, ROW_LENGTH - min(d, ROW_LENGTH)); i += 1u) {
-        write_TENSOR(element(params.TENSOR_strides, b, h, row, d + i), x[i]);
+        write_TENSOR(element(params.TENSOR_strides, params.TENSOR_base, b, h, row, d + i), x[i]);
     }
 }

@@ -17,8 +17,9 @@ fn score_points(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) invocation: u32,
 ) {
-    let index = linear_workgroup(workgroup, workgroups) * WORKGROUP_SIZE + invocation;
-    if (index >= arrayLength(&points)) {
+    let number = linear_workgroup(workgroup, workgroups);
+    let index = number * WORKGROUP_SIZE + invocation;
+    if (number >= params.end_workgroup || index >= arrayLength(&points)) {
         return;
     }
     let at = points[index];

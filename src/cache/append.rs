@@ -9,16 +9,21 @@ use super::rotary::Rotary;
 use super::shape::{CacheForm, CacheShape};
 use crate::dtype::{Dtype, Dtypes};
 use crate::error::{Error, Result};
-use crate::kernel::key::{AppendConfig, KernelKey, RowAccess};
+use crate::kernel::key::{AppendConfig, Binding, KernelKey, RowAccess};
+use crate::kernel::limits::Needs;
 use crate::kernel::params::{self, Params};
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
+use crate::mask::emit::MaskText;
 use crate::plan::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use crate::plan::cut::{Axis, Grid, Reach, Tensor};
 use crate::plan::mask_tables::MaskTables;
-use crate::plan::{BindGroups, Dispatch, begin_pass, filled_buffer, params_buffer};
+use crate::plan::pieces::{Pieces, Source};
+use crate::plan::tensors::{Numbering, Tensors};
+use crate::plan::{BindGroups, begin_pass, empty_buffer, filled_buffer};
 use crate::problem::Problem;
 use crate::sequences::QuerySequences;
-use crate::shape::{Layout, Strides, elements};
+use crate::shape::{Layout, Strides};
 
 /// The tokens that are added to a cache at a time.
 ///
@@ -92,8 +97,9 @@ pub struct AppendPlan {
     problem: Problem,
     strides: TokenStrides,
     mask: MaskTables,
-    dispatch: Dispatch,
-    params: wgpu::Buffer,
+    bindings: Vec<Binding>,
+    pipeline: Arc<Pipeline>,
+    pieces: Pieces,
     rotary: Option<wgpu::Buffer>,
     empty: wgpu::Buffer,
     bind_groups: BindGroups,
@@ -192,6 +198,9 @@ impl AppendPlan {
         };
         let rotary =
             tokens.rotary.as_ref().map(|rotary| rotary.block(shape.head_dim)).transpose()?;
+        let text = Arc::new(MaskText::new(&problem.mask, problem.shape().sequences.forms()));
+        let key = KernelKey::Append { config, mask: text };
+        Needs::of(&key).check("append", &kernels.traits().limits)?;
         let mask = MaskTables::new(kernels, &problem, None)?;
         let params = Params {
             new_k_strides: params::strides("new k", strides.k)?,
@@ -199,29 +208,21 @@ impl AppendPlan {
             rotated_q_strides: params::strides("q", strides.q)?,
             ..Params::new(&problem, &mask.layout, 1)?
         };
-        let rows = 2 * shape.num_kv_heads + tokens.query_heads.unwrap_or(0);
-        let sizes = [shape.batch, rows, tokens.seq_len, config.parts];
-        let parts = elements("parts of rows", &sizes)?;
-        let invocations = parts.next_multiple_of(WORKGROUP_SIZE as usize);
-        if u32::try_from(invocations).is_err() {
-            return Err(Error::Limit {
-                what: "the new tokens (in parts of rows)".to_owned(),
-                limit: "max_compute_workgroups_per_dimension",
-                needed: invocations as u64,
-                available: u64::from(u32::MAX),
-            });
-        }
-        let pipeline =
-            kernels.pipeline(KernelKey::Append { config, mask: Arc::clone(&mask.text) })?;
-        let dispatch = Dispatch::new(kernels, pipeline, parts.div_ceil(WORKGROUP_SIZE as usize))?;
-        let device = kernels.device();
-        let (params, rotary, empty) = crate::device::scoped(device, "allocating a plan", || {
-            let rotary = rotary.map(|block| {
-                let usage = wgpu::BufferUsages::UNIFORM;
-                filled_buffer(device, "rotary", bytemuck::bytes_of(&block), usage)
-            });
-            (params_buffer(device, &params), rotary, MaskTables::empty_buffer(kernels))
-        })?;
+        let query_heads = tokens.query_heads.unwrap_or(0);
+        let sizes = [shape.batch, query_heads + 2 * shape.num_kv_heads, tokens.seq_len];
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let grid = Grid::items(sizes, config.parts, per_workgroup, 16 * per_workgroup as u64);
+        let reached = reached(&problem, shape, tokens, &strides, query_heads);
+        let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
+        let rotary = match rotary {
+            Some(block) => Some(filled_buffer(
+                kernels.device(),
+                "rotary",
+                bytemuck::bytes_of(&block),
+                wgpu::BufferUsages::UNIFORM,
+            )?),
+            None => None,
+        };
         Ok(Self {
             kernels: kernels.clone(),
             shape: *shape,
@@ -229,10 +230,11 @@ impl AppendPlan {
             problem,
             strides,
             mask,
-            dispatch,
-            params,
+            bindings: key.bindings(),
+            pipeline: kernels.pipeline(key)?,
+            pieces,
             rotary,
-            empty,
+            empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
         })
     }
@@ -314,11 +316,11 @@ impl AppendPlan {
         Ok(Some(lengths.to_vec()))
     }
 
-    fn record(
-        &self,
+    fn record<'a>(
+        &'a self,
         encoder: &mut wgpu::CommandEncoder,
-        cache: &KvCache,
-        buffers: &AppendBuffers<'_>,
+        cache: &'a KvCache,
+        buffers: &AppendBuffers<'a>,
     ) -> Result<()> {
         let dtype = self.tokens.dtype;
         let of = |name, slice, strides: Strides, dims| {
@@ -342,29 +344,85 @@ impl AppendPlan {
         let sequences = cache.mask_buffers(buffers.sequences.clone());
         let mask = self.mask.operands(&sequences)?;
         inputs.extend(&mask);
-        outputs.extend([
-            Operand::new("the cache's k", cache.k(), (cache.k.size() / 4) as usize),
-            Operand::new("the cache's v", cache.v(), (cache.v.size() / 4) as usize),
-        ]);
+        let of_cache = |name, buffer: &'a wgpu::Buffer| Operand {
+            name,
+            slice: buffer.slice(..),
+            bytes: buffer.size(),
+        };
+        let cache_k = of_cache("the cache's k", &cache.k);
+        let cache_v = of_cache("the cache's v", &cache.v);
+        outputs.extend([cache_k, cache_v]);
         check_outputs_apart(&inputs, &outputs)?;
-        let mut resources =
-            vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
-        resources.extend(self.rotary.iter().map(wgpu::Buffer::as_entire_binding));
         for operand in queries.iter().chain([&k, &v]) {
-            resources.push(operand.bind(&self.kernels, &self.empty)?);
+            operand.check_storage(&self.kernels)?;
         }
-        for buffer in [&cache.k, &cache.v, &cache.lengths] {
-            resources.push(buffer.as_entire_binding());
-        }
-        if self.dispatch.is_empty() {
+        if self.pieces.count() == 0 {
             return Ok(());
         }
-        self.mask.encode(encoder, &mask);
-        let bind_group = self.bind_groups.get(&self.kernels, &self.dispatch.pipeline, &resources);
+        let source = |binding| {
+            Ok(match (binding, &self.rotary, &queries[..]) {
+                (Binding::Rotary, Some(rotary), _) => Source::Whole(rotary.as_entire_binding()),
+                (Binding::Q, _, [q, _]) => Source::Window(*q),
+                (Binding::RotatedQ, _, [_, rotated]) => Source::Window(*rotated),
+                (Binding::NewK, ..) => Source::Window(k),
+                (Binding::NewV, ..) => Source::Window(v),
+                (Binding::CacheK, ..) => Source::Window(cache_k),
+                (Binding::CacheV, ..) => Source::Window(cache_v),
+                (Binding::CacheLengths, ..) => Source::Whole(cache.lengths.as_entire_binding()),
+                _ => Source::Whole(self.mask.buffer.as_entire_binding()),
+            })
+        };
+        let bind_groups = (0..self.pieces.count())
+            .map(|piece| {
+                let resources =
+                    self.pieces.resources(piece, &self.bindings, &self.empty, source)?;
+                Ok(self.bind_groups.get(&self.kernels, &self.pipeline, &resources))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.mask.copy(encoder, &mask);
+        self.mask.make(encoder, 0..self.mask.steps());
         let mut pass = begin_pass(encoder, "append");
-        self.dispatch.encode(&mut pass, &bind_group);
+        for (piece, bind_group) in bind_groups.iter().enumerate() {
+            self.pieces.encode(piece, &mut pass, &self.pipeline, bind_group);
+        }
         Ok(())
     }
+}
+
+/// What a workgroup reaches: its heads are those of the queries, of the new keys, and of the new values.
+fn reached(
+    problem: &Problem,
+    shape: &CacheShape,
+    tokens: &NewTokens,
+    strides: &TokenStrides,
+    query_heads: usize,
+) -> Vec<Tensor> {
+    let tensors = Tensors::new(problem, Numbering::Queries);
+    let from = |[batch, _, rows]: Reach, first| [batch, Axis::From(first), rows];
+    let (k_heads, v_heads) = (query_heads, query_heads + shape.num_kv_heads);
+    let new = |binding, name, dim, strides, first| Tensor {
+        binding,
+        name,
+        dims: AppendPlan::token_dims(problem, dim),
+        strides,
+        size: tokens.dtype.size(),
+        reach: from(tensors.queries, first),
+    };
+    let own = problem.strides();
+    let cache = |tensor: Tensor, first| Tensor { reach: from(tensor.reach, first), ..tensor };
+    let cache_k = tensors.of_k(Binding::CacheK, "the cache's k", own.k, shape.dtype);
+    let cache_v = tensors.of_k(Binding::CacheV, "the cache's v", own.v, shape.dtype);
+    let mut reached = vec![
+        new(Binding::NewK, "k", shape.head_dim, strides.k, k_heads),
+        new(Binding::NewV, "v", shape.head_dim_v, strides.v, v_heads),
+        cache(cache_k, k_heads),
+        cache(cache_v, v_heads),
+    ];
+    if query_heads > 0 {
+        reached.push(tensors.q());
+        reached.push(tensors.of_q(Binding::RotatedQ, "rotated_q", strides.q, tokens.dtype));
+    }
+    reached
 }
 
 /// Four elements at a time where every row of the tokens and of the cache starts at a multiple of that.

@@ -7,12 +7,11 @@ pub(crate) mod shape;
 
 use wgpu::{BufferSlice, BufferUsages};
 
-use crate::device::scoped;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
 use crate::plan::attention::AttentionBuffers;
-use crate::plan::buffers::{MaskBuffers, Operand, check_binding_size};
+use crate::plan::buffers::{MaskBuffers, Operand};
 use crate::problem::Problem;
 use crate::shape::MAX_SEQ_LEN;
 use shape::{CacheForm, CacheShape};
@@ -74,36 +73,32 @@ impl KvCache {
         shape.validate()?;
         let size = shape.dtype.size();
         let [k, v] = shape.elements()?.map(|n| (n * size).next_multiple_of(4).max(4) as u64);
-        check_binding_size(kernels, "the cache's k", k)?;
-        check_binding_size(kernels, "the cache's v", v)?;
-        let table = shape.batch * shape.blocks_per_sequence() * 4;
+        let entries = [shape.batch, shape.blocks_per_sequence()];
+        let table = crate::shape::elements("block_tables", &entries)? * 4;
         let device = kernels.device();
-        let buffer = |label, size: u64| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        };
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let buffer = |name, size: u64| crate::device::buffer(device, name, size, usage);
         // A ring's lengths go beyond its capacity, and going back in it would bring back keys that aren't there.
         let counts: Vec<u32> = match shape.form {
             CacheForm::Ring => vec![0],
             _ => (0..=shape.capacity as u32).collect(),
         };
-        scoped(device, "allocating a cache", || Self {
+        Ok(Self {
             kernels: kernels.clone(),
             shape: *shape,
-            k: buffer("cache k", k),
-            v: buffer("cache v", v),
-            lengths: buffer("cache lengths", (shape.batch as u64 + 1) * 4),
-            tables: (table > 0).then(|| buffer("block tables", table as u64)),
+            k: buffer("the cache's k", k)?,
+            v: buffer("the cache's v", v)?,
+            lengths: buffer("cache lengths", (shape.batch as u64 + 1) * 4)?,
+            tables: match table {
+                0 => None,
+                _ => Some(buffer("block tables", table as u64)?),
+            },
             counts: crate::plan::filled_buffer(
                 device,
                 "cache counts",
                 bytemuck::cast_slice(&counts),
                 BufferUsages::COPY_SRC,
-            ),
+            )?,
             bounds: vec![0; shape.batch],
             given_blocks: vec![None; shape.batch],
         })

@@ -1,8 +1,9 @@
 //! Kernels: which there are ([`key`]), their tiles by device class ([`tiles`]), their uniform block ([`params`]),
-//! their WGSL text ([`source`]), their pipelines ([`pipeline`])
+//! their WGSL text ([`source`]), what they need of a device ([`limits`]), their pipelines ([`pipeline`])
 //! and these on disk ([`store`]).
 
 pub(crate) mod key;
+pub(crate) mod limits;
 pub(crate) mod params;
 pub(crate) mod pipeline;
 pub(crate) mod source;

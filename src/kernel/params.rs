@@ -51,7 +51,24 @@ pub(crate) struct Params {
     pub(crate) part_strides: [u32; 4],
     pub(crate) stats_stride: u32,
     pub(crate) num_splits: u32,
-    pub(crate) padding: [u32; 2],
+    pub(crate) first_workgroup: u32,
+    pub(crate) end_workgroup: u32,
+    pub(crate) q_base: u32,
+    pub(crate) k_base: u32,
+    pub(crate) v_base: u32,
+    pub(crate) o_base: u32,
+    pub(crate) bias_base: u32,
+    pub(crate) dout_base: u32,
+    pub(crate) dq_base: u32,
+    pub(crate) dk_base: u32,
+    pub(crate) dv_base: u32,
+    pub(crate) new_k_base: u32,
+    pub(crate) new_v_base: u32,
+    pub(crate) rotated_q_base: u32,
+    pub(crate) part_base: u32,
+    pub(crate) lse_base: u32,
+    pub(crate) output_base: u32,
+    pub(crate) padding: u32,
 }
 
 impl Params {
@@ -76,14 +93,10 @@ impl Params {
             k_strides: strides("k", tensors.k)?,
             v_strides: strides("v", tensors.v)?,
             o_strides: strides("o", tensors.o)?,
-            bias_strides: strides("bias", problem.data.bias.element_strides(shape))?,
-            dout_strides: [0; 4],
-            dq_strides: [0; 4],
-            dk_strides: [0; 4],
-            dv_strides: [0; 4],
-            new_k_strides: [0; 4],
-            new_v_strides: [0; 4],
-            rotated_q_strides: [0; 4],
+            bias_strides: match problem.score.bias {
+                true => strides("bias", problem.data.bias.element_strides(shape))?,
+                false => [0; 4],
+            },
             batch: size("batch", shape.batch)?,
             num_heads: size("num_heads", shape.num_heads)?,
             group_size: size("num_heads", shape.group_size())?,
@@ -98,7 +111,6 @@ impl Params {
             softmax_scale_log2: (f64::from(softmax_scale) * std::f64::consts::LOG2_E) as f32,
             softcap: problem.score.softcap.unwrap_or_default(),
             negative_infinity: f32::NEG_INFINITY,
-            output_mode: 0,
             mask_batch: size("batch", mask.broadcast[0])?,
             mask_heads: size("num_heads", mask.broadcast[1])?,
             tile_map_rows: size("tile map", tile_map_rows)?,
@@ -108,10 +120,8 @@ impl Params {
             block_shift: block_size.trailing_zeros(),
             blocks: size("blocks", blocks)?,
             blocks_per_sequence: size("blocks_per_sequence", blocks_per_sequence)?,
-            part_strides: [0; 4],
-            stats_stride: 0,
             num_splits: 1,
-            padding: [0; 2],
+            ..Self::zeroed()
         })
     }
 
@@ -150,8 +160,9 @@ mod tests {
     /// Every field of shaders/problem.wgsl lies where Rust has it.
     #[test]
     fn layout_equals_wgsl() {
-        let text = include_str!("../../shaders/problem.wgsl");
-        let module = naga::front::wgsl::parse_str(text).unwrap();
+        let text = include_str!("../../shaders/problem.wgsl").to_owned();
+        let block = "\n@group(0) @binding(0) var<uniform> params: Params;\n";
+        let module = naga::front::wgsl::parse_str(&(text + block)).unwrap();
         let (_, params) =
             module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
         let naga::TypeInner::Struct { members, span } = &params.inner else {
@@ -203,7 +214,24 @@ mod tests {
             blocks_per_sequence,
             part_strides,
             stats_stride,
-            num_splits
+            num_splits,
+            first_workgroup,
+            end_workgroup,
+            q_base,
+            k_base,
+            v_base,
+            o_base,
+            bias_base,
+            dout_base,
+            dq_base,
+            dk_base,
+            dv_base,
+            new_k_base,
+            new_v_base,
+            rotated_q_base,
+            part_base,
+            lse_base,
+            output_base
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::key::KernelKey;
+use super::limits::Needs;
 use super::source;
 use super::store::PipelineStore;
 use super::tiles::DeviceTraits;
@@ -72,6 +73,10 @@ pub struct KernelOptions {
     /// [`ForwardKernel::Matrix`](crate::ForwardKernel::Matrix) serves where the device was opened with
     /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`.
     pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
+    /// The most multiply-adds of a piece of a plan ([`AttentionPlan::encode_piece`](crate::AttentionPlan::encode_piece)),
+    /// which one-shot calls submit one by one, so that no watchdog takes a long one for a hanging GPU. Counted as if no mask
+    /// emptied a tile; a single workgroup is a piece whatever it takes. Otherwise it follows from the kind of device.
+    pub most_work: Option<u64>,
 }
 
 /// A place per key, so that two threads compile different kernels side by side and the same one once.
@@ -105,7 +110,7 @@ impl Kernels {
             inner: Arc::new(Inner {
                 device: device.clone(),
                 device_id: DeviceId::new(&device.adapter_info()),
-                traits: DeviceTraits::new(device, &options.matrices),
+                traits: DeviceTraits::new(device, &options.matrices, options.most_work),
                 profile: options.profile,
                 store,
                 slots: Mutex::default(),
@@ -186,8 +191,10 @@ impl Kernels {
         &self.inner.traits
     }
 
-    /// The pipeline of `key`, compiled if it's the first time that it is asked for. A failure isn't kept.
+    /// The pipeline of `key`, compiled if it's the first time that it is asked for, and if the device's limits allow it.
+    /// A failure isn't kept.
     pub(crate) fn pipeline(&self, key: KernelKey) -> Result<Arc<Pipeline>> {
+        Needs::of(&key).check(key.entry_point(), &self.traits().limits)?;
         let slot = {
             let mut slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(slots.entry(key.clone()).or_default())

@@ -815,6 +815,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::kernel::limits::Needs;
     use crate::kernel::pipeline::Kernels;
     use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
     use crate::mask::Mask;
@@ -926,6 +927,7 @@ mod tests {
                 max_compute_workgroup_storage_size: 32 << 10,
                 ..wgpu::Limits::defaults()
             },
+            most_work: u64::MAX,
         })
     }
 
@@ -1025,6 +1027,41 @@ mod tests {
         assert!(kernels.compiled() > count / 3);
     }
 
+    /// What plans compare with a device's limits is what the texts declare.
+    #[test]
+    fn every_kernel_needs_what_its_text_declares() {
+        let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
+        let mask = Arc::new(MaskText::new(&mask, SequenceForms::default()));
+        for key in keys(&mask) {
+            let module = naga::front::wgsl::parse_str(&wgsl(&key)).unwrap();
+            let entry = &module.entry_points[0];
+            let of = |space: fn(naga::AddressSpace) -> bool| {
+                let variables = module.global_variables.iter().map(|(_, variable)| variable);
+                variables.filter(move |variable| space(variable.space)).collect::<Vec<_>>()
+            };
+            let storage = of(|space| matches!(space, naga::AddressSpace::Storage { .. }));
+            let shared = of(|space| space == naga::AddressSpace::WorkGroup).into_iter();
+            let size = |variable: &naga::GlobalVariable| {
+                module.types[variable.ty].inner.size(module.to_ctx()) as usize
+            };
+            let declared = Needs {
+                storage_buffers: storage.len(),
+                invocations: entry.workgroup_size.iter().product::<u32>() as usize,
+                workgroup_bytes: shared.map(size).sum(),
+            };
+            assert_eq!(Needs::of(&key), declared, "{key:?}");
+            // The choice of kernels goes by what the largest of them needs.
+            let chosen_by = match &key {
+                KernelKey::Forward { config, score, .. } => Needs::of_forward(config, score.bias),
+                KernelKey::Backward { config, .. } => Needs::of_backward(config),
+                _ => continue,
+            };
+            assert!(chosen_by.storage_buffers >= declared.storage_buffers, "{key:?}");
+            assert!(chosen_by.invocations >= declared.invocations, "{key:?}");
+            assert!(chosen_by.workgroup_bytes >= declared.workgroup_bytes, "{key:?}");
+        }
+    }
+
     /// Every way in which queries and keys may lie, in one kernel of each kind.
     #[test]
     fn every_form_of_sequences_is_valid() {
@@ -1064,6 +1101,7 @@ mod tests {
             largest_subgroup: 8,
             matrix: Ok(8),
             limits: wgpu::Limits::defaults(),
+            most_work: u64::MAX,
         };
         let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
         for head_dim in [16, 32, 64, 128, 192, 256] {

@@ -4,6 +4,7 @@ use super::key::{
     BackwardConfig, BackwardForm, BackwardKernel, ForwardConfig, ForwardForm, ForwardKernel,
     RowAccess, RowFormat, RowLength,
 };
+use super::limits::Needs;
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::mask::emit::TileGrid;
 use crate::problem::{GradientStrides, Problem};
@@ -22,6 +23,8 @@ pub(crate) struct DeviceTraits {
     /// none.
     pub(crate) matrix: Result<usize, String>,
     pub(crate) limits: wgpu::Limits,
+    /// The most multiply-adds of a submission.
+    pub(crate) most_work: u64,
 }
 
 impl DeviceTraits {
@@ -29,6 +32,7 @@ impl DeviceTraits {
     pub(crate) fn new(
         device: &wgpu::Device,
         matrices: &[wgpu::CooperativeMatrixProperties],
+        most_work: Option<u64>,
     ) -> Self {
         let info = device.adapter_info();
         let fixed = device.features().contains(wgpu::Features::SUBGROUP)
@@ -39,7 +43,21 @@ impl DeviceTraits {
             largest_subgroup: info.subgroup_max_size as usize,
             matrix: matrix_size(device.features(), matrices),
             limits: device.limits(),
+            most_work: most_work.unwrap_or_else(|| suitable_work(info.device_type)),
         }
+    }
+}
+
+/// The most multiply-adds of a submission on a device of a class, so that it takes well under the 2 seconds after which
+/// Windows resets a GPU: a second at 1.4e11 of them per second on a discrete GPU, which is a tenth of what a small one
+/// does at its peak, and at 3.4e10 elsewhere. Nobody watches a CPU.
+const fn suitable_work(class: wgpu::DeviceType) -> u64 {
+    match class {
+        wgpu::DeviceType::Cpu => u64::MAX,
+        wgpu::DeviceType::DiscreteGpu => 1 << 37,
+        wgpu::DeviceType::IntegratedGpu
+        | wgpu::DeviceType::VirtualGpu
+        | wgpu::DeviceType::Other => 1 << 35,
     }
 }
 
@@ -105,11 +123,15 @@ pub(crate) fn candidates(
         .map(|kernel| {
             let form = match kernel {
                 ForwardKernel::Broadcast => broadcast(problem, device),
-                ForwardKernel::Tiled => tiled(problem, device),
+                ForwardKernel::Tiled => Ok(tiled(problem)),
                 ForwardKernel::Matrix => matrix(problem, device),
                 ForwardKernel::DecodeLanes => decode_lanes(problem, device, num_splits),
                 ForwardKernel::Decode => decode_shared(problem, device, num_splits),
             };
+            let form = form.and_then(|config| {
+                Needs::of_forward(&config, problem.score.bias).refusal(&device.limits)?;
+                Ok(config)
+            });
             match num_splits {
                 Some(splits) if splits > 1 && !kernel.is_decode() => {
                     (kernel, Err("it doesn't split the keys".to_owned()))
@@ -148,7 +170,7 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     })
 }
 
-fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+fn tiled(problem: &Problem) -> ForwardConfig {
     let shape = &problem.shape;
     let head_dim_v = room(shape.head_dim_v, &[32, 64, 128, 192, 256]);
     // The output's registers per invocation: 4 rows of capacity / columns components.
@@ -157,26 +179,13 @@ fn tiled(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Stri
         65..=128 => (8, 8),
         _ => (16, 4),
     };
-    let config = ForwardConfig {
+    ForwardConfig {
         grid: TileGrid { block_q: 64, block_kv: 32 },
         head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
         head_dim_v,
         rows: row_format(problem),
         form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
-    };
-    check_invocations(config.grid.block_q / 4 * columns, device)?;
-    Ok(config)
-}
-
-fn check_invocations(invocations: usize, device: &DeviceTraits) -> Result<(), String> {
-    let allowed = (device.limits.max_compute_invocations_per_workgroup)
-        .min(device.limits.max_compute_workgroup_size_x) as usize;
-    if invocations > allowed {
-        return Err(format!(
-            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
-        ));
     }
-    Ok(())
 }
 
 fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
@@ -199,28 +208,11 @@ fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Str
         rows: row_format(problem),
         form: ForwardForm::Matrix { columns, size },
     };
-    let TileGrid { block_q, block_kv } = config.grid;
-    let invocations = block_q / 4 * columns;
-    check_invocations(invocations, device)?;
+    let invocations = config.grid.block_q / 4 * columns;
     if !invocations.is_multiple_of(device.largest_subgroup.max(1)) {
         return Err(format!(
             "it needs subgroups that divide {invocations} invocations, here they have up to {}",
             device.largest_subgroup
-        ));
-    }
-    // As shaders/forward_matrix.wgsl declares them: q, k or v, weights, scores, shares of rows, marks.
-    let q_row = config.head_dim.capacity / 4 + 2;
-    let kv_row = block_kv / 4 + 2;
-    let bytes = 8 * block_q * q_row
-        + 8 * (block_kv * q_row).max(config.head_dim_v.capacity * kv_row)
-        + 8 * block_q * kv_row
-        + 16 * block_q * (block_kv / 4 + 1)
-        + 16 * columns * (block_q / 4 + 1)
-        + 16;
-    let allowed = device.limits.max_compute_workgroup_storage_size as usize;
-    if bytes > allowed {
-        return Err(format!(
-            "it needs {bytes} bytes of workgroup memory, here there are {allowed}"
         ));
     }
     Ok(config)
@@ -248,8 +240,10 @@ pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<Forw
         }
         ForwardForm::Tiled { columns, chunk, v_keys } => {
             let fits = |columns: usize| {
-                let invocations = (config.grid.block_q / 4 * columns) as u32;
-                invocations <= device.limits.max_compute_invocations_per_workgroup
+                let form = ForwardForm::Tiled { columns, chunk, v_keys };
+                // A bias is the same to all of them.
+                let needs = Needs::of_forward(&ForwardConfig { form, ..config }, false);
+                needs.refusal(&device.limits).is_ok()
                     && config.head_dim_v.capacity.is_multiple_of(4 * columns)
                     // The output's registers per invocation: 4 rows of so many components.
                     && config.head_dim_v.capacity <= 16 * columns
@@ -281,9 +275,13 @@ pub(crate) fn backward_candidates(
         .map(|kernel| {
             let config = match kernel {
                 BackwardKernel::Broadcast => backward_broadcast(problem, strides, device),
-                BackwardKernel::Tiled => backward_tiled(problem, strides, device),
+                BackwardKernel::Tiled => Ok(backward_tiled(problem, strides)),
             };
-            (kernel, config.map(|config| BackwardConfig { gradients, ..config }))
+            let config = config.and_then(|config| {
+                Needs::of_backward(&config).refusal(&device.limits)?;
+                Ok(BackwardConfig { gradients, ..config })
+            });
+            (kernel, config)
         })
         .collect();
     if !device.is_cpu {
@@ -292,11 +290,7 @@ pub(crate) fn backward_candidates(
     candidates
 }
 
-fn backward_tiled(
-    problem: &Problem,
-    strides: &GradientStrides,
-    device: &DeviceTraits,
-) -> Result<BackwardConfig, String> {
+fn backward_tiled(problem: &Problem, strides: &GradientStrides) -> BackwardConfig {
     let shape = &problem.shape;
     // The sums' registers per invocation: 4 rows of capacity / columns components, of dk and of dv.
     let columns = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
@@ -304,15 +298,7 @@ fn backward_tiled(
     let (head_dim, head_dim_v) =
         (room(shape.head_dim, capacities), room(shape.head_dim_v, capacities));
     let (own, other) = (64, 32);
-    let invocations = (own / 4 * columns) as u32;
-    let allowed = (device.limits.max_compute_invocations_per_workgroup)
-        .min(device.limits.max_compute_workgroup_size_x);
-    if invocations > allowed {
-        return Err(format!(
-            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
-        ));
-    }
-    Ok(BackwardConfig {
+    BackwardConfig {
         rows_grid: TileGrid { block_q: own, block_kv: other },
         columns_grid: TileGrid { block_q: other, block_kv: own },
         head_dim,
@@ -326,7 +312,7 @@ fn backward_tiled(
                 .min(16)
                 .next_power_of_two(),
         },
-    })
+    }
 }
 
 fn backward_broadcast(
@@ -400,14 +386,6 @@ fn decode_shared(
     num_splits: Option<usize>,
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
-    let invocations = 128;
-    let allowed = (device.limits.max_compute_invocations_per_workgroup)
-        .min(device.limits.max_compute_workgroup_size_x);
-    if invocations as u32 > allowed {
-        return Err(format!(
-            "it needs {invocations} invocations in a workgroup, here there are {allowed}"
-        ));
-    }
     let shape = &problem.shape;
     let head_dim = room(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
     // q and the shares of the products are in workgroup memory together.
@@ -418,7 +396,7 @@ fn decode_shared(
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
         rows: row_format(problem),
         form: ForwardForm::Decode {
-            invocations,
+            invocations: 128,
             columns: 8.min(head_dim.capacity / 4),
             rows: block_rows(problem, most),
             split: false,

@@ -153,7 +153,7 @@ impl MaskInput {
             | Self::QLengths
             | Self::KvLengths
             | Self::KvFirst => vec![batch],
-            Self::QStarts | Self::KvStarts => vec![batch + 1],
+            Self::QStarts | Self::KvStarts => vec![batch.saturating_add(1)],
             Self::BlockTables => match shape.sequences.kv {
                 KeySequences::Paged { blocks_per_sequence, .. } => vec![batch, blocks_per_sequence],
                 _ => vec![batch, 0],
@@ -198,6 +198,11 @@ pub struct DataShape {
     pub columns: PerHeadShape,
 }
 
+/// A stride: of a tensor whose size overflows, which is refused where its elements are counted.
+const fn times(a: usize, b: usize) -> usize {
+    a.saturating_mul(b)
+}
+
 /// The sizes of an input that heads may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PerHeadShape {
@@ -220,8 +225,8 @@ impl PerHeadShape {
 
     /// Distances in words between sequences and heads; 0 where broadcast.
     pub(crate) fn strides(self, shape: &Shape) -> [usize; 2] {
-        let head = shape.seq_len_kv * self.elements;
-        [self.heads(shape) * head, if self.broadcast_heads { 0 } else { head }]
+        let head = times(shape.seq_len_kv, self.elements);
+        [times(self.heads(shape), head), if self.broadcast_heads { 0 } else { head }]
     }
 }
 
@@ -254,8 +259,8 @@ impl DenseShape {
         let [_, heads, rows] = self.dims(shape);
         let unless = |broadcast: bool, stride: usize| if broadcast { 0 } else { stride };
         Strides {
-            batch: unless(self.broadcast_batch, heads * rows * shape.seq_len_kv),
-            head: unless(self.broadcast_heads, rows * shape.seq_len_kv),
+            batch: unless(self.broadcast_batch, times(times(heads, rows), shape.seq_len_kv)),
+            head: unless(self.broadcast_heads, times(rows, shape.seq_len_kv)),
             seq: unless(self.broadcast_q, shape.seq_len_kv),
             dim: 1,
         }
@@ -272,8 +277,8 @@ impl DenseShape {
         let row = shape.seq_len_kv.div_ceil(32);
         let unless = |broadcast: bool, stride: usize| if broadcast { 0 } else { stride };
         [
-            unless(self.broadcast_batch, heads * rows * row),
-            unless(self.broadcast_heads, rows * row),
+            unless(self.broadcast_batch, times(times(heads, rows), row)),
+            unless(self.broadcast_heads, times(rows, row)),
             unless(self.broadcast_q, row),
         ]
     }

@@ -1,23 +1,28 @@
 //! The forward pass.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
+use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::cut::{Grid, Tensor};
 use super::mask_tables::MaskTables;
-use super::merge::{PartLayout, merge_dispatch};
-use super::{BindGroups, Dispatch, begin_pass, params_buffer};
+use super::merge::{Merge, PartLayout};
+use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::tensors::{Numbering, Tensors};
+use super::{BindGroups, begin_pass, empty_buffer};
 use crate::error::{Error, Result};
-use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, Parts, RowAccess};
+use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts, RowAccess};
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, MAX_SPLITS, candidates, suitable_splits, variants};
 use crate::mask::emit::{MaskText, TileGrid};
 use crate::problem::Problem;
 use crate::profile::Advice;
+use crate::shape::Shape;
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -52,9 +57,11 @@ pub struct AttentionPlan {
     /// What became of the profile, in words.
     advice: String,
     mask: MaskTables,
-    dispatch: Dispatch,
-    params: wgpu::Buffer,
+    bindings: Vec<Binding>,
+    pipeline: Arc<Pipeline>,
+    pieces: Pieces,
     splits: Option<Splits>,
+    schedule: Schedule,
     /// Where lse goes if nobody asks for it.
     lse: wgpu::Buffer,
     kept_bytes: u64,
@@ -184,42 +191,33 @@ impl AttentionPlan {
             Some(splits) => splits,
             None => suitable_splits(problem, kernels.traits(), &config),
         };
+        if let Some(rows) = config.form.packed_rows() {
+            params.q_blocks = packed_blocks(shape, rows) as u32;
+        }
+        let (grid, reached) = work_of(problem, &config, splits);
         let splits = match config.form.is_split() {
             true => Some(Splits::new(kernels, problem, splits, &mut params)?),
             false => None,
         };
-        let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
-        check_binding_size(kernels, "lse", lse_bytes)?;
         let o_len = problem.strides().o.span("o", shape.o_dims())?;
         let kept_bytes = (o_len * problem.dtypes.o.size() + shape.lse_len()? * 4) as u64;
-        let pipeline = kernels.pipeline(KernelKey::Forward {
+        let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
+        let merging = splits.iter().map(|splits| splits.merge.pieces.work().sum());
+        let work = mask.work().chain(pieces.work()).chain(merging);
+        let schedule = Schedule::new(work, kernels.traits().most_work);
+        let key = KernelKey::Forward {
             config,
             score: problem.score_text(),
             mask: Arc::clone(&mask.text),
-        })?;
-        let workgroups = match config.form.packed_rows() {
-            Some(rows) => {
-                let blocks = (shape.group_size() * shape.seq_len_q).div_ceil(rows);
-                params.q_blocks = blocks as u32;
-                [shape.batch, shape.num_kv_heads, params.num_splits as usize, blocks]
-            }
-            None => {
-                let blocks = shape.seq_len_q.div_ceil(config.grid.block_q);
-                [shape.batch, shape.num_heads, 1, blocks]
-            }
         };
-        let workgroups = crate::shape::elements("workgroups", &workgroups)?;
-        let dispatch = Dispatch::new(kernels, pipeline, workgroups)?;
-        let device = kernels.device();
-        let (params, lse, empty) = crate::device::scoped(device, "allocating a plan", || {
-            let lse = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("lse"),
-                size: lse_bytes,
-                usage: wgpu::BufferUsages::STORAGE,
-                mapped_at_creation: false,
-            });
-            (params_buffer(device, &params), lse, MaskTables::empty_buffer(kernels))
-        })?;
+        let bindings = key.bindings();
+        let pipeline = kernels.pipeline(key)?;
+        let lse = crate::device::buffer(
+            kernels.device(),
+            "lse",
+            shape.lse_len()?.max(1) as u64 * 4,
+            wgpu::BufferUsages::STORAGE,
+        )?;
         Ok(Self {
             kernels: kernels.clone(),
             problem: problem.clone(),
@@ -228,14 +226,48 @@ impl AttentionPlan {
             considered,
             advice,
             mask,
-            dispatch,
-            params,
+            bindings,
+            pipeline,
+            pieces,
             splits,
+            schedule,
             lse,
             kept_bytes,
-            empty,
+            empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
         })
+    }
+
+    /// In how many submissions [`AttentionPlan::encode_piece`] records the work: 1 where it's short.
+    ///
+    /// More where it would do more than [`KernelOptions::most_work`](crate::KernelOptions::most_work) in one.
+    pub const fn pieces(&self) -> usize {
+        self.schedule.count()
+    }
+
+    /// Records a piece of the work, for a submission of its own: drivers take a GPU that is busy with one submission for
+    /// longer than some seconds for hanging. All pieces, in order, over the same buffers, do what
+    /// [`AttentionPlan::encode`] does, to the bit. The first one also copies the mask's data.
+    ///
+    /// ```no_run
+    /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, plan: &wgpu_attention::AttentionPlan, buffers: &wgpu_attention::AttentionBuffers<'_>) -> wgpu_attention::Result<()> {
+    /// for piece in 0..plan.pieces() {
+    ///     let mut encoder = device.create_command_encoder(&Default::default());
+    ///     plan.encode_piece(&mut encoder, buffers, piece)?;
+    ///     queue.submit([encoder.finish()]);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AttentionPlan::encode`]; and where there's no such piece.
+    pub fn encode_piece(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &AttentionBuffers<'_>,
+        piece: usize,
+    ) -> Result<()> {
+        self.record(encoder, buffers, true, self.schedule.steps(piece)?)
     }
 
     /// In how many parts the keys are: 1 for kernels that don't split them.
@@ -306,7 +338,7 @@ impl AttentionPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &AttentionBuffers<'_>,
     ) -> Result<()> {
-        self.record(encoder, buffers, true)
+        self.record(encoder, buffers, true, self.schedule.all())
     }
 
     /// As [`AttentionPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them:
@@ -319,7 +351,7 @@ impl AttentionPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &AttentionBuffers<'_>,
     ) -> Result<()> {
-        self.record(encoder, buffers, false)
+        self.record(encoder, buffers, false, self.schedule.all())
     }
 
     /// Records the copy of one word to `destination` (`BufferUsages::COPY_DST`), which [`AttentionPlan::check_sequences`]
@@ -354,6 +386,7 @@ impl AttentionPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &AttentionBuffers<'_>,
         make_mask: bool,
+        steps: Range<usize>,
     ) -> Result<()> {
         let shape = &self.problem.shape;
         let strides = self.problem.strides();
@@ -376,40 +409,97 @@ impl AttentionPlan {
         inputs.extend(bias);
         inputs.extend(&mask);
         check_outputs_apart(&inputs, &[o, lse])?;
-        let mut resources =
-            vec![self.params.as_entire_binding(), self.mask.buffer.as_entire_binding()];
-        for operand in [&q, &k, &v] {
-            resources.push(operand.bind(&self.kernels, &self.empty)?);
-        }
-        let outputs = [o.bind(&self.kernels, &self.empty)?, lse.bind(&self.kernels, &self.empty)?];
-        match &self.splits {
-            Some(splits) => resources.extend(splits.resources()),
-            None => resources.extend(outputs.clone()),
-        }
-        if let Some(bias) = bias {
-            resources.push(bias.bind(&self.kernels, &self.empty)?);
+        for operand in [&q, &k, &v, &o, &lse].into_iter().chain(&bias) {
+            operand.check_storage(&self.kernels)?;
         }
         if shape.o_len()? == 0 {
             return Ok(());
         }
+        let source = |binding| {
+            Ok(match (binding, &self.splits, bias) {
+                (Binding::Q, ..) => Source::Window(q),
+                (Binding::K, ..) => Source::Window(k),
+                (Binding::V, ..) => Source::Window(v),
+                (Binding::O, ..) => Source::Window(o),
+                (Binding::LseOut, ..) => Source::Window(lse),
+                (Binding::Bias, _, Some(bias)) => Source::Window(bias),
+                (Binding::Part | Binding::PartIn(_), Some(splits), _) => {
+                    Source::Whole(splits.part.as_entire_binding())
+                }
+                (Binding::Stats | Binding::StatsIn, Some(splits), _) => {
+                    Source::Whole(splits.stats.as_entire_binding())
+                }
+                _ => Source::Whole(self.mask.buffer.as_entire_binding()),
+            })
+        };
+        let own = self.mask.steps()..self.mask.steps() + self.pieces.count();
+        let bind_groups = steps_within(&steps, own.clone())
+            .map(|piece| {
+                let resources =
+                    self.pieces.resources(piece, &self.bindings, &self.empty, source)?;
+                let bind_group = self.bind_groups.get(&self.kernels, &self.pipeline, &resources);
+                Ok((piece, bind_group))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // The last step puts the splits together.
+        let merge = match &self.splits {
+            Some(splits) if steps.end > own.end => {
+                let (groups, empty) = (&splits.bind_groups, &self.empty);
+                Some((&splits.merge, splits.merge.bind(&self.kernels, groups, empty, source)?))
+            }
+            _ => None,
+        };
         if make_mask {
-            self.mask.encode(encoder, &mask);
+            if steps.start == 0 {
+                self.mask.copy(encoder, &mask);
+            }
+            self.mask.make(encoder, steps_within(&steps, 0..own.start));
         }
-        let bind_group = self.bind_groups.get(&self.kernels, &self.dispatch.pipeline, &resources);
-        let merge = self.splits.as_ref().map(|splits| {
-            let [part, stats] = splits.resources();
-            let [o, lse] = outputs;
-            let mask = self.mask.buffer.as_entire_binding();
-            let resources = [self.params.as_entire_binding(), mask, part, stats, o, lse];
-            (splits, splits.bind_groups.get(&self.kernels, &splits.merge.pipeline, &resources))
-        });
         let mut pass = begin_pass(encoder, "attention");
-        self.dispatch.encode(&mut pass, &bind_group);
-        if let Some((splits, bind_group)) = &merge {
-            splits.merge.encode(&mut pass, bind_group);
+        for (piece, bind_group) in &bind_groups {
+            self.pieces.encode(*piece, &mut pass, &self.pipeline, bind_group);
+        }
+        if let Some((merge, bind_groups)) = &merge {
+            merge.encode(&mut pass, bind_groups);
         }
         Ok(())
     }
+}
+
+/// How many blocks of `rows` rows the queries of a kv head's query heads are.
+const fn packed_blocks(shape: &Shape, rows: usize) -> usize {
+    (shape.group_size() * shape.seq_len_q).div_ceil(rows)
+}
+
+/// How a forward kernel's workgroups are numbered, and what they reach.
+pub(super) fn work_of(
+    problem: &Problem,
+    config: &ForwardConfig,
+    splits: usize,
+) -> (Grid, Vec<Tensor>) {
+    let shape = &problem.shape;
+    let row = (shape.head_dim + shape.head_dim_v) as u64;
+    let splits = if config.form.is_split() { splits } else { 1 };
+    let (grid, numbering) = match config.form.packed_rows() {
+        Some(rows) => {
+            let work = (rows * shape.seq_len_kv.div_ceil(splits)) as u64 * row;
+            let sizes = [shape.batch, shape.num_kv_heads, 1];
+            let blocks = packed_blocks(shape, rows);
+            (Grid::items(sizes, splits * blocks, 1, work), Numbering::KvHeads)
+        }
+        None => {
+            let work = (config.grid.block_q * shape.seq_len_kv) as u64 * row;
+            let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
+            (Grid::blocks(sizes, config.grid.block_q, true, work), Numbering::Queries)
+        }
+    };
+    let tensors = Tensors::new(problem, numbering);
+    let mut reached = vec![tensors.q(), tensors.k(), tensors.v()];
+    if !config.form.is_split() {
+        reached.extend([tensors.o(), tensors.lse(Binding::LseOut)]);
+    }
+    reached.extend(tensors.bias());
+    (grid, reached)
 }
 
 /// Every kernel, the best first: by the profile where it speaks for the problem, else by the table; and what became of
@@ -464,7 +554,7 @@ struct Splits {
     part: wgpu::Buffer,
     /// f32 `[count, batch, num_heads, seq_len_q, 2]`
     stats: wgpu::Buffer,
-    merge: Dispatch,
+    merge: Merge,
     bind_groups: BindGroups,
 }
 
@@ -480,15 +570,11 @@ impl Splits {
         let layout = PartLayout::new(shape, count, shape.head_dim_v.next_multiple_of(4))?;
         layout.write(params);
         params.num_splits = count as u32;
-        let merge = merge_dispatch(kernels, problem, Parts::Splits, problem.score.sinks)?;
+        let merge = Merge::new(kernels, problem, Parts::Splits, problem.score.sinks, params)?;
         let usage = wgpu::BufferUsages::STORAGE;
         let part = layout.allocate(kernels, "what splits found", layout.part, usage)?;
         let stats = layout.allocate(kernels, "stats of splits", layout.stats * 2, usage)?;
         Ok(Self { count, part, stats, merge, bind_groups: BindGroups::default() })
-    }
-
-    fn resources(&self) -> [wgpu::BindingResource<'_>; 2] {
-        [self.part.as_entire_binding(), self.stats.as_entire_binding()]
     }
 }
 

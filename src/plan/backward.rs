@@ -1,19 +1,23 @@
 //! The backward pass: gradients from what the forward pass kept.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgpu::{BindingResource, BufferSlice};
+use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_binding_size, check_outputs_apart};
-use super::mask_tables::MaskTables;
-use super::{BindGroups, Dispatch, begin_pass, params_buffer};
+use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::cut::{Axis, Grid, Tensor};
+use super::mask_tables::{MaskTables, WORK_OF_CELL};
+use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::tensors::{Numbering, Tensors};
+use super::{BindGroups, begin_pass, empty_buffer};
 use crate::custom::CustomUse;
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::error::{Error, Result};
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::{BackwardCandidate, backward_candidates};
 use crate::mask::emit::MaskText;
@@ -21,7 +25,7 @@ use crate::mask::{Mask, MaskInput};
 use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
 use crate::sequences::KeySequences;
-use crate::shape::{Strides, elements};
+use crate::shape::Strides;
 
 /// Rows that an invocation of the kernel for dbias has at a time: `TILE_ROWS` of shaders/backward/bias.wgsl.
 const BIAS_TILE_ROWS: usize = 8;
@@ -57,20 +61,41 @@ pub struct BackwardPlan {
     rows_mask: MaskTables,
     /// The mask for the kernel that makes dk and dv, where it needs a tile map of its own.
     columns_mask: Option<MaskTables>,
-    params: wgpu::Buffer,
+    /// Of each of [`Stage::ALL`], in its order.
+    pieces: Vec<Pieces>,
+    schedule: Schedule,
     /// lse, delta and norm of each row.
     row_terms: wgpu::Buffer,
     empty: wgpu::Buffer,
     lse_of_more_keys: bool,
     /// What has been asked for so far.
-    steps: Mutex<HashMap<BackwardPass, Arc<Step>>>,
+    kernels_of_passes: Mutex<HashMap<BackwardPass, Arc<PassKernel>>>,
 }
 
-/// A kernel of the pass, ready to be encoded.
+/// A kernel of the pass, compiled.
 #[derive(Debug)]
-struct Step {
-    dispatch: Dispatch,
+struct PassKernel {
+    pipeline: Arc<Pipeline>,
+    bindings: Vec<Binding>,
     bind_groups: BindGroups,
+}
+
+/// What the backward pass does one after the other. A stage is cut in the same way, whichever gradients are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Terms,
+    Rows,
+    /// dk and dv, or dk alone.
+    Columns,
+    /// dv, where a bias takes the last of 8 bindings of the kernel for both.
+    SecondColumns,
+    Bias,
+    Sinks,
+}
+
+impl Stage {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Terms, Self::Rows, Self::Columns, Self::SecondColumns, Self::Bias, Self::Sinks];
 }
 
 /// What can be chosen about the gradients.
@@ -242,18 +267,21 @@ impl BackwardPlan {
         let params = Params::new(problem, &rows_mask.layout, config.rows_grid.block_q)?
             .with_gradients(&strides)?;
         let terms_bytes = problem.shape.lse_len()?.max(1) as u64 * 16;
-        check_binding_size(kernels, "lse and delta", terms_bytes)?;
-        let device = kernels.device();
-        let (params, row_terms, empty) =
-            crate::device::scoped(device, "allocating a plan", || {
-                let row_terms = device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("lse and delta"),
-                    size: terms_bytes,
-                    usage: wgpu::BufferUsages::STORAGE,
-                    mapped_at_creation: false,
-                });
-                (params_buffer(device, &params), row_terms, MaskTables::empty_buffer(kernels))
-            })?;
+        let pieces = (Stage::ALL.into_iter())
+            .map(|stage| {
+                let (grid, reached) = work_of(problem, &config, options.dtypes, &strides, stage);
+                Pieces::new(kernels, &grid, &reached, &params)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let makers = rows_mask.work().chain(columns_mask.iter().flat_map(MaskTables::work));
+        let work = makers.chain(pieces.iter().flat_map(Pieces::work));
+        let schedule = Schedule::new(work, kernels.traits().most_work);
+        let row_terms = crate::device::buffer(
+            kernels.device(),
+            "lse and delta",
+            terms_bytes,
+            wgpu::BufferUsages::STORAGE,
+        )?;
         let plan = Self {
             kernels: kernels.clone(),
             problem: problem.clone(),
@@ -263,17 +291,24 @@ impl BackwardPlan {
             score,
             rows_mask,
             columns_mask,
-            params,
+            pieces,
+            schedule,
             row_terms,
-            empty,
+            empty: empty_buffer(kernels)?,
             lse_of_more_keys: options.lse_of_more_keys,
-            steps: Mutex::default(),
+            kernels_of_passes: Mutex::default(),
         };
         // What most callers want is compiled now, the rest when it is asked for.
-        plan.step(BackwardPass::Terms { has_dlse: false })?;
-        plan.step(BackwardPass::Rows { dq: true, normalizes: !plan.lse_of_more_keys })?;
-        for pass in plan.columns(true, true) {
-            plan.step(pass)?;
+        for pass in [
+            Some(BackwardPass::Terms { has_dlse: false }),
+            Some(BackwardPass::Rows { dq: true, normalizes: !plan.lse_of_more_keys }),
+            plan.columns(Stage::Columns, true, true),
+            plan.columns(Stage::SecondColumns, true, true),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            plan.kernel_of(pass)?;
         }
         Ok(plan)
     }
@@ -286,8 +321,28 @@ impl BackwardPlan {
     /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row.
     pub fn scratch_bytes(&self) -> u64 {
         let masks = [Some(&self.rows_mask), self.columns_mask.as_ref()];
-        let masks = masks.into_iter().flatten().map(|mask| mask.buffer.size());
-        self.row_terms.size() + self.params.size() + self.empty.size() + masks.sum::<u64>()
+        let masks: u64 = masks.into_iter().flatten().map(MaskTables::bytes).sum();
+        let blocks: u64 = self.pieces.iter().map(Pieces::bytes).sum();
+        self.row_terms.size() + self.empty.size() + masks + blocks
+    }
+
+    /// In how many submissions [`BackwardPlan::encode_piece`] records the work: 1 where it's short.
+    pub const fn pieces(&self) -> usize {
+        self.schedule.count()
+    }
+
+    /// Records a piece of the work, for a submission of its own. All pieces, in order, over the same buffers, do what
+    /// [`BackwardPlan::encode`] does, to the bit: see [`crate::AttentionPlan::encode_piece`].
+    ///
+    /// # Errors
+    /// As [`BackwardPlan::encode`]; and where there's no such piece.
+    pub fn encode_piece(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        buffers: &BackwardBuffers<'_>,
+        piece: usize,
+    ) -> Result<()> {
+        self.record(encoder, buffers, true, self.schedule.steps(piece)?)
     }
 
     /// Records the gradients of the problem over these buffers.
@@ -299,7 +354,7 @@ impl BackwardPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &BackwardBuffers<'_>,
     ) -> Result<()> {
-        self.record(encoder, buffers, true)
+        self.record(encoder, buffers, true, self.schedule.all())
     }
 
     /// As [`BackwardPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them.
@@ -312,7 +367,7 @@ impl BackwardPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &BackwardBuffers<'_>,
     ) -> Result<()> {
-        self.record(encoder, buffers, false)
+        self.record(encoder, buffers, false, self.schedule.all())
     }
 
     fn record(
@@ -320,6 +375,7 @@ impl BackwardPlan {
         encoder: &mut wgpu::CommandEncoder,
         buffers: &BackwardBuffers<'_>,
         make_mask: bool,
+        steps: Range<usize>,
     ) -> Result<()> {
         let operands = Operands::new(self, buffers)?;
         let rows_data = match make_mask {
@@ -330,57 +386,79 @@ impl BackwardPlan {
         inputs.extend(&rows_data);
         check_outputs_apart(&inputs, &operands.outputs())?;
 
-        let mut work = Vec::new();
-        for pass in self.passes(buffers) {
-            let step = self.step(pass)?;
-            let resources = (self.key(pass).bindings().into_iter())
-                .map(|binding| self.resource(pass, binding, &operands))
-                .collect::<Result<Vec<_>>>()?;
-            let bind_group =
-                step.bind_groups.get(&self.kernels, &step.dispatch.pipeline, &resources);
-            work.push((step, bind_group));
+        for operand in operands.inputs().iter().chain(&operands.outputs()) {
+            operand.check_storage(&self.kernels)?;
         }
-        if make_mask {
-            self.rows_mask.encode(encoder, &rows_data);
-            if let Some(mask) = &self.columns_mask {
-                mask.encode(encoder, &rows_data);
+
+        let rows_tables = 0..self.rows_mask.steps();
+        let columns = self.columns_mask.as_ref().map_or(0, MaskTables::steps);
+        let columns_tables = rows_tables.end..rows_tables.end + columns;
+        let mut work = Vec::new();
+        let mut first = columns_tables.end;
+        for (stage, pieces) in Stage::ALL.into_iter().zip(&self.pieces) {
+            let own = steps_within(&steps, first..first + pieces.count());
+            first += pieces.count();
+            let Some(pass) = self.pass(stage, buffers).filter(|_| !own.is_empty()) else {
+                continue;
+            };
+            let kernel = self.kernel_of(pass)?;
+            for piece in own {
+                let source = |binding| Ok(self.source(pass, binding, &operands));
+                let resources = pieces.resources(piece, &kernel.bindings, &self.empty, source)?;
+                let bind_group =
+                    kernel.bind_groups.get(&self.kernels, &kernel.pipeline, &resources);
+                work.push((pieces, piece, Arc::clone(&kernel), bind_group));
             }
         }
+        if make_mask {
+            if steps.start == 0 {
+                self.rows_mask.copy(encoder, &rows_data);
+            }
+            self.rows_mask.make(encoder, steps_within(&steps, rows_tables));
+            if let Some(mask) = &self.columns_mask {
+                if steps.start == 0 {
+                    mask.copy(encoder, &rows_data);
+                }
+                mask.make(encoder, steps_within(&steps, columns_tables));
+            }
+        }
+        if work.is_empty() {
+            return Ok(());
+        }
         let mut pass = begin_pass(encoder, "attention backward");
-        for (step, bind_group) in &work {
-            step.dispatch.encode(&mut pass, bind_group);
+        for (pieces, piece, kernel, bind_group) in &work {
+            pieces.encode(*piece, &mut pass, &kernel.pipeline, bind_group);
         }
         Ok(())
     }
 
-    /// The kernels that make what is asked for, in order.
-    fn passes(&self, buffers: &BackwardBuffers<'_>) -> Vec<BackwardPass> {
-        let mut passes = vec![BackwardPass::Terms { has_dlse: buffers.dlse.is_some() }];
-        // Whatever is asked for, it is this one that says what each row's weights add up to.
-        let (dq, normalizes) = (buffers.dq.is_some(), !self.lse_of_more_keys);
-        if dq || normalizes {
-            passes.push(BackwardPass::Rows { dq, normalizes });
+    /// The kernel of a stage, if what is asked for needs it.
+    fn pass(&self, stage: Stage, buffers: &BackwardBuffers<'_>) -> Option<BackwardPass> {
+        match stage {
+            Stage::Terms => Some(BackwardPass::Terms { has_dlse: buffers.dlse.is_some() }),
+            // Whatever is asked for, it is this one that says what each row's weights add up to.
+            Stage::Rows => {
+                let (dq, normalizes) = (buffers.dq.is_some(), !self.lse_of_more_keys);
+                (dq || normalizes).then_some(BackwardPass::Rows { dq, normalizes })
+            }
+            Stage::Columns | Stage::SecondColumns => {
+                self.columns(stage, buffers.dk.is_some(), buffers.dv.is_some())
+            }
+            Stage::Bias => buffers
+                .dbias
+                .map(|_| BackwardPass::Bias { shared_by_rows: self.problem.data.bias.broadcast_q }),
+            Stage::Sinks => buffers.dsinks.map(|_| BackwardPass::Sinks),
         }
-        passes.extend(self.columns(buffers.dk.is_some(), buffers.dv.is_some()));
-        if buffers.dbias.is_some() {
-            let shared_by_rows = self.problem.data.bias.broadcast_q;
-            passes.push(BackwardPass::Bias { shared_by_rows });
-        }
-        if buffers.dsinks.is_some() {
-            passes.push(BackwardPass::Sinks);
-        }
-        passes
     }
 
     /// The kernels for dk and dv: one for both, unless the bias takes the last of 8 bindings.
-    fn columns(&self, dk: bool, dv: bool) -> Vec<BackwardPass> {
-        match (dk, dv) {
-            (false, false) => Vec::new(),
-            (true, true) if self.score.bias => vec![
-                BackwardPass::Columns { dk: true, dv: false },
-                BackwardPass::Columns { dk: false, dv: true },
-            ],
-            _ => vec![BackwardPass::Columns { dk, dv }],
+    fn columns(&self, stage: Stage, dk: bool, dv: bool) -> Option<BackwardPass> {
+        let apart = dk && dv && self.score.bias;
+        match (stage, apart) {
+            (Stage::SecondColumns, true) => Some(BackwardPass::Columns { dk: false, dv: true }),
+            (Stage::SecondColumns, false) => None,
+            (_, true) => Some(BackwardPass::Columns { dk: true, dv: false }),
+            (_, false) => (dk || dv).then_some(BackwardPass::Columns { dk, dv }),
         }
     }
 
@@ -396,56 +474,34 @@ impl BackwardPlan {
         KernelKey::Backward { pass, config: self.config, score, mask }
     }
 
-    /// The kernel, compiled if it's the first time that it is asked for.
-    fn step(&self, pass: BackwardPass) -> Result<Arc<Step>> {
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(step) = steps.get(&pass) {
-            return Ok(Arc::clone(step));
+    /// The kernel of a pass, compiled if it's the first time that it is asked for.
+    fn kernel_of(&self, pass: BackwardPass) -> Result<Arc<PassKernel>> {
+        let kept = &self.kernels_of_passes;
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = kept.get(&pass) {
+            return Ok(Arc::clone(kernel));
         }
-        let step =
-            Arc::new(Step { dispatch: self.dispatch(pass)?, bind_groups: BindGroups::default() });
-        steps.insert(pass, Arc::clone(&step));
-        Ok(step)
-    }
-
-    fn dispatch(&self, pass: BackwardPass) -> Result<Dispatch> {
-        let shape = &self.problem.shape;
-        let tile = WORKGROUP_SIZE as usize;
-        let workgroups = match pass {
-            BackwardPass::Terms { .. } => {
-                let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
-                elements("workgroups", &sizes)?.div_ceil(tile)
-            }
-            BackwardPass::Rows { .. } => {
-                let blocks = shape.seq_len_q.div_ceil(self.config.rows_grid.block_q);
-                elements("workgroups", &[shape.batch, shape.num_heads, blocks])?
-            }
-            BackwardPass::Columns { .. } => {
-                let blocks = shape.seq_len_kv.div_ceil(self.config.columns_grid.block_kv);
-                elements("workgroups", &[shape.batch, shape.num_kv_heads, blocks])?
-            }
-            BackwardPass::Bias { shared_by_rows } => {
-                let [batch, heads, rows] = self.problem.data.bias.dims(shape);
-                let blocks = if shared_by_rows { 1 } else { rows.div_ceil(BIAS_TILE_ROWS) };
-                let sizes = [batch, heads, blocks, shape.seq_len_kv.div_ceil(tile)];
-                elements("workgroups", &sizes)?
-            }
-            BackwardPass::Sinks => shape.num_heads,
-        };
-        Dispatch::new(&self.kernels, self.kernels.pipeline(self.key(pass))?, workgroups)
+        let key = self.key(pass);
+        let bindings = key.bindings();
+        let pipeline = self.kernels.pipeline(key)?;
+        let bind_groups = BindGroups::default();
+        let kernel = Arc::new(PassKernel { pipeline, bindings, bind_groups });
+        kept.insert(pass, Arc::clone(&kernel));
+        Ok(kernel)
     }
 
     /// What a kernel's binding is bound to.
-    fn resource<'a>(
+    fn source<'a>(
         &'a self,
         pass: BackwardPass,
         binding: Binding,
         operands: &Operands<'a>,
-    ) -> Result<BindingResource<'a>> {
+    ) -> Source<'a> {
         let operand = match binding {
-            Binding::Params => return Ok(self.params.as_entire_binding()),
             Binding::RowTermsOut | Binding::RowTerms => {
-                return Ok(self.row_terms.as_entire_binding());
+                let bytes = self.row_terms.size();
+                let slice = self.row_terms.slice(..);
+                Some(Operand { name: "lse and delta", slice, bytes })
             }
             Binding::Q => Some(operands.q),
             Binding::K => Some(operands.k),
@@ -465,12 +521,108 @@ impl BackwardPlan {
                     BackwardPass::Columns { .. } => self.columns_mask.as_ref(),
                     _ => None,
                 };
-                return Ok(mask.unwrap_or(&self.rows_mask).buffer.as_entire_binding());
+                let mask = mask.unwrap_or(&self.rows_mask);
+                return Source::Whole(mask.buffer.as_entire_binding());
             }
         };
         match operand {
-            Some(operand) => operand.bind(&self.kernels, &self.empty),
-            None => Ok(self.empty.as_entire_binding()),
+            Some(operand) => Source::Window(operand),
+            None => Source::Whole(self.empty.as_entire_binding()),
+        }
+    }
+}
+
+/// No work.
+const NOTHING: Grid = Grid::blocks([0; 3], 1, false, 0);
+
+/// How the workgroups of a stage are numbered, and what they reach.
+pub(super) fn work_of(
+    problem: &Problem,
+    config: &BackwardConfig,
+    gradients: GradientDtypes,
+    strides: &GradientStrides,
+    stage: Stage,
+) -> (Grid, Vec<Tensor>) {
+    let shape = &problem.shape;
+    let tile = WORKGROUP_SIZE as usize;
+    let row = 2 * (shape.head_dim + shape.head_dim_v) as u64;
+    let queries = [shape.batch, shape.num_heads, shape.seq_len_q];
+    let tensors = Tensors::new(problem, Numbering::Queries);
+    let inputs = |tensors: &Tensors<'_>| {
+        let dout = tensors.of_o(Binding::Dout, "dout", strides.dout);
+        let terms = tensors.of_rows(Binding::RowTerms, "lse and delta", 16);
+        let own = [tensors.q(), tensors.k(), tensors.v(), dout, terms];
+        own.into_iter().chain(tensors.bias()).collect::<Vec<_>>()
+    };
+    match stage {
+        Stage::Terms => {
+            // A head's rows are rounded up to whole workgroups, so that none has rows of two heads.
+            let grid = Grid::blocks(queries, tile, false, (tile * shape.head_dim_v) as u64);
+            let reached = vec![
+                tensors.of_o(Binding::OIn, "o", problem.strides().o),
+                tensors.of_o(Binding::Dout, "dout", strides.dout),
+                tensors.of_rows(Binding::LseIn, "lse", 4),
+                tensors.of_rows(Binding::Dlse, "dlse", 4),
+                tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16),
+            ];
+            (grid, reached)
+        }
+        Stage::Rows => {
+            let block = config.rows_grid.block_q;
+            let grid = Grid::blocks(queries, block, true, (block * shape.seq_len_kv) as u64 * row);
+            let mut reached = inputs(&tensors);
+            reached.push(tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16));
+            reached.push(tensors.of_q(Binding::Dq, "dq", strides.dq, gradients.dq));
+            (grid, reached)
+        }
+        Stage::SecondColumns if !problem.score.bias => (NOTHING, Vec::new()),
+        Stage::Columns | Stage::SecondColumns => {
+            let block = config.columns_grid.block_kv;
+            let keys = [shape.batch, shape.num_kv_heads, shape.seq_len_kv];
+            let rows = shape.group_size() * shape.seq_len_q;
+            let work = (block as u64 * row).saturating_mul(rows as u64);
+            let grid = Grid::blocks(keys, block, false, work);
+            let tensors = Tensors::new(problem, Numbering::Keys);
+            let mut reached = inputs(&tensors);
+            reached.push(tensors.of_k(Binding::Dk, "dk", strides.dk, gradients.dk));
+            reached.push(tensors.of_k(Binding::Dv, "dv", strides.dv, gradients.dv));
+            (grid, reached)
+        }
+        Stage::Bias => {
+            if !problem.score.bias {
+                return (NOTHING, Vec::new());
+            }
+            let [batch, heads, rows] = problem.data.bias.dims(shape);
+            let shared = problem.data.bias.broadcast_q;
+            let key_blocks = shape.seq_len_kv.div_ceil(tile);
+            let cells = tile * if shared { shape.seq_len_q } else { BIAS_TILE_ROWS };
+            let times = (shape.batch / batch.max(1) * (shape.num_heads / heads)) as u64;
+            let mut grid = Grid::items(
+                [batch, heads, if shared { rows.min(1) } else { rows }],
+                key_blocks,
+                1,
+                (cells as u64).saturating_mul(times).saturating_mul(row / 2 + WORK_OF_CELL),
+            );
+            grid.block = if shared { 1 } else { BIAS_TILE_ROWS };
+            let tensors = Tensors::by_bias(problem);
+            let mut reached = inputs(&tensors);
+            reached.push(tensors.of_bias(Binding::Dbias, "dbias", gradients.dbias));
+            (grid, reached)
+        }
+        Stage::Sinks => {
+            if !problem.score.sinks {
+                return (NOTHING, Vec::new());
+            }
+            let rows = (shape.batch * shape.seq_len_q) as u64;
+            let grid = Grid::blocks([1, shape.num_heads, 1], 1, false, rows * 4);
+            let [_, heads, _] = tensors.queries;
+            let dsinks = [1, 1, 1, shape.num_heads];
+            let terms = Tensor {
+                reach: [Axis::All, heads, Axis::All],
+                ..tensors.of_rows(Binding::RowTerms, "lse and delta", 16)
+            };
+            let all = [Axis::All; 3];
+            (grid, vec![terms, Tensor::dense(Binding::Dsinks, "dsinks", dsinks, 4, all)])
         }
     }
 }

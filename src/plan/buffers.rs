@@ -93,24 +93,22 @@ impl<'a> Operand<'a> {
         )))
     }
 
-    /// The slice as a binding, or `empty` where the tensor has no elements.
-    pub(crate) fn bind(
-        &self,
-        kernels: &Kernels,
-        empty: &'a wgpu::Buffer,
-    ) -> Result<wgpu::BindingResource<'a>> {
+    /// Whether the slice can be bound, in pieces where it's too large to be bound as a whole.
+    pub(crate) fn check_storage(&self, kernels: &Kernels) -> Result<()> {
         if self.bytes == 0 {
-            return Ok(empty.as_entire_binding());
+            return Ok(());
         }
         let limits = &kernels.traits().limits;
-        self.check(BufferUsages::STORAGE, u64::from(limits.min_storage_buffer_offset_alignment))?;
-        check_binding_size(kernels, self.name, self.bytes)?;
-        Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+        self.check(BufferUsages::STORAGE, u64::from(limits.min_storage_buffer_offset_alignment))
+    }
+
+    /// All of it as a binding.
+    pub(crate) fn whole(&self) -> wgpu::BindingResource<'a> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: self.slice.buffer(),
             offset: self.slice.offset(),
-            // Kernels that read 16 bytes at a time see whole vectors: the tensor's size is a multiple of 16 then.
             size: std::num::NonZero::new(self.bytes),
-        }))
+        })
     }
 
     /// Whether the slice has the usage, the size and the alignment.
@@ -143,20 +141,6 @@ impl<'a> Operand<'a> {
     fn range(&self) -> std::ops::Range<u64> {
         self.slice.offset()..self.slice.offset() + self.bytes
     }
-}
-
-/// Whether the device binds that much in one piece.
-pub(crate) fn check_binding_size(kernels: &Kernels, name: &str, bytes: u64) -> Result<()> {
-    let available = kernels.traits().limits.max_storage_buffer_binding_size;
-    if bytes <= available {
-        return Ok(());
-    }
-    Err(Error::Limit {
-        what: format!("{name} (in bytes)"),
-        limit: "max_storage_buffer_binding_size",
-        needed: bytes,
-        available,
-    })
 }
 
 /// Whether outputs lie apart from everything else. wgpu tracks a buffer's use as a whole, so an output needs another

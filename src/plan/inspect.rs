@@ -1,20 +1,25 @@
 //! The batch×heads×T×T tensors, for looking inside: a second pass over the same scores and the same mask.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::MaskTables;
-use super::{Dispatch, begin_pass, bind, params_buffer};
+use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::tensors::{Numbering, Tensors};
+use super::{begin_pass, bind, empty_buffer};
 use crate::error::Result;
-use crate::kernel::key::KernelKey;
+use crate::kernel::key::{Binding, KernelKey};
+use crate::kernel::limits::Needs;
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
+use crate::mask::emit::MaskText;
 use crate::problem::Problem;
-use crate::shape::elements;
 
 /// A tensor of `[batch, num_heads, seq_len_q, seq_len_kv]` to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,9 +55,11 @@ pub struct InspectPlan {
     kernels: Kernels,
     problem: Problem,
     mask: MaskTables,
-    dispatch: Dispatch,
-    /// One for each of [`ScoreTensor::ALL`].
-    params: Vec<wgpu::Buffer>,
+    bindings: Vec<Binding>,
+    pipeline: Arc<Pipeline>,
+    /// Of each of [`ScoreTensor::ALL`]; their cuts are the same.
+    pieces: Vec<Pieces>,
+    schedule: Schedule,
     empty: wgpu::Buffer,
 }
 
@@ -78,33 +85,70 @@ impl InspectPlan {
     /// As [`crate::AttentionPlan::new`].
     pub fn new(kernels: &Kernels, problem: &Problem) -> Result<Self> {
         problem.validate()?;
-        let mask = MaskTables::new(kernels, problem, None)?;
         let shape = &problem.shape;
-        let pipeline = kernels.pipeline(KernelKey::Inspect {
+        let key = |mask| KernelKey::Inspect {
             rows: row_format(problem),
             score: problem.score_text(),
-            mask: Arc::clone(&mask.text),
-        })?;
+            mask,
+        };
+        let text = Arc::new(MaskText::new(&problem.mask, shape.sequences.forms()));
+        Needs::of(&key(text)).check("inspect", &kernels.traits().limits)?;
+        let mask = MaskTables::new(kernels, problem, None)?;
+        let key = key(Arc::clone(&mask.text));
         let row_workgroups = shape.seq_len_kv.div_ceil(WORKGROUP_SIZE as usize);
-        let sizes = [shape.batch, shape.num_heads, shape.seq_len_q, row_workgroups];
-        let dispatch = Dispatch::new(kernels, pipeline, elements("workgroups", &sizes)?)?;
+        let work = (WORKGROUP_SIZE as usize * shape.head_dim) as u64;
+        let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
+        let grid = Grid::items(sizes, row_workgroups, 1, work);
+        let tensors = Tensors::new(problem, Numbering::Queries);
+        let [batch, heads, rows] = sizes;
+        let output = Tensor::dense(
+            Binding::Scores,
+            "the tensor of scores",
+            [batch, heads, rows, shape.seq_len_kv],
+            4,
+            [Axis::Own; 3],
+        );
+        let mut reached = vec![tensors.q(), tensors.k(), tensors.lse(Binding::LseIn), output];
+        reached.extend(tensors.bias());
         let params = Params::new(problem, &mask.layout, 1)?;
-        let device = kernels.device();
-        let (params, empty) = crate::device::scoped(device, "allocating a plan", || {
-            let params = (0..)
-                .zip(ScoreTensor::ALL)
-                .map(|(output_mode, _)| params_buffer(device, &Params { output_mode, ..params }))
-                .collect();
-            (params, MaskTables::empty_buffer(kernels))
-        })?;
+        let pieces = (0..)
+            .zip(ScoreTensor::ALL)
+            .map(|(output_mode, _)| {
+                Pieces::new(kernels, &grid, &reached, &Params { output_mode, ..params })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let work = mask.work().chain(pieces.iter().take(1).flat_map(Pieces::work));
+        let schedule = Schedule::new(work, kernels.traits().most_work);
         Ok(Self {
             kernels: kernels.clone(),
             problem: problem.clone(),
+            bindings: key.bindings(),
+            pipeline: kernels.pipeline(key)?,
+            pieces,
+            schedule,
             mask,
-            dispatch,
-            params,
-            empty,
+            empty: empty_buffer(kernels)?,
         })
+    }
+
+    /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_piece`].
+    pub const fn pieces(&self) -> usize {
+        self.schedule.count()
+    }
+
+    /// Records a piece of the writing of one tensor, for a submission of its own: as [`InspectPlan::encode`] in short ones,
+    /// all pieces in order. See [`crate::AttentionPlan::encode_piece`].
+    ///
+    /// # Errors
+    /// As [`InspectPlan::encode`]; and where there's no such piece.
+    pub fn encode_piece(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        tensor: ScoreTensor,
+        buffers: &InspectBuffers<'_>,
+        piece: usize,
+    ) -> Result<()> {
+        self.record(encoder, tensor, buffers, self.schedule.steps(piece)?)
     }
 
     /// Records the writing of one tensor.
@@ -116,6 +160,16 @@ impl InspectPlan {
         encoder: &mut wgpu::CommandEncoder,
         tensor: ScoreTensor,
         buffers: &InspectBuffers<'_>,
+    ) -> Result<()> {
+        self.record(encoder, tensor, buffers, self.schedule.all())
+    }
+
+    fn record(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        tensor: ScoreTensor,
+        buffers: &InspectBuffers<'_>,
+        steps: Range<usize>,
     ) -> Result<()> {
         let shape = &self.problem.shape;
         let strides = self.problem.strides();
@@ -137,27 +191,46 @@ impl InspectPlan {
         let output = Operand::new(tensor.name(), buffers.output, cells);
         let mask = self.mask.operands(&buffers.mask)?;
         let mut inputs = vec![q, k, lse];
-        inputs.extend(&mask);
         let bias = Operand::bias(&self.problem, &buffers.mask)?;
         inputs.extend(bias);
+        for operand in inputs.iter().chain([&output]) {
+            operand.check_storage(&self.kernels)?;
+        }
+        inputs.extend(&mask);
         check_outputs_apart(&inputs, &[output])?;
-        let mut resources = vec![
-            self.params[tensor as usize].as_entire_binding(),
-            self.mask.buffer.as_entire_binding(),
-        ];
-        for operand in [&q, &k, &lse, &output] {
-            resources.push(operand.bind(&self.kernels, &self.empty)?);
-        }
-        if let Some(bias) = bias {
-            resources.push(bias.bind(&self.kernels, &self.empty)?);
-        }
         if cells == 0 {
             return Ok(());
         }
-        self.mask.encode(encoder, &mask);
-        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
+        let pieces = &self.pieces[tensor as usize];
+        let own = self.mask.steps()..self.mask.steps() + pieces.count();
+        let source = |binding| {
+            Ok(match (binding, bias) {
+                (Binding::Q, _) => Source::Window(q),
+                (Binding::K, _) => Source::Window(k),
+                (Binding::LseIn, _) if lse.bytes > 0 => Source::Window(lse),
+                (Binding::LseIn, _) => Source::Whole(self.empty.as_entire_binding()),
+                (Binding::Scores, _) => Source::Window(output),
+                (Binding::Bias, Some(bias)) => Source::Window(bias),
+                _ => Source::Whole(self.mask.buffer.as_entire_binding()),
+            })
+        };
+        let bind_groups = steps_within(&steps, own.clone())
+            .map(|piece| {
+                let resources = pieces.resources(piece, &self.bindings, &self.empty, source)?;
+                Ok((piece, bind(self.kernels.device(), &self.pipeline, &resources)))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if steps.start == 0 {
+            self.mask.copy(encoder, &mask);
+        }
+        self.mask.make(encoder, steps_within(&steps, 0..own.start));
+        if bind_groups.is_empty() {
+            return Ok(());
+        }
         let mut pass = begin_pass(encoder, tensor.name());
-        self.dispatch.encode(&mut pass, &bind_group);
+        for (piece, bind_group) in &bind_groups {
+            pieces.encode(*piece, &mut pass, &self.pipeline, bind_group);
+        }
         Ok(())
     }
 }

@@ -1,18 +1,25 @@
 //! A plan's mask buffer: the slots, the caller's data, and the tables that small kernels make from them on the device.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffers::{MaskBuffers, Operand, check_binding_size};
-use super::{Dispatch, begin_pass, bind, filled_buffer, params_buffer};
+use super::buffers::{MaskBuffers, Operand};
+use super::cut::Grid;
+use super::pieces::{Pieces, Source, steps_within};
+use super::{begin_pass, bind};
 use crate::error::Result;
-use crate::kernel::key::KernelKey;
+use crate::kernel::key::{Binding, KernelKey};
+use crate::kernel::limits::{Needs, check_binding_size};
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::tile_map_parts;
 use crate::mask::MaskInput;
 use crate::mask::emit::{FAULT_SLOT, MaskLayout, MaskText, TileGrid};
 use crate::problem::Problem;
+
+/// What asking a mask about a cell counts as, in multiply-adds.
+pub(crate) const WORK_OF_CELL: u64 = 32;
 
 /// The mask buffer of one plan.
 #[derive(Debug)]
@@ -21,7 +28,16 @@ pub(crate) struct MaskTables {
     pub(crate) layout: MaskLayout,
     pub(crate) buffer: wgpu::Buffer,
     /// What fills in the tables, in order.
-    makers: Vec<(Dispatch, wgpu::BindGroup)>,
+    makers: Vec<Maker>,
+}
+
+/// A kernel that fills in a table.
+#[derive(Debug)]
+struct Maker {
+    pipeline: Arc<Pipeline>,
+    pieces: Pieces,
+    /// One for each piece.
+    bind_groups: Vec<wgpu::BindGroup>,
 }
 
 impl MaskTables {
@@ -44,74 +60,42 @@ impl MaskTables {
             grid,
         )?;
         let bytes = layout.words as u64 * 4;
-        check_binding_size(kernels, "the mask's data", bytes)?;
-
-        let device = kernels.device();
-        let buffer = crate::device::scoped(device, "allocating the mask's buffer", || {
-            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("attention mask"),
-                size: bytes,
-                usage: wgpu::BufferUsages::STORAGE
-                    | wgpu::BufferUsages::COPY_DST
-                    | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: true,
-            });
-            let head = (layout.head.len() * 4) as u64;
-            let filled = buffer.get_mapped_range_mut(..head).map(|mut range| {
-                range.copy_from_slice(bytemuck::cast_slice(&layout.head));
-            });
-            buffer.unmap();
-            filled.map(|()| buffer)
-        })?
-        .map_err(|error| crate::error::Error::Device {
-            during: "filling the mask's buffer",
-            message: error.to_string(),
-        })?;
-
-        let mut tables = Self { text, layout, buffer, makers: Vec::new() };
-        tables.add_makers(kernels, problem, grid)?;
-        Ok(tables)
+        // Whichever tile it is about, a mask may read any of its data, so that this isn't bound in pieces.
+        check_binding_size(&kernels.traits().limits, "the mask's data", bytes)?;
+        let makers = makers(kernels, problem, grid, &text, &layout);
+        for (key, _) in &makers {
+            Needs::of(key).check(key.entry_point(), &kernels.traits().limits)?;
+        }
+        let buffer = crate::device::filled_buffer(
+            kernels.device(),
+            "attention mask",
+            bytes,
+            bytemuck::cast_slice(&layout.head),
+            wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_DST
+                | wgpu::BufferUsages::COPY_SRC,
+        )?;
+        // The makers look at whole rows and tiles of the map; blocks of queries mean nothing to them.
+        let params = Params::new(problem, &layout, 1)?;
+        let makers = (makers.into_iter())
+            .map(|(key, grid)| Maker::new(kernels, key, &grid, &params, &buffer))
+            .collect::<Result<_>>()?;
+        Ok(Self { text, layout, buffer, makers })
     }
 
-    fn add_makers(
-        &mut self,
-        kernels: &Kernels,
-        problem: &Problem,
-        grid: Option<TileGrid>,
-    ) -> Result<()> {
-        let [batch, heads] = self.layout.broadcast;
-        let rows = batch * heads * problem.shape.seq_len_q;
-        let mut makers: Vec<(KernelKey, usize)> = (0..self.text.rows_alone.len())
-            .map(|node| {
-                let mask = Arc::clone(&self.text);
-                let key = KernelKey::RowsAlone { node, mask };
-                (key, rows.div_ceil(WORKGROUP_SIZE as usize))
-            })
-            .collect();
-        if !problem.shape.sequences.are_uniform() {
-            makers.insert(0, (KernelKey::SequencesCheck { mask: Arc::clone(&self.text) }, 1));
-        }
-        if let (Some(grid), Some([map_rows, row_words])) = (grid, self.layout.tile_map) {
-            let mask = Arc::clone(&self.text);
-            let parts = tile_map_parts(kernels.traits());
-            let key = KernelKey::TileMap { grid, parts, mask };
-            makers.push((key, batch * heads * map_rows * row_words));
-        }
-        if makers.is_empty() {
-            return Ok(());
-        }
-        // The makers look at whole rows and tiles of the map; blocks of queries mean nothing to them.
-        let params = params_buffer(kernels.device(), &Params::new(problem, &self.layout, 1)?);
-        for (key, workgroups) in makers {
-            let dispatch = Dispatch::new(kernels, kernels.pipeline(key)?, workgroups)?;
-            let bind_group = bind(
-                kernels.device(),
-                &dispatch.pipeline,
-                &[params.as_entire_binding(), self.buffer.as_entire_binding()],
-            );
-            self.makers.push((dispatch, bind_group));
-        }
-        Ok(())
+    /// How much the pieces of the kernels do that fill in the tables.
+    pub(crate) fn work(&self) -> impl Iterator<Item = u64> + '_ {
+        self.makers.iter().flat_map(|maker| maker.pieces.work())
+    }
+
+    /// How many pieces these kernels have.
+    pub(crate) fn steps(&self) -> usize {
+        self.makers.iter().map(|maker| maker.pieces.count()).sum()
+    }
+
+    /// What the plan holds for the mask, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.buffer.size() + self.makers.iter().map(|maker| maker.pieces.bytes()).sum::<u64>()
     }
 
     /// The mask's inputs among the caller's buffers, checked.
@@ -125,8 +109,8 @@ impl MaskTables {
             .collect()
     }
 
-    /// Records the copy of the caller's data and the making of the tables.
-    pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder, operands: &[Operand<'_>]) {
+    /// Records the copy of the caller's data.
+    pub(crate) fn copy(&self, encoder: &mut wgpu::CommandEncoder, operands: &[Operand<'_>]) {
         for (operand, (_, at, _)) in operands.iter().zip(&self.layout.inputs) {
             if operand.bytes > 0 {
                 encoder.copy_buffer_to_buffer(
@@ -138,12 +122,21 @@ impl MaskTables {
                 );
             }
         }
-        if self.makers.is_empty() {
+    }
+
+    /// Records the making of the tables, some of its [`MaskTables::steps`].
+    pub(crate) fn make(&self, encoder: &mut wgpu::CommandEncoder, steps: Range<usize>) {
+        if steps.is_empty() {
             return;
         }
         let mut pass = begin_pass(encoder, "mask tables");
-        for (dispatch, bind_group) in &self.makers {
-            dispatch.encode(&mut pass, bind_group);
+        let mut first = 0;
+        for maker in &self.makers {
+            let end = first + maker.pieces.count();
+            for piece in steps_within(&steps, first..end) {
+                maker.pieces.encode(piece, &mut pass, &maker.pipeline, &maker.bind_groups[piece]);
+            }
+            first = end;
         }
     }
 
@@ -164,11 +157,61 @@ impl MaskTables {
     pub(crate) fn clear_fault(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.clear_buffer(&self.buffer, FAULT_SLOT as u64 * 4, Some(4));
     }
+}
 
-    /// A buffer to bind where a tensor has no elements.
-    pub(crate) fn empty_buffer(kernels: &Kernels) -> wgpu::Buffer {
-        filled_buffer(kernels.device(), "empty tensor", &[0; 16], wgpu::BufferUsages::STORAGE)
+impl Maker {
+    fn new(
+        kernels: &Kernels,
+        key: KernelKey,
+        grid: &Grid,
+        params: &Params,
+        buffer: &wgpu::Buffer,
+    ) -> Result<Self> {
+        let bindings = key.bindings();
+        let pipeline = kernels.pipeline(key)?;
+        let pieces = Pieces::new(kernels, grid, &[], params)?;
+        let whole = |_: Binding| Ok(Source::Whole(buffer.as_entire_binding()));
+        let bind_groups = (0..pieces.count())
+            .map(|piece| {
+                let resources = pieces.resources(piece, &bindings, buffer, whole)?;
+                crate::device::scoped(kernels.device(), "binding a mask's tables", || {
+                    bind(kernels.device(), &pipeline, &resources)
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { pipeline, pieces, bind_groups })
     }
+}
+
+/// The kernels that fill in a mask's tables, in order.
+fn makers(
+    kernels: &Kernels,
+    problem: &Problem,
+    grid: Option<TileGrid>,
+    text: &Arc<MaskText>,
+    layout: &MaskLayout,
+) -> Vec<(KernelKey, Grid)> {
+    let [batch, heads] = layout.broadcast;
+    let shape = &problem.shape;
+    let mut makers = Vec::new();
+    if !shape.sequences.are_uniform() {
+        let key = KernelKey::SequencesCheck { mask: Arc::clone(text) };
+        makers.push((key, Grid::blocks([1, 1, 1], 1, false, 0)));
+    }
+    let per_workgroup = WORKGROUP_SIZE as usize;
+    for node in 0..text.rows_alone.len() {
+        let key = KernelKey::RowsAlone { node, mask: Arc::clone(text) };
+        let work = (per_workgroup * shape.seq_len_kv) as u64 * WORK_OF_CELL;
+        let sizes = [batch, heads, shape.seq_len_q];
+        makers.push((key, Grid::items(sizes, 1, per_workgroup, work)));
+    }
+    if let (Some(grid), Some([map_rows, row_words])) = (grid, layout.tile_map) {
+        let parts = tile_map_parts(kernels.traits());
+        let key = KernelKey::TileMap { grid, parts, mask: Arc::clone(text) };
+        let work = (16 * grid.block_q * grid.block_kv) as u64 * WORK_OF_CELL;
+        makers.push((key, Grid::items([batch, heads, map_rows], row_words, 1, work)));
+    }
+    makers
 }
 
 /// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::Dispatch;
 use super::buffers::MaskBuffers;
+use super::cut::Grid;
 use super::mask_output::MaskOutput;
-use super::mask_tables::MaskTables;
+use super::mask_tables::{MaskTables, WORK_OF_CELL};
 use crate::error::Result;
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::Problem;
-use crate::shape::{Shape, elements};
+use crate::shape::Shape;
 
 /// How a mask is written out, in `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,10 +44,12 @@ impl MaskPlan {
         let mask = MaskTables::new(kernels, problem, None)?;
         let [batch, heads] = mask.layout.broadcast;
         let Shape { seq_len_q, seq_len_kv, .. } = problem.shape;
-        let pipeline = kernels.pipeline(KernelKey::Materialize { mask: Arc::clone(&mask.text) })?;
+        let key = KernelKey::Materialize { mask: Arc::clone(&mask.text) };
         // An invocation writes the 32 cells of a word.
-        let words = elements("mask", &[batch, heads, seq_len_q, seq_len_kv.div_ceil(32)])?;
-        let dispatch = Dispatch::new(kernels, pipeline, words.div_ceil(WORKGROUP_SIZE as usize))?;
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let work = 32 * WORK_OF_CELL * per_workgroup as u64;
+        let words = seq_len_kv.div_ceil(32);
+        let grid = Grid::items([batch, heads, seq_len_q], words, per_workgroup, work);
         let params =
             Params { output_mode: format as u32, ..Params::new(problem, &mask.layout, 1)? };
         let row = match format {
@@ -55,7 +57,7 @@ impl MaskPlan {
             MaskFormat::Keep | MaskFormat::Additive => seq_len_kv,
         };
         let dims = [batch, heads, seq_len_q, row];
-        Ok(Self(MaskOutput::new(kernels, "mask", dims, mask, dispatch, &params)?))
+        Ok(Self(MaskOutput::new(kernels, "mask", dims, mask, (key, grid), &params)?))
     }
 
     /// The tensor's sizes, `[batch|1, num_heads|1, seq_len_q, seq_len_kv or words]`: 1 where the mask is the same
@@ -74,6 +76,26 @@ impl MaskPlan {
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
     ) -> Result<()> {
-        self.0.encode(encoder, data, output)
+        self.0.encode(encoder, data, output, None)
+    }
+
+    /// In how many submissions the writing may be: [`MaskPlan::encode_piece`].
+    pub const fn pieces(&self) -> usize {
+        self.0.pieces()
+    }
+
+    /// Records a piece of the writing, for a submission of its own: as [`MaskPlan::encode`] in short ones, all pieces in
+    /// order. See [`crate::AttentionPlan::encode_piece`].
+    ///
+    /// # Errors
+    /// As [`MaskPlan::encode`]; and where there's no such piece.
+    pub fn encode_piece(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        data: &MaskBuffers<'_>,
+        output: BufferSlice<'_>,
+        piece: usize,
+    ) -> Result<()> {
+        self.0.encode(encoder, data, output, Some(piece))
     }
 }

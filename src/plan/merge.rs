@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::{Operand, check_binding_size, check_outputs_apart};
+use super::buffers::{Operand, check_outputs_apart};
+use super::cut::Grid;
 use super::mask_tables::MaskTables;
-use super::{BindGroups, Dispatch, begin_pass, params_buffer};
+use super::pieces::{Pieces, Source};
+use super::tensors::{Numbering, Tensors};
+use super::{BindGroups, begin_pass, empty_buffer};
 use crate::dtype::Dtypes;
 use crate::error::{Error, Result};
-use crate::kernel::key::{KernelKey, Parts, RowAccess, RowFormat};
+use crate::kernel::key::{Binding, KernelKey, Parts, RowAccess, RowFormat};
+use crate::kernel::limits::check_binding_size;
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
 use crate::mask::Mask;
@@ -66,8 +70,7 @@ pub struct MergePlan {
     count: usize,
     layout: PartLayout,
     mask: MaskTables,
-    merge: Dispatch,
-    params: wgpu::Buffer,
+    merge: Merge,
     o_parts: wgpu::Buffer,
     lse_parts: wgpu::Buffer,
     /// Where lse goes if nobody asks for it.
@@ -111,23 +114,15 @@ impl MergePlan {
             true => RowAccess::Vec4,
             false => RowAccess::Scalar,
         };
-        let merge = merge_dispatch(kernels, &problem, Parts::Results(access), false)?;
+        let merge = Merge::new(kernels, &problem, Parts::Results(access), false, &params)?;
         let usage = wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_DST
             | wgpu::BufferUsages::COPY_SRC;
         let o_parts = layout.allocate(kernels, "parts of o", layout.part, usage)?;
         let lse_parts = layout.allocate(kernels, "parts of lse", layout.stats, usage)?;
-        let lse_words = shape.lse_len()?;
-        let device = kernels.device();
-        let (params, lse, empty) = crate::device::scoped(device, "allocating a plan", || {
-            let lse = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("lse"),
-                size: lse_words.max(1) as u64 * 4,
-                usage: wgpu::BufferUsages::STORAGE,
-                mapped_at_creation: false,
-            });
-            (params_buffer(device, &params), lse, MaskTables::empty_buffer(kernels))
-        })?;
+        let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
+        let lse =
+            crate::device::buffer(kernels.device(), "lse", lse_bytes, wgpu::BufferUsages::STORAGE)?;
         Ok(Self {
             kernels: kernels.clone(),
             problem,
@@ -135,11 +130,10 @@ impl MergePlan {
             layout,
             mask,
             merge,
-            params,
             o_parts,
             lse_parts,
             lse,
-            empty,
+            empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
         })
     }
@@ -184,20 +178,24 @@ impl MergePlan {
             Operand::new("parts of lse", self.lse_parts.slice(..), self.layout.stats * self.count),
         ];
         check_outputs_apart(&parts, &[o, lse])?;
-        let resources = [
-            self.params.as_entire_binding(),
-            self.mask.buffer.as_entire_binding(),
-            self.o_parts.as_entire_binding(),
-            self.lse_parts.as_entire_binding(),
-            o.bind(&self.kernels, &self.empty)?,
-            lse.bind(&self.kernels, &self.empty)?,
-        ];
+        for operand in [&o, &lse] {
+            operand.check_storage(&self.kernels)?;
+        }
         if shape.o_len()? == 0 {
             return Ok(());
         }
-        let bind_group = self.bind_groups.get(&self.kernels, &self.merge.pipeline, &resources);
+        let source = |binding| {
+            Ok(match binding {
+                Binding::O => Source::Window(o),
+                Binding::LseOut => Source::Window(lse),
+                Binding::LsesIn => Source::Whole(self.lse_parts.as_entire_binding()),
+                Binding::PartIn(_) => Source::Whole(self.o_parts.as_entire_binding()),
+                _ => Source::Whole(self.mask.buffer.as_entire_binding()),
+            })
+        };
+        let bind_groups = self.merge.bind(&self.kernels, &self.bind_groups, &self.empty, source)?;
         let mut pass = begin_pass(encoder, "merge");
-        self.merge.encode(&mut pass, &bind_group);
+        self.merge.encode(&mut pass, &bind_groups);
         Ok(())
     }
 }
@@ -249,38 +247,69 @@ impl PartLayout {
         usage: wgpu::BufferUsages,
     ) -> Result<wgpu::Buffer> {
         let bytes = elements(name, &[self.count, words])?.max(4) as u64 * 4;
-        check_binding_size(kernels, name, bytes)?;
-        crate::device::scoped(kernels.device(), "allocating a plan", || {
-            kernels.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(name),
-                size: bytes,
-                usage,
-                mapped_at_creation: false,
-            })
-        })
+        // A row's parts lie as far apart as parts do, so that they aren't bound in pieces.
+        check_binding_size(&kernels.traits().limits, name, bytes)?;
+        crate::device::buffer(kernels.device(), name, bytes, usage)
     }
 }
 
 /// The merge of a problem's o.
-pub(super) fn merge_dispatch(
-    kernels: &Kernels,
-    problem: &Problem,
-    parts: Parts,
-    sinks: bool,
-) -> Result<Dispatch> {
-    let shape = &problem.shape;
-    let format = row_format(problem);
-    let pipeline = kernels.pipeline(KernelKey::Merge {
-        rows: RowFormat {
-            access: format.access,
-            dtypes: Dtypes { o: format.dtypes.o, ..Dtypes::default() },
-        },
-        parts,
-        sinks,
-        // Whatever the mask is, its header has the place of the sinks.
-        mask: Arc::new(MaskText::new(&Mask::All, shape.sequences.forms())),
-    })?;
-    let rows = [shape.batch, shape.num_heads, shape.seq_len_q, shape.head_dim_v.div_ceil(4)];
-    let invocations = elements("workgroups", &rows)?;
-    Dispatch::new(kernels, pipeline, invocations.div_ceil(WORKGROUP_SIZE as usize))
+#[derive(Debug)]
+pub(super) struct Merge {
+    bindings: Vec<Binding>,
+    pipeline: Arc<Pipeline>,
+    pub(super) pieces: Pieces,
+}
+
+impl Merge {
+    pub(super) fn new(
+        kernels: &Kernels,
+        problem: &Problem,
+        parts: Parts,
+        sinks: bool,
+        params: &Params,
+    ) -> Result<Self> {
+        let shape = &problem.shape;
+        let format = row_format(problem);
+        let key = KernelKey::Merge {
+            rows: RowFormat {
+                access: format.access,
+                dtypes: Dtypes { o: format.dtypes.o, ..Dtypes::default() },
+            },
+            parts,
+            sinks,
+            // Whatever the mask is, its header has the place of the sinks.
+            mask: Arc::new(MaskText::new(&Mask::All, shape.sequences.forms())),
+        };
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let work = per_workgroup as u64 * 8 * u64::from(params.num_splits);
+        let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
+        let grid = Grid::items(sizes, shape.head_dim_v.div_ceil(4), per_workgroup, work);
+        let tensors = Tensors::new(problem, Numbering::Queries);
+        let reached = [tensors.o(), tensors.lse(Binding::LseOut)];
+        let pieces = Pieces::new(kernels, &grid, &reached, params)?;
+        Ok(Self { bindings: key.bindings(), pipeline: kernels.pipeline(key)?, pieces })
+    }
+
+    /// The bind groups of its pieces.
+    pub(super) fn bind<'a>(
+        &'a self,
+        kernels: &Kernels,
+        bind_groups: &BindGroups,
+        empty: &'a wgpu::Buffer,
+        source: impl Fn(Binding) -> Result<Source<'a>>,
+    ) -> Result<Vec<wgpu::BindGroup>> {
+        (0..self.pieces.count())
+            .map(|piece| {
+                let resources = self.pieces.resources(piece, &self.bindings, empty, &source)?;
+                Ok(bind_groups.get(kernels, &self.pipeline, &resources))
+            })
+            .collect()
+    }
+
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, bind_groups: &[wgpu::BindGroup]) {
+        for (piece, bind_group) in bind_groups.iter().enumerate() {
+            self.pieces.encode(piece, pass, &self.pipeline, bind_group);
+        }
+    }
 }

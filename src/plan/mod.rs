@@ -3,50 +3,43 @@
 //! [`attention`] is the forward pass, [`backward`] its gradients, [`merge`] puts results over parts of the keys together,
 //! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles, [`score_points`] a user's score function at single points.
-//! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]) and the checks of the caller's buffers ([`buffers`]).
+//! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]), the checks of the caller's buffers
+//! ([`buffers`]), and how work is cut into pieces ([`cut`], [`pieces`]), by what tensors reach ([`tensors`]).
 
 pub(crate) mod attention;
 pub(crate) mod backward;
 pub(crate) mod buffers;
+pub(crate) mod cut;
 pub(crate) mod inspect;
 pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
 pub(crate) mod materialize;
 pub(crate) mod merge;
+pub(crate) mod pieces;
 pub(crate) mod score_points;
 pub(crate) mod sequences;
+pub(crate) mod tensors;
 pub(crate) mod tiles;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use wgpu::util::DeviceExt as _;
-
-use crate::error::{Error, Result};
-use crate::kernel::params::Params;
+use crate::error::Result;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 
-/// A buffer that holds `words` from the start on.
+/// A buffer that holds `contents` and no more.
 pub(crate) fn filled_buffer(
     device: &wgpu::Device,
-    label: &str,
+    name: &'static str,
     contents: &[u8],
     usage: wgpu::BufferUsages,
-) -> wgpu::Buffer {
-    device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: Some(label),
-        contents,
-        usage,
-    })
+) -> Result<wgpu::Buffer> {
+    crate::device::filled_buffer(device, name, contents.len() as u64, contents, usage)
 }
 
-pub(crate) fn params_buffer(device: &wgpu::Device, params: &Params) -> wgpu::Buffer {
-    filled_buffer(
-        device,
-        "attention params",
-        bytemuck::bytes_of(params),
-        wgpu::BufferUsages::UNIFORM,
-    )
+/// A buffer to bind where a tensor has no elements.
+pub(crate) fn empty_buffer(kernels: &Kernels) -> Result<wgpu::Buffer> {
+    crate::device::buffer(kernels.device(), "empty tensor", 16, wgpu::BufferUsages::STORAGE)
 }
 
 /// Binds `resources`, in the order of the kernel's bindings.
@@ -103,51 +96,6 @@ impl BindGroups {
         }
         kept.push_back((bound, bind_group.clone()));
         bind_group
-    }
-}
-
-/// A dispatch of a known size.
-#[derive(Debug, Clone)]
-pub(crate) struct Dispatch {
-    pub(crate) pipeline: Arc<Pipeline>,
-    /// Along x and y; kernels number them in that order.
-    workgroups: [u32; 2],
-}
-
-impl Dispatch {
-    /// `workgroups` in all, of which there may be more than one dimension takes.
-    pub(crate) fn new(
-        kernels: &Kernels,
-        pipeline: Arc<Pipeline>,
-        workgroups: usize,
-    ) -> Result<Self> {
-        let most = kernels.traits().limits.max_compute_workgroups_per_dimension as usize;
-        let x = workgroups.min(most);
-        let y = if x == 0 { 0 } else { workgroups.div_ceil(x) };
-        if y > most || u32::try_from(x * y).is_err() {
-            return Err(Error::Limit {
-                what: "the problem's workgroups".to_owned(),
-                limit: "max_compute_workgroups_per_dimension",
-                needed: y as u64,
-                available: most as u64,
-            });
-        }
-        Ok(Self { pipeline, workgroups: [x as u32, y as u32] })
-    }
-
-    /// Whether there's nothing to do.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.workgroups.contains(&0)
-    }
-
-    pub(crate) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, bind_group: &wgpu::BindGroup) {
-        let [x, y] = self.workgroups;
-        if x == 0 || y == 0 {
-            return;
-        }
-        pass.set_pipeline(&self.pipeline.compute);
-        pass.set_bind_group(0, bind_group, &[]);
-        pass.dispatch_workgroups(x, y, 1);
     }
 }
 

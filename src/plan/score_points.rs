@@ -6,13 +6,15 @@ use bytemuck::{Pod, Zeroable};
 use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand};
+use super::cut::Grid;
 use super::mask_tables::MaskTables;
-use super::{Dispatch, begin_pass, bind, params_buffer};
+use super::pieces::{Pieces, Source};
+use super::{begin_pass, bind, empty_buffer};
 use crate::custom::CustomUse;
 use crate::error::Result;
-use crate::kernel::key::KernelKey;
+use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::Kernels;
+use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::Problem;
 
@@ -33,8 +35,9 @@ pub(crate) struct ScorePoint {
 pub(crate) struct ScorePointsPlan {
     kernels: Kernels,
     mask: MaskTables,
-    dispatch: Dispatch,
-    params: wgpu::Buffer,
+    bindings: Vec<Binding>,
+    pipeline: Arc<Pipeline>,
+    pieces: Pieces,
     empty: wgpu::Buffer,
     points: usize,
 }
@@ -49,13 +52,18 @@ impl ScorePointsPlan {
         }
         let mask = MaskTables::new(kernels, problem, None)?;
         let key = KernelKey::ScorePoints { score, mask: Arc::clone(&mask.text) };
-        let workgroups = points.div_ceil(WORKGROUP_SIZE as usize);
-        let dispatch = Dispatch::new(kernels, kernels.pipeline(key)?, workgroups)?;
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let grid = Grid::items([1, 1, points], 1, per_workgroup, per_workgroup as u64);
         let params = Params::new(problem, &mask.layout, 1)?;
-        let (params, empty) = crate::device::scoped(kernels.device(), "allocating a plan", || {
-            (params_buffer(kernels.device(), &params), MaskTables::empty_buffer(kernels))
-        })?;
-        Ok(Self { kernels: kernels.clone(), mask, dispatch, params, empty, points })
+        Ok(Self {
+            kernels: kernels.clone(),
+            mask,
+            bindings: key.bindings(),
+            pipeline: kernels.pipeline(key)?,
+            pieces: Pieces::new(kernels, &grid, &[], &params)?,
+            empty: empty_buffer(kernels)?,
+            points,
+        })
     }
 
     /// Records the writing of `[points, 2]` f32: what the function returns for each of `points`, and what its derivative.
@@ -69,16 +77,29 @@ impl ScorePointsPlan {
         let mask = self.mask.operands(data)?;
         let points = Operand::new("points", points, self.points * size_of::<ScorePoint>() / 4);
         let values = Operand::new("values", values, self.points * 2);
-        let resources = [
-            self.params.as_entire_binding(),
-            self.mask.buffer.as_entire_binding(),
-            points.bind(&self.kernels, &self.empty)?,
-            values.bind(&self.kernels, &self.empty)?,
-        ];
-        self.mask.encode(encoder, &mask);
-        let bind_group = bind(self.kernels.device(), &self.dispatch.pipeline, &resources);
+        for operand in [&points, &values] {
+            operand.check_storage(&self.kernels)?;
+        }
+        let source = |binding| {
+            Ok(Source::Whole(match binding {
+                Binding::ScorePoints => points.whole(),
+                Binding::ScoreValues => values.whole(),
+                _ => self.mask.buffer.as_entire_binding(),
+            }))
+        };
+        let bind_groups = (0..self.pieces.count())
+            .map(|piece| {
+                let resources =
+                    self.pieces.resources(piece, &self.bindings, &self.empty, source)?;
+                Ok(bind(self.kernels.device(), &self.pipeline, &resources))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.mask.copy(encoder, &mask);
+        self.mask.make(encoder, 0..self.mask.steps());
         let mut pass = begin_pass(encoder, "score points");
-        self.dispatch.encode(&mut pass, &bind_group);
+        for (piece, bind_group) in bind_groups.iter().enumerate() {
+            self.pieces.encode(piece, &mut pass, &self.pipeline, bind_group);
+        }
         Ok(())
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::Dispatch;
 use super::buffers::MaskBuffers;
+use super::cut::Grid;
 use super::mask_output::MaskOutput;
-use super::mask_tables::MaskTables;
+use super::mask_tables::{MaskTables, WORK_OF_CELL};
 use crate::error::{Error, Result};
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
@@ -15,7 +15,6 @@ use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::emit::TileGrid;
 use crate::problem::Problem;
-use crate::shape::elements;
 
 /// Writes the classes of a mask's tiles, any number of times.
 #[derive(Debug)]
@@ -48,12 +47,13 @@ impl TilePlan {
             problem.shape.seq_len_q.div_ceil(grid.block_q),
             problem.shape.seq_len_kv.div_ceil(grid.block_kv),
         ];
-        let pipeline =
-            kernels.pipeline(KernelKey::TileClasses { grid, mask: Arc::clone(&mask.text) })?;
-        let workgroups = elements("tiles", &dims)?.div_ceil(WORKGROUP_SIZE as usize);
-        let dispatch = Dispatch::new(kernels, pipeline, workgroups)?;
+        let key = KernelKey::TileClasses { grid, mask: Arc::clone(&mask.text) };
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let [.., rows, tiles] = dims;
+        let work = WORK_OF_CELL * per_workgroup as u64;
+        let numbered = Grid::items([batch, heads, rows], tiles, per_workgroup, work);
         let params = Params::new(problem, &mask.layout, grid.block_q)?;
-        let output = MaskOutput::new(kernels, "tiles", dims, mask, dispatch, &params)?;
+        let output = MaskOutput::new(kernels, "tiles", dims, mask, (key, numbered), &params)?;
         Ok(Self { grid, output })
     }
 
@@ -77,6 +77,26 @@ impl TilePlan {
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
     ) -> Result<()> {
-        self.output.encode(encoder, data, output)
+        self.output.encode(encoder, data, output, None)
+    }
+
+    /// In how many submissions the writing may be: [`TilePlan::encode_piece`].
+    pub const fn pieces(&self) -> usize {
+        self.output.pieces()
+    }
+
+    /// Records a piece of the writing, for a submission of its own: as [`TilePlan::encode`] in short ones, all pieces in
+    /// order. See [`crate::AttentionPlan::encode_piece`].
+    ///
+    /// # Errors
+    /// As [`TilePlan::encode`]; and where there's no such piece.
+    pub fn encode_piece(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        data: &MaskBuffers<'_>,
+        output: BufferSlice<'_>,
+        piece: usize,
+    ) -> Result<()> {
+        self.output.encode(encoder, data, output, Some(piece))
     }
 }

@@ -654,10 +654,7 @@ fn shapes_and_tokens_are_validated() {
     says(CacheShape { capacity: 0, ..shape }, &["capacity", "at least 1"]);
     says(CacheShape { head_dim: 257, ..shape }, &["head_dim", "1 to 256"]);
     says(shape.paged(24, 3), &["block_size", "24"]);
-    says(
-        CacheShape { capacity: 1 << 28, ..shape },
-        &["the cache's k", "max_storage_buffer_binding_size"],
-    );
+    says(CacheShape { capacity: 1 << 28, ..shape }, &["the cache's k", "max_buffer_size"]);
     let says = |shape: CacheShape, tokens: NewTokens, parts: &[&str]| {
         assert_says(&AppendPlan::new(ATTENTION.kernels(), &shape, &tokens).unwrap_err(), parts);
     };

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use wgpu_attention::{
-    Attention, DeviceChoice, ForwardKernel, Inputs, Mask, MaskData, Output, Outputs, Problem,
-    ScoreTensor, Shape, reference,
+    Attention, DeviceChoice, ForwardKernel, Inputs, KernelOptions, Kernels, Mask, MaskData, Output,
+    Outputs, Problem, ScoreTensor, Shape, reference,
 };
 
 use crate::tolerance::{assert_close, naive};
@@ -16,6 +16,28 @@ pub(crate) static ATTENTION: LazyLock<Attention> = LazyLock::new(|| {
     Attention::open_blocking(&DeviceChoice::Best)
         .expect("these tests need a GPU, or a software one")
 });
+
+/// A device of its own with other limits than the adapter's.
+pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Attention {
+    limited_with(KernelOptions::default(), change)
+}
+
+/// The same, with options.
+pub(crate) fn limited_with(
+    options: KernelOptions,
+    change: impl FnOnce(&mut wgpu::Limits),
+) -> Attention {
+    let adapter = &pollster::block_on(wgpu_attention::adapters())[0];
+    let mut limits = adapter.limits();
+    change(&mut limits);
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: adapter.features() & wgpu::Features::SUBGROUP,
+        required_limits: limits,
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    Attention::from_kernels(&Kernels::with_options(&device, options), &queue)
+}
 
 /// The forward kernels that serve `problem` here, but for decode kernels: their sums run in another order than the naive
 /// computation's, so they need sizes at which its largest error isn't luck (see the tests of decode).

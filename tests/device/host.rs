@@ -191,31 +191,3 @@ fn a_destroyed_device_is_an_error() {
     let error = call().unwrap_err();
     assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
 }
-
-#[test]
-fn more_workgroups_than_one_dimension_takes() {
-    let adapter = &pollster::block_on(wgpu_attention::adapters())[0];
-    let descriptor = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wgpu::Features::SUBGROUP,
-        required_limits: wgpu::Limits {
-            max_compute_workgroups_per_dimension: 7,
-            ..adapter.limits()
-        },
-        ..Default::default()
-    };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    let limited = Attention::from_device(&device, &queue);
-    let shape = Shape::new(3, 5, 17, 20);
-    let operands = Operands::random(&shape, 2);
-    let problem = Problem::new(shape).mask(Mask::Documents);
-    for kernel in kernels(&problem) {
-        let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
-        let found = limited.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
-        assert_eq!(found, run(&problem, &operands, kernel), "{kernel}");
-    }
-    let shape = Shape::new(10, 5, 17, 20);
-    let operands = Operands::random(&shape, 2);
-    let call = limited.run_blocking(&Problem::new(shape), &operands.inputs(), &Outputs::default());
-    let text = call.unwrap_err().to_string();
-    assert!(text.contains("max_compute_workgroups_per_dimension is 7"), "{text}");
-}

@@ -71,8 +71,6 @@ def open_backend():
 
 
 class Llama:
-    PASSES = "forward"
-
     def __init__(self):
         self.backend, self.device = open_backend()
         self.context = None

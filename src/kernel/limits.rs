@@ -1,0 +1,184 @@
+//! What a kernel needs of a device's limits, known before anything is compiled.
+
+use super::key::{
+    BackwardConfig, BackwardForm, BackwardPass, ForwardConfig, ForwardForm, KernelKey,
+};
+use super::source::WORKGROUP_SIZE;
+use crate::error::{Error, Result};
+
+/// What a kernel needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) storage_buffers: usize,
+    /// Invocations in a workgroup.
+    pub(crate) invocations: usize,
+    /// Bytes of workgroup memory.
+    pub(crate) workgroup_bytes: usize,
+}
+
+/// A limit that isn't reached: what of the kernel needs it, its name, and both numbers.
+type Shortfall = (&'static str, &'static str, usize, u64);
+
+impl Needs {
+    pub(crate) fn of(key: &KernelKey) -> Self {
+        let bindings = key.bindings();
+        let storage_buffers = bindings.iter().filter(|binding| !binding.is_uniform()).count();
+        let (invocations, workgroup_bytes) = match key {
+            KernelKey::Forward { config, .. } => forward_workgroup(config),
+            KernelKey::Backward { pass, config, .. } => match pass {
+                BackwardPass::Rows { .. } | BackwardPass::Columns { .. } => {
+                    backward_workgroup(config)
+                }
+                BackwardPass::Sinks => (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize),
+                BackwardPass::Terms { .. } | BackwardPass::Bias { .. } => {
+                    (WORKGROUP_SIZE as usize, 0)
+                }
+            },
+            // As shaders/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
+            KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),
+            KernelKey::SequencesCheck { .. } => (WORKGROUP_SIZE as usize, 4),
+            KernelKey::Append { .. }
+            | KernelKey::Merge { .. }
+            | KernelKey::Inspect { .. }
+            | KernelKey::Materialize { .. }
+            | KernelKey::RowsAlone { .. }
+            | KernelKey::TileClasses { .. }
+            | KernelKey::ScorePoints { .. } => (WORKGROUP_SIZE as usize, 0),
+        };
+        Self { storage_buffers, invocations, workgroup_bytes }
+    }
+
+    /// What a forward kernel needs, with a bias or without.
+    pub(crate) fn of_forward(config: &ForwardConfig, bias: bool) -> Self {
+        let (invocations, workgroup_bytes) = forward_workgroup(config);
+        // The mask, q, k, v, and o with lse or parts with their stats.
+        Self { storage_buffers: 6 + usize::from(bias), invocations, workgroup_bytes }
+    }
+
+    /// What the largest of the backward kernels needs.
+    pub(crate) fn of_backward(config: &BackwardConfig) -> Self {
+        let (invocations, workgroup_bytes) = backward_workgroup(config);
+        Self {
+            storage_buffers: 8,
+            invocations: invocations.max(WORKGROUP_SIZE as usize),
+            workgroup_bytes: workgroup_bytes.max(4 * WORKGROUP_SIZE as usize),
+        }
+    }
+
+    fn shortfall(&self, limits: &wgpu::Limits) -> Option<Shortfall> {
+        let storage = "max_storage_buffers_per_shader_stage";
+        let all = [
+            (
+                "storage buffers",
+                storage,
+                self.storage_buffers,
+                u64::from(limits.max_storage_buffers_per_shader_stage),
+            ),
+            (
+                "invocations in a workgroup",
+                "max_compute_invocations_per_workgroup",
+                self.invocations,
+                u64::from(limits.max_compute_invocations_per_workgroup),
+            ),
+            (
+                "invocations in a workgroup",
+                "max_compute_workgroup_size_x",
+                self.invocations,
+                u64::from(limits.max_compute_workgroup_size_x),
+            ),
+            (
+                "bytes of workgroup memory",
+                "max_compute_workgroup_storage_size",
+                self.workgroup_bytes,
+                u64::from(limits.max_compute_workgroup_storage_size),
+            ),
+        ];
+        all.into_iter().find(|&(_, _, needed, available)| needed as u64 > available)
+    }
+
+    /// Nothing, or in words which limit keeps the kernel from being used.
+    pub(crate) fn refusal(&self, limits: &wgpu::Limits) -> Result<(), String> {
+        match self.shortfall(limits) {
+            None => Ok(()),
+            Some((what, limit, needed, available)) => {
+                Err(format!("it needs {needed} {what}, but the device's {limit} is {available}"))
+            }
+        }
+    }
+
+    /// The same for a kernel that has no others beside it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`].
+    pub(crate) fn check(&self, kernel: &str, limits: &wgpu::Limits) -> Result<()> {
+        match self.shortfall(limits) {
+            None => Ok(()),
+            Some((what, limit, needed, available)) => Err(Error::Limit {
+                what: format!("kernel `{kernel}` ({what})"),
+                limit,
+                needed: needed as u64,
+                available,
+            }),
+        }
+    }
+}
+
+/// Invocations and bytes of workgroup memory, as shaders/forward_*.wgsl declare them.
+fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
+    let (block_q, block_kv) = (config.grid.block_q, config.grid.block_kv);
+    let (head_dim, head_dim_v) = (config.head_dim.capacity, config.head_dim_v.capacity);
+    // Vectors of four rows, one more than there are, and 16 bytes of marks.
+    let row_tile = |rows: usize| 16 * rows * (block_q / 4 + 1) + 16;
+    match config.form {
+        ForwardForm::Broadcast { subgroup_size, .. }
+        | ForwardForm::DecodeLanes { subgroup_size, .. } => (subgroup_size, 0),
+        ForwardForm::Tiled { columns, chunk, v_keys } => {
+            let chunks = chunk / 4 * (block_q + 2 + block_kv + 2);
+            let stage = chunks.max(v_keys * head_dim_v / 4);
+            (block_q / 4 * columns, 16 * stage + row_tile(block_kv))
+        }
+        ForwardForm::Matrix { columns, .. } => {
+            let (q_row, v_row) = (head_dim / 4 + 2, block_kv / 4 + 2);
+            let halves =
+                block_q * q_row + (block_kv * q_row).max(head_dim_v * v_row) + block_q * v_row;
+            let scores = 16 * block_q * (block_kv / 4 + 1);
+            (block_q / 4 * columns, 8 * halves + scores + row_tile(columns))
+        }
+        ForwardForm::Decode { invocations, columns, rows, .. } => {
+            let cells = rows * block_kv;
+            let products = columns * (cells + invocations / columns / 4);
+            let words = products.max(invocations * 4) + 2 * cells + rows;
+            (invocations, 16 * rows * head_dim / 4 + 4 * words)
+        }
+    }
+}
+
+/// The same of the backward kernels for rows and columns.
+fn backward_workgroup(config: &BackwardConfig) -> (usize, usize) {
+    match config.form {
+        BackwardForm::Broadcast { subgroup_size, .. } => (subgroup_size, 0),
+        BackwardForm::Tiled { columns, chunk, staged_rows } => {
+            let (own, other) = (config.rows_grid.block_q, config.rows_grid.block_kv);
+            let row = config.head_dim.capacity.max(config.head_dim_v.capacity);
+            let stage = (chunk / 4 * (own + 2 + other + 2)).max(staged_rows * row / 4);
+            (own / 4 * columns, 16 * (stage + other * (own / 4 + 1)) + 16)
+        }
+    }
+}
+
+/// Whether the device binds that much in one piece.
+///
+/// # Errors
+/// [`Error::Limit`].
+pub(crate) fn check_binding_size(limits: &wgpu::Limits, name: &str, bytes: u64) -> Result<()> {
+    let available = limits.max_storage_buffer_binding_size;
+    if bytes <= available {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("{name} (in bytes)"),
+        limit: "max_storage_buffer_binding_size",
+        needed: bytes,
+        available,
+    })
+}

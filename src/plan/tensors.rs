@@ -1,0 +1,354 @@
+//! Which tensors kernels are bound to, and what of them a workgroup reaches: what [`super::cut`] goes by.
+
+use super::cut::{Axis, Reach, Tensor};
+use crate::dtype::Dtype;
+use crate::kernel::key::Binding;
+use crate::problem::Problem;
+use crate::sequences::{KeySequences, QuerySequences};
+use crate::shape::{Shape, Strides};
+
+/// What a kernel's workgroups are numbered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbering {
+    /// Query heads, and rows of queries.
+    Queries,
+    /// Kv heads, and rows of keys.
+    Keys,
+    /// Kv heads alone: rows of either side are all reached.
+    KvHeads,
+}
+
+impl Numbering {
+    /// What is reached of q and of all that lies as it does.
+    pub(crate) const fn queries(self, shape: &Shape) -> Reach {
+        let batch = match shape.sequences.q {
+            // One behind the other: where a sequence lies is known to the device alone.
+            QuerySequences::Packed { .. } => Axis::All,
+            QuerySequences::Uniform | QuerySequences::LeftPadded => Axis::Own,
+        };
+        match (self, shape.sequences.q) {
+            (Self::Queries, QuerySequences::Uniform) => [batch, Axis::Own, Axis::Own],
+            (Self::Queries, _) => [batch, Axis::Own, Axis::All],
+            (Self::Keys | Self::KvHeads, _) => [batch, Axis::Group(shape.group_size()), Axis::All],
+        }
+    }
+
+    /// The same of k.
+    pub(crate) const fn keys(self, shape: &Shape) -> Reach {
+        let batch = match shape.sequences.kv {
+            KeySequences::Packed { .. } | KeySequences::Paged { .. } => Axis::All,
+            KeySequences::Uniform | KeySequences::Cached { .. } | KeySequences::Ring => Axis::Own,
+        };
+        match (self, shape.sequences.kv) {
+            (Self::Queries, _) => [batch, Axis::Shared(shape.group_size()), Axis::All],
+            (Self::Keys, KeySequences::Uniform) => [batch, Axis::Own, Axis::Own],
+            (Self::Keys | Self::KvHeads, _) => [batch, Axis::Own, Axis::All],
+        }
+    }
+
+    /// The same of the bias, which is found by the numbers of queries and keys.
+    const fn bias(self, shape: &Shape, [batch, heads, rows]: [bool; 3]) -> Reach {
+        let own = match self {
+            Self::Queries => [Axis::Own, Axis::Own, Axis::Own],
+            Self::Keys | Self::KvHeads => [Axis::Own, Axis::Group(shape.group_size()), Axis::All],
+        };
+        [
+            if batch { Axis::All } else { own[0] },
+            if heads { Axis::All } else { own[1] },
+            if rows { Axis::All } else { own[2] },
+        ]
+    }
+}
+
+/// A problem's tensors as one kernel sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tensors<'a> {
+    pub(crate) problem: &'a Problem,
+    pub(crate) queries: Reach,
+    pub(crate) keys: Reach,
+    bias: Reach,
+}
+
+impl<'a> Tensors<'a> {
+    pub(crate) fn new(problem: &'a Problem, numbering: Numbering) -> Self {
+        let shape = &problem.shape;
+        let bias = &problem.data.bias;
+        let broadcast = [bias.broadcast_batch, bias.broadcast_heads, bias.broadcast_q];
+        Self {
+            problem,
+            queries: numbering.queries(shape),
+            keys: numbering.keys(shape),
+            bias: numbering.bias(shape, broadcast),
+        }
+    }
+
+    /// The same, its workgroups numbered by the elements of the bias: where that is broadcast, a workgroup adds up over all
+    /// that reads an element.
+    pub(crate) fn by_bias(problem: &'a Problem) -> Self {
+        let of_queries = Self::new(problem, Numbering::Queries);
+        let bias = &problem.data.bias;
+        let broadcast = [bias.broadcast_batch, bias.broadcast_heads, bias.broadcast_q];
+        let widened = |reach: Reach| {
+            let widen = |at: usize| if broadcast[at] { Axis::All } else { reach[at] };
+            [widen(0), widen(1), widen(2)]
+        };
+        Self {
+            queries: widened(of_queries.queries),
+            keys: widened(of_queries.keys),
+            bias: of_queries.bias,
+            ..of_queries
+        }
+    }
+
+    pub(crate) fn q(&self) -> Tensor {
+        let (strides, dtype) = (self.problem.strides().q, self.problem.dtypes.q);
+        self.of_q(Binding::Q, "q", strides, dtype)
+    }
+
+    /// A tensor of q's sizes.
+    pub(crate) fn of_q(
+        &self,
+        binding: Binding,
+        name: &'static str,
+        strides: Strides,
+        dtype: Dtype,
+    ) -> Tensor {
+        let dims = self.problem.shape.q_dims();
+        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.queries }
+    }
+
+    pub(crate) fn k(&self) -> Tensor {
+        let (strides, dtype) = (self.problem.strides().k, self.problem.dtypes.k);
+        self.of_k(Binding::K, "k", strides, dtype)
+    }
+
+    /// A tensor of k's sizes, or of v's.
+    pub(crate) fn of_k(
+        &self,
+        binding: Binding,
+        name: &'static str,
+        strides: Strides,
+        dtype: Dtype,
+    ) -> Tensor {
+        let dims = match binding {
+            Binding::V | Binding::Dv | Binding::CacheV => self.problem.v_dims(),
+            _ => self.problem.k_dims(),
+        };
+        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.keys }
+    }
+
+    pub(crate) fn v(&self) -> Tensor {
+        let (strides, dtype) = (self.problem.strides().v, self.problem.dtypes.v);
+        self.of_k(Binding::V, "v", strides, dtype)
+    }
+
+    pub(crate) fn o(&self) -> Tensor {
+        self.of_o(Binding::O, "o", self.problem.strides().o)
+    }
+
+    /// A tensor of o's sizes and type.
+    pub(crate) fn of_o(&self, binding: Binding, name: &'static str, strides: Strides) -> Tensor {
+        let (dims, size) = (self.problem.shape.o_dims(), self.problem.dtypes.o.size());
+        Tensor { binding, name, dims, strides, size, reach: self.queries }
+    }
+
+    /// A tensor of an entry of `size` bytes for each row of queries.
+    pub(crate) fn of_rows(&self, binding: Binding, name: &'static str, size: usize) -> Tensor {
+        let [batch, rows] = self.problem.shape.q_rows();
+        let dims = [batch, self.problem.shape.num_heads, rows, 1];
+        Tensor::dense(binding, name, dims, size, self.queries)
+    }
+
+    pub(crate) fn lse(&self, binding: Binding) -> Tensor {
+        self.of_rows(binding, "lse", 4)
+    }
+
+    /// The bias, if the problem has one.
+    pub(crate) fn bias(&self) -> Option<Tensor> {
+        let dtype = self.problem.dtypes.bias;
+        self.problem.score.bias.then(|| self.of_bias(Binding::Bias, "bias", dtype))
+    }
+
+    /// A tensor of the bias's sizes.
+    pub(crate) fn of_bias(&self, binding: Binding, name: &'static str, dtype: Dtype) -> Tensor {
+        let Problem { shape, data, .. } = self.problem;
+        let [batch, heads, rows] = data.bias.dims(shape);
+        let dims = [batch, heads, rows, shape.seq_len_kv];
+        let strides = data.bias.element_strides(shape);
+        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.bias }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::cut::Bounds;
+    use super::super::{attention, backward};
+    use super::*;
+    use crate::cache::shape::CacheShape;
+    use crate::error::Result;
+    use crate::kernel::params::Params;
+    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, suitable_splits};
+    use crate::mask::Mask;
+    use crate::mask::data::DenseShape;
+    use crate::mask::emit::MaskLayout;
+    use crate::plan::backward::{BackwardOptions, Stage};
+    use crate::score::Score;
+    use crate::sequences::Sequences;
+    use crate::shape::Layout;
+
+    /// Small sizes, and sizes around those where something might overflow.
+    fn size() -> impl Strategy<Value = usize> {
+        let around = |bit: u32| {
+            (-2..3i64).prop_map(move |d| (1usize << bit).wrapping_add_signed(d as isize))
+        };
+        prop_oneof![
+            4 => 0..5usize,
+            2 => 1..300usize,
+            1 => around(16),
+            2 => around(29),
+            1 => around(31),
+            1 => around(32),
+            1 => around(48),
+            1 => around(57),
+            1 => around(63),
+            1 => (usize::MAX - 2)..=usize::MAX,
+        ]
+    }
+
+    fn shape() -> impl Strategy<Value = Shape> {
+        let sizes = (size(), size(), size(), size(), size(), 0..260usize, 0..260usize);
+        let sequences = (0..3usize, 0..5usize, size(), size());
+        (sizes, sequences).prop_map(|((batch, kv_heads, group, q, kv, dim, dim_v), form)| {
+            let (q_form, kv_form, total, blocks) = form;
+            let sequences = Sequences {
+                q: [
+                    QuerySequences::Uniform,
+                    QuerySequences::Packed { total },
+                    QuerySequences::LeftPadded,
+                ][q_form],
+                kv: [
+                    KeySequences::Uniform,
+                    KeySequences::Packed { total },
+                    KeySequences::Cached { left_padded: true },
+                    KeySequences::Ring,
+                    KeySequences::Paged { block_size: 16, blocks, blocks_per_sequence: total },
+                ][kv_form],
+            };
+            Shape {
+                batch,
+                num_heads: kv_heads.wrapping_mul(group),
+                num_kv_heads: kv_heads,
+                seq_len_q: q,
+                seq_len_kv: kv,
+                head_dim: dim,
+                head_dim_v: dim_v,
+                sequences,
+            }
+        })
+    }
+
+    fn problem() -> impl Strategy<Value = Problem> {
+        const MASKS: [&str; 4] = [
+            "causal",
+            "documents & self_only_if_alone(dense)",
+            "buckets | column_ranges & key_padding",
+            "prefix & tree & token_padding",
+        ];
+        let strides = (size(), size(), size(), size());
+        let options = (any::<bool>(), any::<bool>(), any::<bool>(), 0..4usize, 0..8usize);
+        (shape(), strides, options).prop_map(|(shape, strides, options)| {
+            let (bias, bshd, own_strides, mask, broadcast) = options;
+            let mut problem = Problem::new(shape)
+                .mask(MASKS[mask].parse::<Mask>().unwrap())
+                .score(Score { bias, sinks: true, ..Score::default() })
+                .layout(if bshd { Layout::Bshd } else { Layout::Bhsd });
+            problem.data.bias = DenseShape {
+                broadcast_batch: broadcast & 1 > 0,
+                broadcast_heads: broadcast & 2 > 0,
+                broadcast_q: broadcast & 4 > 0,
+            };
+            if own_strides {
+                let (batch, head, seq, dim) = strides;
+                problem = problem.k_strides(Strides { batch, head, seq, dim });
+            }
+            problem
+        })
+    }
+
+    /// Everything that plans work out from sizes before a device has anything to do.
+    fn work_out(problem: &Problem) -> Result<()> {
+        problem.validate()?;
+        let limits = wgpu::Limits::defaults();
+        let bounds = Bounds {
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            alignment: 256,
+            workgroups_per_dimension: 65_535,
+            work: u64::MAX,
+        };
+        let traits = DeviceTraits {
+            is_cpu: true,
+            fixed_subgroup_size: Some(8),
+            largest_subgroup: 8,
+            matrix: Ok(16),
+            limits,
+            most_work: u64::MAX,
+        };
+        let tried = |(grid, tensors): (super::super::cut::Grid, Vec<Tensor>)| {
+            if let Ok(workgroups @ 1..) = grid.workgroups() {
+                let _ = bounds.windows(&grid, &tensors, &(0..1));
+                let _ = bounds.windows(&grid, &tensors, &(0..workgroups));
+                let _ = bounds.windows(&grid, &tensors, &(workgroups / 3..workgroups));
+            }
+        };
+        for (_, form) in candidates(problem, &traits, None) {
+            let Ok(config) = form else { continue };
+            let splits = suitable_splits(problem, &traits, &config);
+            tried(attention::work_of(problem, &config, splits));
+            let grid = Some(config.grid);
+            let (inputs, shape) = (problem.inputs(), &problem.shape);
+            let layout = MaskLayout::new(&problem.mask, &inputs, None, shape, &problem.data, grid);
+            let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
+        }
+        let options = BackwardOptions::default();
+        let strides = options.strides(problem)?;
+        for (_, form) in backward_candidates(problem, &strides, options.dtypes, &traits) {
+            let Ok(config) = form else { continue };
+            for stage in Stage::ALL {
+                tried(backward::work_of(problem, &config, options.dtypes, &strides, stage));
+            }
+        }
+        let _ = problem.shape.scores_len();
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Whatever the sizes are, they are served or refused: nothing overflows.
+        #[test]
+        fn sizes_at_the_limits_of_their_types_are_no_panic(problem in problem()) {
+            let _ = work_out(&problem);
+        }
+
+        #[test]
+        fn caches_likewise(sizes in (size(), size(), size(), 0..260usize), paged in any::<bool>(), blocks in (size(), size())) {
+            let (batch, heads, capacity, dim) = sizes;
+            let shape = CacheShape::new(batch, heads, capacity, dim);
+            let shape = if paged { shape.paged(blocks.0, blocks.1) } else { shape };
+            let _ = shape.bytes();
+            if let Ok(heads) = heads.checked_mul(2).ok_or(()) {
+                let _ = work_out(&shape.problem(heads, blocks.1, QuerySequences::Uniform));
+            }
+        }
+    }
+
+    /// Without a bias, its strides are nobody's business: 65,536 queries by as many keys have more cells than 32 bits count.
+    #[test]
+    fn long_sequences_are_served() {
+        let problem = Problem::new(Shape::new(1, 1, 1 << 16, 64)).mask(Mask::causal());
+        let layout = MaskLayout::new(&problem.mask, &[], None, &problem.shape, &problem.data, None);
+        assert!(Params::new(&problem, &layout.unwrap(), 64).is_ok());
+    }
+}
