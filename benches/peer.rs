@@ -7,11 +7,26 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use wgpu_attention::measure::{Clock, Workload};
-use wgpu_attention::{Attention, AttentionPlan, Inputs, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{
+    Attention, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan, Inputs, Mask,
+    MaskBuffers, MaskData, Problem, Shape,
+};
 
-struct Prepared {
-    work: Workload,
-    plan: AttentionPlan,
+enum Prepared {
+    Forward { work: Box<Workload>, plan: Box<AttentionPlan> },
+    Training(Box<Training>),
+}
+
+/// Both passes of a problem whose mask reads no data.
+struct Training {
+    forward: AttentionPlan,
+    backward: BackwardPlan,
+    /// q, k, v, dout
+    operands: [wgpu::Buffer; 4],
+    /// o, lse
+    kept: [wgpu::Buffer; 2],
+    /// dq, dk, dv
+    gradients: [wgpu::Buffer; 3],
 }
 
 fn main() -> Result<()> {
@@ -44,21 +59,31 @@ fn answer(
         Some("prepare") => {
             *prepared = None;
             let new = prepare(command, attention)?;
-            let kernel = new.plan.kernel().name();
+            let kernel = match &new {
+                Prepared::Forward { plan, .. } => plan.kernel().name(),
+                Prepared::Training(training) => training.backward.kernel().name(),
+            };
             *prepared = Some(new);
             Ok(json!({ "note": kernel }))
         }
         Some("run") => {
-            let Prepared { work, plan } = prepared.as_ref().context("nothing is prepared")?;
-            let time = clock.time(|encoder| work.encode(plan, encoder))?;
+            let time = match prepared.as_ref().context("nothing is prepared")? {
+                Prepared::Forward { work, plan } => {
+                    clock.time(|encoder| work.encode(plan, encoder))?
+                }
+                Prepared::Training(training) => clock.time(|encoder| training.encode(encoder))?,
+            };
             Ok(
                 json!({ "ms": time.device.as_secs_f64() * 1e3, "cpu_ms": time.cpu.as_secs_f64() * 1e3 }),
             )
         }
         Some("output") => {
-            let Prepared { work, .. } = prepared.as_ref().context("nothing is prepared")?;
+            let values = match prepared.as_ref().context("nothing is prepared")? {
+                Prepared::Forward { work, .. } => work.output(attention)?,
+                Prepared::Training(training) => training.output(attention)?,
+            };
             let path = command["path"].as_str().context("no path")?;
-            std::fs::write(path, bytemuck::cast_slice(&work.output(attention)?))?;
+            std::fs::write(path, bytemuck::cast_slice(&values))?;
             Ok(json!({}))
         }
         _ => bail!("`do` is none of about, prepare, run, output"),
@@ -81,8 +106,62 @@ fn prepare(command: &Value, attention: &Attention) -> Result<Prepared> {
         Ok(bytemuck::pod_collect_to_vec(&std::fs::read(folder.join(name))?))
     };
     let (q, k, v) = (read("q.bin")?, read("k.bin")?, read("v.bin")?);
+    if command["backward"] == true {
+        let operands = [q, k, v, read("dout.bin")?];
+        return Ok(Prepared::Training(Box::new(Training::new(attention, &problem, &operands)?)));
+    }
     let inputs = Inputs::new(&q, &k, &v).mask(&data);
     let work = Workload::with_operands(attention, &problem, &inputs)?;
     let plan = AttentionPlan::new(attention.kernels(), work.problem())?;
-    Ok(Prepared { work, plan })
+    Ok(Prepared::Forward { work: Box::new(work), plan: Box::new(plan) })
+}
+
+impl Training {
+    fn new(attention: &Attention, problem: &Problem, operands: &[Vec<f32>; 4]) -> Result<Self> {
+        use wgpu::util::DeviceExt as _;
+        let (device, kernels) = (attention.device(), attention.kernels());
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let upload = |values: &Vec<f32>| {
+            device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: None,
+                contents: bytemuck::cast_slice(values),
+                usage,
+            })
+        };
+        let output = |elements: usize| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: elements as u64 * 4,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let shape = problem.shape();
+        Ok(Self {
+            forward: AttentionPlan::new(kernels, problem)?,
+            backward: BackwardPlan::new(kernels, problem)?,
+            operands: operands.each_ref().map(upload),
+            kept: [output(shape.o_len()?), output(shape.lse_len()?)],
+            gradients: [output(shape.q_len()?), output(shape.k_len()?), output(shape.v_len()?)],
+        })
+    }
+
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder) -> wgpu_attention::Result<()> {
+        let [q, k, v, dout] = self.operands.each_ref().map(|buffer| buffer.slice(..));
+        let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
+        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| Some(buffer.slice(..)));
+        let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
+        self.forward.encode(encoder, &buffers)?;
+        let own = BackwardBuffers::new(q, k, v, o, lse, dout);
+        self.backward.encode(encoder, &BackwardBuffers { dq, dk, dv, ..own })
+    }
+
+    /// dq, dk and dv, one after the other.
+    fn output(&self, attention: &Attention) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for buffer in &self.gradients {
+            values.extend(attention.read_blocking(buffer, buffer.size() as usize / 4)?);
+        }
+        Ok(values)
+    }
 }

@@ -9,6 +9,7 @@ mod arguments;
 mod backward;
 mod compile;
 mod forward;
+mod growth;
 mod inference;
 mod naive;
 mod roofline;
@@ -41,6 +42,7 @@ fn main() -> Result<()> {
         scaling::CASES.into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let inference_cases: Vec<_> =
         inference::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
+    let wants_growth = arguments.wants(growth::NAME);
     let compilations: Vec<_> =
         compile::cases(device).into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
@@ -49,6 +51,9 @@ fn main() -> Result<()> {
         sparse_cases.iter().for_each(|case| println!("{}", case.name()));
         scaling_cases.iter().for_each(|case| println!("{}", case.name()));
         inference_cases.iter().for_each(|case| println!("{}", case.name()));
+        if wants_growth {
+            println!("{}", growth::NAME);
+        }
         compilations.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
@@ -61,6 +66,7 @@ fn main() -> Result<()> {
         + sparse_cases.len()
         + scaling_cases.len()
         + inference_cases.len()
+        + usize::from(wants_growth)
         + compilations.len();
     let progress = progress_bar(steps);
     if !forward_cases.is_empty() {
@@ -100,6 +106,11 @@ fn main() -> Result<()> {
     }
     for case in inference_cases {
         let result = inference::run(&case, device, &clock, &arguments, &progress)?;
+        progress.suspend(|| println!("{result}"));
+        progress.inc(1);
+    }
+    if wants_growth {
+        let result = growth::run(device, &clock, &arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }

