@@ -1,21 +1,13 @@
 // Flash attention for CPU adapters: a subgroup is a vector register, and a lane has ROWS query rows to itself.
-// Loads that differ by lane are slow there, so each lane loads one key, or a piece of one, and broadcasts it to the others.
 //
 //   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
-//       s    = q k^T                            KEYS keys at a time; lane: a piece of a key, broadcast
+//       s    = q k^T                            lane: ROWS rows x BLOCK_KV keys, see broadcast/products
 //       s    = LOWEST where the mask says so    in PARTIAL tiles only
-//       m, l, o = online softmax                lane: its own rows, no reduction across lanes; a key's values, broadcast
+//       m, l = online softmax                   lane: its own rows, no reduction across lanes
+//       o    = o + p v                          see broadcast/sums
 //   o = o / l,  lse = ln l + m scale
 //
 // No workgroup memory, no barriers: a workgroup is one subgroup. Row r of a lane is q0 + r * SUBGROUP_SIZE + lane.
-//
-// Everything within a tile is unrolled but for the scores, whose few keys at a time keep the machine code of a tile within
-// a core's instruction cache. The values aren't: each time round a loop, all of o would be merged with what it was in lanes
-// that are masked off, which costs more than a multiply-add.
-
-// Lanes that share a key while scores are made; each has every PIECES-th vector of its row, so that sums run in order.
-const PIECES: u32 = SUBGROUP_SIZE / KEYS;
-const K_PIECE: u32 = HEAD_DIM / 4u / PIECES;
 
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn forward(
@@ -50,7 +42,6 @@ fn forward(
         m[r] = LOWEST;
         l[r] = 0.0;
     }
-    let piece = lane / KEYS;
     var keeps_nonfinite = false;
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
@@ -58,41 +49,7 @@ fn forward(
         if (kind == SKIP) {
             continue;
         }
-        let own_key = kv_place(b, min(kv0 + lane, block.kv_len - 1u));
-
-        // The scores move up as those of the next keys join them, since an index that isn't constant would put them into
-        // memory.
-        var s: array<array<f32, BLOCK_KV>, ROWS>;
-        for (var step = 0u; step < BLOCK_KV / KEYS; step += 1u) {
-            let near_key = kv_place(b, min(kv0 + step * KEYS + lane % KEYS, block.kv_len - 1u));
-            var products: array<array<f32, KEYS>, ROWS>;
-            for (var r = 0u; r < ROWS; r += 1u) {
-                for (var j = 0u; j < KEYS; j += 1u) {
-                    products[r][j] = 0.0;
-                }
-            }
-            for (var i = 0u; i < K_PIECE; i += 1u) {
-                let own = load_k4(near_key.x, h_kv, near_key.y, (i * PIECES + piece) * 4u);
-                for (var n = 0u; n < PIECES; n += 1u) {
-                    for (var j = 0u; j < KEYS; j += 1u) {
-                        let key = subgroupShuffle(own, n * KEYS + j);
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            let x = q_rows[r][i * PIECES + n];
-                            let sum = fma(x.y, key.y, fma(x.x, key.x, products[r][j]));
-                            products[r][j] = fma(x.w, key.w, fma(x.z, key.z, sum));
-                        }
-                    }
-                }
-            }
-            for (var r = 0u; r < ROWS; r += 1u) {
-                for (var j = 0u; j < BLOCK_KV - KEYS; j += 1u) {
-                    s[r][j] = s[r][j + KEYS];
-                }
-                for (var j = 0u; j < KEYS; j += 1u) {
-                    s[r][BLOCK_KV - KEYS + j] = products[r][j];
-                }
-            }
-        }
+        var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 
         // Bit j of kept[r]: row r keeps key kv0 + j.
         var kept: array<u32, ROWS>;
@@ -141,21 +98,7 @@ fn forward(
             }
         }
 
-        var found_nonfinite = false;
-        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-            var own = load_v4(own_key.x, h_kv, own_key.y, i * 4u);
-            if (kind == PARTIAL) {
-                found_nonfinite |= any(is_nonfinite(own));
-                own = without_nonfinite(own);
-            }
-            for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                let value = subgroupShuffle(own, j);
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    o_rows[r][i] = fma(vec4<f32>(s[r][j]), value, o_rows[r][i]);
-                }
-            }
-        }
-        let nonfinite_keys = subgroupBallot(found_nonfinite).x;
+        let nonfinite_keys = add_v(&o_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
         for (var r = 0u; r < ROWS; r += 1u) {
             keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
         }

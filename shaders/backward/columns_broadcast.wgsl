@@ -2,9 +2,9 @@
 //
 //   for each query head of the group, in order:
 //       for each tile of BLOCK_Q = SUBGROUP_SIZE queries that the mask doesn't empty:
-//           s  = k q^T,  dp = v dout^T          lane: query q0 + lane, broadcast; ROWS keys x BLOCK_Q queries
+//           s  = k q^T,  dp = v dout^T          lane: ROWS keys x BLOCK_Q queries, see broadcast/products
 //           p  = exp(s - lse),  ds = p (dp - delta)     0 where the mask says so, in PARTIAL tiles only
-//           dv = dv + p dout,  dk = dk + ds q
+//           dv = dv + p dout,  dk = dk + ds q   see broadcast/sums
 //   dk = dk scale
 //
 // The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
@@ -56,39 +56,13 @@ fn backward_columns(
                 continue;
             }
             let own_q_idx = min(q0 + lane, block.q_len - 1u);
-            let own_row = q_place(b, own_q_idx);
             let own_terms = row_terms[lse_index(b, h, own_q_idx)];
 
             // s becomes ds, dp becomes p.
-            var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+            var s = products_with_q(&k_rows, b, h, q0, block.q_len - 1u, lane);
             var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-            for (var r = 0u; r < ROWS; r += 1u) {
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    s[r][j] = 0.0;
-                    dp[r][j] = 0.0;
-                }
-            }
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                let own = load_q4(own_row.x, h, own_row.y, i * 4u);
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    let x = subgroupShuffle(own, j);
-                    for (var r = 0u; r < ROWS; r += 1u) {
-                        let key = k_rows[r][i];
-                        s[r][j] = fma(x.w, key.w, fma(x.z, key.z, fma(x.y, key.y, fma(x.x, key.x, s[r][j]))));
-                    }
-                }
-            }
             if (WRITE_DK) {
-                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                    let own = load_dout4(own_row.x, h, own_row.y, i * 4u);
-                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                        let x = subgroupShuffle(own, j);
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            let value = v_rows[r][i];
-                            dp[r][j] = fma(x.w, value.w, fma(x.z, value.z, fma(x.y, value.y, fma(x.x, value.x, dp[r][j]))));
-                        }
-                    }
-                }
+                dp = products_with_dout(&v_rows, b, h, q0, block.q_len - 1u, lane);
             }
 
             // Bit j of kept[r]: query q0 + j keeps key r.
@@ -113,38 +87,13 @@ fn backward_columns(
                 }
             }
 
-            var found_nonfinite = false;
+            var nonfinite_rows = 0u;
             if (WRITE_DV) {
-                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                    var own = load_dout4(own_row.x, h, own_row.y, i * 4u);
-                    if (kind == PARTIAL) {
-                        found_nonfinite |= any(is_nonfinite(own));
-                        own = without_nonfinite(own);
-                    }
-                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                        let x = subgroupShuffle(own, j);
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            dv_rows[r][i] = fma(vec4<f32>(dp[r][j]), x, dv_rows[r][i]);
-                        }
-                    }
-                }
+                nonfinite_rows |= add_dout(&dv_rows, &dp, b, h, q0, block.q_len - 1u, kind, lane);
             }
             if (WRITE_DK) {
-                for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                    var own = load_q4(own_row.x, h, own_row.y, i * 4u);
-                    if (kind == PARTIAL) {
-                        found_nonfinite |= any(is_nonfinite(own));
-                        own = without_nonfinite(own);
-                    }
-                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                        let x = subgroupShuffle(own, j);
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            dk_rows[r][i] = fma(vec4<f32>(s[r][j]), x, dk_rows[r][i]);
-                        }
-                    }
-                }
+                nonfinite_rows |= add_q(&dk_rows, &s, b, h, q0, block.q_len - 1u, kind, lane);
             }
-            let nonfinite_rows = subgroupBallot(found_nonfinite).x;
             for (var r = 0u; r < ROWS; r += 1u) {
                 keeps_nonfinite |= (kept[r] & nonfinite_rows) != 0u;
             }

@@ -1,10 +1,9 @@
 // dq for CPU adapters: a subgroup is a vector register, and a lane has ROWS query rows to itself.
-// The counterpart of forward_broadcast.wgsl: what differs by lane is loaded once and broadcast to the others.
 //
 //   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
-//       s  = q k^T,  dp = dout v^T              lane: key kv0 + lane, broadcast; ROWS rows x BLOCK_KV keys
+//       s  = q k^T,  dp = dout v^T              lane: ROWS rows x BLOCK_KV keys, see broadcast/products
 //       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
-//       l  = l + sum p,  dq = dq + ds k
+//       l  = l + sum p,  dq = dq + ds k         see broadcast/sums
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
@@ -53,37 +52,9 @@ fn backward_rows(
         if (kind == SKIP) {
             continue;
         }
-        let own_key = kv_place(b, min(kv0 + lane, block.kv_len - 1u));
-
         // s becomes ds, dp becomes p.
-        var s: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-        var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-        for (var r = 0u; r < ROWS; r += 1u) {
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                s[r][j] = 0.0;
-                dp[r][j] = 0.0;
-            }
-        }
-        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            let own = load_k4(own_key.x, h_kv, own_key.y, i * 4u);
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                let key = subgroupShuffle(own, j);
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    let x = q_rows[r][i];
-                    s[r][j] = fma(x.w, key.w, fma(x.z, key.z, fma(x.y, key.y, fma(x.x, key.x, s[r][j]))));
-                }
-            }
-        }
-        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-            let own = load_v4(own_key.x, h_kv, own_key.y, i * 4u);
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                let value = subgroupShuffle(own, j);
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    let x = dout_rows[r][i];
-                    dp[r][j] = fma(x.w, value.w, fma(x.z, value.z, fma(x.y, value.y, fma(x.x, value.x, dp[r][j]))));
-                }
-            }
-        }
+        var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
+        var dp = products_with_v(&dout_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 
         // Bit j of kept[r]: row r keeps key kv0 + j.
         var kept: array<u32, ROWS>;
@@ -110,21 +81,7 @@ fn backward_rows(
             }
         }
 
-        var found_nonfinite = false;
-        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            var own = load_k4(own_key.x, h_kv, own_key.y, i * 4u);
-            if (kind == PARTIAL) {
-                found_nonfinite |= any(is_nonfinite(own));
-                own = without_nonfinite(own);
-            }
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                let key = subgroupShuffle(own, j);
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    dq_rows[r][i] = fma(vec4<f32>(s[r][j]), key, dq_rows[r][i]);
-                }
-            }
-        }
-        let nonfinite_keys = subgroupBallot(found_nonfinite).x;
+        let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
         for (var r = 0u; r < ROWS; r += 1u) {
             keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
         }

@@ -116,6 +116,8 @@ pub(crate) enum BackwardForm {
         subgroup_size: usize,
         /// Query rows or keys per lane.
         rows: usize,
+        /// Rows of the other side whose products are made at a time.
+        step: usize,
     },
     Tiled {
         /// Invocations that share a row.
@@ -168,8 +170,8 @@ pub(crate) enum ForwardForm {
         subgroup_size: usize,
         /// Query rows per lane.
         rows: usize,
-        /// Keys of a step.
-        keys: usize,
+        /// Keys whose scores are made at a time.
+        step: usize,
     },
     Tiled {
         /// Invocations that share a row.

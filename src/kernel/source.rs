@@ -93,7 +93,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 });
             } else {
                 source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
-                if !matches!(config.form, ForwardForm::Broadcast { .. }) {
+                if let ForwardForm::Broadcast { .. } = config.form {
+                    source.part(&shader!("broadcast/broadcast"));
+                    source.lane_products("k", "kv", "HEAD_DIM");
+                    source.lane_sums("v", "kv", "HEAD_DIM_V");
+                } else {
                     source.part(&shader!("turns"));
                     source.part(&shader!("row_tile"));
                 }
@@ -273,6 +277,18 @@ impl Source {
         let filled = (values.iter())
             .fold(part.text.to_owned(), |text, (name, value)| text.replace(name, value));
         self.line(&filled);
+    }
+
+    /// The products of a lane's rows with rows of `tensor`, which lie as `side` says.
+    fn lane_products(&mut self, tensor: &str, side: &str, length: &str) {
+        let values = [("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)];
+        self.template(&shader!("broadcast/products"), &values);
+    }
+
+    /// The sums of rows of `tensor`, weighted for each of a lane's rows.
+    fn lane_sums(&mut self, tensor: &str, side: &str, length: &str) {
+        let values = [("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)];
+        self.template(&shader!("broadcast/sums"), &values);
     }
 
     /// The parts of the kernel that appends to a cache.
@@ -512,6 +528,10 @@ impl Source {
                 self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
                 match config.form {
                     BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("broadcast/broadcast"));
+                        self.lane_products("k", "kv", "HEAD_DIM");
+                        self.lane_products("v", "kv", "HEAD_DIM_V");
+                        self.lane_sums("k", "kv", "HEAD_DIM");
                         self.part(&shader!("backward/rows_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
@@ -535,6 +555,11 @@ impl Source {
                 }
                 match config.form {
                     BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("broadcast/broadcast"));
+                        self.lane_products("q", "q", "HEAD_DIM");
+                        self.lane_products("dout", "q", "HEAD_DIM_V");
+                        self.lane_sums("dout", "q", "HEAD_DIM_V");
+                        self.lane_sums("q", "q", "HEAD_DIM");
                         self.part(&shader!("backward/columns_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
@@ -628,9 +653,12 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, rows } => {
+            BackwardForm::Broadcast { subgroup_size, rows, step } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
+                self.constant("STEP", step);
+                // There are twice as many sums as in the forward pass: half of each fits the instruction cache.
+                self.constant("SUM_STEP", subgroup_size / 2);
             }
             BackwardForm::Tiled { columns, chunk, staged_rows } => {
                 let [own, other] = match pass {
@@ -676,10 +704,11 @@ impl Source {
         self.constant("HEAD_DIM", config.head_dim.capacity);
         self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
         match config.form {
-            ForwardForm::Broadcast { subgroup_size, rows, keys } => {
+            ForwardForm::Broadcast { subgroup_size, rows, step } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
-                self.constant("KEYS", keys);
+                self.constant("STEP", step);
+                self.constant("SUM_STEP", subgroup_size);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
                 self.constant("COLUMNS", columns);

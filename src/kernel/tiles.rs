@@ -166,7 +166,7 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
         rows: rows_format,
         // A lane has a quarter of a key's row at most: the shortest has 16 components, and they come by four.
-        form: ForwardForm::Broadcast { subgroup_size, rows, keys: (subgroup_size / 4).max(2) },
+        form: ForwardForm::Broadcast { subgroup_size, rows, step: (subgroup_size / 4).max(2) },
     })
 }
 
@@ -227,13 +227,13 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
 /// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
 pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
     match config.form {
-        ForwardForm::Broadcast { subgroup_size, rows, keys } => {
+        ForwardForm::Broadcast { subgroup_size, rows, step } => {
             let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
             // Longer columns of registers take too long to compile.
             let others = [1, 2, 4].into_iter().filter(|&n| n != rows && n * widest <= 256);
             let with = |rows| ForwardConfig {
                 grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
-                form: ForwardForm::Broadcast { subgroup_size, rows, keys },
+                form: ForwardForm::Broadcast { subgroup_size, rows, step },
                 ..config
             };
             others.map(with).collect()
@@ -321,7 +321,7 @@ fn backward_broadcast(
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
     let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
-    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
+    let ForwardForm::Broadcast { subgroup_size, step, .. } = form else {
         return Err("it needs subgroups".to_owned());
     };
     // Longer columns of registers would be spilled, and take long to compile.
@@ -333,7 +333,7 @@ fn backward_broadcast(
         head_dim_v,
         rows: backward_row_format(problem, strides),
         gradients: GradientDtypes::default(),
-        form: BackwardForm::Broadcast { subgroup_size, rows },
+        form: BackwardForm::Broadcast { subgroup_size, rows, step },
     })
 }
 

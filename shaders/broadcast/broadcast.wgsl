@@ -1,0 +1,10 @@
+// For CPU adapters: a subgroup is a vector register, and a lane has ROWS rows of its own. Loads that differ by lane are slow
+// there, so what meets all of those rows is loaded by one lane, a row or a piece of one, and broadcast to the others.
+//
+// Code is unrolled for STEP rows that are met (SUM_STEP where they are summed up), not for the whole tile: else a tile's
+// machine code outgrows a core's instruction cache. On the other hand, each time round a loop such drivers merge all that
+// it changes with what it was, by the mask of lanes that are on, which counts where it changes whole rows.
+
+// Lanes that share a row; each has every PIECES-th vector of it, so that sums run in order.
+const PIECES: u32 = SUBGROUP_SIZE / STEP;
+const SUM_PIECES: u32 = SUBGROUP_SIZE / SUM_STEP;

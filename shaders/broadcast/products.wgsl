@@ -1,0 +1,43 @@
+// result[r][j] = own[r] . TENSOR[first + j], for as many rows of TENSOR as there are lanes.
+//
+// The products move up as the next ones join them, since an index that isn't constant would put them into memory.
+fn products_with_TENSOR(
+    own: ptr<function, array<array<vec4<f32>, LENGTH / 4u>, ROWS>>,
+    b: u32,
+    h: u32,
+    first: u32,
+    last: u32,
+    lane: u32,
+) -> array<array<f32, SUBGROUP_SIZE>, ROWS> {
+    var products: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+    for (var step = 0u; step < SUBGROUP_SIZE; step += STEP) {
+        let place = SIDE_place(b, min(first + step + lane % STEP, last));
+        var next: array<array<f32, STEP>, ROWS>;
+        for (var r = 0u; r < ROWS; r += 1u) {
+            for (var j = 0u; j < STEP; j += 1u) {
+                next[r][j] = 0.0;
+            }
+        }
+        for (var i = 0u; i < LENGTH / 4u; i += PIECES) {
+            let piece = load_TENSOR4(place.x, h, place.y, (i + lane / STEP) * 4u);
+            for (var n = 0u; n < PIECES; n += 1u) {
+                for (var j = 0u; j < STEP; j += 1u) {
+                    let y = subgroupShuffle(piece, n * STEP + j);
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        let x = (*own)[r][i + n];
+                        next[r][j] = fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, next[r][j]))));
+                    }
+                }
+            }
+        }
+        for (var r = 0u; r < ROWS; r += 1u) {
+            for (var j = 0u; j < SUBGROUP_SIZE - STEP; j += 1u) {
+                products[r][j] = products[r][j + STEP];
+            }
+            for (var j = 0u; j < STEP; j += 1u) {
+                products[r][SUBGROUP_SIZE - STEP + j] = next[r][j];
+            }
+        }
+    }
+    return products;
+}
