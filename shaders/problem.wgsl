@@ -94,7 +94,7 @@ fn linear_workgroup(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
 }
 
 // Where an element lies in its tensor's binding. In larger tensors than 32 bits count, sums wrap around, and the base
-// takes them back. What a loop over rows doesn't change comes first.
+// takes them back: from the head's term, which all rows of a workgroup share, so that it costs loops nothing.
 fn element(strides: vec4<u32>, base: u32, b: u32, h: u32, row: u32, d: u32) -> u32 {
-    return (b * strides.x + h * strides.y - base) + row * strides.z + d * strides.w;
+    return b * strides.x + (h * strides.y - base) + row * strides.z + d * strides.w;
 }
