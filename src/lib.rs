@@ -57,6 +57,9 @@ pub use device::{DeviceChoice, adapters};
 pub use dtype::{Dtype, Dtypes, GradientDtypes};
 pub use error::{Error, ParseMaskError, Result};
 pub use gradient_check::{GradientCell, GradientCheck, GradientReport};
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use kernel::catalog::{KernelText, kernel_texts};
 pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
 pub use kernel::pipeline::{KernelOptions, Kernels};
 pub use mask::compositions;

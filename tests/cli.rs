@@ -592,6 +592,17 @@ fn wgsl_prints_a_whole_kernel() {
     assert!(chosen.contains("@compute") && !chosen.contains("\u{1b}"), "{chosen}");
 }
 
+#[test]
+fn kernels_prints_every_text_of_a_name() {
+    let texts = records(&stdout(words("kernels append")));
+    assert!(texts.len() > 10);
+    for text in &texts {
+        assert_eq!([&text["kernel"], &text["entry_point"]], ["append"; 2]);
+        assert!(text["wgsl"].as_str().unwrap().contains("fn append("));
+    }
+    assert_eq!(stdout(words("kernels nothing")), "");
+}
+
 /// One JSON object per line.
 fn records(text: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -697,6 +708,7 @@ fn help_teaches() {
         }
     }
     assert!(stdout(words("devices --help")).contains("EXAMPLE"));
+    assert!(stdout(words("kernels --help")).contains("EXAMPLES"));
     assert!(stdout(["--version"]).starts_with("wgpu-attention "));
 }
 

@@ -1,7 +1,9 @@
 //! Kernels: which there are ([`key`]), their tiles by device class ([`tiles`]), their uniform block ([`params`]),
 //! their WGSL text ([`source`]), what they need of a device ([`limits`]), their pipelines ([`pipeline`])
-//! and these on disk ([`store`]).
+//! and these on disk ([`store`]); all of them in a list, for checks ([`catalog`]).
 
+#[cfg(any(test, feature = "cli"))]
+pub(crate) mod catalog;
 pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod params;

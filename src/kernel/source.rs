@@ -33,12 +33,20 @@ struct Part {
     text: &'static str,
 }
 
+/// What browsers want in front of a kernel that uses subgroups. Branches on votes are the same for a whole subgroup, which
+/// Chromium's analysis of uniformity doesn't see.
+pub(super) const BROWSER_SUBGROUPS: &str =
+    "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+
 /// The whole text of a kernel, each part under the name of its file.
 pub(crate) fn wgsl(key: &KernelKey) -> String {
     let mut source = Source(String::new());
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
-        source.line("// Subgroups are enabled by the pipeline's device; browsers also need: enable subgroups;");
+        source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
+        for line in BROWSER_SUBGROUPS.lines() {
+            source.line(&format!("//     {line}"));
+        }
     }
     if let KernelKey::Forward {
         config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
@@ -195,7 +203,7 @@ fn gradients_of(key: &KernelKey) -> GradientDtypes {
     }
 }
 
-const fn needs_subgroups(key: &KernelKey) -> bool {
+pub(super) const fn needs_subgroups(key: &KernelKey) -> bool {
     match key {
         KernelKey::Forward { config, .. } => {
             matches!(config.form, ForwardForm::Broadcast { .. } | ForwardForm::DecodeLanes { .. })
@@ -844,182 +852,26 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::kernel::catalog::{
+        MASKS, SEQUENCES_MASK, appends, keys, one_of_each, sequence_forms,
+    };
     use crate::kernel::limits::Needs;
     use crate::kernel::pipeline::Kernels;
-    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
+    use crate::kernel::tiles::{DeviceTraits, candidates, variants};
     use crate::mask::Mask;
     use crate::problem::Problem;
     use crate::shape::Shape;
-
-    const MASKS: &[&str] = &[
-        "all",
-        "causal & !window(3,0)",
-        "key_lengths | prefix",
-        "key_padding & token_padding",
-        "documents & dense & not_self",
-        "chunk(3) | dilated(2,2) & strided(3) | global(1)",
-        "block_bidirectional | buckets & column_ranges & tree",
-        "per_head(causal, window(2,0) & prefix)",
-        "self_only_if_alone(causal & self_only_if_alone(dense))",
-    ];
-
-    /// Every kernel that any device may choose, for `mask`.
-    fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
-        let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
-        for parts in
-            [Parts::Splits, Parts::Results(RowAccess::Scalar), Parts::Results(RowAccess::Vec4)]
-        {
-            for (access, o) in [(RowAccess::Scalar, Dtype::F16), (RowAccess::Vec4, Dtype::F32)] {
-                let rows = RowFormat { access, dtypes: Dtypes { o, ..Dtypes::default() } };
-                let sinks = parts == Parts::Splits;
-                keys.push(KernelKey::Merge { rows, parts, sinks, mask: Arc::clone(mask) });
-            }
-        }
-        let grid = crate::mask::emit::TileGrid { block_q: 3, block_kv: 5 };
-        keys.push(KernelKey::TileMap { grid, parts: 4, mask: Arc::clone(mask) });
-        keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
-        for config in configs() {
-            for score in scores() {
-                keys.push(KernelKey::Inspect { rows: config.rows, score, mask: Arc::clone(mask) });
-            }
-        }
-        keys.push(KernelKey::SequencesCheck { mask: Arc::clone(mask) });
-        for node in 0..mask.rows_alone.len() {
-            keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
-        }
-        for config in configs() {
-            for score in scores() {
-                keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
-            }
-        }
-        for config in backward_configs() {
-            for score in scores() {
-                for pass in PASSES {
-                    if score.bias && pass == (BackwardPass::Columns { dk: true, dv: true }) {
-                        // One binding too many: the plan takes the two halves.
-                        continue;
-                    }
-                    let mask = Arc::clone(mask);
-                    keys.push(KernelKey::Backward { pass, config, score: score.clone(), mask });
-                }
-            }
-        }
-        keys
-    }
-
-    const PASSES: [BackwardPass; 11] = [
-        BackwardPass::Terms { has_dlse: false },
-        BackwardPass::Terms { has_dlse: true },
-        BackwardPass::Rows { dq: true, normalizes: true },
-        BackwardPass::Rows { dq: true, normalizes: false },
-        BackwardPass::Rows { dq: false, normalizes: true },
-        BackwardPass::Columns { dk: true, dv: true },
-        BackwardPass::Columns { dk: true, dv: false },
-        BackwardPass::Columns { dk: false, dv: true },
-        BackwardPass::Bias { shared_by_rows: false },
-        BackwardPass::Bias { shared_by_rows: true },
-        BackwardPass::Sinks,
-    ];
-
-    /// Every form of the backward kernels' table; each size with one type, of the tensors and of the gradients.
-    fn backward_configs() -> Vec<BackwardConfig> {
-        let mut configs = Vec::new();
-        for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
-            for head_dim in [head_dim, 3, 128, 255] {
-                let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-                let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtype);
-                let options = crate::problem::GradientStrides {
-                    dout: problem.strides().o,
-                    dq: problem.strides().q,
-                    dk: problem.strides().k,
-                    dv: problem.strides().v,
-                };
-                let forms = backward_candidates(&problem, &options, dtype.into(), &device);
-                for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
-                    if !configs.contains(&config) {
-                        configs.push(config);
-                    }
-                }
-            }
-        }
-        configs
-    }
-
-    /// CPU adapters of every subgroup size.
-    fn devices() -> [DeviceTraits; 4] {
-        [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
-            is_cpu: true,
-            fixed_subgroup_size: Some(subgroup_size),
-            largest_subgroup: subgroup_size,
-            matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
-            limits: wgpu::Limits {
-                max_compute_workgroup_storage_size: 32 << 10,
-                ..wgpu::Limits::defaults()
-            },
-            most_work: u64::MAX,
-        })
-    }
 
     /// The kernels that append to caches, of every type and in every way.
     #[test]
     fn every_append_is_valid() {
         let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
         let kernels = Kernels::new(&device);
-        let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
-        let pairings = [None, Some(Pairing::Half), Some(Pairing::Interleaved)];
-        let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
-        let kv = [KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
-        for (at, cache) in types.into_iter().cycle().take(24).enumerate() {
-            let config = AppendConfig {
-                access: if at % 5 < 2 { RowAccess::Vec4 } else { RowAccess::Scalar },
-                tokens: types[at / 4 % 3],
-                cache,
-                parts: 3,
-                pairing: pairings[at % 3],
-                rotates_q: at % 3 != 0 && at % 2 == 0,
-            };
-            let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
-            let mask = Arc::new(MaskText::new(&Mask::All, forms));
-            let key = KernelKey::Append { config, mask };
+        for key in appends() {
             let text = wgsl(&key);
-            kernels.pipeline(key).unwrap_or_else(|error| panic!("{config:?} {error}\n{text}"));
+            kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
             assert!(["TENSOR", "ROW_LENGTH", "FROM"].iter().all(|name| !text.contains(name)));
         }
-    }
-
-    /// No score modifier, and all of them.
-    fn scores() -> [ScoreText; 2] {
-        let all = ScoreText {
-            softcap: true,
-            bias: true,
-            alibi: true,
-            sinks: true,
-            ..ScoreText::default()
-        };
-        [ScoreText::default(), all]
-    }
-
-    /// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.
-    fn configs() -> Vec<ForwardConfig> {
-        let mut configs = Vec::new();
-        for device in devices() {
-            for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
-                // Each type at some of the lengths: the length and the type are composed apart.
-                let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-                for dtypes in [Dtype::F32, dtype] {
-                    let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtypes);
-                    for num_splits in [1, 2] {
-                        let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
-                        for config in forms.filter_map(|(_, form)| form.ok()) {
-                            if !configs.contains(&config) {
-                                configs.push(config);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        configs
     }
 
     /// With every feature and limit that some kernel needs.
@@ -1091,26 +943,15 @@ mod tests {
         }
     }
 
-    /// Every way in which queries and keys may lie, in one kernel of each kind.
+    /// Every way in which queries and keys may lie, in one kernel of each name.
     #[test]
     fn every_form_of_sequences_is_valid() {
         let kernels = Kernels::new(&noop_device());
-        let mask: Mask = "self_only_if_alone(causal & documents) | buckets".parse().unwrap();
-        let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
-        let kv =
-            [KeyForm::Uniform, KeyForm::Packed, KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
-        for forms in q.into_iter().flat_map(|q| kv.map(|kv| SequenceForms { q, kv })) {
-            let mask = Arc::new(MaskText::new(&mask, forms));
-            let mut kinds = std::collections::HashSet::new();
-            for key in keys(&mask).into_iter().rev() {
-                let form = match &key {
-                    KernelKey::Forward { config, .. } => Some(std::mem::discriminant(&config.form)),
-                    _ => None,
-                };
-                if kinds.insert((key.entry_point(), form)) {
-                    let text = wgsl(&key);
-                    kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
-                }
+        let mask: Mask = SEQUENCES_MASK.parse().unwrap();
+        for forms in sequence_forms() {
+            for key in one_of_each(&Arc::new(MaskText::new(&mask, forms))) {
+                let text = wgsl(&key);
+                kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, run};
 use crate::tolerance::{assert_close, naive_modified};
 
 /// Operands as they are once they are stored.
-fn stored(mut operands: Operands, dtypes: Dtypes) -> Operands {
+pub(crate) fn stored(mut operands: Operands, dtypes: Dtypes) -> Operands {
     for (values, dtype) in
         [(&mut operands.q, dtypes.q), (&mut operands.k, dtypes.k), (&mut operands.v, dtypes.v)]
     {

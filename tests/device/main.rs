@@ -13,6 +13,7 @@ mod host;
 mod hostile;
 mod inspect;
 mod kept;
+mod kernels;
 mod limits;
 mod masks;
 mod matrix;

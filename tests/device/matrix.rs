@@ -10,7 +10,7 @@ use wgpu_attention::{
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::{assert_close, naive_modified};
 
-static WITH_MATRICES: LazyLock<Attention> = LazyLock::new(|| {
+pub(crate) static WITH_MATRICES: LazyLock<Attention> = LazyLock::new(|| {
     let choice = DeviceChoice::WithMatrices(Box::new(DeviceChoice::Best));
     Attention::open_blocking(&choice).expect("these tests need a GPU, or a software one")
 });

@@ -5,6 +5,7 @@
 mod bench;
 mod devices;
 mod function;
+mod kernels;
 mod mask;
 mod run;
 mod tune;
@@ -80,6 +81,7 @@ enum Command {
     Mask(mask::Arguments),
     Run(run::Arguments),
     Wgsl(wgsl::Arguments),
+    Kernels(kernels::Arguments),
     Bench(bench::Arguments),
     Tune(tune::Arguments),
 }
@@ -164,6 +166,7 @@ fn main() -> ExitCode {
         Command::Mask(arguments) => mask::show(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Wgsl(arguments) => wgsl::print(&arguments),
+        Command::Kernels(arguments) => kernels::print(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
     };

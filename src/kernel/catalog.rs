@@ -1,0 +1,332 @@
+//! Every kernel that some device may choose: what the tests validate on wgpu's noop backend, and what `cargo xtask
+//! portability` hands to other compilers.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::key::{
+    AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
+    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, RowAccess, RowFormat,
+};
+use super::source::{BROWSER_SUBGROUPS, needs_subgroups, wgsl};
+use super::tiles::{DeviceTraits, backward_candidates, candidates};
+use crate::dtype::{Dtype, Dtypes};
+use crate::mask::Mask;
+use crate::mask::emit::{MaskText, TileGrid};
+use crate::problem::{GradientStrides, Problem};
+use crate::score::ScoreText;
+use crate::sequences::{KeyForm, QueryForm, SequenceForms};
+use crate::shape::Shape;
+
+/// A kernel's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelText {
+    /// The kernel's name, the same for all of its forms.
+    pub kernel: String,
+    /// What else the text depends on.
+    pub form: String,
+    /// The name of its entry point.
+    pub entry_point: &'static str,
+    /// What wgpu compiles.
+    pub wgsl: String,
+    /// What browsers want in front of it.
+    pub browser_prelude: &'static str,
+    /// Whether it uses cooperative matrices, which only wgpu has under this name.
+    pub matrices: bool,
+}
+
+/// Every kernel that some device may choose: all tiles, types, sequences and score modifiers under one mask, and each
+/// kernel once under each of the other masks, since masks and tiles are composed apart.
+pub fn kernel_texts() -> Vec<KernelText> {
+    let mut texts = Vec::new();
+    let mut seen = HashSet::new();
+    let mut add = |mask: &str, key: &KernelKey| {
+        let wgsl = wgsl(key);
+        if seen.insert(wgsl.clone()) {
+            texts.push(KernelText {
+                kernel: name(key),
+                form: format!("mask `{mask}`, {}", form(key)),
+                entry_point: key.entry_point(),
+                browser_prelude: if needs_subgroups(key) { BROWSER_SUBGROUPS } else { "" },
+                matrices: name(key) == "forward matrix",
+                wgsl,
+            });
+        }
+    };
+    // Its tiles are read from the tile map; the others' are classed by closed forms too.
+    let main = "documents & dense & not_self";
+    for key in keys(&mask_text(main, SequenceForms::default())) {
+        add(main, &key);
+    }
+    for mask in MASKS {
+        for key in one_of_each(&mask_text(mask, SequenceForms::default())) {
+            add(mask, &key);
+        }
+    }
+    for forms in sequence_forms() {
+        for key in one_of_each(&mask_text(SEQUENCES_MASK, forms)) {
+            add(SEQUENCES_MASK, &key);
+        }
+    }
+    for key in appends() {
+        add("all", &key);
+    }
+    texts
+}
+
+fn mask_text(mask: &str, forms: SequenceForms) -> Arc<MaskText> {
+    // The masks are constants, which a test parses.
+    Arc::new(MaskText::new(&mask.parse().unwrap_or(Mask::All), forms))
+}
+
+/// One kernel of each name.
+pub(crate) fn one_of_each(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let mut names = HashSet::new();
+    keys(mask).into_iter().rev().filter(|key| names.insert(name(key))).collect()
+}
+
+/// The kernel's name: its entry point's, and how it works where there are several ways.
+fn name(key: &KernelKey) -> String {
+    match key {
+        KernelKey::Forward { config, .. } => {
+            let kernel = match config.form {
+                ForwardForm::Broadcast { .. } => ForwardKernel::Broadcast,
+                ForwardForm::Tiled { .. } => ForwardKernel::Tiled,
+                ForwardForm::Matrix { .. } => ForwardKernel::Matrix,
+                ForwardForm::DecodeLanes { .. } => ForwardKernel::DecodeLanes,
+                ForwardForm::Decode { .. } => ForwardKernel::Decode,
+            };
+            format!("forward {kernel}")
+        }
+        KernelKey::Backward { pass, config, .. } => {
+            let kernel = match config.form {
+                BackwardForm::Broadcast { .. } => BackwardKernel::Broadcast,
+                BackwardForm::Tiled { .. } => BackwardKernel::Tiled,
+            };
+            match pass {
+                BackwardPass::Rows { .. } => format!("backward rows {kernel}"),
+                BackwardPass::Columns { .. } => format!("backward columns {kernel}"),
+                _ => key.entry_point().replace('_', " "),
+            }
+        }
+        _ => key.entry_point().replace('_', " "),
+    }
+}
+
+/// What else a kernel's text depends on, but for the mask.
+fn form(key: &KernelKey) -> String {
+    match key {
+        KernelKey::Forward { config, score, .. } => format!("{config:?}, {score:?}"),
+        KernelKey::Backward { pass, config, score, .. } => {
+            format!("{pass:?}, {config:?}, {score:?}")
+        }
+        KernelKey::Merge { rows, parts, sinks, .. } => {
+            format!("{rows:?}, {parts:?}, sinks: {sinks}")
+        }
+        KernelKey::Append { config, mask } => format!("{config:?}, {:?}", mask.sequences),
+        KernelKey::Inspect { rows, score, .. } => format!("{rows:?}, {score:?}"),
+        KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
+        KernelKey::RowsAlone { node, .. } => format!("node {node}"),
+        KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
+        KernelKey::TileClasses { grid, .. } => format!("{grid:?}"),
+        KernelKey::Materialize { mask } | KernelKey::SequencesCheck { mask } => {
+            format!("{:?}", mask.sequences)
+        }
+    }
+}
+
+/// Every leaf and operator.
+pub(crate) const MASKS: &[&str] = &[
+    "all",
+    "causal & !window(3,0)",
+    "key_lengths | prefix",
+    "key_padding & token_padding",
+    "documents & dense & not_self",
+    "chunk(3) | dilated(2,2) & strided(3) | global(1)",
+    "block_bidirectional | buckets & column_ranges & tree",
+    "per_head(causal, window(2,0) & prefix)",
+    "self_only_if_alone(causal & self_only_if_alone(dense))",
+];
+
+/// Every kernel that any device may choose for a mask but those that append and those that are for a function of the
+/// user's own: their tiles and types, the score modifiers.
+pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
+    for parts in [Parts::Splits, Parts::Results(RowAccess::Scalar), Parts::Results(RowAccess::Vec4)]
+    {
+        for (access, o) in [(RowAccess::Scalar, Dtype::F16), (RowAccess::Vec4, Dtype::F32)] {
+            let rows = RowFormat { access, dtypes: Dtypes { o, ..Dtypes::default() } };
+            let sinks = parts == Parts::Splits;
+            keys.push(KernelKey::Merge { rows, parts, sinks, mask: Arc::clone(mask) });
+        }
+    }
+    let grid = TileGrid { block_q: 3, block_kv: 5 };
+    keys.push(KernelKey::TileMap { grid, parts: 4, mask: Arc::clone(mask) });
+    keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
+    for config in configs() {
+        for score in scores() {
+            keys.push(KernelKey::Inspect { rows: config.rows, score, mask: Arc::clone(mask) });
+        }
+    }
+    keys.push(KernelKey::SequencesCheck { mask: Arc::clone(mask) });
+    for node in 0..mask.rows_alone.len() {
+        keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
+    }
+    for config in configs() {
+        for score in scores() {
+            keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
+        }
+    }
+    for config in backward_configs() {
+        for score in scores() {
+            for pass in PASSES {
+                if score.bias && pass == (BackwardPass::Columns { dk: true, dv: true }) {
+                    // One binding too many: the plan takes the two halves.
+                    continue;
+                }
+                let mask = Arc::clone(mask);
+                keys.push(KernelKey::Backward { pass, config, score: score.clone(), mask });
+            }
+        }
+    }
+    keys
+}
+
+/// The kernels that append to caches, of every type and in every way.
+pub(crate) fn appends() -> Vec<KernelKey> {
+    let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
+    let pairings = [None, Some(Pairing::Half), Some(Pairing::Interleaved)];
+    let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
+    let kv = [KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
+    let of = |(at, cache): (usize, Dtype)| {
+        let config = AppendConfig {
+            access: if at % 5 < 2 { RowAccess::Vec4 } else { RowAccess::Scalar },
+            tokens: types[at / 4 % 3],
+            cache,
+            parts: 3,
+            pairing: pairings[at % 3],
+            rotates_q: at % 3 != 0 && at.is_multiple_of(2),
+        };
+        let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
+        KernelKey::Append { config, mask: Arc::new(MaskText::new(&Mask::All, forms)) }
+    };
+    types.into_iter().cycle().take(24).enumerate().map(of).collect()
+}
+
+/// A mask that asks for places, tables and the tile map.
+pub(crate) const SEQUENCES_MASK: &str = "self_only_if_alone(causal & documents) | buckets";
+
+/// Every way in which queries and keys may lie.
+pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
+    let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
+    let kv = [KeyForm::Uniform, KeyForm::Packed, KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
+    q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
+}
+
+const PASSES: [BackwardPass; 11] = [
+    BackwardPass::Terms { has_dlse: false },
+    BackwardPass::Terms { has_dlse: true },
+    BackwardPass::Rows { dq: true, normalizes: true },
+    BackwardPass::Rows { dq: true, normalizes: false },
+    BackwardPass::Rows { dq: false, normalizes: true },
+    BackwardPass::Columns { dk: true, dv: true },
+    BackwardPass::Columns { dk: true, dv: false },
+    BackwardPass::Columns { dk: false, dv: true },
+    BackwardPass::Bias { shared_by_rows: false },
+    BackwardPass::Bias { shared_by_rows: true },
+    BackwardPass::Sinks,
+];
+
+/// Every form of the backward kernels' table; each size with one type, of the tensors and of the gradients.
+fn backward_configs() -> Vec<BackwardConfig> {
+    let mut configs = Vec::new();
+    for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
+        for head_dim in [head_dim, 3, 128, 255] {
+            let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
+            let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtype);
+            let options = GradientStrides {
+                dout: problem.strides().o,
+                dq: problem.strides().q,
+                dk: problem.strides().k,
+                dv: problem.strides().v,
+            };
+            let forms = backward_candidates(&problem, &options, dtype.into(), &device);
+            for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
+                if !configs.contains(&config) {
+                    configs.push(config);
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// Devices of every subgroup size, that have all that some kernel needs.
+fn devices() -> [DeviceTraits; 4] {
+    [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
+        is_cpu: true,
+        fixed_subgroup_size: Some(subgroup_size),
+        largest_subgroup: subgroup_size,
+        matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
+        limits: wgpu::Limits {
+            max_compute_workgroup_storage_size: 32 << 10,
+            ..wgpu::Limits::defaults()
+        },
+        most_work: u64::MAX,
+    })
+}
+
+/// No score modifier, and all of them.
+fn scores() -> [ScoreText; 2] {
+    let all =
+        ScoreText { softcap: true, bias: true, alibi: true, sinks: true, ..ScoreText::default() };
+    [ScoreText::default(), all]
+}
+
+/// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.
+fn configs() -> Vec<ForwardConfig> {
+    let mut configs = Vec::new();
+    for device in devices() {
+        for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
+            // Each type at some of the lengths: the length and the type are composed apart.
+            let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
+            for dtypes in [Dtype::F32, dtype] {
+                let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtypes);
+                for num_splits in [1, 2] {
+                    let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
+                    for config in forms.filter_map(|(_, form)| form.ok()) {
+                        if !configs.contains(&config) {
+                            configs.push(config);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    configs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mask_parses_and_every_kernel_is_there() {
+        for mask in MASKS.iter().chain([&SEQUENCES_MASK]) {
+            mask.parse::<Mask>().unwrap();
+        }
+        let texts = kernel_texts();
+        let count = |name: &str| texts.iter().filter(|text| text.kernel == name).count();
+        for kernel in ForwardKernel::ALL {
+            assert!(count(&format!("forward {kernel}")) > MASKS.len(), "{kernel}");
+        }
+        for kernel in BackwardKernel::ALL {
+            for pass in ["rows", "columns"] {
+                assert!(count(&format!("backward {pass} {kernel}")) > MASKS.len(), "{kernel}");
+            }
+        }
+        for name in ["append", "merge", "inspect", "materialize", "rows alone", "tile map"] {
+            assert!(count(name) > 1, "{name}");
+        }
+    }
+}

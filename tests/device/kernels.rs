@@ -1,0 +1,111 @@
+//! Each kernel by itself, forced: right, or refused with a reason. `cargo xtask portability` makes its table of this.
+
+use wgpu_attention::{
+    Attention, BackwardKernel, BackwardOptions, Dtype, Error, ForwardKernel, Mask, OutputGradients,
+    Outputs, Problem, Score, Shape, reference,
+};
+
+use crate::dtypes::stored;
+use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::matrix::WITH_MATRICES;
+use crate::tolerance::{assert_close, assert_gradient_close, naive_gradients, naive_modified};
+
+/// One whose tiles are classed by closed forms, one with a tile map and a table of rows.
+const MASKS: [&str; 2] = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
+
+/// The line that the command looks for.
+fn refused(reason: &str) {
+    println!("refused: {reason}");
+}
+
+fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
+    let shape = match kernel.is_decode() {
+        true => Shape::new(4, 8, 9, 20).seq_kv(203).kv_heads(4),
+        false => Shape::new(2, 4, 113, 20).seq_kv(127).kv_heads(2),
+    };
+    for (mask, &dtype) in
+        MASKS.iter().flat_map(|mask| dtypes.iter().map(move |dtype| (mask, dtype)))
+    {
+        let mask: Mask = mask.parse().unwrap();
+        let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
+        match attention.kernels().wgsl(&problem, Some(kernel)) {
+            Ok(_) => {}
+            Err(Error::KernelRefused { reason, .. }) => return refused(&reason),
+            Err(error) => panic!("{error}"),
+        }
+        let operands = stored(Operands::random(&shape, 5), dtype.into());
+        let inputs = operands.inputs();
+        let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+        let output = attention.run_blocking(&problem, &inputs, &outputs).unwrap();
+        let truth = reference::attention(&problem, &inputs).unwrap();
+        let (score, data) = (Score::default(), ScoreData::default());
+        let naive = naive_modified(&problem, &mask, &inputs, &score, &data, dtype);
+        let what = format!("{kernel}, {mask}, {dtype}");
+        assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
+        assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
+    }
+}
+
+const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+
+#[test]
+fn forward_broadcast() {
+    forward(&ATTENTION, ForwardKernel::Broadcast, &DTYPES);
+}
+
+#[test]
+fn forward_tiled() {
+    forward(&ATTENTION, ForwardKernel::Tiled, &DTYPES);
+}
+
+#[test]
+fn forward_matrix() {
+    forward(&WITH_MATRICES, ForwardKernel::Matrix, &[Dtype::F16]);
+}
+
+#[test]
+fn forward_decode_lanes() {
+    forward(&ATTENTION, ForwardKernel::DecodeLanes, &DTYPES);
+}
+
+#[test]
+fn forward_decode() {
+    forward(&ATTENTION, ForwardKernel::Decode, &DTYPES);
+}
+
+fn backward(kernel: BackwardKernel) {
+    let shape = Shape::new(2, 4, 65, 20).seq_kv(33).kv_heads(2);
+    for mask in MASKS {
+        let mask: Mask = mask.parse().unwrap();
+        let problem = Problem::new(shape).mask(mask.clone());
+        let operands = Operands::random(&shape, 6);
+        let inputs = operands.inputs();
+        let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
+        let upstream = OutputGradients::new(&dout);
+        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let found = match ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options) {
+            Ok(found) => found,
+            Err(Error::KernelRefused { reason, .. }) => return refused(&reason),
+            Err(error) => panic!("{error}"),
+        };
+        let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
+        let naive = naive_gradients(&problem, &mask, &inputs, &upstream);
+        for (name, found, naive, truth) in [
+            ("dq", &found.dq, &naive.dq, &truth.dq),
+            ("dk", &found.dk, &naive.dk, &truth.dk),
+            ("dv", &found.dv, &naive.dv, &truth.dv),
+        ] {
+            assert_gradient_close(&format!("{name} of {kernel}, {mask}"), found, naive, truth);
+        }
+    }
+}
+
+#[test]
+fn backward_broadcast() {
+    backward(BackwardKernel::Broadcast);
+}
+
+#[test]
+fn backward_tiled() {
+    backward(BackwardKernel::Tiled);
+}
