@@ -9,6 +9,7 @@ mod cargo;
 mod compare;
 mod driver;
 mod isa;
+mod portability;
 mod progress;
 mod report;
 mod ring;
@@ -48,6 +49,7 @@ Examples:
   eval \"$(cargo xtask driver)\"                use the driver by hand, in this shell
   cargo xtask isa --family navi31             the kernels' machine code for a GPU that isn't there
   cargo xtask compare                         this crate beside PyTorch, llama.cpp, cubek and burn
+  cargo xtask portability --only tint         every kernel through Chromium's compiler; `--help` lists the others
   cargo xtask ci                              what CI checks
 
 Without a GPU on Linux, lavapipe (Mesa's Vulkan driver for CPUs) is downloaded once, below the target folder.";
@@ -141,6 +143,8 @@ enum Task {
 
     Compare(compare::Arguments),
 
+    Portability(portability::Options),
+
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
     /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
@@ -194,6 +198,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(options) => isa::run(&workspace, &options),
+        Task::Portability(options) => portability::run(&workspace, &options),
         Task::Compare(arguments) => compare::run(&workspace, choice, &arguments),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),

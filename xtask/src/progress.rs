@@ -2,6 +2,7 @@
 //!
 //! It all goes to standard error: standard output belongs to what was asked for.
 
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -57,6 +58,56 @@ impl Progress {
             _ => String::new(),
         };
         eprintln!("{}: done ({size}{:.1} s)", self.label, self.start.elapsed().as_secs_f64());
+    }
+}
+
+/// The progress of steps that are counted.
+pub(crate) struct Steps(Progress);
+
+impl Steps {
+    /// Begins; how many there are is told later.
+    pub(crate) fn new(label: impl Into<String>) -> Self {
+        Self(Progress::new(label, None))
+    }
+
+    /// How many there are.
+    pub(crate) fn set_total(&self, total: u64) {
+        self.0.bar.set_style(style("{prefix} [{bar:30}] {pos}/{len} {elapsed}"));
+        self.0.bar.set_length(total);
+    }
+
+    /// One is done.
+    pub(crate) fn step(&self) {
+        self.0.bar.inc(1);
+    }
+
+    /// Reads lines to their end: one of them tells the total, some of them are steps.
+    pub(crate) fn follow(
+        self,
+        lines: impl Read,
+        total: impl Fn(&str) -> Option<u64>,
+        is_step: impl Fn(&str) -> bool,
+    ) -> io::Result<String> {
+        let mut text = String::new();
+        for line in BufReader::new(lines).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            if let Some(total) = total(&line) {
+                self.set_total(total);
+            } else if is_step(&line) {
+                self.step();
+            }
+            text += &line;
+            text.push('\n');
+        }
+        self.finish();
+        Ok(text)
+    }
+
+    /// Ends it with a line that stays.
+    pub(crate) fn finish(self) {
+        let Progress { label, bar, start } = self.0;
+        bar.finish_and_clear();
+        eprintln!("{label}: done ({:.1} s)", start.elapsed().as_secs_f64());
     }
 }
 

@@ -110,6 +110,17 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
         }
     }
     test_passes(workspace, choice, &Tests::default(), &mut report)?;
+    let mut portability = workspace.cargo("run");
+    portability.args([
+        "--quiet",
+        "--all-features",
+        "--bin",
+        "xtask",
+        "--",
+        "portability",
+        "--quick",
+    ]);
+    report.run("all kernels in the languages of wgpu's backends", &mut portability)?;
     Ok(report.finish())
 }
 

@@ -12,12 +12,34 @@ const DEBIAN: Release = Release {
     pretending: &["trixie"],
 };
 
+/// Older releases of lavapipe, oldest first: under which name each is kept, and where it comes from.
+const OLDER: [(&str, &[&str]); 2] = [
+    ("lavapipe-bookworm", &["bookworm"]),
+    ("lavapipe-bookworm-backports", &["bookworm", "bookworm-backports"]),
+];
+
 struct Release {
     number: u32,
     /// Where lavapipe is taken from.
     newest: &'static [&'static str],
     /// Where RADV is taken from.
     pretending: &'static [&'static str],
+}
+
+/// An older lavapipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Older {
+    /// Mesa 22.3, the oldest.
+    Bookworm,
+    /// Mesa 25.0.
+    BookwormBackports,
+}
+
+impl Older {
+    /// The folder's name.
+    pub(crate) const fn name(self) -> &'static str {
+        OLDER[self as usize].0
+    }
 }
 
 /// Where packages come from.
@@ -96,6 +118,12 @@ impl Host {
     /// What to try for a RADV that pretends to have a GPU, best first.
     pub(crate) fn radv_recipes(&self) -> Vec<Recipe> {
         self.recipes_from(DEBIAN.pretending)
+    }
+
+    /// Where an older lavapipe comes from.
+    pub(crate) fn older_recipes(&self, older: Older) -> Vec<Recipe> {
+        let (_, suites) = OLDER[older as usize];
+        if self.is_debian() { vec![Recipe::Debian { suites }] } else { Vec::new() }
     }
 
     fn recipes_from(&self, suites: &'static [&'static str]) -> Vec<Recipe> {

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::cargo::{Workspace, quoted};
+pub(crate) use host::{Older, is_in_path};
 pub(crate) use mpi::Mpi;
 use probe::Adapter;
 use provision::Provisioner;
@@ -134,24 +135,45 @@ struct Software {
     adapter: Option<Adapter>,
     /// Starts programs on the driver's C library.
     runner: PathBuf,
-    /// Names the driver to the Vulkan loader.
-    manifest: PathBuf,
+    api: Api,
     shader_cache: PathBuf,
+}
+
+/// By which API wgpu reaches a driver, and how the API's library finds it.
+#[derive(Debug)]
+enum Api {
+    /// The manifest names the driver to the Vulkan loader.
+    Vulkan { manifest: PathBuf },
+    /// OpenGL through EGL: the folder of the libraries, and what names Mesa's EGL to the vendors' common one.
+    Gl { libraries: PathBuf, vendor: PathBuf },
 }
 
 impl Software {
     /// What a program needs, apart from being started by the runner.
     fn environment(&self) -> Vec<(String, OsString)> {
-        let pairs: [(&str, OsString); 6] = [
-            ("WGPU_BACKEND", "vulkan".into()),
-            ("VK_DRIVER_FILES", self.manifest.clone().into()),
-            // Layers of the system were built for the system's C library, and record or draw over what they see.
-            ("VK_LOADER_LAYERS_DISABLE", "~implicit~".into()),
+        let mut pairs: Vec<(&str, OsString)> = match &self.api {
+            Api::Vulkan { manifest } => vec![
+                ("WGPU_BACKEND", "vulkan".into()),
+                ("VK_DRIVER_FILES", manifest.clone().into()),
+                // The loader of older releases knows it by this name.
+                ("VK_ICD_FILENAMES", manifest.clone().into()),
+                // Layers of the system were built for the system's C library, and record or draw over what they see.
+                ("VK_LOADER_LAYERS_DISABLE", "~implicit~".into()),
+            ],
+            Api::Gl { libraries, vendor } => vec![
+                ("WGPU_BACKEND", "gl".into()),
+                ("__EGL_VENDOR_LIBRARY_FILENAMES", vendor.clone().into()),
+                ("EGL_PLATFORM", "surfaceless".into()),
+                ("LIBGL_DRIVERS_PATH", libraries.clone().into()),
+                ("LIBGL_ALWAYS_SOFTWARE", "1".into()),
+            ],
+        };
+        pairs.extend([
             // Shaders that were compiled once load a hundred times faster, also in the next test run.
             ("MESA_SHADER_CACHE_DIR", self.shader_cache.clone().into()),
             ("MESA_SHADER_CACHE_MAX_SIZE", "512M".into()),
             (RUNNER_VARIABLE, self.runner.clone().into()),
-        ];
+        ]);
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
@@ -264,6 +286,35 @@ pub(crate) fn mpi(workspace: &Workspace) -> Result<Result<Mpi, String>> {
     Ok(Mpi::of_the_system())
 }
 
+/// A driver that the tests run on besides those of [`select`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// An older lavapipe.
+    Older(Older),
+    /// Mesa's OpenGL for CPUs.
+    Gl,
+}
+
+/// One of the further drivers, fetched if need be.
+pub(crate) fn extra(workspace: &Workspace, extra: Extra) -> Result<Device> {
+    let mut provisioner = provisioner(workspace)?;
+    let software = match extra {
+        Extra::Older(older) => provisioner.older_lavapipe(older)?,
+        Extra::Gl => provisioner.llvmpipe()?,
+    };
+    Ok(Device::software(workspace, &software))
+}
+
+/// The folder of Vulkan's validation layer, and the package that it came in; fetched if need be.
+pub(crate) fn validation_layer(workspace: &Workspace) -> Result<(PathBuf, String)> {
+    provisioner(workspace)?.validation_layer()
+}
+
+/// The folder of programs that check SPIR-V and GLSL, fetched if need be.
+pub(crate) fn tools(workspace: &Workspace) -> Result<PathBuf> {
+    provisioner(workspace)?.tools()
+}
+
 /// Removes the drivers that were fetched.
 pub(crate) fn forget(workspace: &Workspace) -> Result<()> {
     provisioner(workspace)?.forget()
@@ -303,7 +354,7 @@ mod tests {
             package: "mesa-vulkan-drivers 26".into(),
             adapter: None,
             runner: "/d/lavapipe/run".into(),
-            manifest: "/d/lavapipe/icd.json".into(),
+            api: Api::Vulkan { manifest: "/d/lavapipe/icd.json".into() },
             shader_cache: "/d/shader-cache".into(),
         };
         let mut command = Command::new("cargo");

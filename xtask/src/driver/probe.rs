@@ -78,8 +78,10 @@ impl fmt::Display for Adapter {
 
 /// The adapters that the system offers as it is, GPUs first. None if it lacks even a Vulkan loader.
 pub(crate) fn adapters() -> Vec<Adapter> {
-    let mut adapters: Vec<Adapter> =
-        enumerate().iter().map(|adapter| Adapter::new(&adapter.get_info())).collect();
+    let mut adapters: Vec<Adapter> = enumerate(wgpu::Backends::PRIMARY)
+        .iter()
+        .map(|adapter| Adapter::new(&adapter.get_info()))
+        .collect();
     adapters.sort_by_key(|adapter| !adapter.is_gpu);
     adapters
 }
@@ -87,7 +89,8 @@ pub(crate) fn adapters() -> Vec<Adapter> {
 /// Opens the first adapter, runs a small shader on it and reads the result back: a driver that lists an adapter may still
 /// lack a library that it compiles shaders with.
 pub(crate) fn open_adapter() -> Result<Adapter> {
-    let adapter = enumerate().into_iter().next().context("wgpu finds no adapter")?;
+    let backends = wgpu::Backends::PRIMARY | wgpu::Backends::GL;
+    let adapter = enumerate(backends).into_iter().next().context("wgpu finds no adapter")?;
     let info = Adapter::new(&adapter.get_info());
     let result = pollster::block_on(count_invocations(&adapter))
         .with_context(|| format!("{info} can't run a shader"))?;
@@ -96,10 +99,10 @@ pub(crate) fn open_adapter() -> Result<Adapter> {
     Ok(info)
 }
 
-fn enumerate() -> Vec<wgpu::Adapter> {
+/// `noop` computes nothing and GL is no backend that this project is tuned for; neither says that there is a GPU.
+fn enumerate(among: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // `noop` computes nothing and GL is no backend that this project is tuned for; neither says that there is a GPU.
-    descriptor.backends &= wgpu::Backends::PRIMARY;
+    descriptor.backends &= among;
     descriptor.flags = wgpu::InstanceFlags::empty();
     let backends = descriptor.backends;
     pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(backends))

@@ -8,7 +8,11 @@
 //!     icd.json          where the Vulkan loader finds the driver
 //!     stamp.json        what it is; written last
 //!   swiftshader/        a driver and its icd.json; its programs start through lavapipe/run
+//!   lavapipe-RELEASE/   the same of older releases
 //!   radv/               run and lib/ as lavapipe's, for a Mesa whose RADV compiles for GPUs that aren't there
+//!   llvmpipe/           run and lib/ as lavapipe's, with Mesa's OpenGL on the CPU instead of Vulkan
+//!   validation/         Vulkan's validation layer, for lavapipe's programs
+//!   tools/              run and lib/ as lavapipe's, with programs that check SPIR-V and GLSL
 //!   mpi/                no driver, but fetched like one: see [`Mpi`](super::mpi::Mpi)
 //!   shader-cache/       shaders that lavapipe has compiled
 //!   lock                held while the folders above change
@@ -27,10 +31,10 @@ use crate::progress::Progress;
 
 use super::apt::{Apt, Package};
 use super::closure::Tree;
-use super::host::{Host, Recipe};
+use super::host::{Host, Older, Recipe};
 use super::probe::Adapter;
 use super::stamp::Stamp;
-use super::{Software, icd};
+use super::{Api, Software, icd};
 
 /// The work of getting drivers. While it lives, no other process changes them.
 #[derive(Debug)]
@@ -77,7 +81,9 @@ impl Provisioner {
 
     /// Removes all drivers, so that they are fetched again.
     pub(crate) fn forget(&self) -> Result<()> {
-        for folder in ["lavapipe", "swiftshader", "radv", "mpi"] {
+        let older = [Older::Bookworm, Older::BookwormBackports].map(Older::name);
+        let others = ["lavapipe", "swiftshader", "radv", "llvmpipe", "mpi", "validation", "tools"];
+        for folder in others.iter().chain(&older) {
             remove(&self.drivers.join(folder))?;
         }
         Ok(())
@@ -85,12 +91,24 @@ impl Provisioner {
 
     /// lavapipe, ready to run.
     pub(crate) fn lavapipe(&mut self) -> Result<Software> {
-        let folder = self.drivers.join("lavapipe");
+        self.lavapipe_in("lavapipe", self.host.recipes())
+    }
+
+    /// An older lavapipe, ready to run.
+    pub(crate) fn older_lavapipe(&mut self, older: Older) -> Result<Software> {
+        self.lavapipe_in(older.name(), self.host.older_recipes(older))
+    }
+
+    fn lavapipe_in(&mut self, name: &str, recipes: Vec<Recipe>) -> Result<Software> {
+        let folder = self.drivers.join(name);
         let stamp = match Stamp::read(&folder) {
             Some(stamp) => stamp,
-            None => self.fetch_lavapipe(&folder).context("lavapipe could not be fetched")?,
+            None => {
+                let fetched = self.fetch_lavapipe(name, recipes, &folder);
+                fetched.with_context(|| format!("{name} could not be fetched"))?
+            }
         };
-        Ok(self.software("lavapipe", &folder, &stamp))
+        Ok(self.vulkan("lavapipe", &folder, &folder, &stamp))
     }
 
     /// SwiftShader, ready to run. It comes with lavapipe, whose C library and Vulkan loader it uses.
@@ -101,40 +119,138 @@ impl Provisioner {
             Some(stamp) => stamp,
             None => self.fetch_swiftshader(&folder).context("SwiftShader could not be fetched")?,
         };
-        Ok(self.software("SwiftShader", &folder, &stamp))
+        Ok(self.vulkan("SwiftShader", &folder, &self.drivers.join("lavapipe"), &stamp))
     }
 
-    fn software(&self, name: &'static str, folder: &Path, stamp: &Stamp) -> Software {
+    /// llvmpipe, Mesa's OpenGL for CPUs, ready to run.
+    pub(crate) fn llvmpipe(&mut self) -> Result<Software> {
+        let folder = self.drivers.join("llvmpipe");
+        let stamp = match Stamp::read(&folder) {
+            Some(stamp) => stamp,
+            None => self.fetch_llvmpipe(&folder).context("llvmpipe could not be fetched")?,
+        };
+        Ok(self.egl(&folder, &stamp))
+    }
+
+    fn vulkan(
+        &self,
+        name: &'static str,
+        folder: &Path,
+        libraries: &Path,
+        stamp: &Stamp,
+    ) -> Software {
         Software {
             name,
             package: stamp.package.clone(),
             adapter: stamp.adapter.clone(),
-            runner: self.drivers.join("lavapipe/run"),
-            manifest: folder.join("icd.json"),
+            runner: libraries.join("run"),
+            api: Api::Vulkan { manifest: folder.join("icd.json") },
             shader_cache: self.drivers.join("shader-cache"),
         }
     }
 
-    fn fetch_lavapipe(&mut self, place: &Path) -> Result<Stamp> {
-        let packages = self.with_recipes(self.host.recipes(), |apt| {
-            apt.fetch_closure(
-                "packages of lavapipe",
-                &["mesa-vulkan-drivers", "libvulkan1", "libc6"],
-            )
-        })?;
-        let tree = self.unpack("lavapipe", &packages)?;
+    fn egl(&self, folder: &Path, stamp: &Stamp) -> Software {
+        Software {
+            name: "llvmpipe",
+            package: stamp.package.clone(),
+            adapter: stamp.adapter.clone(),
+            runner: folder.join("run"),
+            api: Api::Gl { libraries: folder.join("lib"), vendor: folder.join("vendor.json") },
+            shader_cache: self.drivers.join("shader-cache"),
+        }
+    }
 
-        let folder = self.partial("lavapipe")?;
+    fn fetch_lavapipe(&mut self, name: &str, recipes: Vec<Recipe>, place: &Path) -> Result<Stamp> {
+        let wanted = ["mesa-vulkan-drivers", "libvulkan1", "libc6"];
+        let (packages, tree) = self.closure("lavapipe", recipes, &wanted)?;
+        let folder = self.partial(name)?;
         let driver = tree.find("libvulkan_lvp", ".so")?;
         let loader = tree.find("libvulkan.so", ".1")?;
-        let ld_so = tree.keep(&[driver, loader], &folder.join("lib"))?;
+        keep_with_runner(&tree, &[driver, loader], &folder)?;
         let manifest = fs::read_to_string(tree.find("lvp_icd", ".json")?)?;
         fs::write(folder.join("icd.json"), icd::with_library(&manifest, "lib/libvulkan_lvp.so")?)?;
-        let runner = folder.join("run");
-        fs::write(&runner, runner_script(&ld_so))?;
-        make_executable(&runner)?;
+        let stamp = self.stamp("mesa-vulkan-drivers", &packages)?;
+        self.complete(self.vulkan("lavapipe", &folder, &folder, &stamp), stamp, &folder, place)
+    }
 
-        self.complete("mesa-vulkan-drivers", &packages, &folder, &runner, place)
+    fn fetch_llvmpipe(&mut self, place: &Path) -> Result<Stamp> {
+        let wanted = ["libegl-mesa0", "libegl1", "libgles2", "libgl1-mesa-dri", "libc6"];
+        let (packages, tree) = self.closure("llvmpipe", self.host.recipes(), &wanted)?;
+        let folder = self.partial("llvmpipe")?;
+        // The last is what EGL looks for by name while it runs.
+        let files = [
+            ("libEGL.so", ".1"),
+            ("libEGL_mesa.so", ".0"),
+            ("libGLESv2.so", ".2"),
+            ("swrast_dri", ".so"),
+        ];
+        let libraries: Vec<&Path> =
+            files.iter().map(|(start, end)| tree.find(start, end)).collect::<Result<_>>()?;
+        keep_with_runner(&tree, &libraries, &folder)?;
+        let vendor = serde_json::json!({
+            "file_format_version": "1.0.0",
+            "ICD": { "library_path": "libEGL_mesa.so.0" },
+        });
+        fs::write(folder.join("vendor.json"), format!("{vendor:#}\n"))?;
+        let stamp = self.stamp("libgl1-mesa-dri", &packages)?;
+        self.complete(self.egl(&folder, &stamp), stamp, &folder, place)
+    }
+
+    /// The folder of Vulkan's validation layer, for programs of lavapipe's, and the package that it came in.
+    pub(crate) fn validation_layer(&mut self) -> Result<(PathBuf, String)> {
+        self.lavapipe()?;
+        let place = self.drivers.join("validation");
+        if let Some(stamp) = Stamp::read(&place) {
+            return Ok((place, stamp.package));
+        }
+        let name = "vulkan-validationlayers";
+        let recipes = self.host.recipes();
+        let (packages, tree) = self.closure("the validation layer", recipes, &[name, "libc6"])?;
+        let folder = self.partial("validation")?;
+        let library = "libVkLayer_khronos_validation.so";
+        tree.keep(&[tree.find(library, "")?], &folder.join("lib"))?;
+        let manifest = fs::read_to_string(tree.find("VkLayer_khronos_validation", ".json")?)?;
+        let manifest = manifest.replace(&format!("\"{library}\""), &format!("\"./lib/{library}\""));
+        ensure!(manifest.contains("./lib/"), "the layer's manifest doesn't name {library}");
+        fs::write(folder.join("VkLayer_khronos_validation.json"), manifest)?;
+        let stamp = self.settle(name, &packages, &folder, &place)?;
+        Ok((place, stamp.package))
+    }
+
+    /// The folder with `run` and, in `lib`, glslangValidator and spirv-val.
+    pub(crate) fn tools(&mut self) -> Result<PathBuf> {
+        let place = self.drivers.join("tools");
+        if Stamp::read(&place).is_some() {
+            return Ok(place);
+        }
+        let wanted = ["glslang-tools", "spirv-tools", "libc6"];
+        let (packages, tree) =
+            self.closure("glslang and SPIR-V's tools", self.host.recipes(), &wanted)?;
+        let folder = self.partial("tools")?;
+        let programs = [tree.find("glslangValidator", "")?, tree.find("spirv-val", "")?];
+        keep_with_runner(&tree, &programs, &folder)?;
+        self.settle("glslang-tools", &packages, &folder, &place)?;
+        Ok(place)
+    }
+
+    /// Packages with all that they need, unpacked.
+    fn closure(
+        &mut self,
+        what: &str,
+        recipes: Vec<Recipe>,
+        wanted: &[&str],
+    ) -> Result<(Vec<Package>, Tree)> {
+        let label = format!("packages of {what}");
+        let packages = self.with_recipes(recipes, |apt| apt.fetch_closure(&label, wanted))?;
+        let tree = self.unpack(what, &packages)?;
+        Ok((packages, tree))
+    }
+
+    /// The note of what was fetched last.
+    fn stamp(&self, package: &str, packages: &[Package]) -> Result<Stamp> {
+        let version = version_of(package, packages)?;
+        let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
+        Ok(Stamp { recipe, package: format!("{package} {version}"), adapter: None })
     }
 
     fn fetch_swiftshader(&mut self, place: &Path) -> Result<Stamp> {
@@ -154,7 +270,9 @@ impl Provisioner {
         let manifest = fs::read_to_string(tree.find("vk_swiftshader_icd", ".json")?)?;
         fs::write(folder.join("icd.json"), icd::with_library(&manifest, library)?)?;
 
-        self.complete("chromium-common", &packages, &folder, &lavapipe.join("run"), place)
+        let stamp = self.stamp("chromium-common", &packages)?;
+        let software = self.vulkan("SwiftShader", &folder, &lavapipe, &stamp);
+        self.complete(software, stamp, &folder, place)
     }
 
     /// RADV, Mesa's driver for AMD's GPUs, ready to compile kernels for GPUs that aren't there.
@@ -168,18 +286,12 @@ impl Provisioner {
     }
 
     fn fetch_radv(&mut self, place: &Path) -> Result<Stamp> {
-        let packages = self.with_recipes(self.host.radv_recipes(), |apt| {
-            apt.fetch_closure("packages of RADV", &["mesa-vulkan-drivers", "libvulkan1", "libc6"])
-        })?;
-        let tree = self.unpack("RADV", &packages)?;
+        let wanted = ["mesa-vulkan-drivers", "libvulkan1", "libc6"];
+        let (packages, tree) = self.closure("RADV", self.host.radv_recipes(), &wanted)?;
         let folder = self.partial("radv")?;
         let driver = tree.find("libvulkan_radeon", ".so")?;
         let loader = tree.find("libvulkan.so", ".1")?;
-        let ld_so = tree.keep(&[driver, loader], &folder.join("lib"))?;
-        let runner = folder.join("run");
-        fs::write(&runner, runner_script(&ld_so))?;
-        make_executable(&runner)?;
-
+        keep_with_runner(&tree, &[driver, loader], &folder)?;
         self.settle("mesa-vulkan-drivers", &packages, &folder, place)
     }
 
@@ -191,9 +303,7 @@ impl Provisioner {
         folder: &Path,
         place: &Path,
     ) -> Result<Stamp> {
-        let version = version_of(package, packages)?;
-        let recipe = self.apt.as_ref().context("packages from nowhere")?.recipe().name();
-        let stamp = Stamp { recipe, package: format!("{package} {version}"), adapter: None };
+        let stamp = self.stamp(package, packages)?;
         settle(&stamp, folder, place)?;
         Ok(stamp)
     }
@@ -250,25 +360,14 @@ impl Provisioner {
     /// Tries the driver in `folder` out, stamps it, and moves it to its place.
     fn complete(
         &self,
-        package: &str,
-        packages: &[Package],
+        software: Software,
+        stamp: Stamp,
         folder: &Path,
-        runner: &Path,
         place: &Path,
     ) -> Result<Stamp> {
-        let version = version_of(package, packages)?;
-        let recipe = self.apt.as_ref().context("a driver from nowhere")?.recipe().name();
-        let software = Software {
-            name: "probe",
-            package: format!("{package} {version}"),
-            adapter: None,
-            runner: runner.to_path_buf(),
-            manifest: folder.join("icd.json"),
-            shader_cache: self.drivers.join("shader-cache"),
-        };
         let adapter = probe(&software).context("the driver was unpacked, but doesn't work")?;
-        eprintln!("{package} {version}: {adapter}");
-        let stamp = Stamp { recipe, package: software.package, adapter: Some(adapter) };
+        eprintln!("{}: {adapter}", stamp.package);
+        let stamp = Stamp { adapter: Some(adapter), ..stamp };
         settle(&stamp, folder, place)?;
         Ok(stamp)
     }
@@ -346,6 +445,14 @@ fn own_program() -> Result<PathBuf> {
         return Ok(Path::new(&first).canonicalize()?);
     }
     Ok(current)
+}
+
+/// Keeps libraries in `folder/lib`, with the script that starts programs on them.
+fn keep_with_runner(tree: &Tree, libraries: &[&Path], folder: &Path) -> Result<()> {
+    let ld_so = tree.keep(libraries, &folder.join("lib"))?;
+    let runner = folder.join("run");
+    fs::write(&runner, runner_script(&ld_so))?;
+    make_executable(&runner)
 }
 
 /// The script that starts a program on the unpacked C library.

@@ -31,6 +31,23 @@ pub(crate) const FAMILIES: [Family; 7] = [
     Family { name: "gfx1201", chips: "RDNA 4: RX 9070", multiply_add: 1.0, ..RDNA },
 ];
 
+/// The rest of what RADV can pretend; nobody needs tables of them.
+pub(crate) const OTHER_FAMILIES: [Family; 13] = [
+    Family { name: "tahiti", chips: "GCN 1", ..GCN },
+    Family { name: "hawaii", chips: "GCN 2", ..GCN },
+    Family { name: "fiji", chips: "GCN 3", ..GCN },
+    Family { name: "vega20", chips: "GCN 5", ..GCN },
+    Family { name: "mi100", chips: "CDNA", ..GCN },
+    Family { name: "raven", chips: "GCN 5", ..GCN },
+    Family { name: "renoir", chips: "GCN 5", ..GCN },
+    Family { name: "navi10", chips: "RDNA 1", ..RDNA },
+    Family { name: "rembrandt", chips: "RDNA 2", ..RDNA },
+    Family { name: "navi33", chips: "RDNA 3", multiply_add: 1.0, ..RDNA },
+    Family { name: "phoenix", chips: "RDNA 3", multiply_add: 1.0, ..RDNA },
+    Family { name: "gfx1150", chips: "RDNA 3.5", multiply_add: 1.0, ..RDNA },
+    Family { name: "gfx1200", chips: "RDNA 4", multiply_add: 1.0, ..RDNA },
+];
+
 const GCN: Family =
     Family { name: "", chips: "", simds: 4.0, lanes: 64.0, issue: 4.0, multiply_add: 4.0 };
 const RDNA: Family =

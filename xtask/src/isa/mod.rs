@@ -18,7 +18,8 @@ use clap::builder::PossibleValuesParser;
 
 use crate::cargo::{Workspace, artifact, describe};
 use crate::driver::{self, Radv};
-use family::{FAMILIES, Family};
+use crate::progress::Steps;
+use family::{FAMILIES, Family, OTHER_FAMILIES};
 use listing::Compiled;
 
 /// Which kernels, for which GPUs.
@@ -86,6 +87,36 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         print!("{tables}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What every family's compiler made of the kernels.
+pub(crate) struct Everywhere {
+    /// The driver's package.
+    pub(crate) package: String,
+    /// For each family, the kernels that were compiled, and whether their registers spill.
+    pub(crate) families: Vec<(&'static str, Result<Vec<(String, bool)>>)>,
+}
+
+/// Compiles all kernels for all families, those of the report and the others.
+pub(crate) fn compile_everywhere(workspace: &Workspace) -> Result<Everywhere> {
+    let compiler = Compiler::build(workspace, driver::radv(workspace)?)?;
+    let progress = Steps::new("RADV");
+    progress.set_total((FAMILIES.len() + OTHER_FAMILIES.len()) as u64);
+    let families = FAMILIES
+        .iter()
+        .chain(&OTHER_FAMILIES)
+        .map(|family| {
+            let listing = compiler.compile(family, None).and_then(|text| listing::parse(&text));
+            progress.step();
+            let kernels = listing.map(|kernels| {
+                let spills = |kernel: &Compiled| kernel.stats.spilled + kernel.stats.scratch > 0;
+                kernels.into_iter().map(|kernel| (kernel.name.clone(), spills(&kernel))).collect()
+            });
+            (family.name, kernels)
+        })
+        .collect();
+    progress.finish();
+    Ok(Everywhere { package: compiler.radv.package, families })
 }
 
 /// The text of docs/isa.md around the tables.

@@ -1,0 +1,331 @@
+//! The device tests on every driver, and under Vulkan's validation layer.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Cell, Check, Column, Store, write};
+use crate::cargo::{Workspace, artifact, describe};
+use crate::driver::{self, Choice, Device, Extra, Older};
+use crate::progress::Steps;
+
+/// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
+/// kernels`.
+const PROOFS: [(&str, &[&str]); 20] = [
+    ("append", &["cache::"]),
+    ("backward bias", &["backward::"]),
+    ("backward columns broadcast", &["kernels::backward_broadcast", "backward::"]),
+    ("backward columns tiled", &["kernels::backward_tiled", "backward::"]),
+    ("backward rows broadcast", &["kernels::backward_broadcast", "backward::"]),
+    ("backward rows tiled", &["kernels::backward_tiled", "backward::"]),
+    ("backward sinks", &["backward::"]),
+    ("backward terms", &["backward::"]),
+    ("forward broadcast", &["kernels::forward_broadcast", "forward::", "scores::", "dtypes::"]),
+    ("forward decode", &["kernels::forward_decode", "decode::"]),
+    ("forward decode_lanes", &["kernels::forward_decode_lanes", "decode::"]),
+    ("forward matrix", &["kernels::forward_matrix", "matrix::"]),
+    ("forward tiled", &["kernels::forward_tiled", "forward::", "scores::", "dtypes::"]),
+    ("inspect", &["inspect::"]),
+    ("materialize", &["masks::"]),
+    ("merge", &["merge::", "decode::"]),
+    ("rows alone", &["masks::"]),
+    ("sequences check", &["sequences::"]),
+    ("tile classes", &["masks::"]),
+    ("tile map", &["masks::"]),
+];
+
+/// What a test prints where a kernel refuses.
+const REFUSED: &str = "refused: ";
+
+/// Whether a check runs the device tests.
+pub(super) fn is_one(check: Check) -> bool {
+    matches!(
+        check,
+        Check::LavapipeOldest
+            | Check::LavapipeOlder
+            | Check::Lavapipe
+            | Check::Swiftshader
+            | Check::Gl
+            | Check::Validation
+    )
+}
+
+/// The program of the device tests.
+#[derive(Debug)]
+pub(super) struct Tests {
+    program: PathBuf,
+}
+
+impl Tests {
+    pub(super) fn build(workspace: &Workspace) -> Result<Self> {
+        eprintln!("build of the device tests …");
+        let mut build = workspace.cargo("test");
+        // As `cargo xtask test` does, so that nothing is built twice.
+        build.args(["--workspace", "--all-features", "--no-run", "--test", "device"]);
+        Ok(Self { program: artifact(&mut build, "device", std::env::consts::EXE_EXTENSION)? })
+    }
+
+    pub(super) fn run(&self, workspace: &Workspace, store: &Store, check: Check) -> Result<Column> {
+        let (title, device) = match check {
+            Check::LavapipeOldest => {
+                ("lavapipe 22.3", driver::extra(workspace, Extra::Older(Older::Bookworm))?)
+            }
+            Check::LavapipeOlder => {
+                let older = Extra::Older(Older::BookwormBackports);
+                ("lavapipe 25.0", driver::extra(workspace, older)?)
+            }
+            Check::Gl => ("llvmpipe, GL", driver::extra(workspace, Extra::Gl)?),
+            Check::Swiftshader => ("SwiftShader", driver::select(workspace, Choice::Swiftshader)?),
+            Check::Validation => ("validation", driver::select(workspace, Choice::Lavapipe)?),
+            _ => ("lavapipe", driver::select(workspace, Choice::Lavapipe)?),
+        };
+        let layer = match check {
+            Check::Validation => Some(Layer::set_up(workspace, store)?),
+            _ => None,
+        };
+        let mut command = self.command(workspace, &device);
+        if check == Check::Gl {
+            // wgpu's GL backend has one context for all threads, and panics where one of them holds it for seconds, as
+            // llvmpipe does while it computes (`Could not lock adapter context`, wgpu-hal 30).
+            command.arg("--test-threads=1");
+        }
+        if let Some(layer) = &layer {
+            layer.apply(&mut command);
+        }
+        let text = follow(&mut command, &format!("device tests on {device}"))?;
+        write(&store.log(&format!("{}.log", check.name())), &text)?;
+        let run = Run::parse(&text)?;
+        let mut failures = run.failed();
+        let mut summary = format!("{device}; {} of {} tests", run.passed(), run.tests.len());
+        if let Some(layer) = &layer {
+            let found = layer.messages()?;
+            summary += &format!("; {}: {} messages", layer.package, found.len());
+            failures.extend(found);
+        }
+        Ok(Column { title: title.to_owned(), summary, cells: run.cells(), failures })
+    }
+
+    fn command(&self, workspace: &Workspace, device: &Device) -> Command {
+        let mut command = match device.runner() {
+            Some(runner) => Command::new(runner),
+            None => Command::new(&self.program),
+        };
+        command.args(device.runner().is_some().then_some(&self.program)).arg("--show-output");
+        device.apply(&mut command);
+        // As cargo starts tests.
+        command.current_dir(workspace.root()).env("CARGO_MANIFEST_DIR", workspace.root());
+        command
+    }
+}
+
+/// Runs tests, with a bar that counts them, and gives what they printed.
+fn follow(command: &mut Command, label: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{}` could not be started", describe(command)))?;
+    let output = child.stdout.take().context("a child without its output")?;
+    let text = Steps::new(label).follow(output, tests_in, |line| line.starts_with("test "))?;
+    // Whether tests failed is in the text; a crash shows by its missing end.
+    child.wait()?;
+    Ok(text)
+}
+
+/// The number in `running 75 tests`.
+fn tests_in(line: &str) -> Option<u64> {
+    line.strip_prefix("running ")?.split(' ').next()?.parse().ok()
+}
+
+/// What a run of the tests printed.
+#[derive(Debug, Default)]
+struct Run {
+    /// Names, and whether they passed.
+    tests: Vec<(String, bool)>,
+    /// Kernels that refused: the test's name and the reason.
+    refusals: BTreeMap<String, String>,
+}
+
+impl Run {
+    fn parse(text: &str) -> Result<Self> {
+        let mut run = Self::default();
+        let mut shown = None;
+        for line in text.lines() {
+            if let Some((name, result)) =
+                line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+            {
+                match result {
+                    "ok" => run.tests.push((name.to_owned(), true)),
+                    result if result.starts_with("ignored") => {}
+                    _ => run.tests.push((name.to_owned(), false)),
+                }
+            } else if let Some(name) =
+                line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
+            {
+                shown = Some(name.to_owned());
+            } else if let (Some(name), Some(reason)) = (&shown, line.strip_prefix(REFUSED)) {
+                run.refusals.insert(name.clone(), reason.to_owned());
+            }
+        }
+        let ended = text.lines().any(|line| line.starts_with("test result: "));
+        ensure!(
+            ended && !run.tests.is_empty(),
+            "the tests broke off after {} of them:\n{}",
+            run.tests.len(),
+            text.lines().rev().take(5).collect::<Vec<_>>().join("\n")
+        );
+        Ok(run)
+    }
+
+    fn passed(&self) -> usize {
+        self.tests.iter().filter(|(_, passed)| *passed).count()
+    }
+
+    fn failed(&self) -> Vec<String> {
+        let failed = self.tests.iter().filter(|(_, passed)| !passed);
+        failed.map(|(name, _)| format!("test {name} failed")).collect()
+    }
+
+    fn cells(&self) -> BTreeMap<String, Cell> {
+        PROOFS.iter().map(|(kernel, starts)| ((*kernel).to_owned(), self.cell(starts))).collect()
+    }
+
+    fn cell(&self, starts: &[&str]) -> Cell {
+        if let Some(reason) = starts.iter().find_map(|name| self.refusals.get(*name)) {
+            return Cell::Refused(reason.clone());
+        }
+        let proves = |name: &str| {
+            starts
+                .iter()
+                .any(|start| name == *start || start.ends_with("::") && name.starts_with(start))
+        };
+        let proofs: Vec<_> = self.tests.iter().filter(|(name, _)| proves(name)).collect();
+        match proofs.iter().find(|(_, passed)| !passed) {
+            Some((name, _)) => Cell::Failed(format!("test {name}")),
+            None if proofs.is_empty() => Cell::Failed("no test ran".to_owned()),
+            None => Cell::Right(proofs.len()),
+        }
+    }
+}
+
+/// Vulkan's validation layer, which writes what it finds into a file.
+struct Layer {
+    folder: PathBuf,
+    package: String,
+    settings: PathBuf,
+    log: PathBuf,
+}
+
+impl Layer {
+    fn set_up(workspace: &Workspace, store: &Store) -> Result<Self> {
+        let (folder, package) = driver::validation_layer(workspace)?;
+        let settings = store.root.join("validation/vk_layer_settings.txt");
+        let log = store.log("validation-layer.log");
+        // It says at `info` that it is there, and what it checks.
+        write(
+            &settings,
+            &format!(
+                "khronos_validation.debug_action = VK_DBG_LAYER_ACTION_LOG_MSG\n\
+                 khronos_validation.log_filename = {}\n\
+                 khronos_validation.report_flags = error,warn,info\n\
+                 khronos_validation.validate_sync = true\n\
+                 khronos_validation.enables = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT\n",
+                log.display()
+            ),
+        )?;
+        write(&log, "")?;
+        Ok(Self { folder, package, settings, log })
+    }
+
+    fn apply(&self, command: &mut Command) {
+        command
+            .env("VK_LAYER_PATH", &self.folder)
+            .env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation")
+            .env("VK_LAYER_SETTINGS_PATH", &self.settings)
+            .env("WGPU_VALIDATION", "1");
+    }
+
+    /// What it objected to, each once. It is an error if it doesn't say that it was there and checked synchronisation.
+    fn messages(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(&self.log)
+            .with_context(|| format!("reading {}", self.log.display()))?;
+        messages(&text).with_context(|| {
+            format!("the layer wasn't there: see {}", Path::new(&self.log).display())
+        })
+    }
+}
+
+fn messages(log: &str) -> Result<Vec<String>> {
+    ensure!(log.contains("Khronos Validation Layer Active"), "it doesn't say that it is active");
+    ensure!(
+        log.contains("SYNCHRONIZATION_VALIDATION") || log.contains("validate_sync"),
+        "it doesn't say that it checks synchronisation"
+    );
+    let mut found: Vec<String> = log
+        .lines()
+        .filter(|line| {
+            ["Validation Error:", "Validation Warning:", "Validation Performance Warning:"]
+                .iter()
+                .any(|start| line.contains(start))
+        })
+        .map(str::to_owned)
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 4 tests
+test kernels::forward_tiled ... ok
+test forward::scales ... ok
+test kernels::forward_matrix ... ok
+test merge::a_shared_prefix ... FAILED
+
+successes:
+
+---- kernels::forward_matrix stdout ----
+refused: the device was opened without cooperative matrices
+
+failures:
+
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
+";
+
+    #[test]
+    fn tests_become_cells() {
+        let run = Run::parse(OUTPUT).unwrap();
+        assert_eq!((run.passed(), run.tests.len()), (3, 4));
+        let cells = run.cells();
+        assert_eq!(cells["forward tiled"], Cell::Right(2));
+        let reason = "the device was opened without cooperative matrices";
+        assert_eq!(cells["forward matrix"], Cell::Refused(reason.into()));
+        assert_eq!(cells["merge"], Cell::Failed("test merge::a_shared_prefix".into()));
+        assert_eq!(cells["append"], Cell::Failed("no test ran".into()));
+        assert_eq!(run.failed(), ["test merge::a_shared_prefix failed"]);
+    }
+
+    #[test]
+    fn a_crash_is_no_success() {
+        let cut = OUTPUT.split("test result").next().unwrap();
+        assert!(Run::parse(cut).is_err());
+        assert!(Run::parse("running 0 tests\n\ntest result: ok. 0 passed").is_err());
+    }
+
+    #[test]
+    fn a_layer_that_is_silent_is_not_there() {
+        assert!(messages("").is_err());
+        let there = "Validation Information: Khronos Validation Layer Active: Current Enables: \
+                     VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT.\n";
+        assert_eq!(messages(there).unwrap(), [""; 0]);
+        let found = format!("{there}Validation Error: [ X ] a\nValidation Error: [ X ] a\n");
+        assert_eq!(messages(&found).unwrap(), ["Validation Error: [ X ] a"]);
+    }
+}
