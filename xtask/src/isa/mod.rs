@@ -93,9 +93,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 pub(crate) struct Everywhere {
     /// The driver's package.
     pub(crate) package: String,
-    /// For each family, the kernels that were compiled, and whether their registers spill.
-    pub(crate) families: Vec<(&'static str, Result<Vec<(String, bool)>>)>,
+    pub(crate) families: Vec<(&'static str, Result<Spills>)>,
 }
+
+/// The kernels that were compiled for a family, and whether their registers spill.
+type Spills = Vec<(String, bool)>;
 
 /// Compiles all kernels for all families, those of the report and the others.
 pub(crate) fn compile_everywhere(workspace: &Workspace) -> Result<Everywhere> {

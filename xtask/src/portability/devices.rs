@@ -57,15 +57,18 @@ pub(super) fn is_one(check: Check) -> bool {
 #[derive(Debug)]
 pub(super) struct Tests {
     program: PathBuf,
+    /// Only those with one of these in their names, unless it's empty.
+    filters: Vec<String>,
 }
 
 impl Tests {
-    pub(super) fn build(workspace: &Workspace) -> Result<Self> {
+    pub(super) fn build(workspace: &Workspace, filters: &[String]) -> Result<Self> {
         eprintln!("build of the device tests …");
         let mut build = workspace.cargo("test");
         // As `cargo xtask test` does, so that nothing is built twice.
         build.args(["--workspace", "--all-features", "--no-run", "--test", "device"]);
-        Ok(Self { program: artifact(&mut build, "device", std::env::consts::EXE_EXTENSION)? })
+        let program = artifact(&mut build, "device", std::env::consts::EXE_EXTENSION)?;
+        Ok(Self { program, filters: filters.to_vec() })
     }
 
     pub(super) fn run(&self, workspace: &Workspace, store: &Store, check: Check) -> Result<Column> {
@@ -100,12 +103,20 @@ impl Tests {
         let run = Run::parse(&text)?;
         let mut failures = run.failed();
         let mut summary = format!("{device}; {} of {} tests", run.passed(), run.tests.len());
+        if !self.filters.is_empty() {
+            summary += &format!(", only those named {}", self.filters.join(", "));
+        }
         if let Some(layer) = &layer {
             let found = layer.messages()?;
             summary += &format!("; {}: {} messages", layer.package, found.len());
             failures.extend(found);
         }
-        Ok(Column { title: title.to_owned(), summary, cells: run.cells(), failures })
+        Ok(Column {
+            title: title.to_owned(),
+            summary,
+            cells: run.cells(!self.filters.is_empty()),
+            failures,
+        })
     }
 
     fn command(&self, workspace: &Workspace, device: &Device) -> Command {
@@ -114,6 +125,7 @@ impl Tests {
             None => Command::new(&self.program),
         };
         command.args(device.runner().is_some().then_some(&self.program)).arg("--show-output");
+        command.args(&self.filters);
         device.apply(&mut command);
         // As cargo starts tests.
         command.current_dir(workspace.root()).env("CARGO_MANIFEST_DIR", workspace.root());
@@ -189,24 +201,33 @@ impl Run {
         failed.map(|(name, _)| format!("test {name} failed")).collect()
     }
 
-    fn cells(&self) -> BTreeMap<String, Cell> {
-        PROOFS.iter().map(|(kernel, starts)| ((*kernel).to_owned(), self.cell(starts))).collect()
+    /// What became of the kernels; of a selection of the tests, those that some test proves.
+    fn cells(&self, selected: bool) -> BTreeMap<String, Cell> {
+        let cell = |(kernel, starts): &(&str, &[&str])| {
+            let cell = match self.cell(starts) {
+                None if selected => return None,
+                None => Cell::Failed("no test ran".to_owned()),
+                Some(cell) => cell,
+            };
+            Some(((*kernel).to_owned(), cell))
+        };
+        PROOFS.iter().filter_map(cell).collect()
     }
 
-    fn cell(&self, starts: &[&str]) -> Cell {
+    fn cell(&self, starts: &[&str]) -> Option<Cell> {
         if let Some(reason) = starts.iter().find_map(|name| self.refusals.get(*name)) {
-            return Cell::Refused(reason.clone());
+            return Some(Cell::Refused(reason.clone()));
         }
         let proves = |name: &str| {
-            starts
-                .iter()
-                .any(|start| name == *start || start.ends_with("::") && name.starts_with(start))
+            let of =
+                |start: &str| name == start || start.ends_with("::") && name.starts_with(start);
+            starts.iter().any(|start| of(start))
         };
         let proofs: Vec<_> = self.tests.iter().filter(|(name, _)| proves(name)).collect();
         match proofs.iter().find(|(_, passed)| !passed) {
-            Some((name, _)) => Cell::Failed(format!("test {name}")),
-            None if proofs.is_empty() => Cell::Failed("no test ran".to_owned()),
-            None => Cell::Right(proofs.len()),
+            Some((name, _)) => Some(Cell::Failed(format!("test {name}"))),
+            None if proofs.is_empty() => None,
+            None => Some(Cell::Right(proofs.len())),
         }
     }
 }
@@ -303,12 +324,13 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
     fn tests_become_cells() {
         let run = Run::parse(OUTPUT).unwrap();
         assert_eq!((run.passed(), run.tests.len()), (3, 4));
-        let cells = run.cells();
+        let cells = run.cells(false);
         assert_eq!(cells["forward tiled"], Cell::Right(2));
         let reason = "the device was opened without cooperative matrices";
         assert_eq!(cells["forward matrix"], Cell::Refused(reason.into()));
         assert_eq!(cells["merge"], Cell::Failed("test merge::a_shared_prefix".into()));
         assert_eq!(cells["append"], Cell::Failed("no test ran".into()));
+        assert!(!run.cells(true).contains_key("append"));
         assert_eq!(run.failed(), ["test merge::a_shared_prefix failed"]);
     }
 

@@ -30,12 +30,16 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "CHECK")]
     only: Vec<Check>,
 
+    /// Only device tests with this in their names; several times for several. The page says so
+    #[arg(long, value_name = "TEXT")]
+    tests: Vec<String>,
+
     /// Write docs/portability.md, from these checks and from the others' last results
     #[arg(long)]
     write: bool,
 
     /// The subset that CI runs: all kernels through naga's writers
-    #[arg(long, conflicts_with_all = ["only", "write"])]
+    #[arg(long, conflicts_with_all = ["only", "tests", "write"])]
     quick: bool,
 }
 
@@ -43,7 +47,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask portability                         everything; takes an hour or two on two cores
   cargo xtask portability --only gl --only tint   llvmpipe through OpenGL, and Chromium's compiler
-  cargo xtask portability --only swiftshader --write
+  cargo xtask portability --only swiftshader --tests kernels:: --write
   cargo xtask portability --quick                 what CI runs
 
 Results are kept in target/portability/results; what a driver or compiler printed is in target/portability/logs.";
@@ -208,7 +212,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let devices: Vec<Check> =
         wanted.iter().copied().filter(|check| devices::is_one(*check)).collect();
     if !devices.is_empty() {
-        let tests = devices::Tests::build(workspace)?;
+        let tests = devices::Tests::build(workspace, &options.tests)?;
         for check in devices {
             report(check, tests.run(workspace, &store, check))?;
         }
