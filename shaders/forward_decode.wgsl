@@ -2,16 +2,16 @@
 // of the keys.
 //
 //   for each tile of BLOCK_KV keys of the split that the mask doesn't empty:
-//       s    = q k^T                            COLUMNS neighbours share a key, 16 bytes each at a time
+//       s    = q k^T                            COLUMNS neighbours share a key, K_RUN vectors each at a time
 //       s    = LOWEST where the mask says so    in PARTIAL tiles only
 //       m'   = max(m, max s),  p = 2^((s - m') c),  l = l 2^((m - m') c) + p
-//       o    = o 2^((m - m') c) + p v           an invocation: 4 components, every V_GROUPS-th key
+//       o    = o 2^((m - m') c) + p v           an invocation: V_RUN vectors, every V_GROUPS-th key
 //   o and lse, or this split's m, l and o
 //
-// Every key and value goes from memory to registers once. Invocation (y, x) of KEY_SLOTS x COLUMNS has the keys
-// y, y + KEY_SLOTS, ... and the components 4x, 4 (x + COLUMNS), ... of their products; then the cells
-// invocation, invocation + INVOCATIONS, ... of the ROWS x BLOCK_KV scores; then the components 4 (invocation % V4) .. of
-// the output.
+// Every key and value goes from memory to registers once, 16 bytes at a time: K_RUN and V_RUN vectors of four components,
+// 1 of f32, 2 of 16 bits each. Invocation (y, x) of KEY_SLOTS x COLUMNS has the keys y, y + KEY_SLOTS, ... and the runs
+// x, x + COLUMNS, ... of their products; then the cells invocation, invocation + INVOCATIONS, ... of the
+// ROWS x BLOCK_KV scores; then the run invocation % V_COLUMNS of the output.
 //
 // Workgroup memory: a phase writes only after a barrier that follows the last read of what it overwrites. `products` is
 // written before the first barrier of a tile and read before the second; `scores` is written before the second and
@@ -22,14 +22,15 @@ const KEYS: u32 = BLOCK_KV / KEY_SLOTS;
 const CELLS: u32 = (ROWS * BLOCK_KV + INVOCATIONS - 1u) / INVOCATIONS;
 const D4: u32 = HEAD_DIM / 4u;
 const V4: u32 = HEAD_DIM_V / 4u;
-const V_GROUPS: u32 = INVOCATIONS / V4;
+const V_COLUMNS: u32 = V4 / V_RUN;
+const V_GROUPS: u32 = INVOCATIONS / V_COLUMNS;
 // The offset keeps the columns of one key in different banks.
 const COLUMN_STRIDE: u32 = ROWS * BLOCK_KV + KEY_SLOTS / 4u;
 
 // [ROWS, HEAD_DIM / 4]
 var<workgroup> q_tile: array<vec4<f32>, ROWS * D4>;
-// [COLUMNS, ROWS, BLOCK_KV], shares of the products; at the end [V_GROUPS, HEAD_DIM_V / 4, 4], shares of a row of o
-var<workgroup> products: array<f32, max(COLUMNS * COLUMN_STRIDE, INVOCATIONS * 4u)>;
+// [COLUMNS, ROWS, BLOCK_KV], shares of the products; at the end [V_GROUPS, HEAD_DIM_V], shares of a row of o
+var<workgroup> products: array<f32, max(COLUMNS * COLUMN_STRIDE, INVOCATIONS * V_RUN * 4u)>;
 // [ROWS, BLOCK_KV]; at the end the cells' shares of l
 var<workgroup> scores: array<f32, ROWS * BLOCK_KV>;
 // [ROWS, BLOCK_KV]
@@ -55,8 +56,8 @@ fn forward(
     let h_kv = block.h_kv;
     let y = invocation / COLUMNS;
     let x = invocation % COLUMNS;
-    let v_group = invocation / V4;
-    let v_column = invocation % V4;
+    let v_group = invocation / V_COLUMNS;
+    let v_column = invocation % V_COLUMNS;
     let kv_last = block.kv_len - 1u;
 
     for (var at = invocation; at < ROWS * D4; at += INVOCATIONS) {
@@ -72,9 +73,11 @@ fn forward(
         m[i] = LOWEST;
         l[i] = 0.0;
     }
-    var o_rows: array<vec4<f32>, ROWS>;
+    var o_rows: array<array<vec4<f32>, V_RUN>, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
-        o_rows[r] = vec4<f32>(0.0);
+        for (var t = 0u; t < V_RUN; t += 1u) {
+            o_rows[r][t] = vec4<f32>(0.0);
+        }
     }
 
     for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
@@ -93,12 +96,18 @@ fn forward(
         for (var n = 0u; n < KEYS; n += 1u) {
             places[n] = kv_place(b, min(kv0 + y + n * KEY_SLOTS, kv_last));
         }
-        for (var i = x; i < D4; i += COLUMNS) {
+        for (var i0 = x * K_RUN; i0 < D4; i0 += COLUMNS * K_RUN) {
             for (var n = 0u; n < KEYS; n += 1u) {
-                let key = load_k4(places[n].x, h_kv, places[n].y, i * 4u);
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    let q = q_tile[r * D4 + i];
-                    s[n][r] = fma(q.w, key.w, fma(q.z, key.z, fma(q.y, key.y, fma(q.x, key.x, s[n][r]))));
+                var keys: array<vec4<f32>, K_RUN>;
+                for (var t = 0u; t < K_RUN; t += 1u) {
+                    keys[t] = load_k4(places[n].x, h_kv, places[n].y, (i0 + t) * 4u);
+                }
+                for (var t = 0u; t < K_RUN; t += 1u) {
+                    let key = keys[t];
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        let q = q_tile[r * D4 + i0 + t];
+                        s[n][r] = fma(q.w, key.w, fma(q.z, key.z, fma(q.y, key.y, fma(q.x, key.x, s[n][r]))));
+                    }
                 }
             }
         }
@@ -150,24 +159,33 @@ fn forward(
         workgroupBarrier();
 
         for (var r = 0u; r < ROWS; r += 1u) {
-            o_rows[r] *= shrinks[r];
+            for (var t = 0u; t < V_RUN; t += 1u) {
+                o_rows[r][t] *= shrinks[r];
+            }
         }
         if (v_group < V_GROUPS) {
             for (var j = v_group; j < BLOCK_KV; j += V_GROUPS) {
                 let place = kv_place(b, min(kv0 + j, kv_last));
-                var value = load_v4(place.x, h_kv, place.y, v_column * 4u);
+                var values: array<vec4<f32>, V_RUN>;
+                for (var t = 0u; t < V_RUN; t += 1u) {
+                    values[t] = load_v4(place.x, h_kv, place.y, (v_column * V_RUN + t) * 4u);
+                }
                 if (kind == PARTIAL) {
-                    let nonfinite = is_nonfinite(value);
-                    if (any(nonfinite)) {
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            let masked = scores[r * BLOCK_KV + j] == LOWEST;
-                            o_rows[r] += select(vec4<f32>(0.0), value, nonfinite & vec4<bool>(!masked));
+                    for (var t = 0u; t < V_RUN; t += 1u) {
+                        let nonfinite = is_nonfinite(values[t]);
+                        if (any(nonfinite)) {
+                            for (var r = 0u; r < ROWS; r += 1u) {
+                                let masked = scores[r * BLOCK_KV + j] == LOWEST;
+                                o_rows[r][t] += select(vec4<f32>(0.0), values[t], nonfinite & vec4<bool>(!masked));
+                            }
+                            values[t] = without_nonfinite(values[t]);
                         }
-                        value = without_nonfinite(value);
                     }
                 }
                 for (var r = 0u; r < ROWS; r += 1u) {
-                    o_rows[r] = fma(vec4<f32>(weights[r * BLOCK_KV + j]), value, o_rows[r]);
+                    for (var t = 0u; t < V_RUN; t += 1u) {
+                        o_rows[r][t] = fma(vec4<f32>(weights[r * BLOCK_KV + j]), values[t], o_rows[r][t]);
+                    }
                 }
             }
         }
@@ -185,8 +203,8 @@ fn forward(
         }
     }
     for (var r = 0u; r < ROWS; r += 1u) {
-        for (var i = 0u; i < 4u; i += 1u) {
-            products[invocation * 4u + i] = o_rows[r][i];
+        for (var i = 0u; i < V_RUN * 4u; i += 1u) {
+            products[invocation * V_RUN * 4u + i] = o_rows[r][i / 4u][i % 4u];
         }
         workgroupBarrier();
         if (invocation < V4 && block.r0 + r < block.r1) {

@@ -243,6 +243,17 @@ pub(crate) struct RowFormat {
     pub(crate) dtypes: Dtypes,
 }
 
+impl RowFormat {
+    /// How many neighbouring vectors of four components one load of 16 bytes brings. Rows of 8 bits begin with a word of
+    /// their own, so that theirs come one by one.
+    pub(crate) const fn run(self, dtype: Dtype) -> usize {
+        match (self.access, dtype) {
+            (RowAccess::Vec4, Dtype::F16 | Dtype::Bf16) => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// What the text of the kernel that appends to a cache depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct AppendConfig {

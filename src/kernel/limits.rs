@@ -147,7 +147,8 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
         ForwardForm::Decode { invocations, columns, rows, .. } => {
             let cells = rows * block_kv;
             let products = columns * (cells + invocations / columns / 4);
-            let words = products.max(invocations * 4) + 2 * cells + rows;
+            let v_run = config.rows.run(config.rows.dtypes.v);
+            let words = products.max(invocations * v_run * 4) + 2 * cells + rows;
             (invocations, 16 * rows * head_dim / 4 + 4 * words)
         }
     }

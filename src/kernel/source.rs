@@ -735,6 +735,8 @@ impl Source {
                 self.constant("INVOCATIONS", invocations);
                 self.constant("COLUMNS", columns);
                 self.constant("ROWS", rows);
+                self.constant("K_RUN", config.rows.run(config.rows.dtypes.k));
+                self.constant("V_RUN", config.rows.run(config.rows.dtypes.v));
             }
         }
     }
