@@ -289,7 +289,8 @@ impl TensorFile {
     ) -> Result<MaskData> {
         let per_head = [("num_heads", shape.num_heads)];
         let per_sequence = [("batch", shape.batch)];
-        let starts = [("batch + 1", shape.batch + 1)];
+        // Sizes of a tensor without elements may be anything.
+        let starts = [("batch + 1", shape.batch.saturating_add(1))];
         let per_query = [("batch", shape.batch), ("seq_len_q", shape.seq_len_q)];
         let per_key = [("batch", shape.batch), ("seq_len_kv", shape.seq_len_kv)];
         let ints = |input: MaskInput, sizes: &[(&str, usize)]| {
@@ -742,6 +743,15 @@ mod tests {
         let bshd = file(&qkv([2, 3, 4, 8], [2, 5, 2, 8], [2, 5, 2, 6]));
         let operands = bshd.operands(Layout::Bshd).unwrap();
         assert_eq!((operands.shape, operands.o_dims()), (shape, [2, 3, 4, 6]));
+    }
+
+    #[test]
+    fn sizes_of_tensors_without_elements_do_not_overflow() {
+        let file = file(&TensorWriter::new().i32("key_lengths", &[usize::MAX, 0], &[]));
+        let shape = file.mask_shape(&Mask::KeyLengths, 4, 5).unwrap();
+        assert_eq!(shape.batch, usize::MAX);
+        let refused = file.mask_data(&Mask::KeyLengths, &shape, None).unwrap_err().to_string();
+        assert!(refused.starts_with("key_lengths: expected [batch = "), "{refused}");
     }
 
     #[test]

@@ -58,6 +58,11 @@ impl Workspace {
         &self.target
     }
 
+    /// The target triple that programs are built for.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// A call of `cargo <subcommand>` on this workspace, in the caller's folder, so that relative paths among the
     /// arguments of a program that is run keep their meaning.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {

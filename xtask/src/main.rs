@@ -8,6 +8,7 @@
 mod cargo;
 mod compare;
 mod driver;
+mod fuzz;
 mod isa;
 mod portability;
 mod progress;
@@ -50,6 +51,7 @@ Examples:
   cargo xtask isa --family navi31             the kernels' machine code for a GPU that isn't there
   cargo xtask compare                         this crate beside PyTorch, llama.cpp, cubek and burn
   cargo xtask portability --only tint         every kernel through Chromium's compiler; `--help` lists the others
+  cargo xtask fuzz --target wgsl              libFuzzer on text that users write
   cargo xtask ci                              what CI checks
 
 Without a GPU on Linux, lavapipe (Mesa's Vulkan driver for CPUs) is downloaded once, below the target folder.";
@@ -145,6 +147,10 @@ enum Task {
 
     Portability(portability::Options),
 
+    /// Fuzz what reads text and files of anybody's: masks, functions in WGSL, safetensors
+    #[command(after_help = fuzz::EXAMPLES)]
+    Fuzz(fuzz::Options),
+
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
     /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
@@ -200,6 +206,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Portability(options) => portability::run(&workspace, &options),
         Task::Compare(arguments) => compare::run(&workspace, choice, &arguments),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),
         Task::Probe => unreachable!("answered above"),
