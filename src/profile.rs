@@ -86,6 +86,7 @@ pub(crate) enum Advice<'a> {
 const REACH: f64 = 8.0;
 
 impl Choice {
+    #[cfg(any(feature = "measure", test))]
     pub(crate) fn new(problem: &Problem, mut measured: Vec<Measured>) -> Option<Self> {
         measured.sort_by_key(|measured| measured.ns);
         let best = measured.first()?.clone();
@@ -128,6 +129,7 @@ fn names(dtypes: &Dtypes) -> [String; 4] {
 }
 
 impl Profile {
+    #[cfg(any(feature = "measure", test))]
     pub(crate) const fn new(device: DeviceId, choices: Vec<Choice>) -> Self {
         Self { device, choices }
     }
