@@ -16,6 +16,12 @@
 // passes through workgroup memory, and o isn't kept in matrices. How large subgroups are doesn't matter: they take the
 // strips in turns. Invocations have rows, keys and components as in row_tile.wgsl.
 //
+// Workgroup memory: a phase writes only after a barrier that follows the last read of what it overwrites. `q_tile` is
+// written once, before a tile's first barrier; `kv_tile` holds k from the first to the third, v behind the barrier that
+// follows the weights; `s_tile` is written by subgroups and read by invocations, with a barrier before each. `p_tile` is
+// written by rows and read by strips, between them the barrier that clears of marks; `nonfinite_keys` is cleared before that
+// barrier, added to after it, read after the last product. What lies between rows for the banks' sake is never read.
+//
 // Left, Right and Sum are the types of the matrices: MATRIX x MATRIX.
 
 const Q4: u32 = HEAD_DIM / 4u;

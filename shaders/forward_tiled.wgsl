@@ -12,8 +12,11 @@
 // Invocations have rows, keys and components as in row_tile.wgsl.
 //
 // Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. `stage`
-// holds q and k chunks, then v chunks; `row_tile` holds the maxima of the rows, then the weights, then the sums. Rows of
-// both are longer than what they hold, so that neighbours that write a column use different banks.
+// holds q and k chunks, then v chunks, which all invocations write and, a barrier later, read. `row_tile` holds the maxima
+// of the rows, then the weights, then the sums; each invocation writes its columns and reads those of its row after the
+// barrier that opens the next phase. `nonfinite_keys` is cleared by the first invocation, a barrier before any other adds
+// to it, and read after the barrier behind the last chunk of v. Rows of both tiles are longer than what they hold, so that
+// neighbours that write a column use different banks.
 
 const CHUNK4: u32 = CHUNK / 4u;
 const Q_ROW: u32 = BLOCK_Q + 2u;

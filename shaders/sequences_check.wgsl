@@ -2,7 +2,7 @@
 // what isn't, so that nothing outside their tensors is touched; here it is noted, for the caller to read.
 //
 // One workgroup. mask_words[FAULT_SLOT] keeps what was found first: 0, or twice the sequence's number + 1 for its queries
-// and + 2 for its keys.
+// and + 2 for its keys. `first_fault` is set by the first invocation, lowered by all after a barrier, read after another.
 
 const NOTHING: u32 = 0xffffffffu;
 

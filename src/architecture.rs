@@ -45,6 +45,13 @@ fn the_reference_never_sees_wgpu() {
     }
 }
 
+#[test]
+fn nothing_opens_a_socket() {
+    for (_, path) in source_files() {
+        assert!(!code(&path).contains("std::net"), "{} uses the network", path.display());
+    }
+}
+
 fn rank_of(module: &str) -> usize {
     LAYERS
         .iter()

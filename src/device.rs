@@ -126,6 +126,7 @@ pub(crate) async fn open(
         label: Some("wgpu-attention"),
         required_features: adapter.features() & wanted,
         required_limits: adapter.limits(),
+        #[expect(unsafe_code)]
         experimental_features: if with_matrices {
             // SAFETY: the caller asked for it, knowing `DeviceChoice::WithMatrices`. This crate's kernels load and
             // store matrices within their arrays, in the roles and sizes that the adapter lists.

@@ -146,7 +146,10 @@ fn forget_compiled_kernels() {
         [("MESA_SHADER_CACHE_DISABLE", "true"), ("__GL_SHADER_DISK_CACHE", "0")]
     {
         // SAFETY: no other thread runs yet that could read the environment.
-        unsafe { std::env::set_var(variable, value) };
+        #[expect(unsafe_code)]
+        unsafe {
+            std::env::set_var(variable, value)
+        };
     }
 }
 

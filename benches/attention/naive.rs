@@ -81,6 +81,7 @@ impl Pass {
         };
         // SAFETY: with whole tiles, which `Naive::new` asserts, every index lies within its buffer, and every loop is
         // bounded by the sequence's length.
+        #[expect(unsafe_code)]
         let module = unsafe {
             device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };

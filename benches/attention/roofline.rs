@@ -156,6 +156,7 @@ fn compile(device: &wgpu::Device, text: &str) -> wgpu::ComputePipeline {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(text.into()) };
     // SAFETY: every loop ends, and indices stay below the buffers' lengths: pieces are multiples of the steps.
+    #[expect(unsafe_code)]
     let module = unsafe {
         device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     };

@@ -134,6 +134,7 @@ impl Gpu {
         };
         // SAFETY: every kernel in this folder compares its indices with the sizes that it is given, which `Tape` makes
         // its buffers from, and clamps or refuses those that are data; every loop is bounded by those sizes.
+        #[expect(unsafe_code)]
         let module = unsafe {
             let checks = wgpu::ShaderRuntimeChecks::unchecked();
             self.device().create_shader_module_trusted(descriptor, checks)

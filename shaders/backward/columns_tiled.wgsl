@@ -10,6 +10,9 @@
 //
 // The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
 // WRITE_DK and WRITE_DV say which of the two are made: both, unless the bindings don't reach.
+//
+// Barriers as in tiled.wgsl; where both are made, `cells` holds p, then ds: one more stands between the reads of the sum for dv
+// and the writes of ds.
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_columns(

@@ -10,6 +10,9 @@
 //
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
 // Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
+//
+// Barriers as in tiled.wgsl; at the end `cells` holds the shares of l, written behind the barriers of any_invocation, which
+// follow the last sum's reads, and read behind one more.
 
 @compute @workgroup_size(INVOCATIONS)
 fn backward_rows(

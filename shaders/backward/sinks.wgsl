@@ -2,7 +2,8 @@
 //
 //   dsinks[h] = - sum over b and q_idx of exp(sink - lse) delta
 //
-// One workgroup per head; each invocation sums every WORKGROUP_SIZE-th row, and the first adds them up, in order.
+// One workgroup per head; each invocation sums every WORKGROUP_SIZE-th row, and the first adds them up, in order, after the
+// barrier behind which every invocation's element of `sums` is written.
 
 var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
 

@@ -4,8 +4,12 @@
 // Invocation (y, x) of the 16 x COLUMNS has its own side's rows 4y .. 4y + 3 (the components of its vectors), the other
 // side's rows x, x + COLUMNS, ... of the scores, and the components 4x, 4 (x + COLUMNS), ... of the sums.
 //
-// Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. Rows are longer
-// than what they hold, so that neighbours that write a column use different banks.
+// Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. `stage` is
+// written by all between two barriers, in tiled_product.wgsl and tiled_sum.wgsl, and read after the second. `cells` is written
+// by each invocation for its rows after a product, whose barriers follow the last sum's reads, and read behind the next
+// sum's first barrier. `nonfinite_others` is cleared by the first invocation after the products, added to after that same
+// barrier, and read after the sum's last one. Rows are longer than what they hold, so that neighbours that write a column
+// use different banks.
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;

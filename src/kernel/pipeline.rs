@@ -227,12 +227,14 @@ fn compile(
             // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is
             // within its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers
             // that are smaller than what the sizes and strides in the uniform block span.
-            unsafe {
+            #[expect(unsafe_code)]
+            let module = unsafe {
                 device.create_shader_module_trusted(
                     descriptor,
                     wgpu::ShaderRuntimeChecks::unchecked(),
                 )
-            }
+            };
+            module
         };
         let entries: Vec<_> = (0u32..)
             .zip(key.bindings())

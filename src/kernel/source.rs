@@ -887,6 +887,7 @@ mod tests {
                 ..wgpu::Limits::defaults()
             },
             // SAFETY: the noop backend runs nothing.
+            #[expect(unsafe_code)]
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };

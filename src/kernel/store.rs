@@ -41,9 +41,11 @@ impl PipelineStore {
         let create = |data: Option<&[u8]>| {
             let descriptor =
                 wgpu::PipelineCacheDescriptor { label: Some("attention"), data, fallback: true };
-            // SAFETY: the data is what `get_data` gave for an adapter of this kind, as its checksum tells.
-            crate::device::scoped(device, "opening the pipeline cache", || unsafe {
-                device.create_pipeline_cache(&descriptor)
+            crate::device::scoped(device, "opening the pipeline cache", || {
+                // SAFETY: the data is what `get_data` gave for an adapter of this kind, as its checksum tells.
+                #[expect(unsafe_code)]
+                let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+                cache
             })
         };
         match create(data.as_deref()) {

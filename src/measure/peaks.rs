@@ -145,6 +145,7 @@ impl Pass {
         };
         // SAFETY: an invocation writes its own element, of which there are as many as invocations or the text looks;
         // the loop is bounded.
+        #[expect(unsafe_code)]
         let module = unsafe {
             device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };

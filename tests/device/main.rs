@@ -23,7 +23,10 @@ mod metamorphic;
 mod onnx;
 #[cfg(feature = "files")]
 mod pytorch;
+mod races;
 mod random;
 mod scores;
+mod security;
 mod sequences;
+mod soak;
 mod tolerance;

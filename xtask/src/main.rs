@@ -127,6 +127,20 @@ enum Task {
     /// Runs of the same settings that are in out/train_gpt/ aren't repeated.
     Learn,
 
+    /// Run random calls one after another, each against the f64 reference, and watch memory.
+    #[command(
+        after_help = "Calls of the same seed are the same. One that fails names its own: --calls 1 --seed THAT repeats it."
+    )]
+    Soak {
+        /// How many calls.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+        calls: u64,
+
+        /// What the calls are made from [default: another one each time].
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+
     /// Run the benchmarks on the device, with full optimisation.
     #[command(
         after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
@@ -202,6 +216,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Ring { ranks } => ring::run(&workspace, choice, ranks),
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Learn => tasks::learn(&workspace, choice),
+        Task::Soak { calls, seed } => tasks::soak(&workspace, choice, calls, seed),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Portability(options) => portability::run(&workspace, &options),

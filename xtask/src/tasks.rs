@@ -69,6 +69,26 @@ pub(crate) fn cli(workspace: &Workspace, choice: Choice, args: &[OsString]) -> R
     on_device(workspace, choice, cargo)
 }
 
+/// `cargo xtask soak`.
+pub(crate) fn soak(
+    workspace: &Workspace,
+    choice: Choice,
+    calls: u64,
+    seed: Option<u64>,
+) -> Result<ExitCode> {
+    let tests = Tests {
+        filter: Some("soak::soak".into()),
+        args: vec!["--ignored".into(), "--nocapture".into()],
+        ..Tests::default()
+    };
+    let mut cargo = test_command(workspace, Some(DEVICE_TESTS), &tests);
+    cargo.env("WGPU_ATTENTION_SOAK_CALLS", calls.to_string());
+    if let Some(seed) = seed {
+        cargo.env("WGPU_ATTENTION_SOAK_SEED", seed.to_string());
+    }
+    on_device(workspace, choice, cargo)
+}
+
 /// `cargo xtask bench`.
 pub(crate) fn bench(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
     let mut cargo = workspace.cargo("bench");

@@ -13,6 +13,8 @@
 //!
 //! The environment variable [`RADV_LIBRARY`] names RADV's library.
 
+#![expect(unsafe_code, reason = "a Vulkan driver is a C interface")]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
