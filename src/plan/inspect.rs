@@ -8,14 +8,14 @@ use wgpu::BufferSlice;
 use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::MaskTables;
-use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::masked_kernel::MaskedKernel;
+use super::pieces::{Pieces, Schedule, Source};
 use super::tensors::{Numbering, Tensors};
-use super::{begin_pass, bind, empty_buffer};
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::Needs;
 use crate::kernel::params::Params;
-use crate::kernel::pipeline::{Kernels, Pipeline};
+use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
 use crate::mask::emit::MaskText;
@@ -52,15 +52,11 @@ impl ScoreTensor {
 /// These tensors grow with seq_len_q × seq_len_kv; [`crate::AttentionPlan`] never makes them.
 #[derive(Debug)]
 pub struct InspectPlan {
-    kernels: Kernels,
+    kernel: MaskedKernel,
     problem: Problem,
-    mask: MaskTables,
-    bindings: Vec<Binding>,
-    pipeline: Arc<Pipeline>,
     /// Of each of [`ScoreTensor::ALL`]; their cuts are the same.
     pieces: Vec<Pieces>,
     schedule: Schedule,
-    empty: wgpu::Buffer,
 }
 
 /// The caller's buffers for [`InspectPlan::encode`]; rules as for [`crate::AttentionBuffers`].
@@ -119,16 +115,8 @@ impl InspectPlan {
             .collect::<Result<Vec<_>>>()?;
         let work = mask.work().chain(pieces.iter().take(1).flat_map(Pieces::work));
         let schedule = Schedule::new(work, kernels.traits().most_work);
-        Ok(Self {
-            kernels: kernels.clone(),
-            problem: problem.clone(),
-            bindings: key.bindings(),
-            pipeline: kernels.pipeline(key)?,
-            pieces,
-            schedule,
-            mask,
-            empty: empty_buffer(kernels)?,
-        })
+        let kernel = MaskedKernel::new(kernels, mask, key)?;
+        Ok(Self { kernel, problem: problem.clone(), pieces, schedule })
     }
 
     /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_piece`].
@@ -186,15 +174,15 @@ impl InspectPlan {
                     "none",
                 ));
             }
-            _ => Operand::new("lse", self.empty.slice(..), 0),
+            _ => Operand::new("lse", self.kernel.empty.slice(..), 0),
         };
         let output = Operand::new(tensor.name(), buffers.output, cells);
-        let mask = self.mask.operands(&buffers.mask)?;
+        let mask = self.kernel.mask.operands(&buffers.mask)?;
         let mut inputs = vec![q, k, lse];
         let bias = Operand::bias(&self.problem, &buffers.mask)?;
         inputs.extend(bias);
         for operand in inputs.iter().chain([&output]) {
-            operand.check_storage(&self.kernels)?;
+            operand.check_storage(&self.kernel.kernels)?;
         }
         inputs.extend(&mask);
         check_outputs_apart(&inputs, &[output])?;
@@ -202,35 +190,15 @@ impl InspectPlan {
             return Ok(());
         }
         let pieces = &self.pieces[tensor as usize];
-        let own = self.mask.steps()..self.mask.steps() + pieces.count();
-        let source = |binding| {
-            Ok(match (binding, bias) {
-                (Binding::Q, _) => Source::Window(q),
-                (Binding::K, _) => Source::Window(k),
-                (Binding::LseIn, _) if lse.bytes > 0 => Source::Window(lse),
-                (Binding::LseIn, _) => Source::Whole(self.empty.as_entire_binding()),
-                (Binding::Scores, _) => Source::Window(output),
-                (Binding::Bias, Some(bias)) => Source::Window(bias),
-                _ => Source::Whole(self.mask.buffer.as_entire_binding()),
-            })
+        let windows = |binding| match (binding, bias) {
+            (Binding::Q, _) => Some(Source::Window(q)),
+            (Binding::K, _) => Some(Source::Window(k)),
+            (Binding::LseIn, _) if lse.bytes > 0 => Some(Source::Window(lse)),
+            (Binding::LseIn, _) => Some(Source::Whole(self.kernel.empty.as_entire_binding())),
+            (Binding::Scores, _) => Some(Source::Window(output)),
+            (Binding::Bias, Some(bias)) => Some(Source::Window(bias)),
+            _ => None,
         };
-        let bind_groups = steps_within(&steps, own.clone())
-            .map(|piece| {
-                let resources = pieces.resources(piece, &self.bindings, &self.empty, source)?;
-                Ok((piece, bind(self.kernels.device(), &self.pipeline, &resources)))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if steps.start == 0 {
-            self.mask.copy(encoder, &mask);
-        }
-        self.mask.make(encoder, steps_within(&steps, 0..own.start));
-        if bind_groups.is_empty() {
-            return Ok(());
-        }
-        let mut pass = begin_pass(encoder, tensor.name());
-        for (piece, bind_group) in &bind_groups {
-            pieces.encode(*piece, &mut pass, &self.pipeline, bind_group);
-        }
-        Ok(())
+        self.kernel.record(encoder, tensor.name(), &steps, pieces, &mask, windows)
     }
 }

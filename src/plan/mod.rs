@@ -3,7 +3,7 @@
 //! [`attention`] is the forward pass, [`backward`] its gradients, [`merge`] puts results over parts of the keys together,
 //! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles, [`score_points`] a user's score function at single points.
-//! They share the mask's buffer and tables ([`mask_tables`], [`mask_output`]), the checks of the caller's buffers
+//! They share the mask's buffer and tables ([`mask_tables`], [`masked_kernel`], [`mask_output`]), the checks of the caller's buffers
 //! ([`buffers`]), and how work is cut into pieces ([`cut`], [`pieces`]), by what tensors reach ([`tensors`]).
 
 pub(crate) mod attention;
@@ -13,6 +13,7 @@ pub(crate) mod cut;
 pub(crate) mod inspect;
 pub(crate) mod mask_output;
 pub(crate) mod mask_tables;
+mod masked_kernel;
 pub(crate) mod materialize;
 pub(crate) mod merge;
 pub(crate) mod pieces;

@@ -240,7 +240,7 @@ fn threads_that_encode_from_one_plan() {
 }
 
 /// A plan of some kind, and what it has encoded.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "held until it is dropped")]
 enum Plan {
     Attention(AttentionPlan),
     Backward(BackwardPlan),

@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use wgpu_attention::{
     Attention, DeviceChoice, ForwardKernel, Inputs, KernelOptions, Kernels, Mask, MaskData, Output,
-    Outputs, Problem, ScoreTensor, Shape, reference,
+    Outputs, Problem, Score, ScoreTensor, Shape, reference,
 };
 
 use crate::tolerance::{assert_close, naive};
@@ -120,6 +120,15 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
                 .collect::<Vec<_>>(),
         )
 }
+
+/// Every modifier of scores alone, then all together.
+pub(crate) const SCORES: [Score; 5] = [
+    Score { softcap: Some(20.0), bias: false, alibi: false, sinks: false },
+    Score { softcap: None, bias: true, alibi: false, sinks: false },
+    Score { softcap: None, bias: false, alibi: true, sinks: false },
+    Score { softcap: None, bias: false, alibi: false, sinks: true },
+    Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true },
+];
 
 /// Data of the score modifiers.
 #[derive(Debug, Default)]

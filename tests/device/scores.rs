@@ -4,17 +4,8 @@ use wgpu_attention::{
     Dtype, Inputs, Mask, MaskData, Outputs, Problem, Score, ScoreTensor, Shape, reference,
 };
 
-use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, run};
+use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, kernels, run};
 use crate::tolerance::{assert_close, naive_modified};
-
-/// Each alone, then all.
-const SCORES: [Score; 5] = [
-    Score { softcap: Some(20.0), bias: false, alibi: false, sinks: false },
-    Score { softcap: None, bias: true, alibi: false, sinks: false },
-    Score { softcap: None, bias: false, alibi: true, sinks: false },
-    Score { softcap: None, bias: false, alibi: false, sinks: true },
-    Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true },
-];
 
 fn check(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
     let mask: Mask = mask.parse().unwrap();

@@ -7,17 +7,8 @@ use wgpu_attention::{
 
 use super::{Upstream, assert_all_close, kernels, run};
 use crate::bad_input::assert_says;
-use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData};
 use crate::tolerance::naive_gradients_modified;
-
-/// Each modifier alone, then all.
-const SCORES: [Score; 5] = [
-    Score { softcap: Some(20.0), bias: false, alibi: false, sinks: false },
-    Score { softcap: None, bias: true, alibi: false, sinks: false },
-    Score { softcap: None, bias: false, alibi: true, sinks: false },
-    Score { softcap: None, bias: false, alibi: false, sinks: true },
-    Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true },
-];
 
 #[test]
 fn every_modifier_alone_and_together() {

@@ -1,0 +1,213 @@
+//! The kernels of the backward pass.
+
+use super::{Source, WORKGROUP_SIZE, row_length, tile_class};
+use crate::dtype::Dtype;
+use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
+use crate::mask::emit::{MaskText, SINKS_SLOT};
+use crate::score::ScoreText;
+
+impl Source {
+    /// The kernels of the backward pass.
+    pub(super) fn backward(
+        &mut self,
+        pass: BackwardPass,
+        config: &BackwardConfig,
+        score: &ScoreText,
+        mask: &MaskText,
+    ) {
+        let RowFormat { access, dtypes } = config.rows;
+        let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
+        let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
+        if let BackwardPass::Terms { has_dlse } = pass {
+            self.title("generated: kernel::source");
+            let dlse = if has_dlse { "dlse[row]" } else { "0.0" };
+            self.line(&format!("fn dlse_of(row: u32) -> f32 {{\n    return {dlse};\n}}\n"));
+            self.rows(access, dtypes.o, "o", v_length);
+            self.rows(access, dtypes.o, "dout", v_length);
+            return self.part(&shader!("backward/terms"));
+        }
+        if pass == BackwardPass::Sinks {
+            self.constant("SINKS_SLOT", SINKS_SLOT);
+            self.part(&shader!("backward/sink_weight"));
+            return self.part(&shader!("backward/sinks"));
+        }
+        self.rows(access, dtypes.q, "q", length);
+        self.rows(access, dtypes.k, "k", length);
+        self.rows(access, dtypes.v, "v", v_length);
+        self.rows(access, dtypes.o, "dout", v_length);
+        self.score(score, dtypes.bias);
+        self.score_gradient(score);
+        self.part(&shader!("backward/cell"));
+        match pass {
+            BackwardPass::Rows { dq, normalizes } => {
+                self.part(&tile_class(mask));
+                self.part(&shader!("query_block"));
+                self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
+                if normalizes {
+                    self.part(&if score.sinks {
+                        shader!("backward/sink_weight")
+                    } else {
+                        shader!("backward/no_sink_weight")
+                    });
+                }
+                self.part(&if normalizes {
+                    shader!("backward/norm")
+                } else {
+                    shader!("backward/no_norm")
+                });
+                self.part(&shader!("nonfinite"));
+                self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
+                match config.form {
+                    BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("broadcast/broadcast"));
+                        self.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
+                        self.lane_part(&shader!("broadcast/products"), "v", "kv", "HEAD_DIM_V");
+                        self.lane_part(&shader!("broadcast/sums"), "k", "kv", "HEAD_DIM");
+                        self.part(&shader!("backward/rows_broadcast"));
+                    }
+                    BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("turns"));
+                        self.part(&shader!("backward/tiled"));
+                        self.product(["q", "k"], ["q", "kv"]);
+                        self.product(["dout", "v"], ["q", "kv"]);
+                        self.sum("k", "kv", "HEAD_DIM");
+                        self.part(&shader!("backward/rows_tiled"));
+                    }
+                }
+            }
+            BackwardPass::Columns { dk, dv } => {
+                self.part(&tile_class(mask));
+                self.part(&shader!("backward/key_block"));
+                self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
+                self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
+                self.part(&shader!("nonfinite"));
+                for tensor in ["q", "dout"] {
+                    self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
+                }
+                match config.form {
+                    BackwardForm::Broadcast { .. } => {
+                        self.part(&shader!("broadcast/broadcast"));
+                        self.lane_part(&shader!("broadcast/products"), "q", "q", "HEAD_DIM");
+                        self.lane_part(&shader!("broadcast/products"), "dout", "q", "HEAD_DIM_V");
+                        self.lane_part(&shader!("broadcast/sums"), "dout", "q", "HEAD_DIM_V");
+                        self.lane_part(&shader!("broadcast/sums"), "q", "q", "HEAD_DIM");
+                        self.part(&shader!("backward/columns_broadcast"));
+                    }
+                    BackwardForm::Tiled { .. } => {
+                        self.part(&shader!("turns"));
+                        self.part(&shader!("backward/tiled"));
+                        self.product(["k", "q"], ["kv", "q"]);
+                        self.product(["v", "dout"], ["kv", "q"]);
+                        self.sum("q", "q", "HEAD_DIM");
+                        self.sum("dout", "q", "HEAD_DIM_V");
+                        self.part(&shader!("backward/columns_tiled"));
+                    }
+                }
+            }
+            _ => {
+                let dtype = config.gradients.dbias;
+                let write = match dtype {
+                    // `BackwardPlan` refuses 8 bits.
+                    Dtype::F32 | Dtype::I8 => shader!("rows/f32_scalar_write"),
+                    Dtype::F16 => {
+                        self.once(&shader!("rows/f16"));
+                        shader!("rows/half_scalar_write")
+                    }
+                    Dtype::Bf16 => {
+                        self.once(&shader!("rows/bf16"));
+                        shader!("rows/half_scalar_write")
+                    }
+                };
+                self.template(&write, &[("HALF", dtype.name()), ("TENSOR", "dbias")]);
+                self.part(&shader!("backward/bias"));
+            }
+        }
+    }
+
+    /// `product_NEAR_FAR` of the tiled backward kernels; each tensor's rows are queries or keys.
+    fn product(&mut self, [near, far]: [&str; 2], [near_rows, far_rows]: [&str; 2]) {
+        let values = [
+            ("NEAR_TENSOR", near),
+            ("FAR_TENSOR", far),
+            ("NEAR_ROWS", near_rows),
+            ("FAR_ROWS", far_rows),
+        ];
+        self.template(&shader!("backward/tiled_product"), &values);
+    }
+
+    /// `add_FAR` of the tiled backward kernels.
+    fn sum(&mut self, far: &str, far_rows: &str, capacity: &str) {
+        let values = [("FAR_TENSOR", far), ("FAR_ROWS", far_rows), ("CAPACITY", capacity)];
+        self.template(&shader!("backward/tiled_sum"), &values);
+    }
+
+    /// The rows of a gradient that is written, if it is.
+    fn gradient_rows(
+        &mut self,
+        wanted: bool,
+        access: RowAccess,
+        dtype: Dtype,
+        tensor: &str,
+        length: &str,
+    ) {
+        if wanted {
+            self.written_rows(access, dtype, tensor, length);
+        } else {
+            self.template(&shader!("rows/discard"), &[("TENSOR", tensor)]);
+        }
+    }
+
+    pub(super) fn backward_constants(&mut self, pass: BackwardPass, config: &BackwardConfig) {
+        let grid = match pass {
+            BackwardPass::Terms { .. } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                // As lse of a row that keeps nothing: it makes every weight 0, and its products stay finite.
+                self.line("const NOTHING_KEPT: f32 = 1.0e38;");
+                return self.row_lengths(config);
+            }
+            BackwardPass::Sinks => {
+                return self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            BackwardPass::Bias { shared_by_rows } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.flag("BIAS_SHARED_BY_ROWS", shared_by_rows);
+                return self.row_lengths(config);
+            }
+            BackwardPass::Rows { .. } => config.rows_grid,
+            BackwardPass::Columns { dk, dv } => {
+                self.flag("WRITE_DK", dk);
+                self.flag("WRITE_DV", dv);
+                config.columns_grid
+            }
+        };
+        self.constant("BLOCK_Q", grid.block_q);
+        self.constant("BLOCK_KV", grid.block_kv);
+        self.row_lengths(config);
+        match config.form {
+            BackwardForm::Broadcast { subgroup_size, rows, step } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+                self.constant("STEP", step);
+                // There are twice as many sums as in the forward pass: half of each fits the instruction cache.
+                self.constant("SUM_STEP", subgroup_size / 2);
+            }
+            BackwardForm::Tiled { columns, chunk, staged_rows } => {
+                let [own, other] = match pass {
+                    BackwardPass::Columns { .. } => ["BLOCK_KV", "BLOCK_Q"],
+                    _ => ["BLOCK_Q", "BLOCK_KV"],
+                };
+                self.line(&format!(
+                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"
+                ));
+                self.constant("COLUMNS", columns);
+                self.constant("CHUNK", chunk);
+                self.constant("STAGED_ROWS", staged_rows);
+            }
+        }
+    }
+
+    fn row_lengths(&mut self, config: &BackwardConfig) {
+        self.constant("HEAD_DIM", config.head_dim.capacity);
+        self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
+    }
+}

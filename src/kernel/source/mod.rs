@@ -1,0 +1,452 @@
+//! A kernel's WGSL text: a generated prelude, fragments from shaders/ chosen by the key, and the mask's functions.
+
+use std::fmt::Write as _;
+
+use crate::dtype::{Dtype, Dtypes, GradientDtypes};
+use crate::mask::emit::{
+    BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, MaskText, Q_SEQUENCES_SLOT,
+    SINKS_SLOT,
+};
+use crate::sequences::{KeyForm, QueryForm, SequenceForms};
+
+use super::key::{
+    BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, RowAccess,
+    RowFormat, RowLength,
+};
+
+/// Invocations in a workgroup of the kernels that have no tiles.
+pub(crate) const WORKGROUP_SIZE: u32 = 64;
+
+macro_rules! shader {
+    ($name:literal) => {
+        $crate::kernel::source::Part {
+            file: concat!("shaders/", $name, ".wgsl"),
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
+        }
+    };
+}
+
+mod backward;
+mod rows;
+mod score;
+
+/// A file of shaders/.
+struct Part {
+    file: &'static str,
+    text: &'static str,
+}
+
+/// What browsers want in front of a kernel that uses subgroups. Branches on votes are the same for a whole subgroup, which
+/// Chromium's analysis of uniformity doesn't see.
+pub(super) const BROWSER_SUBGROUPS: &str =
+    "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+
+/// The whole text of a kernel, each part under the name of its file.
+pub(crate) fn wgsl(key: &KernelKey) -> String {
+    let mut source = Source(String::new());
+    source.title("generated: kernel::source");
+    if needs_subgroups(key) {
+        source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
+        for line in BROWSER_SUBGROUPS.lines() {
+            source.line(&format!("//     {line}"));
+        }
+    }
+    if let KernelKey::Forward {
+        config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
+        ..
+    } = key
+    {
+        source.matrices(*size);
+    }
+    source.constants(key);
+    if key.mask().sequences != SequenceForms::default() {
+        source.constant("Q_SEQUENCES_SLOT", Q_SEQUENCES_SLOT);
+        source.constant("KV_SEQUENCES_SLOT", KV_SEQUENCES_SLOT);
+        source.constant("KV_FIRST_SLOT", KV_FIRST_SLOT);
+        source.constant("BLOCK_TABLES_SLOT", BLOCK_TABLES_SLOT);
+    }
+    for (index, binding) in key.bindings().into_iter().enumerate() {
+        source.binding(index, binding, rows_of(key), gradients_of(key));
+    }
+    source.part(&shader!("problem"));
+    source.part(&shader!("mask/words"));
+    source.sequences(key.mask().sequences);
+    source.part(&shader!("mask/algebra"));
+    source.title("generated: mask::emit");
+    source.line(&key.mask().functions);
+    match key {
+        KernelKey::Forward { config, score, mask } => {
+            source.part(&tile_class(mask));
+            source.part(&match config.form.packed_rows() {
+                Some(_) => shader!("decode/row_block"),
+                None => shader!("query_block"),
+            });
+            let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
+            let RowFormat { access, dtypes } = config.rows;
+            source.rows(access, dtypes.q, "q", length);
+            source.rows(access, dtypes.k, "k", length);
+            let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
+            source.rows(access, dtypes.v, "v", v_length);
+            if config.form.is_split() {
+                source.written_rows(RowAccess::Vec4, Dtype::F32, "part", PADDED_LENGTH);
+            } else {
+                source.written_rows(access, dtypes.o, "o", v_length);
+            }
+            source.score(score, dtypes.bias);
+            source.part(&shader!("online_softmax"));
+            source.part(&row_end(score.sinks));
+            source.part(&shader!("nonfinite"));
+            if config.form.packed_rows().is_some() {
+                source.part(&if config.form.is_split() {
+                    shader!("decode/part")
+                } else {
+                    shader!("decode/whole")
+                });
+            } else {
+                source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
+                if let ForwardForm::Broadcast { .. } = config.form {
+                    source.part(&shader!("broadcast/broadcast"));
+                    source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
+                    source.lane_part(&shader!("broadcast/sums"), "v", "kv", "HEAD_DIM_V");
+                } else {
+                    source.part(&shader!("turns"));
+                    source.part(&shader!("row_tile"));
+                }
+            }
+            source.part(&match config.form {
+                ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
+                ForwardForm::Tiled { .. } => shader!("forward_tiled"),
+                ForwardForm::Matrix { .. } => shader!("forward_matrix"),
+                ForwardForm::DecodeLanes { .. } => shader!("forward_decode_lanes"),
+                ForwardForm::Decode { .. } => shader!("forward_decode"),
+            });
+        }
+        KernelKey::Backward { pass, config, score, mask } => {
+            source.backward(*pass, config, score, mask);
+        }
+        KernelKey::Append { config, .. } => source.append(config),
+        KernelKey::Merge { rows: RowFormat { access, dtypes }, parts, sinks, .. } => {
+            let length = "params.head_dim_v";
+            let part_length = match parts {
+                Parts::Splits => PADDED_LENGTH,
+                Parts::Results(_) => length,
+            };
+            source.rows(parts.access(), Dtype::F32, "part", part_length);
+            source.written_rows(*access, dtypes.o, "o", length);
+            source.title("generated: kernel::source");
+            source.constant("SINKS_SLOT", SINKS_SLOT);
+            source.part(&shader!("online_softmax"));
+            source.part(&row_end(*sinks));
+            source.part(&match parts {
+                Parts::Splits => shader!("merge/splits"),
+                Parts::Results(_) => shader!("merge/results"),
+            });
+            source.part(&shader!("merge/merge"));
+        }
+        KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
+            source.rows(*access, dtypes.q, "q", "params.head_dim");
+            source.rows(*access, dtypes.k, "k", "params.head_dim");
+            source.score(score, dtypes.bias);
+            source.part(&shader!("inspect"));
+        }
+        KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
+        KernelKey::RowsAlone { node, mask } => {
+            let node = &mask.rows_alone[*node];
+            source.title("generated: kernel::source");
+            source.line(&format!(
+                "const SLOT: u32 = {}u;\n\n\
+                 fn row_keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{\n    return {};\n}}\n",
+                node.slot, node.inner_keep
+            ));
+            source.part(&shader!("rows_alone"));
+        }
+        KernelKey::SequencesCheck { .. } => {
+            source.constant("FAULT_SLOT", FAULT_SLOT);
+            source.part(&shader!("sequences_check"));
+        }
+        KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
+        KernelKey::TileClasses { mask, .. } => {
+            source.part(&tile_class(mask));
+            source.part(&shader!("tile_classes"));
+        }
+        KernelKey::ScorePoints { score, .. } => source.score_points(score),
+    }
+    source.0
+}
+
+/// Where the classes of tiles come from.
+const fn tile_class(mask: &MaskText) -> Part {
+    if mask.needs_tile_map { shader!("tile_class_map") } else { shader!("tile_class_closed") }
+}
+
+/// How a row ends.
+const fn row_end(sinks: bool) -> Part {
+    if sinks { shader!("score/sinks") } else { shader!("score/no_sinks") }
+}
+
+/// How the kernel reads rows, which decides its bindings' types.
+fn rows_of(key: &KernelKey) -> RowFormat {
+    match key {
+        KernelKey::Forward { config, .. } => config.rows,
+        KernelKey::Backward { config, .. } => config.rows,
+        KernelKey::Inspect { rows, .. } | KernelKey::Merge { rows, .. } => *rows,
+        KernelKey::Append { config, .. } => {
+            let dtypes = Dtypes { k: config.cache, v: config.cache, ..Dtypes::from(config.tokens) };
+            RowFormat { access: config.access, dtypes }
+        }
+        _ => RowFormat { access: RowAccess::Scalar, dtypes: Dtypes::default() },
+    }
+}
+
+/// The types of the gradients that the kernel writes.
+fn gradients_of(key: &KernelKey) -> GradientDtypes {
+    match key {
+        KernelKey::Backward { config, .. } => config.gradients,
+        _ => GradientDtypes::default(),
+    }
+}
+
+pub(super) const fn needs_subgroups(key: &KernelKey) -> bool {
+    match key {
+        KernelKey::Forward { config, .. } => {
+            matches!(config.form, ForwardForm::Broadcast { .. } | ForwardForm::DecodeLanes { .. })
+        }
+        KernelKey::Backward {
+            pass: BackwardPass::Rows { .. } | BackwardPass::Columns { .. },
+            config,
+            ..
+        } => {
+            matches!(config.form, BackwardForm::Broadcast { .. })
+        }
+        _ => false,
+    }
+}
+
+/// The length of a row of what a split found: whole vectors, whatever the output's rows are.
+const PADDED_LENGTH: &str = "((params.head_dim_v + 3u) / 4u * 4u)";
+
+/// A row's length as an expression: the constant where that's what it is, so that no check is left.
+const fn row_length(
+    length: RowLength,
+    constant: &'static str,
+    parameter: &'static str,
+) -> &'static str {
+    if length.exact { constant } else { parameter }
+}
+
+struct Source(String);
+
+impl Source {
+    /// Where queries and keys lie.
+    fn sequences(&mut self, forms: SequenceForms) {
+        self.part(&match forms.q {
+            QueryForm::Uniform => shader!("sequences/q_uniform"),
+            QueryForm::Packed => shader!("sequences/q_packed"),
+            QueryForm::LeftPadded => shader!("sequences/q_left_padded"),
+        });
+        self.part(&match forms.kv {
+            KeyForm::Uniform => shader!("sequences/kv_uniform"),
+            KeyForm::Packed => shader!("sequences/kv_packed"),
+            KeyForm::Cached => shader!("sequences/kv_cached"),
+            KeyForm::Ring => shader!("sequences/kv_ring"),
+            KeyForm::Paged => shader!("sequences/kv_paged"),
+        });
+        self.part(&shader!("sequences"));
+    }
+
+    fn line(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn title(&mut self, name: &str) {
+        self.line(&format!("\n// ---- {name} ----"));
+    }
+
+    fn part(&mut self, part: &Part) {
+        self.template(part, &[]);
+    }
+
+    /// A part with its placeholders filled in.
+    fn template(&mut self, part: &Part, values: &[(&str, &str)]) {
+        self.title(part.file);
+        let filled = (values.iter())
+            .fold(part.text.to_owned(), |text, (name, value)| text.replace(name, value));
+        self.line(&filled);
+    }
+
+    /// What a lane's rows do with rows of `tensor`, which lie as `side` says.
+    fn lane_part(&mut self, part: &Part, tensor: &str, side: &str, length: &str) {
+        self.template(part, &[("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)]);
+    }
+
+    /// A part that several others need, where it isn't there yet.
+    fn once(&mut self, part: &Part) {
+        if !self.0.contains(part.text) {
+            self.part(part);
+        }
+    }
+
+    fn constants(&mut self, key: &KernelKey) {
+        match key {
+            KernelKey::Forward { config, .. } => self.forward_constants(config),
+            KernelKey::Backward { pass, config, .. } => self.backward_constants(*pass, config),
+            KernelKey::TileMap { grid, parts, .. } => {
+                self.constant("BLOCK_Q", grid.block_q);
+                self.constant("BLOCK_KV", grid.block_kv);
+                self.constant("PARTS", *parts);
+            }
+            KernelKey::TileClasses { grid, .. } => {
+                self.constant("BLOCK_Q", grid.block_q);
+                self.constant("BLOCK_KV", grid.block_kv);
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            _ => self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize),
+        }
+    }
+
+    fn forward_constants(&mut self, config: &ForwardConfig) {
+        self.constant("BLOCK_Q", config.grid.block_q);
+        self.constant("BLOCK_KV", config.grid.block_kv);
+        self.constant("HEAD_DIM", config.head_dim.capacity);
+        self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
+        match config.form {
+            ForwardForm::Broadcast { subgroup_size, rows, step } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+                self.constant("STEP", step);
+                self.constant("SUM_STEP", subgroup_size);
+            }
+            ForwardForm::Tiled { columns, chunk, v_keys } => {
+                self.constant("COLUMNS", columns);
+                self.constant("CHUNK", chunk);
+                self.constant("V_KEYS", v_keys);
+            }
+            ForwardForm::Matrix { columns, size } => {
+                self.constant("COLUMNS", columns);
+                self.constant("MATRIX", size);
+            }
+            ForwardForm::DecodeLanes { subgroup_size, rows, .. } => {
+                self.constant("SUBGROUP_SIZE", subgroup_size);
+                self.constant("ROWS", rows);
+            }
+            ForwardForm::Decode { invocations, columns, rows, .. } => {
+                self.constant("INVOCATIONS", invocations);
+                self.constant("COLUMNS", columns);
+                self.constant("ROWS", rows);
+                self.constant("K_RUN", config.rows.run(config.rows.dtypes.k));
+                self.constant("V_RUN", config.rows.run(config.rows.dtypes.v));
+            }
+        }
+    }
+
+    /// The types of cooperative matrices, and what enables them; it comes before every declaration.
+    fn matrices(&mut self, size: usize) {
+        self.line("enable f16;\nenable wgpu_cooperative_matrix;\n");
+        for (name, scalar, role) in
+            [("Left", "f16", "A"), ("Right", "f16", "B"), ("Sum", "f32", "C")]
+        {
+            self.line(&format!("alias {name} = coop_mat{size}x{size}<{scalar}, {role}>;"));
+        }
+    }
+
+    fn constant(&mut self, name: &str, value: usize) {
+        self.line(&format!("const {name}: u32 = {value}u;"));
+    }
+
+    fn flag(&mut self, name: &str, value: bool) {
+        self.line(&format!("const {name}: bool = {value};"));
+    }
+
+    fn binding(
+        &mut self,
+        index: usize,
+        binding: Binding,
+        rows: RowFormat,
+        gradients: GradientDtypes,
+    ) {
+        let RowFormat { access, dtypes } = rows;
+        let row = |dtype: Dtype| match (access, dtype) {
+            (_, Dtype::I8) => "u32",
+            (RowAccess::Scalar, Dtype::F32) => "f32",
+            (RowAccess::Vec4, Dtype::F32) => "vec4<f32>",
+            (RowAccess::Scalar, _) => "u32",
+            (RowAccess::Vec4, _) => "vec2<u32>",
+        };
+        let written = |dtype: Dtype| match (access, dtype) {
+            (RowAccess::Scalar, Dtype::F16 | Dtype::Bf16) => "atomic<u32>",
+            _ => row(dtype),
+        };
+        let dbias = if gradients.dbias == Dtype::F32 { "f32" } else { "atomic<u32>" };
+        let cache = "the cache's rows, at cache_place";
+        let bias = if dtypes.bias == Dtype::F32 { "f32" } else { "u32" };
+        let (shape, name, element) = match binding {
+            Binding::Params => ("the problem's sizes", "params", "Params"),
+            Binding::Mask | Binding::MaskTables => {
+                ("slots, then the mask's data: see shaders/mask/words.wgsl", "mask_words", "u32")
+            }
+            Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", row(dtypes.q)),
+            Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row(dtypes.k)),
+            Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", row(dtypes.v)),
+            Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", written(dtypes.o)),
+            Binding::OIn => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", row(dtypes.o)),
+            Binding::Dout => ("[batch, num_heads, seq_len_q, head_dim_v]", "dout", row(dtypes.o)),
+            Binding::Dlse => ("[batch, num_heads, seq_len_q]", "dlse", "f32"),
+            Binding::RowTermsOut | Binding::RowTerms => {
+                ("lse, delta, norm: [batch, num_heads, seq_len_q]", "row_terms", "vec4<f32>")
+            }
+            Binding::Dq => ("[batch, num_heads, seq_len_q, head_dim]", "dq", written(gradients.dq)),
+            Binding::Dk => {
+                ("[batch, num_kv_heads, seq_len_kv, head_dim]", "dk", written(gradients.dk))
+            }
+            Binding::Dv => {
+                ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "dv", written(gradients.dv))
+            }
+            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "dbias", dbias),
+            Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
+            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", bias),
+            Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
+            Binding::Rotary => ("the rotary embedding's angles", "rotary", "Rotary"),
+            Binding::RotatedQ => {
+                ("[batch, num_heads, seq_len_q, head_dim]", "rotated_q", written(dtypes.q))
+            }
+            Binding::NewK => ("[batch, num_kv_heads, seq_len_q, head_dim]", "new_k", row(dtypes.q)),
+            Binding::NewV => {
+                ("[batch, num_kv_heads, seq_len_q, head_dim_v]", "new_v", row(dtypes.q))
+            }
+            Binding::CacheK => (cache, "k", written(dtypes.k)),
+            Binding::CacheV => (cache, "v", written(dtypes.v)),
+            Binding::CacheLengths => ("[batch], then the fault", "cache_lengths", "atomic<u32>"),
+            Binding::Part => {
+                ("[num_splits, batch, num_heads, seq_len_q, head_dim_v]", "part", "vec4<f32>")
+            }
+            Binding::Stats | Binding::StatsIn => {
+                ("[num_splits, batch, num_heads, seq_len_q]: m, l", "stats", "vec2<f32>")
+            }
+            Binding::PartIn(access) => (
+                "[parts, batch, num_heads, seq_len_q, head_dim_v]",
+                "part",
+                if access == RowAccess::Vec4 { "vec4<f32>" } else { "f32" },
+            ),
+            Binding::LsesIn => ("[parts, batch, num_heads, seq_len_q]: lse", "stats", "f32"),
+            Binding::Scores => ("[batch, num_heads, seq_len_q, seq_len_kv]", "output", "f32"),
+            Binding::MaskTensor => {
+                ("[batch|1, num_heads|1, seq_len_q, seq_len_kv], or its bits", "output", "u32")
+            }
+            Binding::ScorePoints => ("[points]", "points", "ScorePoint"),
+            Binding::ScoreValues => ("[points]: score_mod, score_mod_grad", "values", "vec2<f32>"),
+        };
+        let declaration = match binding {
+            _ if binding.is_uniform() => format!("var<uniform> {name}: {element};"),
+            _ if binding.is_written() => {
+                format!("var<storage, read_write> {name}: array<{element}>;")
+            }
+            _ => format!("var<storage, read> {name}: array<{element}>;"),
+        };
+        // Writing to a String can't fail.
+        let _ = write!(self.0, "\n// {shape}\n@group(0) @binding({index}) {declaration}\n");
+    }
+}
+
+#[cfg(test)]
+mod tests;

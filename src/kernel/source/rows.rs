@@ -1,0 +1,134 @@
+//! How tensors' rows are read and written, and how they go into a cache.
+
+use super::Source;
+use crate::dtype::Dtype;
+use crate::kernel::key::{AppendConfig, Pairing, RowAccess};
+
+impl Source {
+    /// `load_TENSOR4` for a tensor of that type.
+    pub(super) fn rows(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, length: &str) {
+        if dtype == Dtype::I8 {
+            let values = [("TENSOR", tensor), ("ROW_LENGTH", length)];
+            return self.template(&shader!("rows/load_i8"), &values);
+        }
+        self.reads(access, dtype, tensor, false);
+        // A length that is a constant is all that there is room for.
+        let load = match access {
+            RowAccess::Scalar => shader!("rows/load_scalar"),
+            RowAccess::Vec4 if length.starts_with("HEAD_DIM") => shader!("rows/load_vec4_whole"),
+            RowAccess::Vec4 => shader!("rows/load_vec4"),
+        };
+        self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
+    }
+
+    /// The same for a tensor that is written: `store_TENSOR4`, and `load_TENSOR4` to read it back.
+    pub(super) fn written_rows(
+        &mut self,
+        access: RowAccess,
+        dtype: Dtype,
+        tensor: &str,
+        length: &str,
+    ) {
+        self.reads(access, dtype, tensor, true);
+        let (load, store, write) = match (access, dtype) {
+            (RowAccess::Scalar, Dtype::F32) => (
+                shader!("rows/load_scalar"),
+                shader!("rows/store_scalar"),
+                shader!("rows/f32_scalar_write"),
+            ),
+            (RowAccess::Scalar, _) => (
+                shader!("rows/load_scalar"),
+                shader!("rows/store_scalar"),
+                shader!("rows/half_scalar_write"),
+            ),
+            (RowAccess::Vec4, Dtype::F32) => (
+                shader!("rows/load_vec4"),
+                shader!("rows/store_vec4"),
+                shader!("rows/f32_vec4_write"),
+            ),
+            (RowAccess::Vec4, _) => (
+                shader!("rows/load_vec4"),
+                shader!("rows/store_vec4"),
+                shader!("rows/half_vec4_write"),
+            ),
+        };
+        for part in [write, load, store] {
+            let values = [("HALF", dtype.name()), ("TENSOR", tensor), ("ROW_LENGTH", length)];
+            self.template(&part, &values);
+        }
+    }
+
+    /// `read_TENSOR` or `read_TENSOR4`: elements as f32.
+    pub(super) fn reads(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, atomic: bool) {
+        match dtype {
+            Dtype::F32 | Dtype::I8 => {}
+            Dtype::F16 => self.once(&shader!("rows/f16")),
+            Dtype::Bf16 => self.once(&shader!("rows/bf16")),
+        }
+        let read = match (access, dtype) {
+            (RowAccess::Scalar, Dtype::F32) => shader!("rows/f32_scalar"),
+            (RowAccess::Scalar, _) => shader!("rows/half_scalar"),
+            (RowAccess::Vec4, Dtype::F32) => shader!("rows/f32_vec4"),
+            (RowAccess::Vec4, _) => shader!("rows/half_vec4"),
+        };
+        let word = if atomic { "atomicLoad(&TENSOR[at / 2u])" } else { "TENSOR[at / 2u]" };
+        let values = [("HALF_WORD", word), ("HALF", dtype.name()), ("TENSOR", tensor)];
+        self.template(&read, &values);
+    }
+
+    /// The parts of the kernel that appends to a cache.
+    pub(super) fn append(&mut self, config: &AppendConfig) {
+        self.constant("PARTS", config.parts);
+        self.line(&format!("const ROTATES_Q: bool = {};", config.rotates_q));
+        if let Some(pairing) = config.pairing {
+            self.part(&shader!("append/rotary"));
+            self.part(&match pairing {
+                Pairing::Half => shader!("append/pairs_half"),
+                Pairing::Interleaved => shader!("append/pairs_interleaved"),
+            });
+        }
+        let turned = config.pairing.is_some();
+        for (from, to, length, turned) in
+            [("new_k", "k", "params.head_dim", turned), ("new_v", "v", "params.head_dim_v", false)]
+        {
+            self.incoming(config, from, length, turned);
+            self.appended(config, config.cache, from, to, length);
+        }
+        if config.rotates_q {
+            self.incoming(config, "q", "params.head_dim", true);
+            self.appended(config, config.tokens, "q", "rotated_q", "params.head_dim");
+        } else {
+            self.title("generated: kernel::source");
+            self.line(
+                "fn append_rotated_q(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {}",
+            );
+        }
+        self.part(&shader!("append/append"));
+    }
+
+    /// `incoming_TENSOR4`: rows of the new tokens.
+    fn incoming(&mut self, config: &AppendConfig, tensor: &str, length: &str, turned: bool) {
+        self.rows(config.access, config.tokens, tensor, length);
+        let rows =
+            if turned { shader!("append/turned_rows") } else { shader!("append/plain_rows") };
+        self.template(&rows, &[("TENSOR", tensor)]);
+    }
+
+    /// `append_TENSOR`: rows from one tensor to another.
+    fn appended(
+        &mut self,
+        config: &AppendConfig,
+        dtype: Dtype,
+        from: &str,
+        to: &str,
+        length: &str,
+    ) {
+        let store = if dtype == Dtype::I8 {
+            shader!("append/store_row_i8")
+        } else {
+            self.written_rows(config.access, dtype, to, length);
+            shader!("append/store_row")
+        };
+        self.template(&store, &[("FROM", from), ("TENSOR", to), ("ROW_LENGTH", length)]);
+    }
+}

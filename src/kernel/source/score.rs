@@ -1,0 +1,81 @@
+//! Modifiers of scores, and how gradients go back through them.
+
+use super::Source;
+use crate::dtype::Dtype;
+use crate::kernel::key::RowAccess;
+use crate::mask::emit::{ALIBI_SLOT, SINKS_SLOT};
+use crate::score::ScoreText;
+
+impl Source {
+    /// The parts of the score modifiers, and `modified_score`, which applies them in their order.
+    pub(super) fn score(&mut self, score: &ScoreText, bias: Dtype) {
+        if score.softcap {
+            self.part(&shader!("score/softcap"));
+        }
+        if score.bias {
+            self.reads(RowAccess::Scalar, bias, "bias", false);
+            self.part(&shader!("score/bias"));
+        }
+        if score.alibi {
+            self.part(&shader!("score/alibi"));
+        }
+        let mut body = modifiers(score);
+        if let Some((text, name)) = &score.custom {
+            self.line(text);
+            body += &format!("    score = {name}(score, b, h, q_idx, kv_idx);\n");
+        }
+        self.title("generated: kernel::source");
+        self.constant("ALIBI_SLOT", ALIBI_SLOT);
+        self.constant("SINKS_SLOT", SINKS_SLOT);
+        self.line(&format!(
+            "const MODIFIED: bool = {};\n\n\
+             fn modified_score(product: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{\n\
+             {body}    return score;\n}}\n",
+            score.modifies()
+        ));
+    }
+
+    /// The user's function and its derivative at single points, nothing else.
+    pub(super) fn score_points(&mut self, score: &ScoreText) {
+        let Some((text, name)) = &score.custom else { return };
+        self.line(text);
+        let gradient = score.custom_gradient.as_deref().unwrap_or_default();
+        let values = [("SCORE_MOD", name.as_str()), ("SCORE_GRADIENT", gradient)];
+        self.template(&shader!("score/points"), &values);
+    }
+
+    /// `score_gradient`: a modified score's gradient, taken back to where the bias is added and to the scaled product.
+    pub(super) fn score_gradient(&mut self, score: &ScoreText) {
+        let mut body =
+            "    let scaled = product * params.scale_abs;\n    var upstream = gradient;\n"
+                .to_owned();
+        if let Some(name) = &score.custom_gradient {
+            body += &modifiers(score);
+            body += &format!("    upstream = {name}(upstream, score, b, h, q_idx, kv_idx);\n");
+        }
+        body += "    let of_bias = upstream;\n";
+        if score.softcap {
+            body += "    upstream *= softcap_slope(scaled);\n";
+        }
+        self.title("generated: kernel::source");
+        self.line(&format!(
+            "fn score_gradient(gradient: f32, product: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> vec2<f32> {{\n\
+             {body}    return vec2<f32>(upstream, of_bias);\n}}\n"
+        ));
+    }
+}
+
+/// What the crate's own modifiers do to a product, as WGSL that leaves it in `score`.
+fn modifiers(score: &ScoreText) -> String {
+    let mut body = "    var score = product * params.scale_abs;\n".to_owned();
+    if score.softcap {
+        body += "    score = softcap_score(score);\n";
+    }
+    if score.bias {
+        body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
+    }
+    if score.alibi {
+        body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
+    }
+    body
+}

@@ -1,0 +1,150 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::kernel::catalog::{MASKS, SEQUENCES_MASK, appends, keys, one_of_each, sequence_forms};
+use crate::kernel::limits::Needs;
+use crate::kernel::pipeline::Kernels;
+use crate::kernel::tiles::{DeviceTraits, candidates, variants};
+use crate::mask::Mask;
+use crate::problem::Problem;
+use crate::score::ScoreText;
+use crate::shape::Shape;
+
+/// The kernels that append to caches, of every type and in every way.
+#[test]
+fn every_append_is_valid() {
+    let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let kernels = Kernels::new(&device);
+    for key in appends() {
+        let text = wgsl(&key);
+        kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert!(["TENSOR", "ROW_LENGTH", "FROM"].iter().all(|name| !text.contains(name)));
+    }
+}
+
+/// With every feature and limit that some kernel needs.
+fn noop_device() -> wgpu::Device {
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
+        required_limits: wgpu::Limits {
+            max_compute_workgroup_storage_size: 32 << 10,
+            ..wgpu::Limits::defaults()
+        },
+        // SAFETY: the noop backend runs nothing.
+        #[expect(unsafe_code)]
+        experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
+        ..Default::default()
+    };
+    wgpu::Device::noop(&descriptor).0
+}
+
+/// Without a GPU: wgpu's noop backend takes each text through naga's validation and every pipeline check.
+#[test]
+fn every_kernel_is_valid() {
+    let kernels = Kernels::new(&noop_device());
+    let mut count = 0;
+    for mask in MASKS {
+        let mask: Mask = mask.parse().unwrap();
+        for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
+            let text = wgsl(&key);
+            kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            count += 1;
+        }
+    }
+    // Some keys come twice.
+    assert!(kernels.compiled() > count / 3);
+}
+
+/// What plans compare with a device's limits is what the texts declare.
+#[test]
+fn every_kernel_needs_what_its_text_declares() {
+    let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
+    let mask = Arc::new(MaskText::new(&mask, SequenceForms::default()));
+    for key in keys(&mask) {
+        let module = naga::front::wgsl::parse_str(&wgsl(&key)).unwrap();
+        let entry = &module.entry_points[0];
+        let of = |space: fn(naga::AddressSpace) -> bool| {
+            let variables = module.global_variables.iter().map(|(_, variable)| variable);
+            variables.filter(move |variable| space(variable.space)).collect::<Vec<_>>()
+        };
+        let storage = of(|space| matches!(space, naga::AddressSpace::Storage { .. }));
+        let shared = of(|space| space == naga::AddressSpace::WorkGroup).into_iter();
+        let size = |variable: &naga::GlobalVariable| {
+            module.types[variable.ty].inner.size(module.to_ctx()) as usize
+        };
+        let declared = Needs {
+            storage_buffers: storage.len(),
+            invocations: entry.workgroup_size.iter().product::<u32>() as usize,
+            workgroup_bytes: shared.map(size).sum(),
+        };
+        assert_eq!(Needs::of(&key), declared, "{key:?}");
+        // The choice of kernels goes by what the largest of them needs.
+        let chosen_by = match &key {
+            KernelKey::Forward { config, score, .. } => Needs::of_forward(config, score.bias),
+            KernelKey::Backward { config, .. } => Needs::of_backward(config),
+            _ => continue,
+        };
+        assert!(chosen_by.storage_buffers >= declared.storage_buffers, "{key:?}");
+        assert!(chosen_by.invocations >= declared.invocations, "{key:?}");
+        assert!(chosen_by.workgroup_bytes >= declared.workgroup_bytes, "{key:?}");
+    }
+}
+
+/// Every way in which queries and keys may lie, in one kernel of each name.
+#[test]
+fn every_form_of_sequences_is_valid() {
+    let kernels = Kernels::new(&noop_device());
+    let mask: Mask = SEQUENCES_MASK.parse().unwrap();
+    for forms in sequence_forms() {
+        for key in one_of_each(&Arc::new(MaskText::new(&mask, forms))) {
+            let text = wgsl(&key);
+            kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+}
+
+/// What the tuner tries, under one mask: masks and tiles are composed apart.
+#[test]
+fn every_variant_is_valid() {
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::SUBGROUP,
+        ..Default::default()
+    };
+    let (device, _queue) = wgpu::Device::noop(&descriptor);
+    let kernels = Kernels::new(&device);
+    let traits = DeviceTraits {
+        is_cpu: true,
+        fixed_subgroup_size: Some(8),
+        largest_subgroup: 8,
+        matrix: Ok(8),
+        limits: wgpu::Limits::defaults(),
+        most_work: u64::MAX,
+    };
+    let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
+    for head_dim in [16, 32, 64, 128, 192, 256] {
+        let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
+        let forms = candidates(&problem, &traits, None).into_iter();
+        let tables = forms.filter_map(|(_, form)| form.ok());
+        for config in tables.flat_map(|config| variants(config, &traits)) {
+            let (score, mask) = (ScoreText::default(), Arc::clone(&mask));
+            let key = KernelKey::Forward { config, score, mask };
+            let text = wgsl(&key);
+            kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        }
+    }
+    assert!(kernels.compiled() > 5);
+}
+
+/// A stranger who reads a kernel's text finds where each part comes from.
+#[test]
+fn every_part_is_under_the_name_of_its_file() {
+    let mask: Mask = "causal & documents".parse().unwrap();
+    for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
+        let text = wgsl(&key);
+        assert!(text.contains("// ---- shaders/problem.wgsl ----"));
+        assert!(text.contains("// ---- shaders/mask/causal.wgsl ----"));
+        assert!(!text.contains("TENSOR") && !text.contains("ROW_LENGTH"), "a placeholder is left");
+    }
+}
