@@ -10,8 +10,8 @@ use crate::error::Result;
 const WORKGROUP_SIZE: u64 = 64;
 /// Workgroups of multiply-adds: enough to fill the largest GPUs several times over.
 const WORKGROUPS: u32 = 4096;
-/// 8 rounds of 3 vectors of 4 components, two operations each.
-const OPERATIONS_PER_TURN: f64 = 8.0 * 3.0 * 4.0 * 2.0;
+/// 32 rounds of 3 vectors of 4 components, two operations each.
+const OPERATIONS_PER_TURN: f64 = 32.0 * 3.0 * 4.0 * 2.0;
 /// A measurement takes at least this long, so that starting it doesn't count.
 const LEAST_SECONDS: f64 = 0.02;
 const MOST_TURNS: u32 = 1 << 16;
