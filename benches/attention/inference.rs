@@ -139,7 +139,7 @@ pub(crate) fn run(
         o: o.slice(..),
         lse: None,
     };
-    let roofline = Roofline::new(device, &[&k, &v]);
+    let roofline = Roofline::new(device, clock, &[&k, &v])?;
     let peaks = roofline.contenders();
     let step = |encoder: &mut wgpu::CommandEncoder| plan.encode(encoder, &buffers);
     let mut contenders: Vec<Contender<'_>> = vec![&step];

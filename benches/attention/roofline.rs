@@ -1,7 +1,7 @@
-//! What the device reaches at most: kernels that load and do nothing else, and kernels that multiply and add and do
-//! nothing else. Which form is fastest depends on the device, so several are tried.
+//! What the device reaches at most: kernels that load and do nothing else, of which several are tried, since which form is
+//! fastest depends on the device; and the device's rate of multiply-adds.
 
-use wgpu_attention::measure::Samples;
+use wgpu_attention::measure::{Clock, Peaks, Samples};
 
 use crate::forward::output;
 
@@ -11,21 +11,17 @@ const LOADS: [(u32, u32); 3] = [(8, 4), (8, 8), (64, 4)];
 /// Workgroups among which a buffer is shared out: enough for any device, each with thousands of loads.
 const WORKGROUPS: u32 = 256;
 
-/// Rounds of an FMA kernel, of 4 vectors each.
-const FMA_ROUNDS: u32 = 4096;
-
 /// Kernels over the buffers that another contender reads.
 pub(crate) struct Roofline {
     loads: Vec<Kernel>,
-    fmas: Vec<Kernel>,
     bytes: f64,
+    /// Operations per second.
+    operations: f64,
 }
 
 struct Kernel {
     pipeline: wgpu::ComputePipeline,
     bind_groups: Vec<wgpu::BindGroup>,
-    /// Operations of one run, where it is for them.
-    operations: f64,
 }
 
 /// The best rates.
@@ -46,33 +42,33 @@ impl Rates {
 
 impl Roofline {
     /// Loads are timed over `buffers`, whose sizes are multiples of 2 MiB.
-    pub(crate) fn new(device: &wgpu::Device, buffers: &[&wgpu::Buffer]) -> Self {
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub(crate) fn new(
+        device: &wgpu::Device,
+        clock: &Clock,
+        buffers: &[&wgpu::Buffer],
+    ) -> wgpu_attention::Result<Self> {
         let sums = output(device, (WORKGROUPS * 64 * 4) as usize);
         let loads = LOADS.map(|(size, unroll)| {
             let pipeline = compile(device, &load_text(size, unroll));
             let bind_groups =
                 buffers.iter().map(|buffer| bind(device, &pipeline, &[buffer, &sums])).collect();
-            Kernel { pipeline, bind_groups, operations: 0.0 }
+            Kernel { pipeline, bind_groups }
         });
-        let fmas = [8, 64].map(|size| {
-            let pipeline = compile(device, &fma_text(size));
-            let bind_groups = vec![bind(device, &pipeline, &[&sums])];
-            let operations = f64::from(WORKGROUPS * size) * f64::from(FMA_ROUNDS) * 4.0 * 4.0 * 2.0;
-            Kernel { pipeline, bind_groups, operations: operations * 8.0 / f64::from(size) }
-        });
-        Self {
+        Ok(Self {
             loads: loads.into(),
-            fmas: fmas.into(),
             bytes: buffers.iter().map(|buffer| buffer.size() as f64).sum(),
-        }
+            operations: Peaks::measure(clock)?.operations,
+        })
     }
 
-    /// Records each kernel: those that load, then those that multiply and add.
+    /// Records each kernel that loads.
     pub(crate) fn contenders(
         &self,
     ) -> Vec<impl Fn(&mut wgpu::CommandEncoder) -> wgpu_attention::Result<()>> {
-        let kernels = self.loads.iter().chain(&self.fmas);
-        kernels
+        (self.loads.iter())
             .map(|kernel| {
                 move |encoder: &mut wgpu::CommandEncoder| {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -87,17 +83,15 @@ impl Roofline {
             .collect()
     }
 
-    /// The best forms' rates, from the times of [`Roofline::contenders`].
+    /// The best form's rate, from the times of [`Roofline::contenders`], and that of multiply-adds.
     pub(crate) fn rates(&self, samples: &[Samples]) -> Rates {
-        let (loads, fmas) = samples.split_at(self.loads.len());
-        let loads = loads.iter().map(|times| self.bytes / times.busy().as_secs_f64());
-        let fmas = self.fmas.iter().zip(fmas);
-        let fmas = fmas.map(|(kernel, times)| kernel.operations / times.busy().as_secs_f64());
-        Rates { load: loads.fold(0.0, f64::max), fma: fmas.fold(0.0, f64::max) }
+        let loads = samples.iter().map(|times| self.bytes / times.busy().as_secs_f64());
+        Rates { load: loads.fold(0.0, f64::max), fma: self.operations }
     }
 }
 
-/// A workgroup reads one piece of the buffer, neighbouring invocations neighbouring vectors.
+/// A workgroup reads one piece of the buffer, neighbouring invocations neighbouring vectors. One sum goes round the loop:
+/// what more would, a driver for CPUs merged each time by the mask of lanes.
 fn load_text(size: u32, unroll: u32) -> String {
     format!(
         "@group(0) @binding(0) var<storage, read> values: array<vec4<f32>>;
@@ -105,50 +99,19 @@ fn load_text(size: u32, unroll: u32) -> String {
 
 @compute @workgroup_size({size})
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {{
-    var own: array<vec4<f32>, {unroll}>;
-    for (var i = 0u; i < {unroll}u; i += 1u) {{
-        own[i] = vec4<f32>(0.0);
-    }}
+    var own = vec4<f32>(0.0);
     let piece = arrayLength(&values) / {WORKGROUPS}u;
     let first = workgroup.x * piece + invocation;
     for (var at = 0u; at < piece; at += {step}u) {{
+        var turn = vec4<f32>(0.0);
         for (var i = 0u; i < {unroll}u; i += 1u) {{
-            own[i] += values[first + at + i * {size}u];
+            turn += values[first + at + i * {size}u];
         }}
+        own += turn;
     }}
-    for (var i = 1u; i < {unroll}u; i += 1u) {{
-        own[0] += own[i];
-    }}
-    sums[workgroup.x * {size}u + invocation] = own[0];
+    sums[workgroup.x * {size}u + invocation] = own;
 }}",
         step = size * unroll
-    )
-}
-
-/// 16 sums, so that none waits for the one before it and all stay in registers.
-fn fma_text(size: u32) -> String {
-    let rounds = FMA_ROUNDS * 8 / size;
-    format!(
-        "@group(0) @binding(0) var<storage, read_write> sums: array<vec4<f32>>;
-
-@compute @workgroup_size({size})
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {{
-    var own: array<vec4<f32>, 4>;
-    for (var i = 0u; i < 4u; i += 1u) {{
-        own[i] = vec4<f32>(f32(invocation + i));
-    }}
-    let factor = vec4<f32>(0.5 + f32(workgroup.x) * 1e-9);
-    let term = vec4<f32>(1.0 + f32(invocation) * 1e-9);
-    for (var round = 0u; round < {rounds}u; round += 1u) {{
-        for (var i = 0u; i < 4u; i += 1u) {{
-            own[i] = fma(own[i], factor, term);
-        }}
-    }}
-    for (var i = 1u; i < 4u; i += 1u) {{
-        own[0] += own[i];
-    }}
-    sums[workgroup.x * {size}u + invocation] = own[0];
-}}"
     )
 }
 
