@@ -1,0 +1,139 @@
+//! What is appended: where it lies, what 8 bits keep of it, and rotary embeddings.
+
+use wgpu_attention::{
+    AppendBuffers, AppendPlan, CacheForm, CacheShape, Dtype, Layout, NewTokens, Pairing, Rotary,
+};
+
+use super::{
+    HEADS, KV_HEADS, cache, cut, fault, row_at, stored_row, submit, tokens, upload_f32, words,
+};
+use crate::fixture::ATTENTION;
+use crate::tolerance::{I8_ERROR, ROTARY_ERROR};
+
+#[test]
+fn appended_rows_lie_where_they_are_looked_for() {
+    let shape = |dim| CacheShape::new(2, KV_HEADS, 40, dim).dim_v(dim + 3);
+    let cases = [
+        shape(20),
+        shape(13).dtype(Dtype::F16),
+        shape(12).dim_v(16).layout(Layout::Bshd).dtype(Dtype::Bf16),
+        shape(18).paged(16, 11).dtype(Dtype::I8),
+        shape(16).dim_v(16).paged(32, 9).layout(Layout::Bshd),
+        shape(20).ring().dtype(Dtype::I8),
+        shape(64).dim_v(64).ring().dtype(Dtype::F16),
+    ];
+    for shape in &cases {
+        let (mut cache, tables) = cache(shape);
+        let mut length = 0;
+        // A ring goes round, the others nearly fill.
+        let sizes: &[usize] = match shape.form {
+            CacheForm::Ring => &[33, 1, 1, 30],
+            _ => &[1, 17, 1, 20],
+        };
+        let mut rows = Vec::new();
+        for (seed, &seq_len) in (0..).zip(sizes) {
+            let tokens = tokens(shape, seq_len, seed * 3);
+            let plan =
+                AppendPlan::new(ATTENTION.kernels(), shape, &NewTokens::new(seq_len)).unwrap();
+            let (k, v) = (upload_f32(&tokens.k), upload_f32(&tokens.v));
+            let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
+            submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
+            for token in 0..seq_len {
+                let row = cut(&tokens.k, seq_len, shape.head_dim, token, token + 1);
+                rows.push(row);
+            }
+            length += seq_len;
+        }
+        fault(&cache).unwrap();
+        assert_eq!(words(cache.lengths())[..2], [length as u32; 2]);
+        assert_eq!(cache.length_bounds(), [length; 2]);
+        let stored = words(cache.k());
+        let kept = length - length.min(shape.capacity)..length;
+        for (b, h) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            for position in kept.clone() {
+                let expected =
+                    &rows[position][(b * KV_HEADS + h) * shape.head_dim..][..shape.head_dim];
+                let at = row_at(shape, &tables, b, h, position);
+                let found = stored_row(&stored, at, shape.head_dim, shape.dtype);
+                let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+                for (d, (&x, &y)) in found.iter().zip(expected).enumerate() {
+                    let allowed = if shape.dtype == Dtype::I8 { largest * I8_ERROR } else { 0.0 };
+                    let error = (x - shape.dtype.round(y)).abs();
+                    assert!(error <= allowed, "{shape:?} ({b}, {h}, {position}, {d}): {x} for {y}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_8_bits_keep_zeros_and_tell_of_nan() {
+    let shape = CacheShape::new(1, KV_HEADS, 3, 5).dtype(Dtype::I8);
+    let (mut cache, _) = cache(&shape);
+    let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(3)).unwrap();
+    let mut k = vec![0.0; 2 * 3 * 5];
+    k[7] = f32::NAN;
+    k[12] = f32::NEG_INFINITY;
+    k[15..20].copy_from_slice(&[1e-42, -1e-42, 0.0, 0.0, 0.0]);
+    k[20..25].copy_from_slice(&[-127.0, 1.4, 0.6, 126.4, 3.0]);
+    let v = upload_f32(&[0.0; 30]);
+    let k = upload_f32(&k);
+    let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
+    submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
+    let stored = words(cache.k());
+    let row = |i: usize| stored_row(&stored, i * 12, 5, Dtype::I8);
+    assert_eq!(row(0), [0.0; 5]);
+    assert!(row(1).iter().chain(&row(2)).all(|x| x.is_nan()));
+    assert_eq!(row(3), [0.0; 5]);
+    assert_eq!(row(4), [-127.0, 1.0, 1.0, 126.0, 3.0]);
+}
+
+#[test]
+fn rotary_turns_by_positions_as_f64_does() {
+    for (dim, turned, pairing, start) in [
+        (20, 20, Pairing::Half, 0),
+        (20, 12, Pairing::Interleaved, 5),
+        (22, 14, Pairing::Half, 131_071),
+        (16, 16, Pairing::Interleaved, 100_000_007),
+    ] {
+        // A ring has every position in a little memory.
+        let shape = CacheShape::new(2, KV_HEADS, 8, dim).ring();
+        let (mut cache, _) = cache(&shape);
+        let lengths = [start as i32, start as i32 + 3];
+        ATTENTION.queue().write_buffer(cache.lengths().buffer(), 0, bytemuck::cast_slice(&lengths));
+        cache.assume_length(1, start + 3).unwrap();
+        cache.assume_length(0, start).unwrap();
+        let rotary = Rotary::new(turned, 10_000.0, pairing);
+        let new = NewTokens::new(5).rotary(rotary.clone(), HEADS);
+        let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
+        let tokens = tokens(&shape, 5, dim as u64);
+        let [k, v, q] = [&tokens.k, &tokens.v, &tokens.q].map(|values| upload_f32(values));
+        let rotated = upload_f32(&vec![0.0; tokens.q.len()]);
+        let buffers =
+            AppendBuffers::new(k.slice(..), v.slice(..)).queries(q.slice(..), rotated.slice(..));
+        submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
+        let check = |what: &str, found: &[f32], row: &[f32], position: usize| {
+            let expected = rotary.turn(row, position);
+            for (d, (&x, &y)) in found.iter().zip(&expected).enumerate() {
+                let error = (f64::from(x) - y).abs();
+                assert!(
+                    error <= ROTARY_ERROR,
+                    "{what} at {position}, {pairing:?}, {d}: {x} instead of {y}"
+                );
+            }
+        };
+        let stored = words(cache.k());
+        let rotated = ATTENTION.read_blocking(&rotated, tokens.q.len()).unwrap();
+        for (b, first) in lengths.map(|length| length as usize).into_iter().enumerate() {
+            for (h, token) in (0..HEADS).flat_map(|h| (0..5).map(move |token| (h, token))) {
+                let at = ((b * HEADS + h) * 5 + token) * dim;
+                check("q", &rotated[at..at + dim], &tokens.q[at..at + dim], first + token);
+                if h < KV_HEADS {
+                    let row = &tokens.k[((b * KV_HEADS + h) * 5 + token) * dim..][..dim];
+                    let at = row_at(&shape, &[], b, h, first + token);
+                    check("k", &stored_row(&stored, at, dim, Dtype::F32), row, first + token);
+                }
+            }
+        }
+    }
+}
