@@ -3,6 +3,10 @@
 //
 //   q_len(b), kv_len(b)                      how many queries and keys sequence b has, at most seq_len_q, seq_len_kv
 //   q_place(b, q_idx), kv_place(b, kv_idx)   (batch index, row) of a query that it has, and of a key
+//
+// The words that a caller gives may be wrong. `sequences_check` looks at all of them first (q_is_faulty, kv_is_faulty)
+// and writes down what everything after it goes by: given_q_len and given_kv_len, or no queries and no keys for any
+// sequence where anything is wrong, so that nothing is read or written then.
 
 // The position among the keys at which query 0 of a sequence stands: the last query stands at the last key.
 fn diagonal(b: u32) -> i32 {

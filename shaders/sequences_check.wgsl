@@ -1,10 +1,14 @@
-// Whether the lengths, starts and block tables of the sequences are ones that the problem has room for. Kernels make good
-// what isn't, so that nothing outside their tensors is touched; here it is noted, for the caller to read.
+// Whether the lengths, starts and block tables of the sequences are ones that the problem has room for, and, where tokens
+// are appended, whether there is room for these (is_refused). The kernels that follow go by the lengths that are written here.
 //
-// One workgroup. mask_words[FAULT_SLOT] keeps what was found first: 0, or twice the sequence's number + 1 for its queries
-// and + 2 for its keys. `first_fault` is set by the first invocation, lowered by all after a barrier, read after another.
+//   mask_words[LENGTHS]       [batch, 2], queries and keys: as given where all is right, else 0 for every sequence
+//   mask_words[FAULT_SLOT]    what was found first: 0, or twice the sequence's number + 1 for its queries, + 2 for its keys
+//
+// One workgroup. `first_fault` is set by the first invocation, lowered by all after a barrier, read after another.
 
 const NOTHING: u32 = 0xffffffffu;
+// Noted elsewhere: shaders/append/append.wgsl.
+const REFUSED: u32 = 0xfffffffeu;
 
 var<workgroup> first_fault: atomic<u32>;
 
@@ -19,11 +23,18 @@ fn sequences_check(@builtin(local_invocation_index) invocation: u32) {
             atomicMin(&first_fault, 2u * b + 1u);
         } else if (kv_is_faulty(b)) {
             atomicMin(&first_fault, 2u * b + 2u);
+        } else if (is_refused(b)) {
+            atomicMin(&first_fault, REFUSED);
         }
     }
     workgroupBarrier();
     let found = atomicLoad(&first_fault);
-    if (invocation == 0u && found != NOTHING && mask_words[FAULT_SLOT] == 0u) {
+    if (invocation == 0u && found < REFUSED && mask_words[FAULT_SLOT] == 0u) {
         mask_words[FAULT_SLOT] = found;
+    }
+    for (var b = invocation; b < params.batch; b += WORKGROUP_SIZE) {
+        let at = slot_u32(LENGTHS_SLOT) + 2u * b;
+        mask_words[at] = select(0u, given_q_len(b), found == NOTHING);
+        mask_words[at + 1u] = select(0u, given_kv_len(b), found == NOTHING);
     }
 }

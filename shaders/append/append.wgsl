@@ -3,15 +3,13 @@
 //
 //   new_k -> k, new_v -> v          at cache_place(b, cached_len(b) + token)
 //   q -> rotated_q                  where ROTATES_Q
-//   cache_lengths[b]                cached_len(b) + q_len(b), at most what there is room for
-//   cache_lengths[batch]            what was wrong so far: 0, or 3 b + 1 (no room), + 2 (a block outside the pool),
-//                                   + 3 (lengths or starts that contradict themselves) of the last such sequence
+//   cache_lengths[b]                cached_len(b) + q_len(b)
+//   cache_lengths[batch]            what was wrong so far: 0, or 3 b + append_fault(b) of the last such sequence
+//
+// Where the tokens of any sequence can't be added, `sequences_check` has left no sequence any, and nothing is written but
+// the fault.
 //
 // One invocation per part of a row of [batch, query heads + kv heads of k + kv heads of v, seq_len_q, PARTS].
-
-fn note_fault(b: u32, kind: u32) {
-    atomicMax(&cache_lengths[params.batch], 3u * b + kind);
-}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn append(
@@ -34,13 +32,11 @@ fn append(
     let tokens = q_len(b);
     let before = cached_len(b);
     if (head == 0u && token == 0u && part == 0u) {
-        let fitting = min(tokens, most_cached() - before);
-        atomicStore(&cache_lengths[b], before + fitting);
-        if (fitting < tokens) {
-            note_fault(b, 1u);
-        }
-        if (q_is_faulty(b) || kv_is_faulty(b)) {
-            note_fault(b, 3u);
+        let fault = append_fault(b);
+        if (fault != NO_FAULT) {
+            atomicMax(&cache_lengths[params.batch], 3u * b + fault);
+        } else if (tokens > 0u) {
+            atomicStore(&cache_lengths[b], before + tokens);
         }
     }
     if (token >= tokens) {
@@ -50,13 +46,6 @@ fn append(
     let position = before + token;
     if (head < query_heads) {
         append_rotated_q(part, place, place, head, position);
-        return;
-    }
-    if (position >= most_cached()) {
-        return;
-    }
-    if (!has_place(b, position)) {
-        note_fault(b, 2u);
         return;
     }
     let to = cache_place(b, position);

@@ -15,7 +15,8 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(b, position);
 }
 
-fn has_place(b: u32, position: u32) -> bool {
+// Whether there is a row for each of the positions [from, to).
+fn has_places(b: u32, from_position: u32, to_position: u32) -> bool {
     return true;
 }
 
@@ -23,7 +24,7 @@ fn most_cached() -> u32 {
     return params.seq_len_kv;
 }
 
-fn kv_len(b: u32) -> u32 {
+fn given_kv_len(b: u32) -> u32 {
     return cached_len(b) - cached_first(b);
 }
 

@@ -5,16 +5,15 @@ fn kv_start(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.kv_rows);
 }
 
-fn kv_len(b: u32) -> u32 {
-    let start = kv_start(b);
-    return min(max(kv_start(b + 1u), start) - start, params.seq_len_kv);
+fn given_kv_len(b: u32) -> u32 {
+    return kv_start(b + 1u) - kv_start(b);
 }
 
 fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
     return vec2<u32>(0u, kv_start(b) + kv_idx);
 }
 
-// What kv_len makes good: starts that fall, that lead beyond the rows, or that lie too far apart.
+// Starts that fall, that lead beyond the rows, or that lie too far apart.
 fn kv_is_faulty(b: u32) -> bool {
     let start = mask_words[slot_u32(KV_SEQUENCES_SLOT) + b];
     let end = mask_words[slot_u32(KV_SEQUENCES_SLOT) + b + 1u];

@@ -16,16 +16,20 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(min(entry, params.blocks - 1u), position & ((1u << params.block_shift) - 1u));
 }
 
-// Whether the table leads somewhere: else nothing is to be written.
-fn has_place(b: u32, position: u32) -> bool {
-    return table_entry(b, position >> params.block_shift) < params.blocks;
+// Whether there is a row for each of the positions [from, to): a block in the pool.
+fn has_places(b: u32, from_position: u32, to_position: u32) -> bool {
+    var in_pool = true;
+    for (var block = from_position >> params.block_shift; (block << params.block_shift) < to_position; block += 1u) {
+        in_pool &= table_entry(b, block) < params.blocks;
+    }
+    return in_pool;
 }
 
 fn most_cached() -> u32 {
     return params.seq_len_kv;
 }
 
-fn kv_len(b: u32) -> u32 {
+fn given_kv_len(b: u32) -> u32 {
     return cached_len(b);
 }
 
@@ -34,10 +38,5 @@ fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
 }
 
 fn kv_is_faulty(b: u32) -> bool {
-    var faulty = mask_words[slot_u32(KV_SEQUENCES_SLOT) + b] > params.seq_len_kv;
-    let blocks = (cached_len(b) + (1u << params.block_shift) - 1u) >> params.block_shift;
-    for (var block = 0u; block < blocks; block += 1u) {
-        faulty |= table_entry(b, block) >= params.blocks;
-    }
-    return faulty;
+    return (mask_words[slot_u32(KV_SEQUENCES_SLOT) + b] > params.seq_len_kv) | !has_places(b, 0u, cached_len(b));
 }

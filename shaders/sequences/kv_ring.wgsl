@@ -13,7 +13,8 @@ fn cache_place(b: u32, position: u32) -> vec2<u32> {
     return vec2<u32>(b, position % params.seq_len_kv);
 }
 
-fn has_place(b: u32, position: u32) -> bool {
+// Whether there is a row for each of the positions [from, to).
+fn has_places(b: u32, from_position: u32, to_position: u32) -> bool {
     return true;
 }
 
@@ -21,7 +22,7 @@ fn most_cached() -> u32 {
     return MOST_POSITIONS;
 }
 
-fn kv_len(b: u32) -> u32 {
+fn given_kv_len(b: u32) -> u32 {
     return min(cached_len(b), params.seq_len_kv);
 }
 

@@ -1,6 +1,6 @@
 // Every sequence has seq_len_kv keys.
 
-fn kv_len(b: u32) -> u32 {
+fn given_kv_len(b: u32) -> u32 {
     return params.seq_len_kv;
 }
 

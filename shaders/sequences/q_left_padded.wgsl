@@ -1,8 +1,8 @@
 // Sequence b has the last q_lengths[b] of its seq_len_q rows.
 // q_lengths: i32 [batch]
 
-fn q_len(b: u32) -> u32 {
-    return min(mask_words[slot_u32(Q_SEQUENCES_SLOT) + b], params.seq_len_q);
+fn given_q_len(b: u32) -> u32 {
+    return mask_words[slot_u32(Q_SEQUENCES_SLOT) + b];
 }
 
 fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
@@ -10,5 +10,5 @@ fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
 }
 
 fn q_is_faulty(b: u32) -> bool {
-    return mask_words[slot_u32(Q_SEQUENCES_SLOT) + b] > params.seq_len_q;
+    return given_q_len(b) > params.seq_len_q;
 }

@@ -5,16 +5,15 @@ fn q_start(b: u32) -> u32 {
     return min(mask_words[slot_u32(Q_SEQUENCES_SLOT) + b], params.q_rows);
 }
 
-fn q_len(b: u32) -> u32 {
-    let start = q_start(b);
-    return min(max(q_start(b + 1u), start) - start, params.seq_len_q);
+fn given_q_len(b: u32) -> u32 {
+    return q_start(b + 1u) - q_start(b);
 }
 
 fn q_place(b: u32, q_idx: u32) -> vec2<u32> {
     return vec2<u32>(0u, q_start(b) + q_idx);
 }
 
-// What q_len makes good: starts that fall, that lead beyond the rows, or that lie too far apart.
+// Starts that fall, that lead beyond the rows, or that lie too far apart.
 fn q_is_faulty(b: u32) -> bool {
     let start = mask_words[slot_u32(Q_SEQUENCES_SLOT) + b];
     let end = mask_words[slot_u32(Q_SEQUENCES_SLOT) + b + 1u];

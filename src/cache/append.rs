@@ -201,7 +201,7 @@ impl AppendPlan {
         let text = Arc::new(MaskText::new(&problem.mask, problem.shape().sequences.forms()));
         let key = KernelKey::Append { config, mask: text };
         Needs::of(&key).check("append", &kernels.traits().limits)?;
-        let mask = MaskTables::new(kernels, &problem, None)?;
+        let mask = MaskTables::of_append(kernels, &problem)?;
         let params = Params {
             new_k_strides: params::strides("new k", strides.k)?,
             new_v_strides: params::strides("new v", strides.v)?,
@@ -248,7 +248,7 @@ impl AppendPlan {
     /// Records the appending of tokens to `cache`. The plan keeps nothing of the cache, and serves any of its shape.
     ///
     /// # Errors
-    /// [`Error::Operand`] where the cache has another shape or no room, or that names the first buffer that doesn't fit;
+    /// [`Error::Operand`] where the cache has another shape, other [`Kernels`] or no room, or that names the first buffer that doesn't fit;
     /// nothing is recorded then.
     pub fn encode(
         &self,
@@ -263,8 +263,13 @@ impl AppendPlan {
                 format!("{:?}", cache.shape),
             ));
         }
-        if cache.kernels.device() != self.kernels.device() {
-            return Err(Error::operand("cache", "one on the plan's device", "one on another"));
+        // Not by the device: wgpu takes devices of two instances for equal.
+        if !cache.kernels.is(&self.kernels) {
+            return Err(Error::operand(
+                "cache",
+                "one made with the plan's `Kernels`, or a clone of it",
+                "one made with another",
+            ));
         }
         let added = self.added(buffers.lengths)?;
         if let Some(added) = &added {

@@ -22,8 +22,8 @@ use shape::{CacheForm, CacheShape};
 /// attention over the cache ([`CacheShape::problem`], [`KvCache::attention_buffers`]) reads as far as they say. So a loop that
 /// encodes append and attention in each step writes nothing from the host. The host keeps a bound for each length, which
 /// is the length itself where it's told how many tokens are added, and refuses what would go beyond the capacity before
-/// anything is recorded. Where it isn't told, the device keeps within the capacity and notes what had no room:
-/// [`KvCache::encode_check`].
+/// anything is recorded. Where it isn't told, the device refuses: it adds no token of that step, to no sequence, and notes
+/// why: [`KvCache::encode_check`].
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, k, v, o]: [wgpu::Buffer; 4]) -> wgpu_attention::Result<()> {
@@ -265,7 +265,7 @@ impl KvCache {
     }
 
     /// Records the copy of one word to `destination` (`BufferUsages::COPY_DST`), which [`KvCache::check`] puts into words:
-    /// whether every token that was appended had its place.
+    /// whether every token that was to be appended had its place. Steps in which one hadn't have added none.
     ///
     /// # Errors
     /// [`Error::Operand`] where the slice is smaller or lacks the usage.
@@ -294,10 +294,16 @@ impl KvCache {
         let (expected, found) = match kind {
             0 => (
                 format!("room for every token, at most {}", self.most_tokens()),
-                "more tokens, left out",
+                "more tokens, so that none were added",
             ),
-            1 => ("a block in the pool for every token".to_owned(), "one outside, not written"),
-            _ => ("lengths that agree with each other".to_owned(), "ones that don't"),
+            1 => (
+                "a block in the pool for every token".to_owned(),
+                "one outside, so that no tokens were added",
+            ),
+            _ => (
+                "lengths that agree with each other".to_owned(),
+                "ones that don't, so that no tokens were added",
+            ),
         };
         Err(Error::operand(format!("the cache's sequence {b}"), expected, found))
     }

@@ -129,8 +129,9 @@ fn form(key: &KernelKey) -> String {
         KernelKey::RowsAlone { node, .. } => format!("node {node}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
         KernelKey::TileClasses { grid, .. } => format!("{grid:?}"),
-        KernelKey::Materialize { mask } | KernelKey::SequencesCheck { mask } => {
-            format!("{:?}", mask.sequences)
+        KernelKey::Materialize { mask } => format!("{:?}", mask.sequences),
+        KernelKey::SequencesCheck { appends, mask } => {
+            format!("{:?}, appends: {appends}", mask.sequences)
         }
     }
 }
@@ -168,7 +169,9 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
             keys.push(KernelKey::Inspect { rows: config.rows, score, mask: Arc::clone(mask) });
         }
     }
-    keys.push(KernelKey::SequencesCheck { mask: Arc::clone(mask) });
+    if mask.sequences != SequenceForms::default() {
+        keys.push(KernelKey::SequencesCheck { appends: false, mask: Arc::clone(mask) });
+    }
     for node in 0..mask.rows_alone.len() {
         keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
     }
@@ -192,7 +195,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     keys
 }
 
-/// The kernels that append to caches, of every type and in every way.
+/// The kernels that append to caches, of every type and in every way, and those that look whether there is room.
 pub(crate) fn appends() -> Vec<KernelKey> {
     let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
     let pairings = [None, Some(Pairing::Half), Some(Pairing::Interleaved)];
@@ -208,9 +211,11 @@ pub(crate) fn appends() -> Vec<KernelKey> {
             rotates_q: at % 3 != 0 && at.is_multiple_of(2),
         };
         let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
-        KernelKey::Append { config, mask: Arc::new(MaskText::new(&Mask::All, forms)) }
+        let mask = Arc::new(MaskText::new(&Mask::All, forms));
+        let check = KernelKey::SequencesCheck { appends: true, mask: Arc::clone(&mask) };
+        [check, KernelKey::Append { config, mask }]
     };
-    types.into_iter().cycle().take(24).enumerate().map(of).collect()
+    types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
 }
 
 /// A mask that asks for places, tables and the tile map.

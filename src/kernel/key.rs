@@ -349,6 +349,8 @@ pub(crate) enum KernelKey {
     },
     /// Where sequences have lengths of their own.
     SequencesCheck {
+        /// Whether the queries are tokens that the sequences' caches must have room for.
+        appends: bool,
         mask: Arc<MaskText>,
     },
     TileMap {
@@ -401,7 +403,7 @@ impl KernelKey {
             | Self::Inspect { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
-            | Self::SequencesCheck { mask }
+            | Self::SequencesCheck { mask, .. }
             | Self::TileMap { mask, .. }
             | Self::TileClasses { mask, .. }
             | Self::ScorePoints { mask, .. } => mask,

@@ -144,6 +144,11 @@ impl Kernels {
         self.inner.profile.as_ref().map(|profile| (profile, &self.inner.device_id))
     }
 
+    /// Whether these are the same ones, not others of the same device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The device.
     pub fn device(&self) -> &wgpu::Device {
         &self.inner.device

@@ -6,7 +6,7 @@
 //! [`MaskLayout`] is the rest: where everything lies in the mask buffer, and the words that are known beforehand.
 //!
 //! ```text
-//! mask buffer: | tile map header | slots of the leaves | inputs | rows-alone flags | tile map |
+//! mask buffer: | tile map header | slots of the leaves | inputs | lengths | rows-alone flags | tile map |
 //! ```
 
 use std::fmt::Write as _;
@@ -20,8 +20,9 @@ use crate::sequences::{KeySequences, SequenceForms};
 use crate::shape::{Shape, elements};
 
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
-/// where ALiBi's slopes lie, and the sinks; then where the lengths of the sequences lie, and what was wrong with them.
-const HEADER_SLOTS: usize = 11;
+/// where ALiBi's slopes lie, and the sinks; then where what sequences are given lies, what was wrong with it, and the
+/// lengths that kernels go by.
+const HEADER_SLOTS: usize = 12;
 
 /// The slot that says where ALiBi's slopes lie.
 pub(crate) const ALIBI_SLOT: usize = 4;
@@ -43,6 +44,9 @@ pub(crate) const BLOCK_TABLES_SLOT: usize = 9;
 
 /// The word where `sequences_check` leaves what it found.
 pub(crate) const FAULT_SLOT: usize = 10;
+
+/// The slot that says where `sequences_check` writes each sequence's numbers of queries and keys.
+pub(crate) const LENGTHS_SLOT: usize = 11;
 
 /// How many tiles' classes one word of the tile map holds.
 const TILES_PER_WORD: usize = 16;
@@ -410,6 +414,9 @@ impl MaskLayout {
         if shape.sequences.kv == (KeySequences::Cached { left_padded: false }) {
             // The buffer is zeros where nothing is copied to.
             builder.head[KV_FIRST_SLOT] = builder.take(shape.batch)? as u32;
+        }
+        if !shape.sequences.are_uniform() {
+            builder.head[LENGTHS_SLOT] = builder.take(shape.batch.saturating_mul(2))? as u32;
         }
         builder.node(mask)?;
         if let Some(custom) = score_mod {

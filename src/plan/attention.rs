@@ -356,7 +356,7 @@ impl AttentionPlan {
 
     /// Records the copy of one word to `destination` (`BufferUsages::COPY_DST`), which [`AttentionPlan::check_sequences`]
     /// puts into words: whether the lengths, starts and block tables of all `encode`s so far were ones that the problem has
-    /// room for. Where they weren't, the kernels took the nearest that are, and touched nothing outside the buffers.
+    /// room for. Where one wasn't, that `encode` wrote nothing to o and lse, for any sequence.
     ///
     /// # Errors
     /// [`Error::Operand`] where the slice is smaller or lacks the usage.

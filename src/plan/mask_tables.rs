@@ -47,6 +47,20 @@ impl MaskTables {
         problem: &Problem,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
+        Self::of(kernels, problem, grid, false)
+    }
+
+    /// The same where the queries are tokens that are appended, so that the caches must have room for them.
+    pub(crate) fn of_append(kernels: &Kernels, problem: &Problem) -> Result<Self> {
+        Self::of(kernels, problem, None, true)
+    }
+
+    fn of(
+        kernels: &Kernels,
+        problem: &Problem,
+        grid: Option<TileGrid>,
+        appends: bool,
+    ) -> Result<Self> {
         for (custom, usage) in problem.customs() {
             kernels.check_custom(custom, usage)?;
         }
@@ -62,7 +76,7 @@ impl MaskTables {
         let bytes = layout.words as u64 * 4;
         // Whichever tile it is about, a mask may read any of its data, so that this isn't bound in pieces.
         check_binding_size(&kernels.traits().limits, "the mask's data", bytes)?;
-        let makers = makers(kernels, problem, grid, &text, &layout);
+        let makers = makers(kernels, problem, grid, appends, &text, &layout);
         for (key, _) in &makers {
             Needs::of(key).check(key.entry_point(), &kernels.traits().limits)?;
         }
@@ -188,6 +202,7 @@ fn makers(
     kernels: &Kernels,
     problem: &Problem,
     grid: Option<TileGrid>,
+    appends: bool,
     text: &Arc<MaskText>,
     layout: &MaskLayout,
 ) -> Vec<(KernelKey, Grid)> {
@@ -195,7 +210,7 @@ fn makers(
     let shape = &problem.shape;
     let mut makers = Vec::new();
     if !shape.sequences.are_uniform() {
-        let key = KernelKey::SequencesCheck { mask: Arc::clone(text) };
+        let key = KernelKey::SequencesCheck { appends, mask: Arc::clone(text) };
         makers.push((key, Grid::blocks([1, 1, 1], 1, false, 0)));
     }
     let per_workgroup = WORKGROUP_SIZE as usize;

@@ -403,7 +403,7 @@ fn shapes_of_sequences_are_validated() {
     says(KeySequences::Packed { total: 1 << 30 }, &["packed keys", "rows"]);
 }
 
-/// Data that the host doesn't see: kernels stay within their buffers, and the fault can be read.
+/// Data that the host doesn't see: where some of it is wrong nothing is written, and the fault can be read.
 #[test]
 fn faults_on_the_device_are_caught_and_told() {
     let fault = |at: usize, change: &[(MaskInput, &[i32])], kernel: ForwardKernel| {
@@ -437,7 +437,8 @@ fn faults_on_the_device_are_caught_and_told() {
         let mask = inputs
             .iter()
             .fold(MaskBuffers::new(), |mask, (input, buffer)| mask.with(*input, buffer.slice(..)));
-        let o = upload(&vec![0; operands.q.len() * 4]);
+        let unwritten = |elements: usize| upload(&vec![0xab; elements * 4]);
+        let (o, lse) = (unwritten(operands.q.len()), unwritten(batch.shape.lse_len().unwrap()));
         let word = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: 4,
@@ -450,14 +451,17 @@ fn faults_on_the_device_are_caught_and_told() {
             v: v.slice(..),
             mask,
             o: o.slice(..),
-            lse: None,
+            lse: Some(lse.slice(..)),
         };
         let mut encoder = device.create_command_encoder(&Default::default());
         plan.encode(&mut encoder, &buffers).unwrap();
         plan.encode_sequences_check(&mut encoder, word.slice(..)).unwrap();
         ATTENTION.queue().submit([encoder.finish()]);
         let found = ATTENTION.read_blocking(&word, 1).unwrap()[0].to_bits();
-        ATTENTION.read_blocking(&o, 1).unwrap();
+        for written in [&o, &lse] {
+            let words = ATTENTION.read_blocking(written, written.size() as usize / 4).unwrap();
+            assert!(words.iter().all(|word| word.to_bits() == 0xabab_abab), "{kernel}: written");
+        }
         plan.check_sequences(found)
     };
     for kernel in ForwardKernel::ALL {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::mask::emit::{
-    BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, MaskText, Q_SEQUENCES_SLOT,
-    SINKS_SLOT,
+    BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT, MaskText,
+    Q_SEQUENCES_SLOT, SINKS_SLOT,
 };
 use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
@@ -64,6 +64,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         source.constant("KV_SEQUENCES_SLOT", KV_SEQUENCES_SLOT);
         source.constant("KV_FIRST_SLOT", KV_FIRST_SLOT);
         source.constant("BLOCK_TABLES_SLOT", BLOCK_TABLES_SLOT);
+        source.constant("LENGTHS_SLOT", LENGTHS_SLOT);
     }
     for (index, binding) in key.bindings().into_iter().enumerate() {
         source.binding(index, binding, rows_of(key), gradients_of(key));
@@ -160,8 +161,12 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             ));
             source.part(&shader!("rows_alone"));
         }
-        KernelKey::SequencesCheck { .. } => {
+        KernelKey::SequencesCheck { appends, .. } => {
             source.constant("FAULT_SLOT", FAULT_SLOT);
+            source.part(&match appends {
+                true => shader!("append/room"),
+                false => shader!("sequences/nothing_added"),
+            });
             source.part(&shader!("sequences_check"));
         }
         KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
@@ -250,6 +255,10 @@ impl Source {
             KeyForm::Cached => shader!("sequences/kv_cached"),
             KeyForm::Ring => shader!("sequences/kv_ring"),
             KeyForm::Paged => shader!("sequences/kv_paged"),
+        });
+        self.part(&match forms == SequenceForms::default() {
+            true => shader!("sequences/lengths_uniform"),
+            false => shader!("sequences/lengths_checked"),
         });
         self.part(&shader!("sequences"));
     }

@@ -103,6 +103,7 @@ impl Source {
                 "fn append_rotated_q(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {}",
             );
         }
+        self.part(&shader!("append/room"));
         self.part(&shader!("append/append"));
     }
 

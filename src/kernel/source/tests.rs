@@ -62,7 +62,7 @@ fn every_kernel_is_valid() {
 fn every_kernel_needs_what_its_text_declares() {
     let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
     let mask = Arc::new(MaskText::new(&mask, SequenceForms::default()));
-    for key in keys(&mask) {
+    for key in keys(&mask).into_iter().chain(appends()) {
         let module = naga::front::wgsl::parse_str(&wgsl(&key)).unwrap();
         let entry = &module.entry_points[0];
         let of = |space: fn(naga::AddressSpace) -> bool| {

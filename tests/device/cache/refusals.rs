@@ -1,8 +1,9 @@
 //! What can't be: refused before anything is written, on the host where it knows, else on the device.
 
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, CacheShape, Dtype, KvCache, Layout, Mask, MaskBuffers, MaskInput,
-    NewTokens, Pairing, Problem, QuerySequences, Rotary, Shape,
+    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheForm, CacheShape,
+    DeviceChoice, Dtype, Dtypes, KvCache, Layout, Mask, MaskBuffers, MaskInput, NewTokens, Pairing,
+    Problem, QuerySequences, Rotary, Shape,
 };
 
 use super::{
@@ -55,12 +56,22 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
         let plan = AppendPlan::new(ATTENTION.kernels(), &other, &NewTokens::new(1)).unwrap();
         refused(&mut cache, &plan, &buffers, &["cache:", "the plan's shape"]);
     }
-    let attends = |other: CacheShape| {
-        let problem = other.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
+    let attends_by = |problem: &Problem| {
         let (q, o) = (k.slice(..), v.slice(..));
-        cache.attention_buffers(&problem, q, MaskBuffers::new(), o).map(|_| ())
+        cache.attention_buffers(problem, q, MaskBuffers::new(), o).map(|_| ())
+    };
+    let attends = |other: CacheShape| {
+        attends_by(&other.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal()))
     };
     attends(shape).unwrap();
+    let one_query = shape.problem(HEADS, 1, QuerySequences::Uniform);
+    for mixed in [
+        Dtypes { k: Dtype::F16, ..Dtypes::default() },
+        Dtypes { v: Dtype::Bf16, ..Dtypes::default() },
+    ] {
+        let error = attends_by(&one_query.clone().dtypes(mixed)).unwrap_err();
+        assert_says(&error, &["cache:", "as the plan has them"]);
+    }
     for other in [
         shape.dtype(Dtype::F16),
         shape.layout(Layout::Bshd),
@@ -68,9 +79,23 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
         shape.paged(16, 4),
         CacheShape { capacity: 19, ..shape },
         CacheShape { batch: 1, ..shape },
+        CacheShape { num_kv_heads: 4, ..shape },
+        CacheShape { head_dim: 12, ..shape },
+        CacheShape { head_dim_v: 12, ..shape },
     ] {
         assert_says(&attends(other).unwrap_err(), &["cache:", "as the plan has them"]);
     }
+
+    // Tokens that lie in the cache itself, and a plan of another device.
+    let own = cache.k().buffer().clone();
+    let own = AppendBuffers::new(own.slice(..), v.slice(..));
+    refused(&mut cache, &one, &own, &["the cache's k:", "another buffer"]);
+    let foreign = Attention::open_blocking(&DeviceChoice::Best).unwrap();
+    let mut other = KvCache::new(foreign.kernels(), &shape).unwrap();
+    submit(|encoder| {
+        let error = one.encode(encoder, &mut other, &buffers).unwrap_err();
+        assert_says(&error, &["cache:", "the plan's `Kernels`"]);
+    });
 
     // What is left of the room is still there.
     submit(|encoder| {
@@ -81,45 +106,177 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     assert_eq!(words(cache.lengths()), [20, 20, 0]);
 }
 
-#[test]
-fn what_the_host_is_not_told_is_caught_on_the_device() {
-    let shape = CacheShape::new(2, KV_HEADS, 20, DIM);
-    let new = NewTokens::new(9).sequences(QuerySequences::LeftPadded);
-    let tokens = tokens(&shape, 9, 80);
-    let (k, v) = (upload_f32(&tokens.k), upload_f32(&tokens.v));
-    let append = |cache: &mut KvCache, lengths: &[i32]| {
-        let plan = AppendPlan::new(ATTENTION.kernels(), cache.shape(), &new).unwrap();
-        let lengths = upload_i32(lengths);
-        let data = MaskBuffers::new().with(MaskInput::QLengths, lengths.slice(..));
-        let buffers = AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data, None);
-        submit(|encoder| plan.encode(encoder, cache, &buffers).unwrap());
-    };
-    let (mut full, _) = cache(&shape);
-    append(&mut full, &[9, 2]);
-    append(&mut full, &[9, 0]);
-    fault(&full).unwrap();
-    let before = words(full.k());
-    append(&mut full, &[4, 1]);
-    assert_eq!(words(full.lengths())[..2], [20, 3]);
-    assert_says(&fault(&full).unwrap_err(), &["sequence 0", "at most 20", "left out"]);
-    // Nothing but rows 18 and 19 of the first and 2 of the second sequence has changed.
-    let changed: Vec<usize> = (before.iter().zip(words(full.k())).enumerate())
-        .filter(|(_, (before, after))| *before != after)
-        .map(|(at, _)| at / DIM)
-        .collect();
-    assert!(changed.iter().all(|row| [18, 19, 38, 39, 42, 62].contains(row)), "{changed:?}");
-    submit(|encoder| full.forget_check(encoder));
-    fault(&full).unwrap();
-    append(&mut full, &[10, 0]);
-    assert_says(&fault(&full).unwrap_err(), &["sequence 0", "agree"]);
+/// What is wrong with a step, where the device alone can know.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// The second sequence gets more tokens than it has room for.
+    Room,
+    /// The second sequence says that it gets more tokens than a step may have.
+    TooMany,
+    /// Starts that fall.
+    Falling,
+    /// Starts that lead beyond the packed rows.
+    Beyond,
+    /// A cache of more tokens than it has room for.
+    Length,
+    /// The table leads outside the pool where the new tokens would go.
+    NewBlock,
+    /// The table leads outside the pool where tokens are.
+    OldBlock,
+}
 
-    // A sequence without blocks, one whose table was written on the device and leads outside.
-    let (mut paged, _) = cache(&shape.paged(16, 4));
-    paged.set_table(ATTENTION.queue(), 0, &[]).unwrap();
-    let before = contents(&paged);
-    append(&mut paged, &[3, 0]);
-    assert_says(&fault(&paged).unwrap_err(), &["sequence 0", "block in the pool", "not written"]);
-    assert_eq!(words(paged.k()), before[0]);
+impl Fault {
+    const ALL: [Self; 7] = [
+        Self::Room,
+        Self::TooMany,
+        Self::Falling,
+        Self::Beyond,
+        Self::Length,
+        Self::NewBlock,
+        Self::OldBlock,
+    ];
+
+    /// What the cache says, and which words of the queries, of the cache's lengths and of the tables are wrong.
+    fn of(self, form: CacheForm, packed: bool) -> Option<(&'static str, Words)> {
+        let good = Words { q: [2, 4, 1], lengths: [18, 18, 1], table: None };
+        let paged = matches!(form, CacheForm::Paged { .. });
+        let agree = "lengths that agree";
+        Some(match self {
+            Self::Room if form == CacheForm::Ring => {
+                ("room for every token", Words { lengths: [18, (1 << 29) - 3, 1], ..good })
+            }
+            Self::Room => ("room for every token", Words { lengths: [18, 37, 1], ..good }),
+            Self::TooMany => (agree, Words { q: [2, 10, 1], ..good }),
+            Self::Falling => (agree, Words { q: [2, -1, 1], ..good }),
+            Self::Beyond if packed => (agree, Words { q: [8, 8, 9], ..good }),
+            Self::Length if form == CacheForm::Ring => {
+                (agree, Words { lengths: [18, (1 << 29) + 1, 1], ..good })
+            }
+            Self::Length => (agree, Words { lengths: [18, 41, 1], ..good }),
+            Self::NewBlock if paged => {
+                // The tokens 31 to 34 go on from the second block to the third.
+                let words = Words { lengths: [18, 31, 1], table: Some(2), ..good };
+                ("a block in the pool", words)
+            }
+            Self::OldBlock if paged => (agree, Words { table: Some(0), ..good }),
+            Self::Beyond | Self::NewBlock | Self::OldBlock => return None,
+        })
+    }
+}
+
+/// What a step goes by.
+#[derive(Debug, Clone, Copy)]
+struct Words {
+    /// How many tokens each sequence gets.
+    q: [i32; 3],
+    lengths: [i32; 3],
+    /// Which entry of the second sequence's table leads outside the pool.
+    table: Option<usize>,
+}
+
+/// In every form and type of cache, with packed and with left-padded tokens: no sequence gets anything of a step in which
+/// anything is wrong, neither in the cache, nor queries, nor outputs, and the next step is as if it hadn't been.
+#[test]
+fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
+    let shape = CacheShape::new(3, KV_HEADS, 40, DIM);
+    let packed = QuerySequences::Packed { total: 24 };
+    for (shape, sequences) in [
+        (shape, packed),
+        (shape.layout(Layout::Bshd).dtype(Dtype::F16), QuerySequences::LeftPadded),
+        (shape.ring().dtype(Dtype::Bf16), packed),
+        (shape.ring().dtype(Dtype::I8), QuerySequences::LeftPadded),
+        (shape.paged(16, 10), QuerySequences::LeftPadded),
+        (shape.paged(16, 10).dtype(Dtype::I8), packed),
+        (shape.dtype(Dtype::I8), QuerySequences::LeftPadded),
+    ] {
+        let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
+        let new = NewTokens::new(9).sequences(sequences).rotary(rotary, HEADS);
+        let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
+        let problem = shape.problem(HEADS, 9, sequences).mask(Mask::causal());
+        // Keys in splits, so that a merge writes the outputs, in one of the cases.
+        let splits =
+            (shape.form == CacheForm::Contiguous && shape.dtype == Dtype::F32).then_some(3);
+        let attention =
+            AttentionPlan::with_splits(ATTENTION.kernels(), &problem, None, splits).unwrap();
+        let tokens = tokens(&shape, 9, 85);
+        let [q, k, v] = [&tokens.q, &tokens.k, &tokens.v].map(|values| upload_f32(values));
+        let words_of = |buffer: &wgpu::Buffer| words(buffer.slice(..));
+        let step = |cache: &mut KvCache, words: &Words| {
+            let starts = [0].into_iter().chain(words.q).scan(0, |end, n| {
+                *end += n;
+                Some(*end)
+            });
+            let (starts, counts) = (starts.collect::<Vec<_>>(), words.q.to_vec());
+            let (starts, counts) = (upload_i32(&starts), upload_i32(&counts));
+            let data = MaskBuffers::new()
+                .with(MaskInput::QStarts, starts.slice(..))
+                .with(MaskInput::QLengths, counts.slice(..));
+            let unwritten = |elements: usize| upload_i32(&vec![0x7fab_cdef; elements]);
+            let written = [tokens.q.len(), tokens.q.len(), 3 * HEADS * 9].map(unwritten);
+            let [rotated, o, lse] = &written;
+            let word = upload_i32(&[0]);
+            submit(|encoder| {
+                let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
+                    .queries(q.slice(..), rotated.slice(..))
+                    .sequences(data.clone(), None);
+                plan.encode(encoder, cache, &buffers).unwrap();
+            });
+            // Attention over words that are still wrong; after the tokens' own fault the cache is right, and just shorter.
+            submit(|encoder| {
+                let buffers = cache
+                    .attention_buffers(&problem, rotated.slice(..), data, o.slice(..))
+                    .unwrap();
+                let buffers = AttentionBuffers { lse: Some(lse.slice(..)), ..buffers };
+                attention.forget_sequences_check(encoder);
+                attention.encode(encoder, &buffers).unwrap();
+                attention.encode_sequences_check(encoder, word.slice(..)).unwrap();
+            });
+            let told = attention.check_sequences(words_of(&word)[0]);
+            (written.map(|buffer| words_of(&buffer)), told)
+        };
+        // A cache that has never seen a fault is what the others are compared with.
+        let write = |cache: &KvCache, words: &Words| {
+            let queue = ATTENTION.queue();
+            queue.write_buffer(cache.lengths().buffer(), 0, bytemuck::cast_slice(&words.lengths));
+            if let Some(tables) = cache.tables() {
+                let mut rows: Vec<u32> = (0..9).map(|at| at * 7 % 10).collect();
+                if let Some(at) = words.table {
+                    rows[3 + at] = 10;
+                }
+                queue.write_buffer(tables, 0, bytemuck::cast_slice(&rows));
+            }
+        };
+        let good = Words { q: [2, 4, 1], lengths: [18, 18, 1], table: None };
+        let (mut clean, _) = cache(&shape);
+        write(&clean, &good);
+        let (expected, told) = step(&mut clean, &good);
+        told.unwrap();
+        fault(&clean).unwrap();
+        let (mut faulty, _) = cache(&shape);
+        for case in Fault::ALL {
+            let Some((says, words)) = case.of(shape.form, sequences == packed) else { continue };
+            // Lengths that a step may have, though there is no room for it.
+            let tokens_alone = matches!(case, Fault::Room | Fault::NewBlock);
+            write(&faulty, &words);
+            let before = contents(&faulty);
+            let (written, told) = step(&mut faulty, &words);
+            let what = format!("{case:?}, {shape:?}, {sequences:?}");
+            assert_says(&fault(&faulty).unwrap_err(), &["sequence", says]);
+            submit(|encoder| faulty.forget_check(encoder));
+            assert_eq!(contents(&faulty), before, "{what}");
+            assert_eq!(told.is_ok(), tokens_alone, "{what}");
+            for (name, (at, words)) in
+                ["rotated_q", "o", "lse"].iter().zip(written.iter().enumerate())
+            {
+                let attends = tokens_alone && at > 0;
+                let untouched = words.iter().all(|&word| word == 0x7fab_cdef);
+                assert!(untouched || attends, "{name}, {what}");
+            }
+        }
+        write(&faulty, &good);
+        assert_eq!(step(&mut faulty, &good).0, expected, "{shape:?}");
+        assert_eq!(contents(&faulty), contents(&clean), "{shape:?}");
+    }
 }
 
 #[test]

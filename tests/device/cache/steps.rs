@@ -12,22 +12,45 @@ use super::{
     upload_i32, words,
 };
 use crate::fixture::{ATTENTION, ScoreData};
-use crate::tolerance::{DEQUANTIZED_ERROR, assert_close, naive_modified};
+use crate::tolerance::{DEQUANTIZED_ERROR, assert_close, naive, naive_modified};
 
-/// o of one parallel pass over all tokens, `[batch, HEADS, STEPS, DIM]`: in f64, and as the naive computation has it.
+/// How the tokens attend.
+struct Attending {
+    mask: &'static str,
+    score: Score,
+}
+
+impl Attending {
+    const CAUSAL: Self = Self { mask: "causal", score: NO_SCORE };
+
+    fn mask(&self) -> Mask {
+        self.mask.parse().unwrap()
+    }
+}
+
+const NO_SCORE: Score = Score { softcap: None, bias: false, alibi: false, sinks: false };
+
+/// The modifiers' data, whether they are on or not.
+fn score_data() -> ScoreData {
+    let of_heads = |factor: f32| (0..HEADS).map(|h| factor * h as f32).collect();
+    ScoreData { slopes: of_heads(0.1), sinks: of_heads(9.0), ..ScoreData::default() }
+}
+
+/// o of one parallel pass over all tokens, `[batch, HEADS, tokens, DIM]`: in f64, and as the naive computation has it.
 struct Parallel {
     truth: Vec<f64>,
     naive: Vec<f32>,
 }
 
-fn parallel(mask: &str, score: Score, slopes: &[f32], tokens: &Tokens, batch: usize) -> Parallel {
-    let shape = Shape::new(batch, HEADS, STEPS, DIM).kv_heads(KV_HEADS);
-    let mask: Mask = mask.parse().unwrap();
+fn parallel(attending: &Attending, tokens: &Tokens, batch: usize) -> Parallel {
+    let seq_len = tokens.q.len() / batch / HEADS / DIM;
+    let shape = Shape::new(batch, HEADS, seq_len, DIM).kv_heads(KV_HEADS);
+    let (mask, score) = (attending.mask(), attending.score);
     let problem = Problem::new(shape).mask(mask.clone()).score(score);
-    let data = MaskData::new().alibi_slopes(slopes.iter().copied());
+    let scores = score_data();
+    let data = MaskData::new().alibi_slopes(scores.slopes.clone()).sinks(scores.sinks.clone());
     let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).mask(&data);
     let truth = reference::attention(&problem, &inputs).unwrap().o;
-    let scores = ScoreData { slopes: slopes.to_vec(), ..ScoreData::default() };
     let naive = naive_modified(&problem, &mask, &inputs, &score, &scores, Dtype::F32).o;
     Parallel { truth, naive }
 }
@@ -35,30 +58,32 @@ fn parallel(mask: &str, score: Score, slopes: &[f32], tokens: &Tokens, batch: us
 /// o of every token, appended and attended to in chunks of the given sizes.
 fn step_by_step(
     shape: &CacheShape,
-    mask: &str,
-    score: Score,
-    slopes: &[f32],
+    attending: &Attending,
     tokens: &Tokens,
     chunks: &[usize],
 ) -> (Vec<f32>, KvCache) {
     let (mut cache, _) = cache(shape);
-    let slopes = upload_f32(slopes);
+    let seq_len: usize = chunks.iter().sum();
+    let data = score_data();
+    let (slopes, sinks) = (upload_f32(&data.slopes), upload_f32(&data.sinks));
     let mut o = vec![0.0; tokens.q.len()];
     let mut first = 0;
     for &size in chunks {
         let plan = AppendPlan::new(ATTENTION.kernels(), shape, &NewTokens::new(size)).unwrap();
         let problem = shape
             .problem(HEADS, size, QuerySequences::Uniform)
-            .mask(mask.parse().unwrap())
-            .score(score);
+            .mask(attending.mask())
+            .score(attending.score);
         let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
-        let part = |values: &[f32]| upload_f32(&cut(values, STEPS, DIM, first, first + size));
+        let part = |values: &[f32]| upload_f32(&cut(values, seq_len, DIM, first, first + size));
         let (q, k, v) = (part(&tokens.q), part(&tokens.k), part(&tokens.v));
         let out = upload_f32(&vec![0.0; shape.batch * HEADS * size * DIM]);
         submit(|encoder| {
             let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
             plan.encode(encoder, &mut cache, &buffers).unwrap();
-            let mask = MaskBuffers::new().with(MaskInput::AlibiSlopes, slopes.slice(..));
+            let mask = MaskBuffers::new()
+                .with(MaskInput::AlibiSlopes, slopes.slice(..))
+                .with(MaskInput::Sinks, sinks.slice(..));
             let buffers = AttentionBuffers {
                 q: q.slice(..),
                 k: cache.k(),
@@ -71,12 +96,12 @@ fn step_by_step(
         });
         let out = ATTENTION.read_blocking(&out, shape.batch * HEADS * size * DIM).unwrap();
         for head in 0..shape.batch * HEADS {
-            o[(head * STEPS + first) * DIM..][..size * DIM]
+            o[(head * seq_len + first) * DIM..][..size * DIM]
                 .copy_from_slice(&out[head * size * DIM..][..size * DIM]);
         }
         first += size;
     }
-    assert_eq!(first, STEPS);
+    assert_eq!(tokens.q.len(), shape.batch * HEADS * seq_len * DIM);
     fault(&cache).unwrap();
     (o, cache)
 }
@@ -86,8 +111,7 @@ fn every_step_is_a_row_of_the_parallel_pass() {
     let batch = 2;
     let contiguous = CacheShape::new(batch, KV_HEADS, STEPS, DIM);
     let tokens = tokens(&contiguous, STEPS, 40);
-    let slopes: Vec<f32> = (0..HEADS).map(|h| 0.1 * h as f32).collect();
-    let alibi = Score { alibi: true, ..Score::default() };
+    let alibi = Score { alibi: true, ..NO_SCORE };
     let ones = vec![1; STEPS];
     let prefill = [vec![17, 9], vec![1; STEPS - 26]].concat();
     // A window of 20 looks back at most 19 from the oldest of the tokens that are appended together.
@@ -97,11 +121,188 @@ fn every_step_is_a_row_of_the_parallel_pass() {
         ("causal & window(19,0)", CacheForm::Ring, 36),
     ] {
         let shape = CacheShape { form, capacity, ..contiguous };
-        let whole = parallel(mask, alibi, &slopes, &tokens, batch);
+        let attending = Attending { mask, score: alibi };
+        let whole = parallel(&attending, &tokens, batch);
         for chunks in [&ones, &prefill] {
-            let (steps, _) = step_by_step(&shape, mask, alibi, &slopes, &tokens, chunks);
+            let (steps, _) = step_by_step(&shape, &attending, &tokens, chunks);
             assert_close(&format!("{mask}, {form:?}"), &steps, &whole.naive, &whole.truth);
         }
+    }
+}
+
+/// 1 to 16 queries at a time, with every modifier; what 16 bits keep of keys and values is what the parallel pass gets, too.
+#[test]
+fn any_number_of_queries_under_every_modifier() {
+    let chunks: Vec<usize> = (1..=16).collect();
+    let seq_len = chunks.iter().sum();
+    let contiguous = CacheShape::new(1, KV_HEADS, seq_len, DIM);
+    let all = Score { softcap: Some(50.0), bias: false, alibi: true, sinks: true };
+    let softcap = Score { softcap: Some(20.0), ..NO_SCORE };
+    let sinks = Score { sinks: true, ..NO_SCORE };
+    for (shape, mask, score) in [
+        (contiguous, "causal & (window(19,0) | global(2))", all),
+        (contiguous.paged(32, 5).dtype(Dtype::F16), "causal", softcap),
+        (
+            CacheShape { capacity: 35, ..contiguous }.ring().dtype(Dtype::Bf16),
+            "causal & window(19,0)",
+            sinks,
+        ),
+    ] {
+        let mut tokens = tokens(&contiguous, seq_len, 45);
+        tokens.k.iter_mut().chain(&mut tokens.v).for_each(|x| *x = shape.dtype.round(*x));
+        let attending = Attending { mask, score };
+        let whole = parallel(&attending, &tokens, 1);
+        let (steps, _) = step_by_step(&shape, &attending, &tokens, &chunks);
+        assert_close(&format!("{mask}, {shape:?}"), &steps, &whole.naive, &whole.truth);
+    }
+}
+
+/// Drafts behind caches of different lengths, one of them empty, verified at once: the last of the keys are a tree.
+#[test]
+fn a_tree_of_drafts_behind_each_cache() {
+    let lengths = [21, 0, 40];
+    let shape = CacheShape::new(3, KV_HEADS, 64, DIM).paged(16, 12);
+    for drafts in [1, 5, 16] {
+        let (mut cache, _) = cache(&shape);
+        let all = tokens(&shape, 64, 46);
+        // A tree with branches everywhere, another for each sequence.
+        let parents: Vec<Vec<i32>> =
+            (0..3).map(|b| (0..drafts).map(|own| own * b / 3 - 1).collect()).collect();
+        let before = NewTokens::new(40).sequences(QuerySequences::LeftPadded);
+        let before = AppendPlan::new(ATTENTION.kernels(), &shape, &before).unwrap();
+        let append =
+            AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(drafts as usize)).unwrap();
+        let problem =
+            shape.problem(HEADS, drafts as usize, QuerySequences::Uniform).mask(Mask::Tree);
+        let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+        // The rows `from..to` of each sequence, behind one another.
+        let rows = |values: &[f32], heads: usize, of: &dyn Fn(usize) -> (usize, usize)| {
+            let rows = values.chunks(heads * 64 * DIM).enumerate().flat_map(|(b, sequence)| {
+                let (from, to) = of(b);
+                cut(sequence, 64, DIM, from, to)
+            });
+            rows.collect::<Vec<f32>>()
+        };
+        // Left padding is whatever stands there.
+        let padded = |values: &[f32]| {
+            let sequences = values.chunks(KV_HEADS * 64 * DIM).zip(lengths);
+            let heads = sequences.flat_map(|(sequence, length)| {
+                sequence.chunks(64 * DIM).map(move |head| (head, length))
+            });
+            let rows = heads.flat_map(|(head, length)| {
+                let padding = std::iter::repeat_n(f32::NAN, (40 - length) * DIM);
+                padding.chain(head[..length * DIM].iter().copied())
+            });
+            upload_f32(&rows.collect::<Vec<_>>())
+        };
+        let (k, v) = (padded(&all.k), padded(&all.v));
+        let counts = upload_i32(&lengths.map(|length| length as i32));
+        let of_drafts = |b: usize| (lengths[b], lengths[b] + drafts as usize);
+        let q = rows(&all.q, HEADS, &of_drafts);
+        let drafted = [&all.k, &all.v].map(|values| rows(values, KV_HEADS, &of_drafts));
+        let [new_k, new_v] = drafted.each_ref().map(|values| upload_f32(values));
+        let (new_q, out) = (upload_f32(&q), upload_f32(&vec![0.0; q.len()]));
+        let words: Vec<i32> = parents.iter().flatten().copied().collect();
+        let trees = upload_i32(&words);
+        submit(|encoder| {
+            let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
+            let buffers =
+                AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data, Some(&lengths));
+            before.encode(encoder, &mut cache, &buffers).unwrap();
+            let buffers = AppendBuffers::new(new_k.slice(..), new_v.slice(..));
+            append.encode(encoder, &mut cache, &buffers).unwrap();
+            let mask = MaskBuffers::new().with(MaskInput::TreeParents, trees.slice(..));
+            let buffers =
+                cache.attention_buffers(&problem, new_q.slice(..), mask, out.slice(..)).unwrap();
+            attention.encode(encoder, &buffers).unwrap();
+        });
+        fault(&cache).unwrap();
+        let found = ATTENTION.read_blocking(&out, q.len()).unwrap();
+        let sequence = HEADS * drafts as usize * DIM;
+        for b in 0..3 {
+            let keys = lengths[b] + drafts as usize;
+            let shape = Shape::new(1, HEADS, drafts as usize, DIM).kv_heads(KV_HEADS).seq_kv(keys);
+            let problem = Problem::new(shape).mask(Mask::Tree);
+            let upto = |values: &[f32]| {
+                let sequence = &values[b * KV_HEADS * 64 * DIM..][..KV_HEADS * 64 * DIM];
+                cut(sequence, 64, DIM, 0, keys)
+            };
+            let (k, v) = (upto(&all.k), upto(&all.v));
+            let data = MaskData::new().tree_parents(parents[b].iter().copied());
+            let own = b * sequence..(b + 1) * sequence;
+            let inputs = Inputs::new(&q[own.clone()], &k, &v).mask(&data);
+            let truth = reference::attention(&problem, &inputs).unwrap();
+            let naive = naive(&problem, &Mask::Tree, &inputs);
+            let what = format!("{drafts} drafts behind {}", lengths[b]);
+            assert_close(&what, &found[own], &naive.o, &truth.o);
+        }
+    }
+}
+
+/// Two sequences go on from the blocks of one prefix, as if each had a copy.
+#[test]
+fn shared_blocks_are_as_good_as_copies() {
+    const SEQ_LEN: usize = 37;
+    let prefix = 32;
+    let shape = CacheShape::new(2, KV_HEADS, 48, DIM).paged(16, 6);
+    let mut tokens = tokens(&shape, SEQ_LEN, 47);
+    // The same prefix in both; then each its own tokens.
+    for values in [&mut tokens.k, &mut tokens.v] {
+        let (first, second) = values.split_at_mut(KV_HEADS * SEQ_LEN * DIM);
+        for (from, to) in first.chunks(SEQ_LEN * DIM).zip(second.chunks_mut(SEQ_LEN * DIM)) {
+            to[..prefix * DIM].copy_from_slice(&from[..prefix * DIM]);
+        }
+    }
+    let chunks = [vec![prefix], vec![1; SEQ_LEN - prefix]].concat();
+    let (expected, _) = step_by_step(&shape, &Attending::CAUSAL, &tokens, &chunks);
+
+    let mut cache = KvCache::new(ATTENTION.kernels(), &shape).unwrap();
+    cache.set_table(ATTENTION.queue(), 0, &[4, 1, 5]).unwrap();
+    let part =
+        |values: &[f32], from: usize, to: usize| upload_f32(&cut(values, SEQ_LEN, DIM, from, to));
+    // The first sequence alone fills the prefix; the second has no tokens then.
+    let new = NewTokens::new(prefix).sequences(QuerySequences::LeftPadded);
+    let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
+    let (k, v) = (part(&tokens.k, 0, prefix), part(&tokens.v, 0, prefix));
+    let (lengths, counts) = ([prefix, 0], upload_i32(&[prefix as i32, 0]));
+    submit(|encoder| {
+        let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
+        let buffers = AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data, Some(&lengths));
+        plan.encode(encoder, &mut cache, &buffers).unwrap();
+        cache.set_table(ATTENTION.queue(), 1, &[4, 1, 0]).unwrap();
+        cache.set_length(encoder, 1, prefix).unwrap();
+    });
+    let one = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(1)).unwrap();
+    let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
+    let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    for token in prefix..SEQ_LEN {
+        let [k, v, q] = [&tokens.k, &tokens.v, &tokens.q].map(|x| part(x, token, token + 1));
+        let out = upload_f32(&[0.0; 2 * HEADS * DIM]);
+        submit(|encoder| {
+            let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
+            one.encode(encoder, &mut cache, &buffers).unwrap();
+            let (mask, o) = (MaskBuffers::new(), out.slice(..));
+            let buffers = cache.attention_buffers(&problem, q.slice(..), mask, o).unwrap();
+            attention.encode(encoder, &buffers).unwrap();
+        });
+        let found = ATTENTION.read_blocking(&out, 2 * HEADS * DIM).unwrap();
+        assert_eq!(found, cut(&expected, SEQ_LEN, DIM, token, token + 1), "token {token}");
+    }
+    fault(&cache).unwrap();
+}
+
+#[test]
+fn blocks_of_every_size_give_the_same_bits() {
+    // More than one of the largest, and off them all.
+    let seq_len = 275;
+    let contiguous = CacheShape::new(1, KV_HEADS, 280, DIM);
+    let tokens = tokens(&contiguous, seq_len, 48);
+    let chunks = [255, 3, 16, 1];
+    let (expected, _) = step_by_step(&contiguous, &Attending::CAUSAL, &tokens, &chunks);
+    for block_size in [16, 32, 64, 128, 256] {
+        let shape = contiguous.paged(block_size, 1 + 280usize.div_ceil(block_size));
+        let (found, _) = step_by_step(&shape, &Attending::CAUSAL, &tokens, &chunks);
+        assert_eq!(found, expected, "blocks of {block_size}");
     }
 }
 
@@ -111,7 +312,7 @@ fn blocks_give_the_bits_of_a_contiguous_cache() {
     let tokens = tokens(&contiguous, STEPS, 50);
     let chunks = [vec![20], vec![1; 25]].concat();
     let run = |shape: CacheShape, tokens: &Tokens| {
-        step_by_step(&shape, "causal", Score::default(), &[0.0; HEADS], tokens, &chunks)
+        step_by_step(&shape, &Attending::CAUSAL, tokens, &chunks)
     };
     let expected = run(contiguous, &tokens).0;
     assert_eq!(run(contiguous.paged(16, 10), &tokens).0, expected);
@@ -146,7 +347,7 @@ fn sequences_take_different_numbers_of_tokens() {
     let shape = CacheShape::new(3, KV_HEADS, 48, DIM).paged(16, 9);
     let (mut cache, _) = cache(&shape);
     let tokens = tokens(&shape, STEPS, 60);
-    let whole = parallel("causal", Score::default(), &[0.0; HEADS], &tokens, 3);
+    let whole = parallel(&Attending::CAUSAL, &tokens, 3);
     // The rows of all steps, in the order in which they were computed.
     let (mut found, mut naive, mut truth) = (Vec::new(), Vec::new(), Vec::new());
     let row = |values: &[f32], heads: usize, b: usize, h: usize, token: usize| {
