@@ -76,8 +76,8 @@ fn forward(
             for (var j = 0u; j < BLOCK_KV; j += 1u) {
                 m_new = max(m_new, s[r][j]);
             }
-            // As the maximum settles, most tiles have nothing to rescale.
-            if (subgroupAny(m_new != m[r])) {
+            // As the maximum settles, most tiles have nothing to rescale. No vote: such drivers count lanes one by one.
+            if (m_new != m[r]) {
                 let shrink = exp2((m[r] - m_new) * params.softmax_scale_log2);
                 l[r] *= shrink;
                 for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
