@@ -12,6 +12,42 @@
 
 const V_SLICES: u32 = (HEAD_DIM_V / 4u + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
 
+// Keys whose values are added in one turn of a loop: such drivers merge all that a loop changes with what it was, each
+// time round.
+const TURN: u32 = 2u;
+
+// o_rows[r] += p[r] v, for as many keys as there are lanes. `only_finite`: what isn't finite counts as 0, and the result says
+// whether this lane had some.
+fn add_values(
+    o_rows: ptr<function, array<array<vec4<f32>, V_SLICES>, ROWS>>,
+    p: ptr<function, array<f32, ROWS>>,
+    b: u32,
+    h_kv: u32,
+    key0: u32,
+    kv_last: u32,
+    only_finite: bool,
+    lane: u32,
+) -> bool {
+    var found = false;
+    for (var j = 0u; j < SUBGROUP_SIZE; j += TURN) {
+        for (var i = 0u; i < V_SLICES; i += 1u) {
+            for (var n = 0u; n < TURN; n += 1u) {
+                let place = kv_place(b, min(key0 + j + n, kv_last));
+                var value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
+                if (only_finite) {
+                    found |= any(is_nonfinite(value));
+                    value = without_nonfinite(value);
+                }
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let weight = subgroupShuffle((*p)[r], j + n);
+                    (*o_rows)[r][i] = fma(vec4<f32>(weight), value, (*o_rows)[r][i]);
+                }
+            }
+        }
+    }
+    return found;
+}
+
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn forward(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -97,19 +133,12 @@ fn forward(
                 l[r] += s[r];
             }
 
+            // Code of its own for each: a choice further inside would be made number by number, in FULL tiles too.
             var found_nonfinite = false;
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                let place = kv_place(b, min(key0 + j, kv_last));
-                for (var i = 0u; i < V_SLICES; i += 1u) {
-                    var value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
-                    if (kind == PARTIAL) {
-                        found_nonfinite |= any(is_nonfinite(value));
-                        value = without_nonfinite(value);
-                    }
-                    for (var r = 0u; r < ROWS; r += 1u) {
-                        o_rows[r][i] = fma(vec4<f32>(subgroupShuffle(s[r], j)), value, o_rows[r][i]);
-                    }
-                }
+            if (kind == PARTIAL) {
+                found_nonfinite = add_values(&o_rows, &s, b, h_kv, key0, kv_last, true, lane);
+            } else {
+                found_nonfinite = add_values(&o_rows, &s, b, h_kv, key0, kv_last, false, lane);
             }
             if (subgroupAny(found_nonfinite)) {
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {

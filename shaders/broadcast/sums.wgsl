@@ -10,13 +10,33 @@ fn add_TENSOR(
     kind: u32,
     lane: u32,
 ) -> u32 {
+    // Code of its own for each: a choice further inside would be made number by number, in FULL tiles too.
+    var nonfinite = 0u;
+    if (kind == PARTIAL) {
+        nonfinite = add_rows_of_TENSOR(sums, weights, b, h, first, last, true, lane);
+    } else {
+        nonfinite = add_rows_of_TENSOR(sums, weights, b, h, first, last, false, lane);
+    }
+    return nonfinite;
+}
+
+fn add_rows_of_TENSOR(
+    sums: ptr<function, array<array<vec4<f32>, LENGTH / 4u>, ROWS>>,
+    weights: ptr<function, array<array<f32, SUBGROUP_SIZE>, ROWS>>,
+    b: u32,
+    h: u32,
+    first: u32,
+    last: u32,
+    only_finite: bool,
+    lane: u32,
+) -> u32 {
     var nonfinite = 0u;
     for (var step = 0u; step < SUBGROUP_SIZE; step += SUM_STEP) {
         let place = SIDE_place(b, min(first + step + lane % SUM_STEP, last));
         var found = false;
         for (var i = 0u; i < LENGTH / 4u; i += SUM_PIECES) {
             var piece = load_TENSOR4(place.x, h, place.y, (i + lane / SUM_STEP) * 4u);
-            if (kind == PARTIAL) {
+            if (only_finite) {
                 found |= any(is_nonfinite(piece));
                 piece = without_nonfinite(piece);
             }
@@ -29,9 +49,11 @@ fn add_TENSOR(
                 }
             }
         }
-        let lanes = subgroupBallot(found).x;
-        for (var n = 0u; n < SUM_PIECES; n += 1u) {
-            nonfinite |= (lanes >> (n * SUM_STEP) & (0xffffffffu >> (32u - SUM_STEP))) << step;
+        if (only_finite) {
+            let lanes = subgroupBallot(found).x;
+            for (var n = 0u; n < SUM_PIECES; n += 1u) {
+                nonfinite |= (lanes >> (n * SUM_STEP) & (0xffffffffu >> (32u - SUM_STEP))) << step;
+            }
         }
         for (var r = 0u; r < ROWS; r += 1u) {
             for (var j = 0u; j < SUBGROUP_SIZE - SUM_STEP; j += 1u) {
