@@ -21,7 +21,7 @@ use crate::forward::MASKS;
 use crate::tolerance::{assert_gradient_close, naive_gradients};
 
 /// The backward kernels that serve `problem` here.
-fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
+pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
     let serves = |kernel: &BackwardKernel| {
         let options = BackwardOptions { kernel: Some(*kernel), ..BackwardOptions::default() };
         match BackwardPlan::with_options(ATTENTION.kernels(), problem, &options) {
@@ -36,13 +36,13 @@ fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
 }
 
 /// What a loss gives back: dout and dlse.
-struct Upstream {
-    dout: Vec<f32>,
-    dlse: Vec<f32>,
+pub(crate) struct Upstream {
+    pub(crate) dout: Vec<f32>,
+    pub(crate) dlse: Vec<f32>,
 }
 
 impl Upstream {
-    fn random(shape: &Shape, seed: u64) -> Self {
+    pub(crate) fn random(shape: &Shape, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x646f_7574);
         let mut tensor = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
         Self { dout: tensor(shape.o_len().unwrap()), dlse: tensor(shape.lse_len().unwrap()) }

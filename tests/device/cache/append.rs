@@ -53,7 +53,7 @@ fn appended_rows_lie_where_they_are_looked_for() {
             for position in kept.clone() {
                 let expected =
                     &rows[position][(b * KV_HEADS + h) * shape.head_dim..][..shape.head_dim];
-                let at = row_at(shape, &tables, b, h, position);
+                let at = row_at(shape, shape.head_dim, &tables, b, h, position);
                 let found = stored_row(&stored, at, shape.head_dim, shape.dtype);
                 let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
                 for (d, (&x, &y)) in found.iter().zip(expected).enumerate() {
@@ -130,7 +130,7 @@ fn rotary_turns_by_positions_as_f64_does() {
                 check("q", &rotated[at..at + dim], &tokens.q[at..at + dim], first + token);
                 if h < KV_HEADS {
                     let row = &tokens.k[((b * KV_HEADS + h) * 5 + token) * dim..][..dim];
-                    let at = row_at(&shape, &[], b, h, first + token);
+                    let at = row_at(&shape, dim, &[], b, h, first + token);
                     check("k", &stored_row(&stored, at, dim, Dtype::F32), row, first + token);
                 }
             }

@@ -99,7 +99,7 @@ fn cut(values: &[f32], seq_len: usize, dim: usize, from: usize, to: usize) -> Ve
 }
 
 /// A stored row, as f32.
-fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> Vec<f32> {
+pub(crate) fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> Vec<f32> {
     let half = |i: usize| (words[(at + i) / 2] >> ((at + i) % 2 * 16)) as u16;
     match dtype {
         Dtype::F32 => words[at..at + dim].iter().map(|&word| f32::from_bits(word)).collect(),
@@ -113,12 +113,21 @@ fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> Vec<f32> {
     }
 }
 
-/// Where the row of a token lies, in elements of k's type.
-fn row_at(shape: &CacheShape, tables: &[Vec<u32>], b: usize, h: usize, position: usize) -> usize {
-    let dim = match shape.dtype {
-        Dtype::I8 => 4 + shape.head_dim.next_multiple_of(4),
-        _ => shape.head_dim,
-    };
+/// How many elements a stored row takes: of 8 bits, with its scale.
+pub(crate) fn row_elements(dtype: Dtype, dim: usize) -> usize {
+    if dtype == Dtype::I8 { 4 + dim.next_multiple_of(4) } else { dim }
+}
+
+/// Where the row of a token lies, in elements of the cache's type.
+pub(crate) fn row_at(
+    shape: &CacheShape,
+    dim: usize,
+    tables: &[Vec<u32>],
+    b: usize,
+    h: usize,
+    position: usize,
+) -> usize {
+    let dim = row_elements(shape.dtype, dim);
     let (batch, row, rows) = match shape.form {
         CacheForm::Paged { block_size, .. } => {
             (tables[b][position / block_size] as usize, position % block_size, block_size)

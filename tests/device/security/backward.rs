@@ -1,0 +1,108 @@
+//! Backward passes.
+
+use wgpu_attention::{
+    AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardKernel, BackwardOptions,
+    BackwardPlan, Layout, MaskInput, Score, Shape,
+};
+
+use super::{
+    Bound, By, Case, Guarded, Rows, hostile_sequences, masks, same_with_each_sentinel, submit,
+    wandering,
+};
+use crate::backward::{Upstream, kernels};
+use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::sequences::{Batch, FORMS};
+
+/// Every gradient that a case has, by a kernel, from the o and lse that the best forward kernel gives.
+fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<u32>> {
+    let problem = &case.problem;
+    let shape = problem.shape();
+    let bound = Bound::new(case, sentinel);
+    let upstream = Upstream::random(shape, 5);
+    let [q_rows, k_rows, v_rows, o_rows] = Rows::of(shape);
+    let dout = Guarded::floats_apart(&o_rows, &upstream.dout, sentinel);
+    let dlse = Guarded::floats(&upstream.dlse, sentinel);
+    let written = |words| Guarded::written(words, sentinel);
+    let lse = written(shape.lse_len().unwrap());
+    let [o, dq, dk, dv] =
+        [o_rows, q_rows, k_rows, v_rows].map(|rows| Guarded::written_apart(&rows, sentinel));
+    let has = |input| problem.inputs().contains(&input);
+    let dbias = has(MaskInput::Bias).then(|| written(shape.scores_len().unwrap()));
+    let dsinks = has(MaskInput::Sinks).then(|| written(shape.num_heads));
+
+    let forward = AttentionPlan::new(ATTENTION.kernels(), problem).unwrap();
+    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+    let plan = BackwardPlan::with_options(ATTENTION.kernels(), problem, &options).unwrap();
+    let [q, k, v] = [&bound.q, &bound.k, &bound.v].map(Guarded::slice);
+    let results =
+        AttentionBuffers { q, k, v, mask: bound.mask(), o: o.slice(), lse: Some(lse.slice()) };
+    let inputs = BackwardBuffers::new(q, k, v, o.slice(), lse.slice(), dout.slice());
+    let buffers = BackwardBuffers {
+        dlse: Some(dlse.slice()),
+        mask: bound.mask(),
+        dq: Some(dq.slice()),
+        dk: Some(dk.slice()),
+        dv: Some(dv.slice()),
+        dbias: dbias.as_ref().map(Guarded::slice),
+        dsinks: dsinks.as_ref().map(Guarded::slice),
+        ..inputs
+    };
+    submit(|encoder| {
+        forward.encode(encoder, &results).unwrap();
+        plan.encode(encoder, &buffers).unwrap();
+    });
+    bound.check();
+    let read = [("o", &o), ("lse", &lse), ("dout", &dout), ("dlse", &dlse)];
+    let gradients = [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter();
+    let of_data = [("dbias", &dbias), ("dsinks", &dsinks)];
+    let of_data = of_data.into_iter().filter_map(|(name, found)| Some((name, found.as_ref()?)));
+    (read.into_iter().chain(gradients).chain(of_data))
+        .map(|(name, guarded)| guarded.read(&format!("{name} of {kernel}, {problem:?}")))
+        .collect()
+}
+
+fn check(by: By, case: &Case<'_>) {
+    for kernel in by.of(kernels(&case.problem)) {
+        let what = format!("{kernel}, {:?},", case.problem);
+        same_with_each_sentinel(&what, |sentinel| gradients(case, kernel, sentinel));
+    }
+}
+
+#[test]
+fn hostile_data_of_masks() {
+    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let operands = Operands::random(&shape, 1);
+    for (mask, case) in masks(&operands, shape, 1) {
+        check(if mask == "documents" { By::All } else { By::Best }, &case);
+    }
+    check(By::All, &wandering(shape, &operands));
+}
+
+#[test]
+fn data_of_scores() {
+    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let operands = Operands::random(&shape, 2);
+    let scores = ScoreData::random(&shape, 2);
+    let words = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let score = Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true };
+    let (_, mut case) = masks(&operands, shape, 2).swap_remove(0);
+    case.problem = case.problem.score(score);
+    case.data.extend([
+        (MaskInput::Bias, words(&scores.bias)),
+        (MaskInput::AlibiSlopes, words(&scores.slopes)),
+        (MaskInput::Sinks, words(&scores.sinks)),
+    ]);
+    check(By::All, &case);
+}
+
+#[test]
+fn hostile_lengths_and_starts() {
+    // A paged cache has no gradients.
+    for &(q, kv) in &FORMS[..4] {
+        let batch = Batch::new(q, kv, Layout::Bhsd);
+        let operands = batch.operands();
+        for turn in 0..2 {
+            check(By::Best, &hostile_sequences(&batch, &operands, turn));
+        }
+    }
+}
