@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{Cell, Check, Column, Store, write};
+use super::{Cell, Check, Column, Store, devices, write};
 use crate::cargo::{Workspace, artifact, describe, output};
 use crate::driver::{self, Choice};
 
@@ -29,6 +29,12 @@ struct Outcome {
     form: String,
     failed_in: Option<String>,
     message: String,
+}
+
+/// A line with a kernel's text.
+#[derive(Deserialize)]
+struct Name {
+    kernel: String,
 }
 
 /// naga's writers, and what compiles their output; in CI nothing does, since that would have to be fetched.
@@ -156,7 +162,13 @@ fn column(check: Check, outcomes: &[Outcome], (title, what): (String, String)) -
             .or_insert(cell);
     }
     ensure!(!cells.is_empty(), "{name} was given no kernel");
-    Ok(Column { title, summary: format!("{compiled} texts; {what}"), cells, failures: Vec::new() })
+    Ok(Column {
+        title,
+        summary: format!("{compiled} texts; {what}"),
+        cells,
+        failures: Vec::new(),
+        run: None,
+    })
 }
 
 /// A file with the text of every kernel.
@@ -164,6 +176,8 @@ fn kernels(workspace: &Workspace, store: &Store) -> Result<PathBuf> {
     let mut command = workspace.cargo("run");
     command.args(["--quiet", "--all-features", "--bin", "wgpu-attention", "--", "kernels"]);
     let text = output(&mut command)?;
+    let names: Vec<Name> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    devices::check_proofs(names.iter().map(|name| name.kernel.as_str()))?;
     let path = store.root.join("kernels.jsonl");
     write(&path, &text)?;
     Ok(path)

@@ -1,20 +1,22 @@
 //! The device tests on every driver, and under Vulkan's validation layer.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::{Cell, Check, Column, Store, write};
-use crate::cargo::{Workspace, artifact, describe};
+use crate::cargo::{Workspace, artifact, describe, output};
 use crate::driver::{self, Choice, Device, Extra, Older};
 use crate::progress::Steps;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 20] = [
+const PROOFS: [(&str, &[&str]); 21] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward columns broadcast", &["kernels::backward_broadcast", "backward::"]),
@@ -32,10 +34,20 @@ const PROOFS: [(&str, &[&str]); 20] = [
     ("materialize", &["masks::"]),
     ("merge", &["merge::", "decode::"]),
     ("rows alone", &["masks::"]),
+    ("score points", &["backward::scores::"]),
     ("sequences check", &["sequences::"]),
     ("tile classes", &["masks::"]),
     ("tile map", &["masks::"]),
 ];
+
+/// Fails where a kernel that is compiled is missing in the table of proofs, or none is where the table has one.
+pub(super) fn check_proofs<'a>(kernels: impl Iterator<Item = &'a str>) -> Result<()> {
+    let compiled: BTreeSet<&str> = kernels.collect();
+    let proved: BTreeSet<&str> = PROOFS.iter().map(|(kernel, _)| *kernel).collect();
+    let apart: Vec<&&str> = compiled.symmetric_difference(&proved).collect();
+    ensure!(apart.is_empty(), "PROOFS of {} and the kernels differ in {apart:?}", file!());
+    Ok(())
+}
 
 /// What a test prints where a kernel refuses.
 const REFUSED: &str = "refused: ";
@@ -89,7 +101,8 @@ impl Tests {
             Check::Validation => Some(Layer::set_up(workspace, store)?),
             _ => None,
         };
-        let mut command = self.command(workspace, &device);
+        let mut command = self.start(workspace, &device);
+        command.arg("--show-output").args(&self.filters);
         if check == Check::Gl {
             // wgpu's GL backend has one context for all threads, and panics where one of them holds it for seconds, as
             // llvmpipe does while it computes (`Could not lock adapter context`, wgpu-hal 30).
@@ -98,34 +111,40 @@ impl Tests {
         if let Some(layer) = &layer {
             layer.apply(&mut command);
         }
-        let text = follow(&mut command, &format!("device tests on {device}"))?;
-        write(&store.log(&format!("{}.log", check.name())), &text)?;
-        let run = Run::parse(&text)?;
-        let mut failures = run.failed();
-        let mut summary = format!("{device}; {} of {} tests", run.passed(), run.tests.len());
-        if !self.filters.is_empty() {
-            summary += &format!(", only those named {}", self.filters.join(", "));
-        }
+        let log = store.log(&format!("{}.log", check.name()));
+        let text = follow(&mut command, &format!("device tests on {device}"), &log)?;
+        let mut run = Run::parse(&text)?;
+        run.device = device.to_string();
         if let Some(layer) = &layer {
-            let found = layer.messages()?;
-            summary += &format!("; {}: {} messages", layer.package, found.len());
-            failures.extend(found);
+            run.layer = Some(layer.package.clone());
+            run.messages = layer.messages()?;
         }
-        Ok(Column {
-            title: title.to_owned(),
-            summary,
-            cells: run.cells(!self.filters.is_empty()),
-            failures,
-        })
+        if !self.filters.is_empty()
+            && let Some(before) = store.find(check)?.and_then(|column| column.run)
+        {
+            run.join(before);
+        }
+        Ok(run.column(title, &self.names(workspace, &device)?))
     }
 
-    fn command(&self, workspace: &Workspace, device: &Device) -> Command {
+    /// The names of all tests but those that are ignored.
+    fn names(&self, workspace: &Workspace, device: &Device) -> Result<BTreeSet<String>> {
+        let list = |ignored: bool| {
+            let mut command = self.start(workspace, device);
+            command.args(["--list", "--format", "terse"]).args(ignored.then_some("--ignored"));
+            let text = output(&mut command)?;
+            let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+            Ok::<BTreeSet<String>, anyhow::Error>(names.map(str::to_owned).collect())
+        };
+        Ok(&list(false)? - &list(true)?)
+    }
+
+    fn start(&self, workspace: &Workspace, device: &Device) -> Command {
         let mut command = match device.runner() {
             Some(runner) => Command::new(runner),
             None => Command::new(&self.program),
         };
-        command.args(device.runner().is_some().then_some(&self.program)).arg("--show-output");
-        command.args(&self.filters);
+        command.args(device.runner().is_some().then_some(&self.program));
         device.apply(&mut command);
         // As cargo starts tests.
         command.current_dir(workspace.root()).env("CARGO_MANIFEST_DIR", workspace.root());
@@ -133,18 +152,36 @@ impl Tests {
     }
 }
 
-/// Runs tests, with a bar that counts them, and gives what they printed.
-fn follow(command: &mut Command, label: &str) -> Result<String> {
+/// Runs tests, with a bar that counts them, and gives what they printed. It is in `log` as soon as it is printed: some
+/// drivers take an hour.
+fn follow(command: &mut Command, label: &str, log: &Path) -> Result<String> {
+    write(log, "")?;
+    let file = File::options().append(true).open(log)?;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("`{}` could not be started", describe(command)))?;
     let output = child.stdout.take().context("a child without its output")?;
+    let output = Tee { input: output, copy: file };
     let text = Steps::new(label).follow(output, tests_in, |line| line.starts_with("test "))?;
     // Whether tests failed is in the text; a crash shows by its missing end.
     child.wait()?;
     Ok(text)
+}
+
+/// What is read, and a copy of it.
+struct Tee<R> {
+    input: R,
+    copy: File,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.copy.write_all(&buffer[..count])?;
+        Ok(count)
+    }
 }
 
 /// The number in `running 75 tests`.
@@ -152,13 +189,18 @@ fn tests_in(line: &str) -> Option<u64> {
     line.strip_prefix("running ")?.split(' ').next()?.parse().ok()
 }
 
-/// What a run of the tests printed.
-#[derive(Debug, Default)]
-struct Run {
+/// What runs of the tests printed: of all of them, or of selections one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    /// The driver, and what it was on.
+    device: String,
     /// Names, and whether they passed.
-    tests: Vec<(String, bool)>,
+    tests: BTreeMap<String, bool>,
     /// Kernels that refused: the test's name and the reason.
     refusals: BTreeMap<String, String>,
+    /// The validation layer, if there was one, and what it objected to.
+    layer: Option<String>,
+    messages: Vec<String>,
 }
 
 impl Run {
@@ -170,9 +212,10 @@ impl Run {
                 line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
             {
                 match result {
-                    "ok" => run.tests.push((name.to_owned(), true)),
                     result if result.starts_with("ignored") => {}
-                    _ => run.tests.push((name.to_owned(), false)),
+                    result => {
+                        run.tests.insert(name.to_owned(), result == "ok");
+                    }
                 }
             } else if let Some(name) =
                 line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
@@ -192,21 +235,55 @@ impl Run {
         Ok(run)
     }
 
-    fn passed(&self) -> usize {
-        self.tests.iter().filter(|(_, passed)| *passed).count()
+    /// Adds what other tests found before, on the same device.
+    fn join(&mut self, before: Self) {
+        if before.device != self.device || before.layer != self.layer {
+            return;
+        }
+        let own: Vec<String> = self.tests.keys().cloned().collect();
+        for (name, passed) in before.tests {
+            self.tests.entry(name).or_insert(passed);
+        }
+        for (name, reason) in before.refusals {
+            if !own.contains(&name) {
+                self.refusals.insert(name, reason);
+            }
+        }
+        self.messages.extend(before.messages);
+        self.messages.sort();
+        self.messages.dedup();
     }
 
-    fn failed(&self) -> Vec<String> {
-        let failed = self.tests.iter().filter(|(_, passed)| !passed);
-        failed.map(|(name, _)| format!("test {name} failed")).collect()
+    /// The column; `names` are those of all tests that there are now.
+    fn column(mut self, title: &str, names: &BTreeSet<String>) -> Column {
+        self.tests.retain(|name, _| names.contains(name));
+        let passed = self.tests.values().filter(|passed| **passed).count();
+        let mut summary = format!("{}; {passed} of {} tests", self.device, self.tests.len());
+        let missing: Vec<&String> =
+            names.iter().filter(|name| !self.tests.contains_key(*name)).collect();
+        if !missing.is_empty() {
+            summary += &format!(" right, {} not run: {}", missing.len(), by_topic(&missing));
+        }
+        if let Some(layer) = &self.layer {
+            summary += &format!("; {layer}: {} messages", self.messages.len());
+        }
+        let failed = self.tests.iter().filter(|(_, passed)| !**passed);
+        let failures = failed.map(|(name, _)| format!("test {name} failed"));
+        Column {
+            title: title.to_owned(),
+            summary,
+            cells: self.cells(missing.is_empty()),
+            failures: failures.chain(self.messages.iter().cloned()).collect(),
+            run: Some(self),
+        }
     }
 
-    /// What became of the kernels; of a selection of the tests, those that some test proves.
-    fn cells(&self, selected: bool) -> BTreeMap<String, Cell> {
+    /// What became of the kernels; where some tests weren't run, of those that some test proves.
+    fn cells(&self, whole: bool) -> BTreeMap<String, Cell> {
         let cell = |(kernel, starts): &(&str, &[&str])| {
             let cell = match self.cell(starts) {
-                None if selected => return None,
-                None => Cell::Failed("no test ran".to_owned()),
+                None if whole => Cell::Failed("no test ran".to_owned()),
+                None => return None,
                 Some(cell) => cell,
             };
             Some(((*kernel).to_owned(), cell))
@@ -224,12 +301,23 @@ impl Run {
             starts.iter().any(|start| of(start))
         };
         let proofs: Vec<_> = self.tests.iter().filter(|(name, _)| proves(name)).collect();
-        match proofs.iter().find(|(_, passed)| !passed) {
+        match proofs.iter().find(|(_, passed)| !**passed) {
             Some((name, _)) => Some(Cell::Failed(format!("test {name}"))),
             None if proofs.is_empty() => None,
             None => Some(Cell::Right(proofs.len())),
         }
     }
+}
+
+/// Tests by the module that they are in: `cache (3), onnx (1)`.
+fn by_topic(names: &[&String]) -> String {
+    let mut topics: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *topics.entry(name.split("::").next().unwrap_or_default()).or_default() += 1;
+    }
+    let topics: Vec<String> =
+        topics.iter().map(|(topic, count)| format!("`{topic}` ({count})")).collect();
+    topics.join(", ")
 }
 
 /// Vulkan's validation layer, which writes what it finds into a file.
@@ -323,15 +411,37 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
     #[test]
     fn tests_become_cells() {
         let run = Run::parse(OUTPUT).unwrap();
-        assert_eq!((run.passed(), run.tests.len()), (3, 4));
-        let cells = run.cells(false);
-        assert_eq!(cells["forward tiled"], Cell::Right(2));
+        let names: BTreeSet<String> = run.tests.keys().cloned().collect();
+        let column = run.column("a driver", &names);
         let reason = "the device was opened without cooperative matrices";
-        assert_eq!(cells["forward matrix"], Cell::Refused(reason.into()));
-        assert_eq!(cells["merge"], Cell::Failed("test merge::a_shared_prefix".into()));
-        assert_eq!(cells["append"], Cell::Failed("no test ran".into()));
-        assert!(!run.cells(true).contains_key("append"));
-        assert_eq!(run.failed(), ["test merge::a_shared_prefix failed"]);
+        assert_eq!(column.cells["forward tiled"], Cell::Right(2));
+        assert_eq!(column.cells["forward matrix"], Cell::Refused(reason.into()));
+        assert_eq!(column.cells["merge"], Cell::Failed("test merge::a_shared_prefix".into()));
+        assert_eq!(column.cells["append"], Cell::Failed("no test ran".into()));
+        assert_eq!(column.failures, ["test merge::a_shared_prefix failed"]);
+        assert!(column.summary.ends_with("; 3 of 4 tests"), "{}", column.summary);
+    }
+
+    #[test]
+    fn selections_add_up() {
+        let first = Run::parse(OUTPUT).unwrap();
+        let mut names: BTreeSet<String> = first.tests.keys().cloned().collect();
+        names.extend(["cache::rows".to_owned(), "onnx::all".to_owned()]);
+        let text = "test cache::rows ... ok\ntest merge::a_shared_prefix ... ok\n\
+                    ---- kernels::forward_tiled stdout ----\ntest result: ok.\n";
+        let mut second = Run::parse(text).unwrap();
+        second.join(first.clone());
+        let column = second.clone().column("a driver", &names);
+        assert_eq!(column.cells["append"], Cell::Right(1));
+        assert_eq!(column.cells["merge"], Cell::Right(1));
+        assert!(matches!(column.cells["forward matrix"], Cell::Refused(_)));
+        assert!(!column.cells.contains_key("inspect"), "no test of it ran");
+        let end = "5 of 5 tests right, 1 not run: `onnx` (1)";
+        assert!(column.summary.ends_with(end), "{}", column.summary);
+        // Another driver's results are no part of it.
+        let mut other = Run { device: "another".into(), ..Run::parse(text).unwrap() };
+        other.join(first);
+        assert_eq!(other.tests.len(), 2);
     }
 
     #[test]

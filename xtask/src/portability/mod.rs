@@ -30,7 +30,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "CHECK")]
     only: Vec<Check>,
 
-    /// Only device tests with this in their names; several times for several. The page says so
+    /// Only device tests with this in their names; several times for several. What such runs of a driver find adds up,
+    /// and the page says what is missing
     #[arg(long, value_name = "TEXT")]
     tests: Vec<String>,
 
@@ -38,8 +39,12 @@ pub(crate) struct Options {
     #[arg(long)]
     write: bool,
 
-    /// The subset that CI runs: all kernels through naga's writers
+    /// Run nothing: write docs/portability.md from the last results of all checks
     #[arg(long, conflicts_with_all = ["only", "tests", "write"])]
+    write_only: bool,
+
+    /// The subset that CI runs: all kernels through naga's writers
+    #[arg(long, conflicts_with_all = ["only", "tests", "write", "write_only"])]
     quick: bool,
 }
 
@@ -48,6 +53,7 @@ Examples:
   cargo xtask portability                         everything; takes an hour or two on two cores
   cargo xtask portability --only gl --only tint   llvmpipe through OpenGL, and Chromium's compiler
   cargo xtask portability --only swiftshader --tests kernels:: --write
+  cargo xtask portability --write-only            the page, from what was found before
   cargo xtask portability --quick                 what CI runs
 
 Results are kept in target/portability/results; what a driver or compiler printed is in target/portability/logs.";
@@ -113,6 +119,8 @@ pub(crate) struct Column {
     cells: BTreeMap<String, Cell>,
     /// What failed outside of a cell.
     failures: Vec<String>,
+    /// The device tests that it is about, if any.
+    run: Option<devices::Run>,
 }
 
 /// What became of a kernel.
@@ -181,6 +189,10 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// `cargo xtask portability`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let store = Store { root: workspace.target().join("portability") };
+    if options.write_only {
+        write_page(workspace, &store)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let wanted: Vec<Check> = match (options.quick, options.only.is_empty()) {
         (true, _) => Check::TRANSLATED.to_vec(),
         (false, true) => Check::value_variants().to_vec(),
@@ -237,14 +249,20 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     }
 
     if options.write {
-        let columns: Vec<(Check, Column)> = Check::value_variants()
-            .iter()
-            .filter_map(|&check| Some((check, store.find(check).transpose()?)))
-            .map(|(check, column)| Ok((check, column?)))
-            .collect::<Result<_>>()?;
-        let path = workspace.root().join("docs/portability.md");
-        write(&path, &page::markdown(&columns))?;
-        eprintln!("wrote {}", path.display());
+        write_page(workspace, &store)?;
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// docs/portability.md from the last results of every check.
+fn write_page(workspace: &Workspace, store: &Store) -> Result<()> {
+    let columns: Vec<(Check, Column)> = Check::value_variants()
+        .iter()
+        .filter_map(|&check| Some((check, store.find(check).transpose()?)))
+        .map(|(check, column)| Ok((check, column?)))
+        .collect::<Result<_>>()?;
+    let path = workspace.root().join("docs/portability.md");
+    write(&path, &page::markdown(&columns))?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
 }

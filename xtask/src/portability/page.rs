@@ -93,6 +93,7 @@ mod tests {
                 ["append".to_owned(), "merge".to_owned()].into_iter().zip(cells),
             ),
             failures: Vec::new(),
+            run: None,
         };
         let page = markdown(&[
             (Check::Gl, column("GL", [Cell::Right(3), Cell::Refused("no subgroups".into())])),

@@ -42,5 +42,6 @@ pub(super) fn run(workspace: &Workspace) -> Result<Column> {
         ),
         cells,
         failures,
+        run: None,
     })
 }
