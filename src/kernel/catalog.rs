@@ -10,6 +10,7 @@ use super::key::{
 };
 use super::source::{BROWSER_SUBGROUPS, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, backward_candidates, candidates};
+use crate::custom::{Custom, CustomType};
 use crate::dtype::{Dtype, Dtypes};
 use crate::mask::Mask;
 use crate::mask::emit::{MaskText, TileGrid};
@@ -71,7 +72,34 @@ pub fn kernel_texts() -> Vec<KernelText> {
     for key in appends() {
         add("all", &key);
     }
+    let problem = own_functions();
+    let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
+    for key in one_of_each(&mask) {
+        add("wgsl", &key);
+    }
+    if let Ok(score) = problem.score_text_with_gradient() {
+        add("wgsl", &KernelKey::ScorePoints { score, mask });
+    }
     texts
+}
+
+/// A problem with functions of the user's own, each of which reads a buffer.
+fn own_functions() -> Problem {
+    let keep = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx <= q_idx + reach(h); }";
+    let score_mod = "
+        fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return score * slope(h);
+        }
+        fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return grad * slope(h);
+        }";
+    let custom = |text: &str, name: &str, of| Custom::new(text)?.buffer(name, of, 4);
+    let problem = Problem::new(Shape::new(1, 4, 1, 16));
+    // The texts are constants, which a test reads.
+    match (custom(keep, "reach", CustomType::U32), custom(score_mod, "slope", CustomType::F32)) {
+        (Ok(keep), Ok(score_mod)) => problem.mask(Mask::Wgsl(keep)).score_mod(score_mod),
+        _ => problem,
+    }
 }
 
 fn mask_text(mask: &str, forms: SequenceForms) -> Arc<MaskText> {
@@ -330,8 +358,76 @@ mod tests {
                 assert!(count(&format!("backward {pass} {kernel}")) > MASKS.len(), "{kernel}");
             }
         }
-        for name in ["append", "merge", "inspect", "materialize", "rows alone", "tile map"] {
-            assert!(count(name) > 1, "{name}");
+        let single = ["score points"];
+        for KernelText { kernel, .. } in &texts {
+            assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
+        }
+    }
+
+    /// The variants of an enum of the keys, and the flags of each.
+    fn variants(of: &str) -> Vec<(&str, Vec<&str>)> {
+        let source = include_str!("key.rs");
+        let (_, rest) = source.split_once(&format!("enum {of} {{\n")).unwrap();
+        let (body, _) = rest.split_once("\n}").unwrap();
+        let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+        for line in body.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let is_start = line.starts_with("    ") && line[4..].starts_with(char::is_uppercase);
+            let mut names = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            if is_start {
+                let name = names.find(|name| !name.is_empty()).unwrap();
+                found.push((name, Vec::new()));
+            }
+            let flags = line.match_indices(": bool").map(|(at, _)| &line[..at]);
+            let flags = flags.filter_map(|text| text.rsplit([' ', '{']).next());
+            found.last_mut().unwrap().1.extend(flags);
+        }
+        found
+    }
+
+    /// Whoever adds a kernel or a pass of the backward pass adds it to the catalog, too.
+    #[test]
+    fn no_kernel_and_no_pass_is_forgotten() {
+        let texts = kernel_texts();
+        let kernels = variants("KernelKey");
+        assert!(kernels.iter().any(|(name, _)| *name == "Append"), "{kernels:?}");
+        for (kernel, _) in kernels {
+            // `TileMap` has the entry point `tile_map`.
+            let mut entry_point = String::new();
+            for c in kernel.chars() {
+                if c.is_uppercase() && !entry_point.is_empty() {
+                    entry_point.push('_');
+                }
+                entry_point.extend(c.to_lowercase());
+            }
+            let is_its = |text: &&KernelText| match kernel {
+                "Backward" => text.entry_point.starts_with("backward_"),
+                _ => text.entry_point == entry_point,
+            };
+            assert!(texts.iter().any(|text| is_its(&text)), "{kernel}");
+        }
+
+        let passes = variants("BackwardPass");
+        assert!(passes.contains(&("Rows", vec!["dq", "normalizes"])), "{passes:?}");
+        let has = |wanted: &str| {
+            let is_its = |text: &KernelText| {
+                text.entry_point.starts_with("backward_") && text.form.contains(wanted)
+            };
+            assert!(texts.iter().any(is_its), "{wanted}");
+        };
+        for (pass, flags) in passes {
+            for choice in 0..1 << flags.len() {
+                // Of several gradients, a pass makes at least one.
+                if choice == 0 && flags.len() > 1 {
+                    continue;
+                }
+                let values: Vec<String> = (flags.iter().enumerate())
+                    .map(|(at, flag)| format!("{flag}: {}", choice >> at & 1 == 1))
+                    .collect();
+                match values.is_empty() {
+                    true => has(&format!(", {pass}, BackwardConfig")),
+                    false => has(&format!(", {pass} {{ {} }}, BackwardConfig", values.join(", "))),
+                }
+            }
         }
     }
 }
