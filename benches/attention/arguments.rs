@@ -1,17 +1,19 @@
 //! The benchmark's command line.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use wgpu_attention::ForwardKernel;
 use wgpu_attention::measure::Effort;
 
 const HELP: &str = "\
 Times the forward pass against naive attention in three passes, under sparse masks against none, over growing sequences,
-the steps of a generation loop against the device's roofline (`decode`, `prefill`), and the compilation of each kernel. What a problem of your own takes, `wgpu-attention bench` tells.
+the steps of a generation loop against the device's roofline (`decode`, `prefill`), the compilation of each kernel, and a program's first and second start. What a problem of your own takes, `wgpu-attention bench` tells.
 
 Usage: cargo bench [-- [OPTIONS] [FILTER]...]
 
   FILTER          runs only what has one of these texts in its name, for instance `causal`, `1024`, `sparse`,
-                  `itself` or `compile`
+                  `itself`, `compile` or `start`
   --kernel NAME   times this forward kernel instead of the best
   --quick         fewer rounds
   --list          prints the names and ends
@@ -24,6 +26,8 @@ pub(crate) struct Arguments {
     pub(crate) quick: bool,
     pub(crate) list: bool,
     pub(crate) kernel: Option<ForwardKernel>,
+    /// One start of `start`'s, and the folder where it keeps pipelines.
+    pub(crate) start: Option<Option<PathBuf>>,
     filters: Vec<String>,
 }
 
@@ -40,6 +44,8 @@ impl Arguments {
                     let name = words.next().context("--kernel: a name is missing")?;
                     arguments.kernel = Some(name.parse()?);
                 }
+                // What `start` calls itself with.
+                "--start" => arguments.start = Some(words.next().map(PathBuf::from)),
                 // Cargo says so to every benchmark.
                 "--bench" => {}
                 "--help" | "-h" => {

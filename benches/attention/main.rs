@@ -1,6 +1,6 @@
 //! The forward pass against naive attention in three passes, the backward pass against the forward pass, sparse masks
-//! against none, growing sequences, the steps of a generation loop against the device's roofline, and how long
-//! each kernel takes to compile.
+//! against none, growing sequences, the steps of a generation loop against the device's roofline, how long
+//! each kernel takes to compile, and what a program waits for at its first and second start.
 //!
 //! Contenders run in turns, so that whatever else the machine does meets both; what is compared are medians of the time
 //! that the device worked: CPU time on a CPU adapter. Results are compared with each other, too.
@@ -15,6 +15,7 @@ mod naive;
 mod roofline;
 mod scaling;
 mod sparse;
+mod start;
 
 use anyhow::Result;
 use arguments::Arguments;
@@ -29,6 +30,9 @@ fn main() -> Result<()> {
     let Some(arguments) = Arguments::parse()? else {
         return Ok(());
     };
+    if let Some(folder) = &arguments.start {
+        return start::once(folder.as_deref());
+    }
     forget_compiled_kernels();
     let attention = Attention::open_blocking(&Default::default())?;
     let device = attention.device();
@@ -43,6 +47,7 @@ fn main() -> Result<()> {
     let inference_cases: Vec<_> =
         inference::cases().into_iter().filter(|case| arguments.wants(&case.name())).collect();
     let wants_growth = arguments.wants(growth::NAME);
+    let wants_start = arguments.wants(start::NAME);
     let compilations: Vec<_> =
         compile::cases(device).into_iter().filter(|case| arguments.wants(&case.name)).collect();
     if arguments.list {
@@ -55,6 +60,9 @@ fn main() -> Result<()> {
             println!("{}", growth::NAME);
         }
         compilations.iter().for_each(|case| println!("{}", case.name));
+        if wants_start {
+            println!("{}", start::NAME);
+        }
         return Ok(());
     }
 
@@ -67,7 +75,8 @@ fn main() -> Result<()> {
         + scaling_cases.len()
         + inference_cases.len()
         + usize::from(wants_growth)
-        + compilations.len();
+        + compilations.len()
+        + usize::from(wants_start);
     let progress = progress_bar(steps);
     if !forward_cases.is_empty() {
         forward::print_heading(&progress);
@@ -120,6 +129,11 @@ fn main() -> Result<()> {
     for case in compilations {
         progress.set_message(case.name.clone());
         let result = compile::run(&case, device, attention.queue())?;
+        progress.suspend(|| println!("{result}"));
+        progress.inc(1);
+    }
+    if wants_start {
+        let result = start::run(&arguments, &progress)?;
         progress.suspend(|| println!("{result}"));
         progress.inc(1);
     }

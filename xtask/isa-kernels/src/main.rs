@@ -1,7 +1,10 @@
 //! Compiles the kernels that `cargo xtask isa` reports on.
 //!
 //! It runs on a driver that prints its compiler's output to standard error (see `xtask/null-gpu`), and says there before
-//! each plan what it is.
+//! each plan what it is. With `--keep` it tells on standard output what making all pipelines took.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -81,6 +84,10 @@ struct Options {
     /// Only kernels that don't use subgroups.
     #[arg(long)]
     without_subgroups: bool,
+
+    /// Keep pipelines in this folder, and take from it what is there.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -94,15 +101,21 @@ fn main() -> Result<()> {
         line.kernels.iter().any(|name| name.contains(&filter))
             && !(options.without_subgroups && line.subgroups)
     };
+    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs.
+    let new = |cache_dir: Option<&Path>| {
+        let cache_dir = cache_dir.map(Path::to_owned);
+        let options = KernelOptions { cache_dir, matrices: matrices.clone(), ..Default::default() };
+        Kernels::with_options(attention.device(), options)
+    };
+    let kept = options.keep.as_deref().map(|folder| new(Some(folder)));
+    let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for dtype in DTYPES {
             for head_dim in HEAD_DIMS {
                 let problem =
                     Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtype);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
-                // Of its own, so that every plan compiles what it needs.
-                let options = KernelOptions { matrices: matrices.clone(), ..Default::default() };
-                let kernels = Kernels::with_options(attention.device(), options);
+                let kernels = kept.clone().unwrap_or_else(|| new(None));
                 match (line.plan)(&kernels, &problem) {
                     Ok(()) => {}
                     Err(Error::KernelRefused { reason, .. }) => eprintln!("### refused {reason}"),
@@ -112,6 +125,10 @@ fn main() -> Result<()> {
                 }
             }
         }
+    }
+    if let Some(kernels) = kept {
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("{} {seconds} {}", kernels.compiled(), kernels.cache_words());
     }
     eprintln!("### end");
     Ok(())

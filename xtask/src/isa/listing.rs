@@ -41,7 +41,7 @@ const PLAN: &str = "### plan ";
 const REFUSED: &str = "### refused ";
 const END: &str = "### end";
 /// The line before RADV's statistics, and after them.
-const STATISTICS: &str = "*** SHADER STATS ***";
+pub(super) const STATISTICS: &str = "*** SHADER STATS ***";
 const STATISTICS_END: &str = "********************";
 
 /// Reads the whole output.

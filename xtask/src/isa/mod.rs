@@ -7,11 +7,12 @@
 mod code;
 mod family;
 mod listing;
+mod start;
 mod table;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
@@ -40,6 +41,10 @@ pub(crate) struct Options {
     /// Print what the compiler printed, machine code included, instead of the tables
     #[arg(long, conflicts_with = "write")]
     listing: bool,
+
+    /// Instead, how long the first and the second start of a program wait for all kernels, with their pipelines kept on disk
+    #[arg(long, conflicts_with_all = ["kernel", "write", "listing"])]
+    start: bool,
 }
 
 /// `cargo xtask isa`.
@@ -52,6 +57,15 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             options.family.is_empty() || options.family.iter().any(|name| name == family.name)
         })
         .collect();
+    if options.start {
+        let folder = workspace.target().join("isa-start");
+        println!("{}", start::HEADER);
+        for family in families {
+            println!("{}", start::line(&compiler, family, &folder)?);
+        }
+        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut compiled: Vec<(&Family, Vec<Compiled>)> = Vec::new();
     for family in families {
         let text = compiler.compile(family, options.kernel.as_deref())?;
@@ -164,10 +178,17 @@ impl Compiler {
 
     /// What the driver prints while all kernels are compiled for a family.
     fn compile(&self, family: &Family, filter: Option<&str>) -> Result<String> {
+        let mut command = self.command(family);
+        command.args(filter).env("RADV_DEBUG", "asm,shaderstats,nocache");
+        let done = self.run(&mut command, family)?;
+        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
+    /// The program, on a GPU of a family.
+    fn command(&self, family: &Family) -> Command {
         let mut command = Command::new(self.radv.folder.join("run"));
         command
             .arg(&self.program)
-            .args(filter)
             .args(family.is_wave32().then_some("--without-subgroups"))
             .env("WGPU_BACKEND", "vulkan")
             // Its last lines are shown where it fails.
@@ -178,13 +199,16 @@ impl Compiler {
             .env("VK_DRIVER_FILES", &self.manifest)
             .env("VK_LOADER_LAYERS_DISABLE", "~implicit~")
             .env("NULL_GPU_RADV", self.radv.folder.join("lib/libvulkan_radeon.so"))
-            .envs(family.environment())
-            .env("RADV_DEBUG", "asm,shaderstats,nocache");
+            .envs(family.environment());
+        command
+    }
+
+    fn run(&self, command: &mut Command, family: &Family) -> Result<Output> {
         let done = command
             .output()
-            .with_context(|| format!("`{}` could not be started", describe(&command)))?;
-        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+            .with_context(|| format!("`{}` could not be started", describe(command)))?;
         if !done.status.success() {
+            let text = String::from_utf8_lossy(&done.stderr);
             let lines: Vec<&str> = text.lines().collect();
             bail!(
                 "kernels can't be compiled for {} with {}:\n{}",
@@ -193,6 +217,6 @@ impl Compiler {
                 lines[lines.len().saturating_sub(10)..].join("\n")
             );
         }
-        Ok(text)
+        Ok(done)
     }
 }

@@ -1,4 +1,6 @@
-//! cubek's flash attention kernels: the routine "unit" that burn may choose, and the newer ones over tiles.
+//! cubek's flash attention kernels: the routine that burn may choose, and the newer ones over tiles.
+//!
+//!     cubek-peer unit | tile KERNEL
 
 use anyhow::{Context as _, Result, bail};
 use cubecl::client::ComputeClient;
@@ -12,7 +14,7 @@ use cubek_attention::forward::launch;
 use cubek_attention::kernels::*;
 use cubek_matmul::kernels::tensor::PlainTensor;
 
-use crate::{Case, Prepared, failed};
+use burn_peer::{Case, Library, Prepared, failed, serve};
 
 const F32: ElemType = ElemType::Float(FloatKind::F32);
 const U32: ElemType = ElemType::UInt(UIntKind::U32);
@@ -27,12 +29,23 @@ struct Operands {
     o: Option<TensorHandle>,
 }
 
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let prepare = |case: Case| match words[..] {
+        ["unit"] => prepare_unit(case),
+        ["tile", kernel] => prepare_tile(case, kernel),
+        _ => bail!("there is no kernel {words:?}"),
+    };
+    serve(&Library { about: "cubek-attention 0.4.0-pre.1", device: device(), prepare: &prepare })
+}
+
 fn client() -> Result<ComputeClient> {
     let device = cubecl::Device::wgpu(cubecl::device::WgpuDeviceKind::Cpu).map_err(failed)?;
     Ok(device.client())
 }
 
-pub fn device() -> String {
+fn device() -> String {
     client().map_or_else(|error| error.to_string(), |client| client.name().to_string())
 }
 
@@ -72,7 +85,7 @@ impl Operands {
 
 struct Unit(Operands);
 
-pub fn prepare_unit(case: Case) -> Result<Box<dyn Prepared>> {
+fn prepare_unit(case: Case) -> Result<Box<dyn Prepared>> {
     if case.lengths.is_some() {
         bail!("it takes no lengths");
     }
@@ -117,7 +130,7 @@ struct Tile {
     kernel: AttentionKernel,
 }
 
-pub fn prepare_tile(case: Case, name: &str) -> Result<Box<dyn Prepared>> {
+fn prepare_tile(case: Case, name: &str) -> Result<Box<dyn Prepared>> {
     let kernels: Vec<AttentionKernel> = AttentionKernel::all().into_iter().collect();
     let names: Vec<String> = kernels.iter().map(|kernel| kernel.name().to_string()).collect();
     let found = kernels.into_iter().find(|kernel| kernel.name().to_string() == name);

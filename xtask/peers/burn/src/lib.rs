@@ -1,7 +1,5 @@
-//! burn's and cubek's attention for `cargo xtask compare`: a process that is told on stdin what to do, a JSON object per
-//! line, and answers on stdout (`xtask/src/compare/peer.rs`).
-//!
-//!     burn-peer cubek-unit | cubek-tile KERNEL | burn
+//! burn's and cubek's attention for `cargo xtask compare`: processes that are told on stdin what to do, a JSON object per
+//! line, and answer on stdout (`xtask/src/compare/peer.rs`).
 
 use std::io::{BufRead as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,9 +9,6 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use cpu_time::ProcessTime;
 use serde_json::{Value, json};
-
-mod burn_op;
-mod cubek;
 
 /// A problem, q, k and v being `[batch, heads, seq, dim]`.
 pub struct Case {
@@ -39,14 +34,21 @@ pub trait Prepared {
     fn output(&mut self) -> Result<Vec<f32>>;
 }
 
-fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+/// A library.
+pub struct Library<'a> {
+    /// Its name and version.
+    pub about: &'a str,
+    pub device: String,
+    pub prepare: &'a dyn Fn(Case) -> Result<Box<dyn Prepared>>,
+}
+
+/// Answers until nobody asks.
+pub fn serve(library: &Library) -> Result<()> {
     let mut prepared: Option<Box<dyn Prepared>> = None;
     for line in std::io::stdin().lock().lines() {
         let command: Value = serde_json::from_str(&line?)?;
         // Both libraries panic where others return errors.
-        let answered = catch_unwind(AssertUnwindSafe(|| answer(&words, &command, &mut prepared)));
+        let answered = catch_unwind(AssertUnwindSafe(|| answer(library, &command, &mut prepared)));
         let reply = match answered {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => json!({ "error": format!("{error:#}") }),
@@ -64,24 +66,15 @@ fn main() -> Result<()> {
 }
 
 fn answer(
-    words: &[&str],
+    library: &Library,
     command: &Value,
     prepared: &mut Option<Box<dyn Prepared>>,
 ) -> Result<Value> {
     match command["do"].as_str() {
-        Some("about") => Ok(match words {
-            ["burn"] => json!({ "about": "burn 0.23.0-pre.1", "device": "wgpu" }),
-            _ => json!({ "about": "cubek-attention 0.4.0-pre.1", "device": cubek::device() }),
-        }),
+        Some("about") => Ok(json!({ "about": library.about, "device": library.device })),
         Some("prepare") => {
             *prepared = None;
-            let case = case(command)?;
-            *prepared = Some(match words {
-                ["burn"] => burn_op::prepare(case)?,
-                ["cubek-unit"] => cubek::prepare_unit(case)?,
-                ["cubek-tile", kernel] => cubek::prepare_tile(case, kernel)?,
-                _ => bail!("there is no peer {words:?}"),
-            });
+            *prepared = Some((library.prepare)(case(command)?)?);
             Ok(json!({}))
         }
         Some("run") => {

@@ -5,7 +5,7 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, Device, DeviceKind, Int, Tensor, TensorData};
 
-use crate::{Case, Prepared, failed};
+use burn_peer::{Case, Library, Prepared, failed, serve};
 
 struct Operator {
     device: Device,
@@ -17,7 +17,11 @@ struct Operator {
     o: Option<Tensor<4>>,
 }
 
-pub fn prepare(case: Case) -> Result<Box<dyn Prepared>> {
+fn main() -> Result<()> {
+    serve(&Library { about: "burn 0.23.0-pre.1", device: "wgpu".to_owned(), prepare: &prepare })
+}
+
+fn prepare(case: Case) -> Result<Box<dyn Prepared>> {
     let device = Device::wgpu(DeviceKind::Cpu);
     let Case { batch, heads, kv_heads, seq_q, seq_kv, dim, .. } = case;
     let tensor = |values: Vec<f32>, heads: usize, seq: usize| {
