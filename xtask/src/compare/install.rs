@@ -42,28 +42,42 @@ pub(crate) fn contenders(
         Installer { root, peers: workspace.root().join("xtask/peers"), workspace, offline };
     let own = installer.own().map_err(|error| format!("{error:#}"));
     let mut contenders = vec![Contender { name: OWN, start: own }];
-    let mut add = |name: &'static str, start: &dyn Fn() -> Result<Start>| {
+    for (name, start) in PEERS {
         if wanted(name) {
-            let start = start().map_err(|error| format!("{error:#}"));
+            let start = start(&installer).map_err(|error| format!("{error:#}"));
             contenders.push(Contender { name, start });
         }
-    };
-    add("PyTorch CPU flash", &|| installer.torch());
-    add("llama.cpp CPU", &|| installer.llama("cpu", &[]));
-    add("llama.cpp Vulkan f32", &|| installer.llama("vulkan", &[("GGML_VK_DISABLE_F16", "1")]));
-    add("llama.cpp Vulkan", &|| installer.llama("vulkan", &[]));
-    add("ferrotensor GPU", &|| installer.wheel(FERROTENSOR, "ferrotensor_peer.py"));
-    add("aule Vulkan", &|| installer.wheel(AULE, "aule_peer.py"));
-    add("cubek unit", &|| installer.burn(&["cubek-unit"]));
-    for (name, kernel) in CUBEK_TILES {
-        add(name, &|| installer.burn(&["cubek-tile", kernel]));
     }
-    add("burn", &|| installer.burn(&["burn"]));
     Ok(contenders)
 }
 
-/// cubek's newer kernels: what they are called here, and there.
-const CUBEK_TILES: [(&str, &str); 0] = [];
+type Install = fn(&Installer<'_>) -> Result<Start>;
+
+/// Every peer, in the order of the tables.
+const PEERS: [(&str, Install); 11] = [
+    ("PyTorch CPU flash", |installer| installer.torch()),
+    ("llama.cpp CPU", |installer| installer.llama("cpu", &[])),
+    ("llama.cpp Vulkan f32", |installer| {
+        installer.llama("vulkan", &[("GGML_VK_DISABLE_F16", "1")])
+    }),
+    ("llama.cpp Vulkan", |installer| installer.llama("vulkan", &[])),
+    ("ferrotensor GPU", |installer| installer.wheel(FERROTENSOR, "ferrotensor_peer.py")),
+    ("aule Vulkan", |installer| installer.wheel(AULE, "aule_peer.py")),
+    // The routine that burn may choose, and the newer ones that need no matrix instructions.
+    ("cubek unit", |installer| installer.cubek(&["unit"])),
+    ("cubek tile unit", |installer| installer.cubek(&["tile", "unit-attention"])),
+    ("cubek cube shuffle", |installer| installer.cubek(&["tile", "cube-shuffle-attention"])),
+    ("cubek hypercube shuffle", |installer| {
+        installer.cubek(&["tile", "hypercube-second-launch-shuffle-attention"])
+    }),
+    ("burn", |installer| installer.burn()),
+];
+
+/// Where a contender stands in the tables.
+pub(crate) fn place(name: &str) -> usize {
+    let at = PEERS.iter().position(|(peer, _)| *peer == name);
+    if name == OWN { 0 } else { at.map_or(usize::MAX, |at| at + 1) }
+}
 
 struct Installer<'a> {
     workspace: &'a Workspace,
@@ -136,18 +150,26 @@ impl Installer<'_> {
         Ok(Start { environment: environment.to_vec(), on_device: backend == "vulkan", ..start })
     }
 
-    fn burn(&self, arguments: &[&str]) -> Result<Start> {
+    fn cubek(&self, arguments: &[&str]) -> Result<Start> {
+        self.rust("cubek-peer", &[], arguments)
+    }
+
+    fn burn(&self) -> Result<Start> {
+        self.rust("burn-peer", &["--features", "burn"], &[])
+    }
+
+    /// One of the programs of `peers/burn`.
+    fn rust(&self, name: &str, features: &[&str], arguments: &[&str]) -> Result<Start> {
         let target = self.root.join("burn");
-        let program = target.join("release/burn-peer");
-        if !(self.offline && program.is_file()) {
+        let program = target.join("release").join(name);
+        if !self.offline {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let mut build = Command::new(cargo);
-            build.args(["build", "--release", "--locked", "--manifest-path"]);
-            build.arg(self.peers.join("burn/Cargo.toml")).env("CARGO_TARGET_DIR", &target);
-            if self.offline {
-                bail!("it isn't built, and --offline says not to");
-            }
-            call(&mut build)?;
+            build.args(["build", "--release", "--locked", "--bin", name]).args(features);
+            build.arg("--manifest-path").arg(self.peers.join("burn/Cargo.toml"));
+            call(build.env("CARGO_TARGET_DIR", &target))?;
+        } else if !program.is_file() {
+            bail!("it isn't built, and --offline says not to");
         }
         let mut command = vec![program.into_os_string()];
         command.extend(arguments.iter().map(OsString::from));

@@ -8,10 +8,10 @@ mod case;
 mod gradients;
 mod install;
 mod peer;
-mod table;
+mod results;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,7 +22,7 @@ use crate::cargo::Workspace;
 use crate::driver::{self, Choice};
 use case::Case;
 use peer::{Contender, Peer};
-use table::{Cell, Table};
+use results::{About, Calls, Results};
 
 /// Run this crate beside PyTorch, llama.cpp, cubek, burn, ferrotensor and aule, all on this machine, and compare their times and results
 ///
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     offline: bool,
 
-    /// Write the tables to this file as Markdown, too
+    /// Add the figures to those of earlier runs, which are kept beside this file as JSON, and write it anew as Markdown
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
@@ -83,7 +83,14 @@ pub(crate) fn run(
     let patience = Duration::from_secs(arguments.patience);
     let mut peers: Vec<Peer> =
         contenders.into_iter().map(|contender| Peer::new(contender, &device, patience)).collect();
-    let mut table = Table::new(&device.to_string(), peers.iter_mut().map(Peer::about).collect());
+    let abouts: Vec<_> = peers.iter_mut().map(Peer::about).collect();
+    let mut results = Results::of(About {
+        id: 0,
+        date: said(Command::new("date").args(["-u", "+%F"])),
+        command: command(std::env::args().skip(1)),
+        processor: processor(),
+        device: device.to_string(),
+    });
     let progress = ProgressBar::new((cases.len() * peers.len()) as u64).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -91,12 +98,12 @@ pub(crate) fn run(
     for case in &cases {
         let operands = case.write(&folder)?;
         // Each is prepared, checked and warm before any is timed.
-        let mut cells: Vec<Cell> = Vec::new();
+        let mut calls: Vec<Calls> = Vec::new();
         for peer in &mut peers {
             progress.set_message(format!("{}: {}", case.name, peer.name()));
-            cells.push(match peer.prepare(case, &folder, &operands) {
-                Ok(error) => Cell::new(error),
-                Err(reason) => Cell::missing(reason),
+            calls.push(match peer.prepare(case, &folder, &operands) {
+                Ok(difference) => Calls::new(difference),
+                Err(reason) => Calls::missing(reason),
             });
             progress.inc(1);
         }
@@ -106,19 +113,49 @@ pub(crate) fn run(
                 break;
             }
             progress.set_message(format!("{}: round {}", case.name, round + 1));
-            for (peer, cell) in peers.iter_mut().zip(&mut cells) {
-                if cell.is_running() {
-                    cell.add(peer.run());
+            for (peer, calls) in peers.iter_mut().zip(&mut calls) {
+                if calls.is_running() {
+                    calls.add(peer.run());
                 }
             }
         }
-        let text = table.add(case, cells);
+        let text = results.add(case, &abouts, &calls);
         progress.suspend(|| println!("{text}"));
     }
     progress.finish_and_clear();
-    println!("{}", table.ratios());
-    if let Some(path) = &arguments.write {
-        std::fs::write(path, table.to_markdown()).with_context(|| path.display().to_string())?;
+    println!("{}", results.ratios());
+    let all_right = results.all_right();
+    if let Some(page) = &arguments.write {
+        let kept = page.with_extension("json");
+        let mut all = Results::load(&kept)?;
+        all.merge(results);
+        all.save(&kept)?;
+        let name = kept.file_name().map(|name| name.to_string_lossy().into_owned());
+        std::fs::write(page, all.to_markdown(&name.unwrap_or_default()))
+            .with_context(|| page.display().to_string())?;
     }
-    Ok(if table.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// This command, as it can be given again.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let quoted =
+        arguments.map(|word| if word.contains(' ') { format!("\"{word}\"") } else { word });
+    [vec!["cargo xtask".to_owned()], quoted.collect()].concat().join(" ")
+}
+
+/// What a command prints, or that it's unknown.
+fn said(command: &mut Command) -> String {
+    let output = command.output().ok().filter(|output| output.status.success());
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.unwrap_or_else(|| "an unknown day".to_owned())
+}
+
+/// The processor's name, where Linux tells it, and how many cores there are.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{}, {cores} cores", name.unwrap_or("an unknown processor"))
 }
