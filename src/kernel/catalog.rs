@@ -323,8 +323,10 @@ fn configs() -> Vec<ForwardConfig> {
         for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
             // Each type at some of the lengths: the length and the type are composed apart.
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-            for dtypes in [Dtype::F32, dtype] {
-                let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtypes);
+            // One query and many: the kernels that pack rows, and blocks of either size.
+            for (seq_len_q, dtypes) in [(1, Dtype::F32), (1, dtype), (99, Dtype::F32), (99, dtype)]
+            {
+                let problem = Problem::new(Shape::new(1, 1, seq_len_q, head_dim)).dtypes(dtypes);
                 for num_splits in [1, 2] {
                     let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
                     for config in forms.filter_map(|(_, form)| form.ok()) {

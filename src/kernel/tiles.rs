@@ -179,8 +179,10 @@ fn tiled(problem: &Problem) -> ForwardConfig {
         65..=128 => (8, 8),
         _ => (16, 4),
     };
+    // Few queries would leave the other half of a block's rows without work.
+    let block_q = if shape.seq_len_q <= 32 { 32 } else { 64 };
     ForwardConfig {
-        grid: TileGrid { block_q: 64, block_kv: 32 },
+        grid: TileGrid { block_q, block_kv: 32 },
         head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
         head_dim_v,
         rows: row_format(problem),

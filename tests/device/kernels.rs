@@ -23,8 +23,12 @@ fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
         true => Shape::new(4, 8, 9, 20).seq_kv(203).kv_heads(4),
         false => Shape::new(2, 4, 113, 20).seq_kv(127).kv_heads(2),
     };
-    for (mask, &dtype) in
-        MASKS.iter().flat_map(|mask| dtypes.iter().map(move |dtype| (mask, dtype)))
+    // `tiled` has smaller blocks for few queries.
+    let few = Shape::new(2, 4, 31, 20).seq_kv(127).kv_heads(2);
+    let few = (kernel == ForwardKernel::Tiled).then_some((few, dtypes[0]));
+    let cases = dtypes.iter().map(|&dtype| (shape, dtype)).chain(few);
+    for (mask, (shape, dtype)) in
+        MASKS.iter().flat_map(|mask| cases.clone().map(move |case| (mask, case)))
     {
         let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);

@@ -33,6 +33,12 @@ const LINES: &[Line] = &[
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
+        kernels: &["forward tiled, up to 32 queries"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_kv(1024),
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
+    },
+    Line {
         kernels: &["forward matrix"],
         subgroups: true,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
