@@ -241,21 +241,27 @@ pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<Forw
             others.map(with).collect()
         }
         ForwardForm::Tiled { columns, chunk, v_keys } => {
-            let fits = |columns: usize| {
-                let form = ForwardForm::Tiled { columns, chunk, v_keys };
+            let with = |block_q, columns| ForwardConfig {
+                grid: TileGrid { block_q, ..config.grid },
+                form: ForwardForm::Tiled { columns, chunk, v_keys },
+                ..config
+            };
+            let fits = |config: &ForwardConfig, columns: usize| {
                 // A bias is the same to all of them.
-                let needs = Needs::of_forward(&ForwardConfig { form, ..config }, false);
-                needs.refusal(&device.limits).is_ok()
+                Needs::of_forward(config, false).refusal(&device.limits).is_ok()
                     && config.head_dim_v.capacity.is_multiple_of(4 * columns)
                     // The output's registers per invocation: 4 rows of so many components.
                     && config.head_dim_v.capacity <= 16 * columns
             };
-            let others = [4, 8, 16].into_iter().filter(|&n| n != columns && fits(n));
-            let with = |columns| ForwardConfig {
-                form: ForwardForm::Tiled { columns, chunk, v_keys },
-                ..config
-            };
-            others.map(with).collect()
+            let block_q = config.grid.block_q;
+            let other_columns = [4, 8, 16].into_iter().filter(|&n| n != columns);
+            let other_rows = [32, 64].into_iter().filter(|&n| n != block_q);
+            (other_columns.map(|columns| (block_q, columns)))
+                .chain(other_rows.map(|block_q| (block_q, columns)))
+                .map(|(block_q, columns)| (with(block_q, columns), columns))
+                .filter(|(config, columns)| fits(config, *columns))
+                .map(|(config, _)| config)
+                .collect()
         }
         ForwardForm::Matrix { .. } => Vec::new(),
         // Their rows follow from the packed rows, and the table has the most that there are registers for.
