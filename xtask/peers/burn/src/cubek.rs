@@ -3,7 +3,7 @@
 //!     cubek-peer unit | tile KERNEL
 
 use anyhow::{Context as _, Result, bail};
-use cubecl::client::ComputeClient;
+use cubecl::client::Client;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use cubecl::std::tensor::TensorHandle;
 use cubecl::zspace::Shape;
@@ -20,7 +20,7 @@ const F32: ElemType = ElemType::Float(FloatKind::F32);
 const U32: ElemType = ElemType::UInt(UIntKind::U32);
 
 struct Operands {
-    client: ComputeClient,
+    client: Client,
     case: Case,
     q: TensorHandle,
     k: TensorHandle,
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
     serve(&Library { about: "cubek-attention 0.4.0-pre.1", device: device(), prepare: &prepare })
 }
 
-fn client() -> Result<ComputeClient> {
+fn client() -> Result<Client> {
     let device = cubecl::Device::wgpu(cubecl::device::WgpuDeviceKind::Cpu).map_err(failed)?;
     Ok(device.client())
 }
