@@ -25,6 +25,8 @@ those of wgpu-attention in the same run. Each result is compared with attention 
 error is the norm of the difference over the norm of the result, and more than 2e-3 is wrong; of gradients, dq, dk and dv of
 two kv heads are compared. PyTorch and llama.cpp's CPU kernels run on the processor itself, the others on the Vulkan device,
 which here is the same processor: so CPU time is what compares them, and other programs on the machine count in the medians.
+The hosts of cubek and burn are built without optimisation, to be built in bearable time; a call of theirs with 16 rows took
+4 ms of CPU time, which longer calls have in them, too.
 
 The figures are kept in RESULTS, where each run replaces the rows that it measured; the last column names the run.
 ";
