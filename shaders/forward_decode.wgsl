@@ -96,16 +96,18 @@ fn forward(
         for (var n = 0u; n < KEYS; n += 1u) {
             places[n] = kv_place(b, min(kv0 + y + n * KEY_SLOTS, kv_last));
         }
-        for (var i0 = x * K_RUN; i0 < D4; i0 += COLUMNS * K_RUN) {
+        for (var run = x; run < D4 / K_RUN; run += COLUMNS) {
+            var keys: array<array<vec4<f32>, K_RUN>, KEYS>;
             for (var n = 0u; n < KEYS; n += 1u) {
-                var keys: array<vec4<f32>, K_RUN>;
                 for (var t = 0u; t < K_RUN; t += 1u) {
-                    keys[t] = load_k4(places[n].x, h_kv, places[n].y, (i0 + t) * 4u);
+                    keys[n][t] = run_k4(places[n].x, h_kv, places[n].y, run, t);
                 }
-                for (var t = 0u; t < K_RUN; t += 1u) {
-                    let key = keys[t];
-                    for (var r = 0u; r < ROWS; r += 1u) {
-                        let q = q_tile[r * D4 + i0 + t];
+            }
+            for (var t = 0u; t < K_RUN; t += 1u) {
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let q = q_tile[r * D4 + run * K_RUN + t];
+                    for (var n = 0u; n < KEYS; n += 1u) {
+                        let key = keys[n][t];
                         s[n][r] = fma(q.w, key.w, fma(q.z, key.z, fma(q.y, key.y, fma(q.x, key.x, s[n][r]))));
                     }
                 }
@@ -168,7 +170,7 @@ fn forward(
                 let place = kv_place(b, min(kv0 + j, kv_last));
                 var values: array<vec4<f32>, V_RUN>;
                 for (var t = 0u; t < V_RUN; t += 1u) {
-                    values[t] = load_v4(place.x, h_kv, place.y, (v_column * V_RUN + t) * 4u);
+                    values[t] = run_v4(place.x, h_kv, place.y, v_column, t);
                 }
                 if (kind == PARTIAL) {
                     for (var t = 0u; t < V_RUN; t += 1u) {

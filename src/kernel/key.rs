@@ -200,6 +200,10 @@ pub(crate) enum ForwardForm {
         columns: usize,
         /// Packed rows of a workgroup.
         rows: usize,
+        /// How many neighbouring vectors of four components of a key one load of 16 bytes brings.
+        k_run: usize,
+        /// The same of a value.
+        v_run: usize,
         /// Whether the keys are split, so that parts are written.
         split: bool,
     },
@@ -241,17 +245,6 @@ pub(crate) enum RowAccess {
 pub(crate) struct RowFormat {
     pub(crate) access: RowAccess,
     pub(crate) dtypes: Dtypes,
-}
-
-impl RowFormat {
-    /// How many neighbouring vectors of four components one load of 16 bytes brings. Rows of 8 bits begin with a word of
-    /// their own, so that theirs come one by one.
-    pub(crate) const fn run(self, dtype: Dtype) -> usize {
-        match (self.access, dtype) {
-            (RowAccess::Vec4, Dtype::F16 | Dtype::Bf16) => 2,
-            _ => 1,
-        }
-    }
 }
 
 /// What the text of the kernel that appends to a cache depends on.

@@ -144,10 +144,9 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
             let scores = 16 * block_q * (block_kv / 4 + 1);
             (block_q / 4 * columns, 8 * halves + scores + row_tile(columns))
         }
-        ForwardForm::Decode { invocations, columns, rows, .. } => {
+        ForwardForm::Decode { invocations, columns, rows, v_run, .. } => {
             let cells = rows * block_kv;
             let products = columns * (cells + invocations / columns / 4);
-            let v_run = config.rows.run(config.rows.dtypes.v);
             let words = products.max(invocations * v_run * 4) + 2 * cells + rows;
             (invocations, 16 * rows * head_dim / 4 + 4 * words)
         }

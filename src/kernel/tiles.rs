@@ -398,19 +398,38 @@ fn decode_shared(
     let head_dim = room(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
     // q and the shares of the products are in workgroup memory together.
     let most = if head_dim.capacity <= 128 { 8 } else { 4 };
+    let rows_format = row_format(problem);
+    let invocations = 128;
+    // No more neighbours than a key has runs, where that leaves each its own key.
+    let strides = problem.strides();
+    let k_run = run(problem.dtypes.k, rows_format.access, strides.k);
+    let runs = head_dim.capacity / 4 / k_run;
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
         head_dim,
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
-        rows: row_format(problem),
+        rows: rows_format,
         form: ForwardForm::Decode {
-            invocations: 128,
-            columns: 8.min(head_dim.capacity / 4),
+            invocations,
+            columns: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
             rows: block_rows(problem, most),
+            k_run,
+            v_run: run(problem.dtypes.v, rows_format.access, strides.v),
             split: false,
         },
     };
     Ok(split(problem, device, config, num_splits))
+}
+
+/// How many vectors of four components one load of 16 bytes brings of a row. Rows of 8 bits begin with a word of their
+/// own, so that they don't lie at multiples of 16 bytes.
+fn run(dtype: Dtype, access: RowAccess, strides: Strides) -> usize {
+    let [batch, head, seq, _] = strides.to_array();
+    let aligned = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(8));
+    match (access, dtype) {
+        (RowAccess::Vec4, Dtype::F16 | Dtype::Bf16) if aligned => 2,
+        _ => 1,
+    }
 }
 
 fn check_queries(problem: &Problem) -> Result<(), String> {

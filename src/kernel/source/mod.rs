@@ -85,9 +85,13 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
             let RowFormat { access, dtypes } = config.rows;
             source.rows(access, dtypes.q, "q", length);
-            source.rows(access, dtypes.k, "k", length);
             let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
+            source.rows(access, dtypes.k, "k", length);
             source.rows(access, dtypes.v, "v", v_length);
+            if let ForwardForm::Decode { .. } = config.form {
+                source.runs(access, dtypes.k, "k", "K_RUN", length);
+                source.runs(access, dtypes.v, "v", "V_RUN", v_length);
+            }
             if config.form.is_split() {
                 source.written_rows(RowAccess::Vec4, Dtype::F32, "part", PADDED_LENGTH);
             } else {
@@ -339,12 +343,12 @@ impl Source {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
             }
-            ForwardForm::Decode { invocations, columns, rows, .. } => {
+            ForwardForm::Decode { invocations, columns, rows, k_run, v_run, .. } => {
                 self.constant("INVOCATIONS", invocations);
                 self.constant("COLUMNS", columns);
                 self.constant("ROWS", rows);
-                self.constant("K_RUN", config.rows.run(config.rows.dtypes.k));
-                self.constant("V_RUN", config.rows.run(config.rows.dtypes.v));
+                self.constant("K_RUN", k_run);
+                self.constant("V_RUN", v_run);
             }
         }
     }

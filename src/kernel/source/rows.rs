@@ -21,6 +21,23 @@ impl Source {
         self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
     }
 
+    /// `run_TENSOR4` on top of that, for kernels that read so many neighbouring vectors at a time.
+    pub(super) fn runs(
+        &mut self,
+        access: RowAccess,
+        dtype: Dtype,
+        tensor: &str,
+        run: &str,
+        length: &str,
+    ) {
+        let whole = access == RowAccess::Vec4 && length.starts_with("HEAD_DIM");
+        let part = match whole && dtype != Dtype::I8 {
+            true => shader!("rows/run_whole"),
+            false => shader!("rows/run"),
+        };
+        self.template(&part, &[("TENSOR", tensor), ("RUN", run)]);
+    }
+
     /// The same for a tensor that is written: `store_TENSOR4`, and `load_TENSOR4` to read it back.
     pub(super) fn written_rows(
         &mut self,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use wgpu_attention::{
     Attention, AttentionPlan, BackwardKernel, BackwardOptions, BackwardPlan, DeviceChoice, Dtype,
-    Error, ForwardKernel, KernelOptions, Kernels, Mask, Problem, Shape,
+    Dtypes, Error, ForwardKernel, KernelOptions, Kernels, Mask, Problem, Shape,
 };
 
 /// A line of the report.
@@ -21,6 +21,8 @@ struct Line {
     subgroups: bool,
     /// The problem's sizes but for the rows' length.
     shape: fn(usize) -> Shape,
+    /// The types of its keys and values; the other tensors' too, but for rows of 8 bits, which caches alone have.
+    dtypes: &'static [Dtype],
     plan: fn(&Kernels, &Problem) -> wgpu_attention::Result<()>,
 }
 
@@ -30,30 +32,35 @@ const LINES: &[Line] = &[
         kernels: &["forward tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
         kernels: &["forward tiled, up to 32 queries"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_kv(1024),
+        dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
         kernels: &["forward matrix"],
         subgroups: true,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
     },
     Line {
         kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
     },
     Line {
         kernels: &["merge", "forward decode"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).kv_heads(8).seq_kv(4096),
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
 ];
@@ -62,7 +69,7 @@ const LINES: &[Line] = &[
 const HEAD_DIMS: [usize; 2] = [64, 128];
 
 /// The types that tensors are stored in.
-const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::F16];
+const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16];
 
 fn forward(
     kernels: &Kernels,
@@ -116,10 +123,14 @@ fn main() -> Result<()> {
     let kept = options.keep.as_deref().map(|folder| new(Some(folder)));
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
-        for dtype in DTYPES {
+        for &dtype in line.dtypes {
             for head_dim in HEAD_DIMS {
+                let dtypes = match dtype {
+                    Dtype::I8 => Dtypes { k: dtype, v: dtype, ..Dtypes::default() },
+                    _ => dtype.into(),
+                };
                 let problem =
-                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtype);
+                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtypes);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
                 let kernels = kept.clone().unwrap_or_else(|| new(None));
                 match (line.plan)(&kernels, &problem) {
