@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use cpu_time::ProcessTime;
 use indicatif::ProgressBar;
 use wgpu_attention::{
     Attention, ForwardKernel, Inputs, KernelOptions, Kernels, Mask, MaskData, MaskFormat, Outputs,
@@ -26,12 +27,17 @@ pub(crate) struct Case {
 enum Call {
     /// By a given kernel, or by the best.
     Forward(Option<ForwardKernel>),
+    /// By a decode kernel, the keys in so many splits.
+    Decode(ForwardKernel, usize),
     /// The forward pass goes first, since the weights need its lse; it isn't counted.
     Inspect,
     Materialize,
 }
 
 const SEQ_LEN: usize = 128;
+
+/// Query heads that share keys in decoding, so that a workgroup has as many rows.
+const GROUP: usize = 4;
 
 /// A line of the report.
 pub(crate) struct Line {
@@ -69,6 +75,18 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
             add(format!("forward {kernel} D=64, tile map"), Call::Forward(Some(kernel)), problem);
         }
     }
+    for kernel in ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode()) {
+        for head_dim in [64, 80, 128, 256] {
+            for splits in [1, 4] {
+                let shape = Shape::new(1, GROUP, 1, head_dim).kv_heads(1).seq_kv(SEQ_LEN);
+                let problem = Problem::new(shape).mask(lengths.clone());
+                if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+                    let name = format!("{kernel} step D={head_dim}, splits={splits}");
+                    add(name, Call::Decode(kernel, splits), problem);
+                }
+            }
+        }
+    }
     add("inspect".to_owned(), Call::Inspect, problem(&lengths, 64));
     add("materialize".to_owned(), Call::Materialize, problem(&lengths, 64));
     add("materialize, rows alone".to_owned(), Call::Materialize, problem(&alone, 64));
@@ -95,9 +113,9 @@ pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Re
             call(&attention, &case.problem, Call::Forward(None))?;
         }
         let compiled_before = kernels.compiled();
-        let first = timed(|| call(&attention, &case.problem, case.call))?;
+        let first = timed(device, || call(&attention, &case.problem, case.call))?;
         let compiled = kernels.compiled() - compiled_before;
-        let second = timed(|| call(&attention, &case.problem, case.call))?;
+        let second = timed(device, || call(&attention, &case.problem, case.call))?;
         Ok((compiled, first.saturating_sub(second)))
     };
     let (kernels, time) = measure()?;
@@ -116,18 +134,27 @@ fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
             return Ok(());
         }
         Call::Forward(kernel) => outputs.kernel = kernel,
+        Call::Decode(kernel, splits) => {
+            outputs.kernel = Some(kernel);
+            outputs.num_splits = Some(splits);
+        }
         Call::Inspect => outputs.tensors = vec![ScoreTensor::Weights],
     }
-    let values = vec![0.5; problem.shape().q_len()?];
-    let inputs = Inputs { q: &values, k: &values, v: &values, mask: &data };
+    let shape = problem.shape();
+    let [q, k] = [shape.q_len()?, shape.k_len()?].map(|elements| vec![0.5; elements]);
+    let inputs = Inputs { q: &q, k: &k, v: &k, mask: &data };
     attention.run_blocking(problem, &inputs, &outputs)?;
     Ok(())
 }
 
-fn timed(work: impl FnOnce() -> Result<()>) -> Result<Duration> {
-    let start = Instant::now();
+/// How long one waits; on a CPU adapter the process's CPU time, which is the same where nothing else runs.
+fn timed(device: &wgpu::Device, work: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let (start, cpu_start) = (Instant::now(), ProcessTime::try_now()?);
     work()?;
-    Ok(start.elapsed())
+    Ok(match device.adapter_info().device_type {
+        wgpu::DeviceType::Cpu => cpu_start.try_elapsed()?,
+        _ => start.elapsed(),
+    })
 }
 
 impl fmt::Display for Line {
