@@ -1,10 +1,11 @@
 //! Steps that run one after the other, and the summary at the end.
 
 use std::fmt;
-use std::process::{Command, ExitCode};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cargo::describe;
 
@@ -35,6 +36,42 @@ impl Report {
         let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(start.elapsed());
         self.steps.push((name, outcome));
         Ok(passed)
+    }
+
+    /// Runs two commands at a time, a step each: what each leaves idle of the processor, the other takes. What the second
+    /// one prints follows when the first has ended.
+    pub(crate) fn run_both(
+        &mut self,
+        name: impl Into<String>,
+        command: &mut Command,
+        second_name: impl Into<String>,
+        second: &mut Command,
+    ) -> Result<()> {
+        let second_name = second_name.into();
+        let (mut output, input) = std::io::pipe()?;
+        second.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+        let (start, words) = (Instant::now(), describe(second));
+        let mut child =
+            second.spawn().with_context(|| format!("`{words}` could not be started"))?;
+        // The command has the pipe's other end, too, and would keep it open.
+        second.stdout(Stdio::null()).stderr(Stdio::null());
+        let (first, second) = std::thread::scope(|scope| {
+            let second = scope.spawn(move || {
+                let mut text = Vec::new();
+                output.read_to_end(&mut text)?;
+                let passed = child.wait()?.success();
+                Ok::<_, std::io::Error>((text, passed, start.elapsed()))
+            });
+            let first = self.run(name, command);
+            (first, second.join())
+        });
+        let (text, passed, time) =
+            second.map_err(|_| anyhow!("reading what `{words}` printed"))??;
+        eprintln!("\n── {second_name}\n   {words}");
+        std::io::stderr().write_all(&text)?;
+        let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(time);
+        self.steps.push((second_name, outcome));
+        first.map(|_| ())
     }
 
     /// Notes a step that was left out, and says so at once.
@@ -72,6 +109,19 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn both_commands_count() {
+        let mut report = Report::default();
+        let mut fails = Command::new("sh");
+        // More than a pipe holds.
+        fails.args(["-c", "head -c 200000 /dev/zero | tr '\\0' '\\n' >&2; exit 3"]);
+        report.run_both("first", &mut Command::new("true"), "second", &mut fails).unwrap();
+        let passed: Vec<bool> =
+            report.steps.iter().map(|(_, how)| matches!(how, Outcome::Passed(_))).collect();
+        assert_eq!(passed, [true, false]);
+    }
 
     #[test]
     fn a_failed_step_shows_and_fails_the_whole() {

@@ -144,7 +144,7 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
     Ok(report.finish())
 }
 
-/// Builds the tests once, then runs a pass per driver; a failed pass doesn't keep the next from running, since what
+/// Builds the tests once, then runs a pass per driver, both at a time; a failed pass doesn't keep the next from running, since what
 /// fails on one driver alone is the first thing one wants to know.
 fn test_passes(
     workspace: &Workspace,
@@ -168,20 +168,25 @@ fn test_passes(
         Some(filter) => format!(" named *{filter}*"),
         None => String::new(),
     };
-    let mut pass = |what: &str, target: Option<&str>, device: &Device| {
+    let pass = |what: &str, target: Option<&str>, device: &Device| {
         let mut command = test_command(workspace, target, tests);
         device.apply(&mut command);
-        report.run(format!("{what}{named} on {device}"), &mut command)
+        (format!("{what}{named} on {device}"), command)
     };
-    pass("all tests", None, &device)?;
+    let (name, mut command) = pass("all tests", None, &device);
     match second {
+        // lavapipe compiles one kernel at a time, so that its pass leaves half of two cores idle.
         Second::Device(device) => {
-            pass("device tests", Some(DEVICE_TESTS), &device)?;
+            let (second_name, mut second) = pass("device tests", Some(DEVICE_TESTS), &device);
+            report.run_both(name, &mut command, second_name, &mut second)?;
         }
         Second::Unavailable(reason) => {
+            report.run(name, &mut command)?;
             report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
-        Second::Unwanted => {}
+        Second::Unwanted => {
+            report.run(name, &mut command)?;
+        }
     }
     if tests.filter.as_ref().is_none_or(|filter| RING_TEST.contains(filter.as_str())) {
         ring::test(workspace, &device, report)?;

@@ -44,15 +44,21 @@ fn noop_device() -> wgpu::Device {
 #[test]
 fn every_kernel_is_valid() {
     let kernels = Kernels::new(&noop_device());
-    let mut count = 0;
-    for mask in MASKS {
-        let mask: Mask = mask.parse().unwrap();
-        for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
+    let compile_all = |mask: &str| {
+        let keys = keys(&Arc::new(MaskText::new(&mask.parse().unwrap(), SequenceForms::default())));
+        let count = keys.len();
+        for key in keys {
             let text = wgsl(&key);
             kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
-            count += 1;
         }
-    }
+        count
+    };
+    // This takes longer than all other tests of the library together.
+    let count: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            MASKS.iter().map(|mask| scope.spawn(move || compile_all(mask))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
     // Some keys come twice.
     assert!(kernels.compiled() > count / 3);
 }
