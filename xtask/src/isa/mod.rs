@@ -90,7 +90,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         options.kernel.as_deref().unwrap_or_default()
     );
     // Families stay in their order.
-    rows.sort_by_key(|(_, kernel)| (kernel.head_dim, kernel.dtype != "f32"));
+    let types = ["f32", "f16", "i8"];
+    let place = |dtype: &str| types.iter().position(|other| *other == dtype);
+    rows.sort_by_key(|(_, kernel)| (kernel.head_dim, place(&kernel.dtype)));
     let tables = table::markdown(&rows);
     if options.write {
         let path = workspace.root().join("docs/isa.md");
