@@ -11,7 +11,7 @@ use crate::cargo::describe;
 
 const ROUNDS: usize = 3;
 
-/// Markdown's head of the lines that [`line`] makes.
+/// Markdown's head of the lines that [`line()`] makes.
 pub(super) const HEADER: &str = "\
 | GPU | pipelines | compiled by the first start | time | compiled by the second | time | kept |
 |---|---|---|---|---|---|---|";
