@@ -19,7 +19,9 @@ pub(super) fn run(workspace: &Workspace) -> Result<Column> {
             Ok(kernels) => {
                 for (kernel, spilled) in kernels {
                     count += 1;
-                    let cell = cells.entry(kernel.clone()).or_insert(Cell::Compiled(0));
+                    // Behind the comma is what its tiles are for.
+                    let name = kernel.split(',').next().unwrap_or_default();
+                    let cell = cells.entry(name.to_owned()).or_insert(Cell::Compiled(0));
                     match cell {
                         Cell::Compiled(so_far) => *so_far += 1,
                         Cell::Right(_) | Cell::Refused(_) | Cell::Failed(_) => {}
