@@ -112,6 +112,7 @@ impl Attention {
     }
 
     /// [`Attention::open`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn open_blocking(choice: &DeviceChoice) -> Result<Self> {
         pollster::block_on(Self::open(choice))
     }
@@ -225,6 +226,7 @@ impl Attention {
     }
 
     /// [`Attention::run`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn run_blocking(
         &self,
         problem: &Problem,
@@ -318,6 +320,7 @@ impl Attention {
     }
 
     /// [`Attention::gradients`], waiting for them. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn gradients_blocking(
         &self,
         problem: &Problem,
@@ -357,6 +360,7 @@ impl Attention {
     }
 
     /// [`Attention::materialize`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn materialize_blocking(
         &self,
         problem: &Problem,
@@ -392,6 +396,7 @@ impl Attention {
     }
 
     /// [`Attention::tile_classes`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn tile_classes_blocking(
         &self,
         problem: &Problem,
@@ -412,6 +417,7 @@ impl Attention {
     }
 
     /// [`Attention::read`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
         pollster::block_on(self.read(source, elements))
     }

@@ -1,5 +1,8 @@
 //! Devices: listing and opening them, and catching what they report.
 
+#[cfg(any(target_family = "wasm", test))]
+mod late;
+
 use crate::error::{Error, Result};
 
 /// Which adapter to open.
@@ -53,7 +56,14 @@ impl From<&str> for DeviceChoice {
     }
 }
 
-/// Every adapter that wgpu finds, the best kind first. `WGPU_BACKEND` limits where it looks.
+#[cfg(not(target_family = "wasm"))]
+const NO_ADAPTER: &str = "no GPU adapter was found: install your GPU's Vulkan driver, or a software one \
+    (Debian and Ubuntu: mesa-vulkan-drivers, Fedora: mesa-vulkan-drivers, Arch: vulkan-swrast)";
+#[cfg(target_family = "wasm")]
+const NO_ADAPTER: &str = "the browser gives no GPU adapter: it has no WebGPU, or not for this GPU, or not for a page \
+    that came by http from another machine";
+
+/// Every adapter that wgpu finds, the best kind first. `WGPU_BACKEND` limits where it looks. A browser gives one at most.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let instance = wgpu::Instance::new(descriptor);
@@ -77,11 +87,7 @@ pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
         .map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name))
         .collect();
     if adapters.is_empty() {
-        return Err(Error::NoAdapter(
-            "no GPU adapter was found: install your GPU's Vulkan driver, or a software one \
-             (Debian and Ubuntu: mesa-vulkan-drivers, Fedora: mesa-vulkan-drivers, Arch: vulkan-swrast)"
-                .to_owned(),
-        ));
+        return Err(Error::NoAdapter(NO_ADAPTER.to_owned()));
     }
     let (choice, _) = choice.parts();
     let found = match choice {
@@ -202,38 +208,94 @@ fn create_buffer(
     let size = faults::size_to_ask_for(size);
     let label = Some(name);
     let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation };
-    let created = scoped(device, "allocating", || device.create_buffer(&descriptor));
-    #[cfg(test)]
-    let created = faults::as_out_of_memory(size, created);
-    created.map_err(|error| match error {
-        Error::OutOfMemory { during, message } => {
-            Error::OutOfMemory { during, message: format!("{name}, {size} bytes: {message}") }
+    let named = move |error| {
+        #[cfg(test)]
+        let error = faults::as_out_of_memory(size, error);
+        match error {
+            Error::OutOfMemory { during, message } => {
+                Error::OutOfMemory { during, message: format!("{name}, {size} bytes: {message}") }
+            }
+            other => other,
         }
-        other => other,
-    })
+    };
+    scoped_as(device, "allocating", named, || device.create_buffer(&descriptor))
 }
 
-/// Runs `work` and returns what the device objected to while it ran.
+/// Runs `work` and returns what the device objected to while it ran. In a browser that comes later, by [`settle`].
 pub(crate) fn scoped<T>(
     device: &wgpu::Device,
     during: &'static str,
+    work: impl FnOnce() -> T,
+) -> Result<T> {
+    scoped_as(device, during, |error| error, work)
+}
+
+/// The same, with errors in the caller's words.
+pub(crate) fn scoped_as<T>(
+    device: &wgpu::Device,
+    during: &'static str,
+    in_words: impl FnOnce(Error) -> Error + 'static,
     work: impl FnOnce() -> T,
 ) -> Result<T> {
     let out_of_memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let value = work();
-    // wgpu's native backends have the answer at once.
-    let reports =
-        [validation, internal, out_of_memory].map(|scope| pollster::block_on(scope.pop()));
-    // Exhausted memory makes what follows invalid, so it goes first.
-    match reports.into_iter().flatten().next_back() {
+    let answers = [validation, internal, out_of_memory].map(wgpu::ErrorScopeGuard::pop);
+    match heard(device, during, in_words, answers) {
         None => Ok(value),
-        Some(error) => Err(report(device, during, &error)),
+        Some(error) => Err(error),
+    }
+}
+
+/// Native backends have the answers at once.
+#[cfg(not(target_family = "wasm"))]
+fn heard(
+    device: &wgpu::Device,
+    during: &'static str,
+    in_words: impl FnOnce(Error) -> Error,
+    answers: [impl Future<Output = Option<wgpu::Error>>; 3],
+) -> Option<Error> {
+    // Exhausted memory makes what follows invalid, so it goes first.
+    let last = answers.map(pollster::block_on).into_iter().flatten().next_back()?;
+    Some(in_words(report(during, &last, || is_lost(device))))
+}
+
+/// A browser has them when the page's code has returned to it.
+#[cfg(target_family = "wasm")]
+fn heard(
+    device: &wgpu::Device,
+    during: &'static str,
+    in_words: impl FnOnce(Error) -> Error + 'static,
+    answers: [impl Future<Output = Option<wgpu::Error>> + 'static; 3],
+) -> Option<Error> {
+    late::expect(device, async move {
+        let mut last = None;
+        for answer in answers {
+            last = answer.await.or(last);
+        }
+        // Nor does it say anything of what is done with a device that was lost: its readbacks fail.
+        last.map(|error| in_words(report(during, &error, || false)))
+    });
+    None
+}
+
+/// Waits for the device's word on everything that was scoped so far.
+///
+/// # Errors
+/// The first of its objections that nobody has been told of; none on native backends, which tell at once.
+pub(crate) async fn settle(device: &wgpu::Device) -> Result<()> {
+    #[cfg(target_family = "wasm")]
+    return late::settle(device).await;
+    #[cfg(not(target_family = "wasm"))]
+    {
+        let _ = device;
+        Ok(())
     }
 }
 
 /// Whether the device is gone: then wgpu hands out invalid resources without a word, and their first use fails.
+#[cfg(not(target_family = "wasm"))]
 fn is_lost(device: &wgpu::Device) -> bool {
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let probe = device.create_buffer(&wgpu::BufferDescriptor {
@@ -246,11 +308,11 @@ fn is_lost(device: &wgpu::Device) -> bool {
     pollster::block_on(scope.pop()).is_some()
 }
 
-fn report(device: &wgpu::Device, during: &'static str, error: &wgpu::Error) -> Error {
+fn report(during: &'static str, error: &wgpu::Error, is_lost: impl FnOnce() -> bool) -> Error {
     let message = error.to_string();
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { during, message },
-        _ if is_lost(device) => Error::DeviceLost { during, message },
+        _ if is_lost() => Error::DeviceLost { during, message },
         _ => Error::Device { during, message },
     }
 }
@@ -260,7 +322,7 @@ fn report(device: &wgpu::Device, during: &'static str, error: &wgpu::Error) -> E
 pub(crate) mod faults {
     use std::cell::Cell;
 
-    use crate::error::{Error, Result};
+    use crate::error::Error;
 
     thread_local! {
         /// How many allocations of this thread go well before one fails, and how many there were.
@@ -282,10 +344,10 @@ pub(crate) mod faults {
     }
 
     /// The noop backend's memory is the host's, so that it's a limit that refuses; what it leaves is as invalid.
-    pub(super) fn as_out_of_memory<T>(size: u64, result: Result<T>) -> Result<T> {
-        match result {
-            Err(Error::Device { during, message }) if size == TOO_MUCH => {
-                Err(Error::OutOfMemory { during, message })
+    pub(super) fn as_out_of_memory(size: u64, error: Error) -> Error {
+        match error {
+            Error::Device { during, message } if size == TOO_MUCH => {
+                Error::OutOfMemory { during, message }
             }
             other => other,
         }

@@ -127,6 +127,7 @@ impl Attention {
     }
 
     /// [`Attention::check_score_mod_grad`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn check_score_mod_grad_blocking(
         &self,
         problem: &Problem,

@@ -16,8 +16,13 @@
 //! # Ok::<(), wgpu_attention::Error>(())
 //! ```
 //!
+//! In a browser (`wasm32-unknown-unknown`) nothing may block: the calls whose names end in `_blocking` aren't there, their
+//! futures are. A device answers late there, so that what it objects to comes back from [`Kernels::settle`] and from the
+//! calls that read results back, not from those that make plans.
+//!
 //! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
-//! `Attention`, `measure` times kernels and devices, `cli` is the command line. How it works is told in `docs/ARCHITECTURE.md`.
+//! `Attention`, `measure` times kernels and devices, `cli` is the command line; the last two aren't for browsers. How it works
+//! is told in `docs/ARCHITECTURE.md`.
 
 #[cfg(test)]
 mod architecture;

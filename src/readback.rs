@@ -2,7 +2,7 @@
 
 use futures_intrusive::channel::shared::oneshot_channel;
 
-use crate::device::scoped;
+use crate::device::{scoped, settle};
 use crate::error::{Error, Result};
 
 /// The most that is mapped at a time.
@@ -10,7 +10,8 @@ const CHUNK_BYTES: u64 = 64 << 20;
 
 /// Reads 32-bit `elements` from the start of `source`, which needs `BufferUsages::COPY_SRC`.
 ///
-/// On native backends this waits for the device on the calling thread; nothing else drives it.
+/// On native backends this waits for the device on the calling thread; nothing else drives it. In a browser, which drives it
+/// by itself, the device's objections to what came before are heard here.
 pub(crate) async fn read<T: bytemuck::Pod>(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
@@ -42,6 +43,7 @@ pub(crate) async fn read<T: bytemuck::Pod>(
         scoped(device, "unmapping the readback buffer", || staging.unmap())?;
         at += length;
     }
+    settle(device).await?;
     Ok(values)
 }
 
@@ -53,6 +55,7 @@ async fn map(device: &wgpu::Device, staging: &wgpu::Buffer, length: u64) -> Resu
             let _ = sender.send(result);
         });
     })?;
+    settle(device).await?;
     wait(device, "waiting for a readback")?;
     match receiver.receive().await {
         Some(Ok(())) => Ok(()),

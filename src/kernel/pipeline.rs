@@ -11,7 +11,7 @@ use super::source;
 use super::store::PipelineStore;
 use super::tiles::DeviceTraits;
 use crate::custom::{Custom, CustomUse};
-use crate::device::scoped;
+use crate::device::{scoped, scoped_as, settle};
 use crate::error::{Error, Result};
 use crate::profile::{DeviceId, Profile};
 
@@ -140,6 +140,17 @@ impl Kernels {
         store.save()
     }
 
+    /// Waits for the device's word on what has been made on it so far: plans, buffers, functions of the user's own.
+    ///
+    /// Only a browser has it late. There, `new` can't tell that the device refused something; this does, and so does every
+    /// call that reads a result back. On native backends there is nothing to wait for.
+    ///
+    /// # Errors
+    /// What the device objected to first, as the call that made it would give it elsewhere.
+    pub async fn settle(&self) -> Result<()> {
+        settle(self.device()).await
+    }
+
     pub(crate) fn profile(&self) -> Option<(&Profile, &DeviceId)> {
         self.inner.profile.as_ref().map(|profile| (profile, &self.inner.device_id))
     }
@@ -178,16 +189,13 @@ impl Kernels {
                 label: Some("wgsl"),
                 source: wgpu::ShaderSource::Wgsl(custom.alone(usage, with_call).into()),
             };
-            let compiled = scoped(self.device(), "compiling a function", || {
+            let in_words = move |error| match error {
+                Error::Device { message, .. } => Custom::compile_error(usage, &message),
+                other => other,
+            };
+            scoped_as(self.device(), "compiling a function", in_words, || {
                 self.device().create_shader_module(descriptor)
-            });
-            match compiled {
-                Ok(_) => {}
-                Err(Error::Device { message, .. }) => {
-                    return Err(Custom::compile_error(usage, &message));
-                }
-                Err(other) => return Err(other),
-            }
+            })?;
         }
         Ok(())
     }

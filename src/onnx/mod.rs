@@ -256,6 +256,7 @@ impl Operator {
     }
 
     /// [`Operator::run`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
     pub fn run_blocking(
         &self,
         attention: &Attention,

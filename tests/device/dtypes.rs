@@ -5,19 +5,8 @@ use wgpu_attention::{
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, run};
+pub(crate) use crate::operands::stored;
 use crate::tolerance::{assert_close, naive_modified};
-
-/// Operands as they are once they are stored.
-pub(crate) fn stored(mut operands: Operands, dtypes: Dtypes) -> Operands {
-    for (values, dtype) in
-        [(&mut operands.q, dtypes.q), (&mut operands.k, dtypes.k), (&mut operands.v, dtypes.v)]
-    {
-        for x in values {
-            *x = dtype.round(*x);
-        }
-    }
-    operands
-}
 
 fn check(shape: Shape, dtypes: Dtypes, coarsest: Dtype, seed: u64) {
     let mask: Mask = "causal & key_lengths".parse().unwrap();

@@ -3,32 +3,8 @@
 use wgpu_attention::{Layout, Mask, Problem, Shape, Strides, reference};
 
 use crate::fixture::{Operands, check_forward, kernels, run};
+pub(crate) use crate::operands::MASKS;
 use crate::tolerance::{assert_close, naive};
-
-/// Every leaf and operator.
-pub(crate) const MASKS: &[&str] = &[
-    "all",
-    "causal",
-    "window(9,2)",
-    "key_lengths",
-    "key_padding",
-    "token_padding",
-    "prefix | causal",
-    "documents",
-    "not_self",
-    "self_only_if_alone(causal & documents)",
-    "dense",
-    "chunk(24) & causal",
-    "dilated(5,3) | global(2)",
-    "strided(4) & causal",
-    "block_bidirectional | causal",
-    "buckets & causal",
-    "column_ranges & causal",
-    "per_head(causal, documents & causal)",
-    "causal & key_lengths",
-    "!causal",
-    "(window(inf,3) | prefix) & !documents & key_lengths",
-];
 
 /// Queries × keys: off every tile, more of the one, more of the other, one, none.
 const LENGTHS: &[(usize, usize)] =

@@ -21,6 +21,7 @@ mod merge;
 mod metamorphic;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod operands;
 #[cfg(feature = "files")]
 mod pytorch;
 mod races;

@@ -2,7 +2,7 @@
 
 use wgpu_attention::{Dtype, Evaluator, Gradients, Inputs, OutputGradients, Problem, Score};
 
-use crate::fixture::ScoreData;
+use crate::operands::ScoreData;
 
 /// The largest error against f64 is at most this many times that of a naive computation in the tensors' type …
 const NAIVE_FACTOR: f64 = 2.0;
@@ -26,28 +26,62 @@ pub(crate) const I8_ERROR: f32 = 1.0001 / 254.0;
 /// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
 /// What isn't finite must be equal: −∞ for −∞, NaN for NaN.
 pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {
-    assert_within(what, actual, naive, truth, NAIVE_FACTOR);
+    close(what, actual, naive, truth).unwrap_or_else(|message| panic!("{message}"));
 }
 
 /// The same with [`GRADIENT_FACTOR`].
 pub(crate) fn assert_gradient_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {
-    assert_within(what, actual, naive, truth, GRADIENT_FACTOR);
+    gradient_close(what, actual, naive, truth).unwrap_or_else(|message| panic!("{message}"));
 }
 
-fn assert_within(what: &str, actual: &[f32], naive: &[f32], truth: &[f64], factor: f64) {
-    assert_eq!(actual.len(), truth.len(), "{what}: number of elements");
-    assert_eq!(naive.len(), truth.len(), "{what}: number of elements of the naive result");
+/// What [`assert_close`] fails with.
+pub(crate) fn close(
+    what: &str,
+    actual: &[f32],
+    naive: &[f32],
+    truth: &[f64],
+) -> Result<(), String> {
+    within(what, actual, naive, truth, NAIVE_FACTOR)
+}
+
+/// What [`assert_gradient_close`] fails with.
+pub(crate) fn gradient_close(
+    what: &str,
+    actual: &[f32],
+    naive: &[f32],
+    truth: &[f64],
+) -> Result<(), String> {
+    within(what, actual, naive, truth, GRADIENT_FACTOR)
+}
+
+fn within(
+    what: &str,
+    actual: &[f32],
+    naive: &[f32],
+    truth: &[f64],
+    factor: f64,
+) -> Result<(), String> {
+    for (elements, of) in
+        [(actual.len(), "elements"), (naive.len(), "elements of the naive result")]
+    {
+        if elements != truth.len() {
+            return Err(format!("{what}: {elements} {of} instead of {}", truth.len()));
+        }
+    }
     let largest = (truth.iter().map(|x| x.abs()).filter(|x| x.is_finite())).fold(0.0, f64::max);
     let naive_error = (naive.iter().zip(truth)).map(|(&x, &y)| error(x, y)).fold(0.0, f64::max);
     let allowed = factor * naive_error + FLOOR * largest;
     for (at, (&x, &y)) in actual.iter().zip(truth).enumerate() {
         let found = error(x, y);
-        assert!(
-            found <= allowed,
-            "{what}[{at}]: {x} instead of {y}, an error of {found:.2e}; allowed are {allowed:.2e}, \
-             the naive computation's is {naive_error:.2e}"
-        );
+        let right = found <= allowed;
+        if !right {
+            return Err(format!(
+                "{what}[{at}]: {x} instead of {y}, an error of {found:.2e}; allowed are \
+                 {allowed:.2e}, the naive computation's is {naive_error:.2e}"
+            ));
+        }
     }
+    Ok(())
 }
 
 /// The distance of two numbers: 0 if both are the same infinity or NaN, infinite if only one is.
