@@ -1,6 +1,7 @@
 //! The device that tasks run on: the machine's GPU, or a software driver that stands in for it.
 
 mod apt;
+mod browser;
 mod closure;
 mod host;
 mod icd;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::cargo::{Workspace, quoted};
+pub(crate) use browser::Chromium;
 pub(crate) use host::{Older, is_in_path};
 pub(crate) use mpi::Mpi;
 use probe::Adapter;
@@ -313,6 +315,16 @@ pub(crate) fn validation_layer(workspace: &Workspace) -> Result<(PathBuf, String
 /// The folder of programs that check SPIR-V and GLSL, fetched if need be.
 pub(crate) fn tools(workspace: &Workspace) -> Result<PathBuf> {
     provisioner(workspace)?.tools()
+}
+
+/// Chromium, fetched if need be.
+pub(crate) fn chromium(workspace: &Workspace) -> Result<Chromium> {
+    provisioner(workspace)?.chromium()
+}
+
+/// The folder of Rust's library in the source of this version, fetched if need be.
+pub(crate) fn rust_library(workspace: &Workspace, version: &str) -> Result<PathBuf> {
+    provisioner(workspace)?.rust_library(version)
 }
 
 /// Removes the drivers that were fetched.

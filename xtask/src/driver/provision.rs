@@ -14,6 +14,8 @@
 //!   validation/         Vulkan's validation layer, for lavapipe's programs
 //!   tools/              run and lib/ as lavapipe's, with programs that check SPIR-V and GLSL
 //!   mpi/                no driver, but fetched like one: see [`Mpi`](super::mpi::Mpi)
+//!   chromium/           a browser, and what programs for it are built with: see [`browser`](super::browser)
+//!   rust-src/
 //!   shader-cache/       shaders that lavapipe has compiled
 //!   lock                held while the folders above change
 //!   partial/            gone when the work is done
@@ -83,7 +85,8 @@ impl Provisioner {
     pub(crate) fn forget(&self) -> Result<()> {
         let older = [Older::Bookworm, Older::BookwormBackports].map(Older::name);
         let others = ["lavapipe", "swiftshader", "radv", "llvmpipe", "mpi", "validation", "tools"];
-        for folder in others.iter().chain(&older) {
+        let of_browsers = ["chromium", "rust-src"];
+        for folder in others.iter().chain(&of_browsers).chain(&older) {
             remove(&self.drivers.join(folder))?;
         }
         Ok(())
@@ -306,6 +309,11 @@ impl Provisioner {
         let stamp = self.stamp(package, packages)?;
         settle(&stamp, folder, place)?;
         Ok(stamp)
+    }
+
+    /// Where the newest drivers come from, best first.
+    pub(super) fn host_recipes(&self) -> Vec<Recipe> {
+        self.host.recipes()
     }
 
     /// Where a finished folder is.

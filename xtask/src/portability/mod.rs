@@ -3,6 +3,7 @@
 //! A [`Check`] is a column of the tables in docs/portability.md. Its [`Column`] is kept below the target folder when it was
 //! made, so that a column can be made anew alone and the page ([`page`]) be written from all of them.
 
+mod browser;
 mod compilers;
 mod devices;
 mod page;
@@ -30,8 +31,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "CHECK")]
     only: Vec<Check>,
 
-    /// Only device tests with this in their names; several times for several. What such runs of a driver find adds up,
-    /// and the page says what is missing
+    /// Only device tests, and cases of the page, with this in their names; several times for several. What such runs of a
+    /// driver find adds up, and the page says what is missing
     #[arg(long, value_name = "TEXT")]
     tests: Vec<String>,
 
@@ -94,6 +95,8 @@ pub(crate) enum Check {
     Glsl,
     /// Tint, Chromium's compiler, as Dawn has it for Node
     Tint,
+    /// The crate built for browsers, in headless Chromium, compared with the reference there
+    Browser,
 }
 
 impl Check {
@@ -246,6 +249,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     }
     if wanted.contains(&Check::Tint) {
         report(Check::Tint, compilers::tint(workspace, &store))?;
+    }
+
+    if wanted.contains(&Check::Browser) {
+        report(Check::Browser, browser::run(workspace, &store, &options.tests))?;
     }
 
     if options.write {

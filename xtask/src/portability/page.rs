@@ -9,8 +9,8 @@ use super::{Cell, Check, Column};
 
 /// The page: what ran, the tables, and why kernels refuse.
 pub(super) fn markdown(columns: &[(Check, Column)]) -> String {
-    let (drivers, compilers): (Vec<_>, Vec<_>) =
-        columns.iter().partition(|(check, _)| super::devices::is_one(*check));
+    let (drivers, compilers): (Vec<_>, Vec<_>) = (columns.iter())
+        .partition(|(check, _)| super::devices::is_one(*check) || *check == Check::Browser);
     include_str!("page.md")
         .replace("SUMMARIES\n", &summaries(columns))
         .replace("DRIVERS\n", &table(&drivers))
