@@ -2,7 +2,7 @@
 //! posts, line by line. Ends when the page says that it is done, or with an error.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
