@@ -52,7 +52,7 @@ fn add_rows_of_TENSOR(
         if (only_finite) {
             let lanes = subgroupBallot(found).x;
             for (var n = 0u; n < SUM_PIECES; n += 1u) {
-                nonfinite |= (lanes >> (n * SUM_STEP) & (0xffffffffu >> (32u - SUM_STEP))) << step;
+                nonfinite |= ((lanes >> (n * SUM_STEP)) & (0xffffffffu >> (32u - SUM_STEP))) << step;
             }
         }
         for (var r = 0u; r < ROWS; r += 1u) {

@@ -115,8 +115,8 @@ mod tests {
     fn both_commands_count() {
         let mut report = Report::default();
         let mut fails = Command::new("sh");
-        // More than a pipe holds.
-        fails.args(["-c", "head -c 200000 /dev/zero | tr '\\0' '\\n' >&2; exit 3"]);
+        // More than a pipe holds, in one line.
+        fails.args(["-c", "head -c 70000 /dev/zero | tr '\\0' ' ' >&2; exit 3"]);
         report.run_both("first", &mut Command::new("true"), "second", &mut fails).unwrap();
         let passed: Vec<bool> =
             report.steps.iter().map(|(_, how)| matches!(how, Outcome::Passed(_))).collect();

@@ -166,8 +166,9 @@ fn column(text: &str, package: &str) -> Result<Column> {
             failures.push(format!("{}: {message}", line.case));
         }
         for kernel in line.kernels {
-            let seen = cells.entry(kernel).or_insert(cell.clone());
-            *seen = together(seen.clone(), cell.clone());
+            let seen = cells.remove(&kernel);
+            let all = seen.map_or(cell.clone(), |seen| together(seen, cell.clone()));
+            cells.insert(kernel, all);
         }
     }
     ensure!(done && cases == start.cases, "the page ended after {cases} of {} cases", start.cases);
