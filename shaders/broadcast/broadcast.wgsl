@@ -1,5 +1,6 @@
-// For CPU adapters: a subgroup is a vector register, and a lane has ROWS rows of its own. Loads that differ by lane are slow
-// there, so what meets all of those rows is loaded by one lane, a row or a piece of one, and broadcast to the others.
+// For CPU adapters: a subgroup is a vector register, and a lane has ROWS rows of its own. Every load is dear
+// there, one value for all lanes most of all, so what meets all of those rows is loaded by one lane each, a row or a piece of
+// one, and broadcast to the others.
 //
 // Code is unrolled for STEP rows that are met (SUM_STEP where they are summed up), not for the whole tile: else a tile's
 // machine code outgrows a core's instruction cache. On the other hand, each time round a loop such drivers merge all that

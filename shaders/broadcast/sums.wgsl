@@ -10,10 +10,11 @@ fn add_TENSOR(
     kind: u32,
     lane: u32,
 ) -> u32 {
-    // Code of its own for each: a choice further inside would be made number by number, in FULL tiles too.
+    // Code of its own for each, but for long rows, which would take too long to compile twice: a choice further inside is
+    // made number by number, in FULL tiles too.
     var nonfinite = 0u;
-    if (kind == PARTIAL) {
-        nonfinite = add_rows_of_TENSOR(sums, weights, b, h, first, last, true, lane);
+    if (kind == PARTIAL || LENGTH > 64u) {
+        nonfinite = add_rows_of_TENSOR(sums, weights, b, h, first, last, kind == PARTIAL, lane);
     } else {
         nonfinite = add_rows_of_TENSOR(sums, weights, b, h, first, last, false, lane);
     }
