@@ -107,18 +107,17 @@ fn file(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let header = format!("{{{}}}", header.join(","));
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
-    // As many bytes as the header asks for, unless that's absurd; small integers more often than not.
+    // As many bytes as the header asks for, unless that's absurd; small integers more often than not, then zeros.
     let small = u.ratio(3, 4)?;
-    for at in 0..end.min(1 << 16) {
-        let byte: u8 = u.arbitrary().unwrap_or_default();
-        file.push(if small && at % 4 != 0 {
-            0
-        } else if small {
-            byte % 6
-        } else {
-            byte
-        });
-    }
+    let (start, len) = (file.len(), end.min(1 << 16));
+    let given = len.min(u.len());
+    let bytes = u.bytes(given)?.iter().enumerate();
+    file.extend(bytes.map(|(at, &byte)| match small {
+        true if at % 4 != 0 => 0,
+        true => byte % 6,
+        false => byte,
+    }));
+    file.resize(start + len, 0);
     Ok(file)
 }
 

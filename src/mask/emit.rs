@@ -504,7 +504,7 @@ impl Builder<'_> {
             }
             Mask::Chunk(size) => self.push_offset(i64::from(*size)),
             Mask::Dilated { window, step } => {
-                self.push_offset(i64::from(*window) * i64::from(*step));
+                self.push_offset(i64::from(*window).saturating_mul(i64::from(*step)));
                 self.push_offset(i64::from(*step));
             }
             Mask::Strided(step) => {

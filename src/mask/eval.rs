@@ -100,7 +100,7 @@ impl<'a> Evaluator<'a> {
             }
             Mask::Dilated { window, step } => {
                 let (window, step) = (i64::from(*window), i64::from(*step));
-                (kv - own) % step == 0 && (kv - own).abs() <= window * step
+                (kv - own) % step == 0 && (kv - own).abs() <= window.saturating_mul(step)
             }
             Mask::Strided(step) => (kv - own) % i64::from(*step) == 0,
             Mask::Global(tokens) => kv < i64::from(*tokens) || own < i64::from(*tokens),
@@ -223,6 +223,12 @@ mod tests {
         check("self_only_if_alone(all)", &none, 1, &["."]);
         let data = MaskData::new().document_ids([0, 0, 1]);
         check("self_only_if_alone(documents)", &data, 3, &["X.X", ".XX", "XX."]);
+    }
+
+    #[test]
+    fn dilation_beyond_64_bits() {
+        let none = MaskData::new();
+        check("dilated(4294967295,4294967295)", &none, 3, &[".XX", "X.X", "XX."]);
     }
 
     #[test]

@@ -250,14 +250,16 @@ mod tests {
     }
 
     fn problem() -> impl Strategy<Value = Problem> {
-        const MASKS: [&str; 4] = [
+        const MASKS: [&str; 5] = [
             "causal",
             "documents & self_only_if_alone(dense)",
             "buckets | column_ranges & key_padding",
             "prefix & tree & token_padding",
+            "dilated(4294967295,4294967295) | window(4294967295,4294967295) & strided(4294967295) | chunk(4294967295)
+                & global(4294967295) & causal(offset=-2147483648)",
         ];
         let strides = (size(), size(), size(), size());
-        let options = (any::<bool>(), any::<bool>(), any::<bool>(), 0..4usize, 0..8usize);
+        let options = (any::<bool>(), any::<bool>(), any::<bool>(), 0..MASKS.len(), 0..8usize);
         (shape(), strides, options).prop_map(|(shape, strides, options)| {
             let (bias, bshd, own_strides, mask, broadcast) = options;
             let mut problem = Problem::new(shape)

@@ -58,11 +58,6 @@ impl Workspace {
         &self.target
     }
 
-    /// The target triple that programs are built for.
-    pub(crate) fn host(&self) -> &str {
-        &self.host
-    }
-
     /// A call of `cargo <subcommand>` on this workspace, in the caller's folder, so that relative paths among the
     /// arguments of a program that is run keep their meaning.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
@@ -73,6 +68,20 @@ impl Workspace {
     pub(crate) fn runner_variable(&self) -> String {
         runner_variable(&self.host)
     }
+}
+
+/// The file of this program. A shell that was set up by `cargo xtask driver` starts even this program through `ld.so`,
+/// and then that is what the system calls the current executable; the first argument is the program all the same.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let current = std::env::current_exe()?;
+    let is_loader =
+        current.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
+    if is_loader {
+        let first =
+            std::env::args_os().next().context("this program was started without a name")?;
+        return Ok(Path::new(&first).canonicalize()?);
+    }
+    Ok(current)
 }
 
 fn cargo_in(root: &Path, subcommand: &str) -> Command {
@@ -105,17 +114,32 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Builds, and gives the file that came of the target with this name.
 pub(crate) fn artifact(cargo: &mut Command, name: &str, extension: &str) -> Result<PathBuf> {
+    let mut files = artifacts(cargo, &[name], extension)?;
+    Ok(files.remove(0))
+}
+
+/// Builds, and gives the files that came of the targets with these names, in their order.
+pub(crate) fn artifacts(
+    cargo: &mut Command,
+    names: &[&str],
+    extension: &str,
+) -> Result<Vec<PathBuf>> {
     let messages = output(cargo.args(["--quiet", "--message-format", "json-render-diagnostics"]))?;
-    messages
+    let built: Vec<Value> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| {
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
-        })
-        .flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default())
-        .filter_map(|file| file.as_str().map(PathBuf::from))
-        .find(|file| file.extension().unwrap_or_default() == Path::new(extension))
-        .with_context(|| format!("`{}` built no {name}", describe(cargo)))
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .collect();
+    let file = |&name: &&str| {
+        built
+            .iter()
+            .filter(|message| message["target"]["name"] == name)
+            .flat_map(|message| message["filenames"].as_array().into_iter().flatten())
+            .filter_map(|file| file.as_str().map(PathBuf::from))
+            .find(|file| file.extension().unwrap_or_default() == Path::new(extension))
+            .with_context(|| format!("`{}` built no {name}", describe(cargo)))
+    };
+    names.iter().map(file).collect()
 }
 
 /// A command as one would type it, without the options that only say which workspace.

@@ -177,7 +177,7 @@ enum Task {
         refresh: bool,
     },
 
-    /// Check everything that CI checks: formatting, lints, documentation, tests.
+    /// Check everything that CI checks: formatting, lints, documentation, tests, other languages of kernels, fuzzing.
     Ci,
 
     /// Open the first adapter, run a small shader on it, and print what it is as JSON.
@@ -186,7 +186,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match fuzz::compile().unwrap_or_else(|| run(Cli::parse())) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo::{Workspace, describe};
 use crate::driver::{self, Choice, Device, Second};
+use crate::fuzz;
 use crate::report::Report;
 use crate::ring;
 
@@ -130,18 +131,23 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
         }
     }
     test_passes(workspace, choice, &Tests::default(), &mut report)?;
-    let mut portability = workspace.cargo("run");
-    portability.args([
-        "--quiet",
-        "--all-features",
-        "--bin",
-        "xtask",
-        "--",
-        "portability",
-        "--quick",
-    ]);
+    let mut portability = itself(workspace, &["portability", "--quick"]);
     report.run("all kernels in the languages of wgpu's backends", &mut portability)?;
+    let name = "a minute of each fuzzing target";
+    match fuzz::missing() {
+        Some(reason) => report.skip(name, reason),
+        None => {
+            report.run(name, &mut itself(workspace, &fuzz::IN_CI))?;
+        }
+    }
     Ok(report.finish())
+}
+
+/// `cargo xtask …`.
+fn itself(workspace: &Workspace, args: &[&str]) -> Command {
+    let mut cargo = workspace.cargo("run");
+    cargo.args(["--quiet", "--all-features", "--bin", "xtask", "--"]).args(args);
+    cargo
 }
 
 /// Builds the tests once, then runs a pass per driver, both at a time; a failed pass doesn't keep the next from running, since what

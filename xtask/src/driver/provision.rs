@@ -29,6 +29,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::cargo::own_program;
 use crate::progress::Progress;
 
 use super::apt::{Apt, Package};
@@ -439,20 +440,6 @@ fn probe(software: &Software) -> Result<Adapter> {
         .rev()
         .find_map(|line| Adapter::from_json(&serde_json::from_str(line).ok()?))
         .context("the probe printed no adapter")
-}
-
-/// The file of this program. A shell that was set up by `cargo xtask driver` starts even this program through `ld.so`,
-/// and then that is what the system calls the current executable; the first argument is the program all the same.
-fn own_program() -> Result<PathBuf> {
-    let current = std::env::current_exe()?;
-    let is_loader =
-        current.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
-    if is_loader {
-        let first =
-            std::env::args_os().next().context("this program was started without a name")?;
-        return Ok(Path::new(&first).canonicalize()?);
-    }
-    Ok(current)
 }
 
 /// Keeps libraries in `folder/lib`, with the script that starts programs on them.

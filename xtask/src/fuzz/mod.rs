@@ -1,20 +1,24 @@
 //! `cargo xtask fuzz`: libFuzzer on the targets of `fuzz/`, a workspace of its own.
 //!
-//! The counters that libFuzzer goes by are stable flags of rustc's, so that neither a nightly compiler nor cargo-fuzz is
-//! needed; libFuzzer itself is compiled by the package `libfuzzer-sys`, with the system's C++ compiler.
+//! The counters that libFuzzer goes by are stable flags of rustc's ([`counted`]), so that neither a nightly compiler nor
+//! cargo-fuzz is needed; libFuzzer itself is compiled by the package `libfuzzer-sys`, with the system's C++ compiler.
+
+mod counted;
 
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::cargo::{Workspace, artifact};
+use crate::cargo::Workspace;
 
 /// What to fuzz.
 #[derive(Args)]
@@ -26,6 +30,14 @@ pub(crate) struct Options {
     /// For how long, each target.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+
+    /// How many targets at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
+
+    /// Put no counters into naga, which compiles WGSL: `wgsl` is built sooner, and finds less.
+    #[arg(long)]
+    without_naga: bool,
 
     /// Keep what was found: fuzz/corpus/ is made anew from it, as few small inputs as reach as much.
     #[arg(long)]
@@ -41,11 +53,14 @@ Examples:
   cargo xtask fuzz                                    a minute of each target
   cargo xtask fuzz --target wgsl --seconds 3600       an hour of one
   cargo xtask fuzz --target wgsl --replay FILE        one input again, with its panic message
+  cargo xtask fuzz --seconds 600 --jobs 2             two targets at a time
   cargo xtask fuzz --seconds 600 --keep               then renew the corpus that is committed
 
-It needs a C++ compiler. The first build takes several minutes: wgpu and naga are compiled with coverage
-counters. Inputs that are found stay in target/fuzz/corpus/ for the next run, those that crash in
-target/fuzz/crashes/. `cargo test` runs the committed corpus without libFuzzer.";
+It needs a C++ compiler. This crate and what reads files are compiled with coverage counters, the rest is
+that of the tests; `wgsl` has naga with counters as well, and so half of wgpu is built once more, unless
+`--without-naga` is given. Inputs that are found stay in target/fuzz/corpus/ for the next run, those that
+crash in target/fuzz/crashes/. `cargo test` runs the committed corpus without libFuzzer, and `cargo xtask ci`
+fuzzes for a minute of each target, two at a time, without naga.";
 
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -72,6 +87,12 @@ impl Target {
             Self::Wgsl => "wgsl",
         }
     }
+
+    /// The texts of the crate's own kernels, which other targets have compiled, lead nowhere new in naga, and it is half as
+    /// fast with counters.
+    fn counts_naga(self, options: &Options) -> bool {
+        matches!(self, Self::Wgsl) && !options.without_naga
+    }
 }
 
 /// Inputs of a target that are committed, at most.
@@ -80,20 +101,20 @@ const MOST_KEPT: usize = 200;
 /// An input has so many bytes at most, and so many seconds before it counts as hanging.
 const LIMITS: [&str; 2] = ["-max_len=4096", "-timeout=20"];
 
-/// What makes rustc put libFuzzer's counters in.
-const FLAGS: [&str; 8] = [
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "--cfg",
-    "fuzzing",
-    "-Ccodegen-units=1",
-];
+/// In place of [`main`](crate::main), where cargo calls this program as its compiler.
+pub(crate) use counted::compile;
+
+/// Why there's no fuzzing here, if that is known beforehand.
+pub(crate) use counted::missing;
+
+/// What CI runs.
+pub(crate) const IN_CI: [&str; 6] = ["fuzz", "--seconds", "60", "--jobs", "2", "--without-naga"];
 
 /// `cargo xtask fuzz`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    if let Some(reason) = missing() {
+        bail!("{reason}");
+    }
     let targets = match options.targets.as_slice() {
         [] => Target::value_variants(),
         some => some,
@@ -102,36 +123,58 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         let [target] = targets else { bail!("--replay needs the --target that the input is for") };
         // libFuzzer takes a name that isn't there for an option, or nothing.
         ensure!(input.is_file(), "there is no file {}", input.display());
-        let program = build(workspace, *target)?;
+        let (_, program) = build(workspace, &[*target], options)?.remove(0);
         let passed = Command::new(program).arg(input.canonicalize()?).status()?.success();
         return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let mut passed = true;
-    for &target in targets {
-        passed &= fuzz(workspace, target, options)?;
-    }
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let programs = build(workspace, targets, options)?;
+    let (queue, bars) = (Mutex::new(programs.into_iter()), MultiProgress::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<bool> {
+        let mut passed = true;
+        while let Some((target, program)) = next() {
+            passed &= fuzz(workspace, target, &program, options, &bars)?;
+        }
+        Ok(passed)
+    };
+    let passed = thread::scope(|scope| {
+        let jobs: Vec<_> = (0..options.jobs).map(|_| scope.spawn(work)).collect();
+        let joined = |job: ScopedJoinHandle<'_, _>| job.join().expect("fuzzing doesn't panic");
+        jobs.into_iter().map(joined).collect::<Result<Vec<bool>>>()
+    })?;
+    Ok(if passed.iter().all(|&passed| passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build(workspace: &Workspace, target: Target) -> Result<PathBuf> {
-    let name = target.name();
-    eprintln!("building {name} …");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--locked", "--bin", name])
-        // With a target, build scripts and macros are built without the flags.
-        .args(["--target", workspace.host()])
-        .arg("--manifest-path")
-        .arg(workspace.root().join("fuzz/Cargo.toml"))
-        .env("CARGO_TARGET_DIR", workspace.target().join("fuzz"))
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    artifact(&mut cargo, name, std::env::consts::EXE_EXTENSION)
+/// The programs of targets.
+fn build(
+    workspace: &Workspace,
+    targets: &[Target],
+    options: &Options,
+) -> Result<Vec<(Target, PathBuf)>> {
+    let mut programs = Vec::new();
+    for naga in [false, true] {
+        let some: Vec<Target> =
+            targets.iter().copied().filter(|target| target.counts_naga(options) == naga).collect();
+        if some.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = some.iter().map(|target| target.name()).collect();
+        eprintln!("building {} …", names.join(", "));
+        let files = counted::build(workspace, &names, naga)?;
+        programs.extend(some.into_iter().zip(files));
+    }
+    Ok(programs)
 }
 
 /// Fuzzes one target; false where an input made it crash.
-fn fuzz(workspace: &Workspace, target: Target, options: &Options) -> Result<bool> {
+fn fuzz(
+    workspace: &Workspace,
+    target: Target,
+    program: &Path,
+    options: &Options,
+    bars: &MultiProgress,
+) -> Result<bool> {
     let name = target.name();
-    let program = build(workspace, target)?;
     let folder = |parts: [&str; 2]| workspace.root().join("fuzz").join(parts[0]).join(parts[1]);
     let work = |kind: &str| workspace.target().join("fuzz").join(kind).join(name);
     let (committed, found, crashes) = (folder(["corpus", name]), work("corpus"), work("crashes"));
@@ -140,7 +183,7 @@ fn fuzz(workspace: &Workspace, target: Target, options: &Options) -> Result<bool
             .with_context(|| format!("{} can't be made", folder.display()))?;
     }
 
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command
         .args(LIMITS)
         .args(["-print_final_stats=1", "-verbosity=1"])
@@ -152,21 +195,27 @@ fn fuzz(workspace: &Workspace, target: Target, options: &Options) -> Result<bool
     }
     // New inputs go to the first folder.
     command.args([&found, &committed]);
-    let end = watch(&mut command, name, options.seconds)?;
+    let end = watch(&mut command, name, options.seconds, bars)?;
     let seconds = end.took.as_secs();
     let Some(executions) = end.executions.filter(|_| end.passed) else {
-        eprintln!("{}", end.last.text());
-        eprintln!("{name}: FAILED after {seconds} s");
-        if let Some(path) = end.artifact {
-            eprintln!("  the input: {path}");
-            eprintln!("  again:     cargo xtask fuzz --target {name} --replay {path}");
-            eprintln!("  when it's mended, put it into {} to keep it so", committed.display());
-        }
+        bars.suspend(|| {
+            eprintln!("{}", end.last.text());
+            eprintln!("{name}: FAILED after {seconds} s");
+            if let Some(path) = end.artifact {
+                let build = if options.without_naga { "--without-naga " } else { "" };
+                eprintln!("  the input: {path}");
+                if let Ok(bytes) = fs::read(&path) {
+                    eprintln!("             {}", bytes.escape_ascii());
+                }
+                eprintln!("  again:     cargo xtask fuzz {build}--target {name} --replay {path}");
+                eprintln!("  when it's mended, put it into {} to keep it so", committed.display());
+            }
+        });
         return Ok(false);
     };
-    println!("{name}: {executions} executions in {seconds} s, nothing found");
+    bars.suspend(|| println!("{name}: {executions} executions in {seconds} s, nothing found"));
     if options.keep {
-        keep(&program, &committed, &found, &work("kept"))?;
+        keep(program, &committed, &found, &work("kept"))?;
     }
     Ok(true)
 }
@@ -199,11 +248,12 @@ impl Lines {
 }
 
 /// Runs libFuzzer with a bar of the seconds, and reads what it says.
-fn watch(command: &mut Command, name: &str, seconds: u64) -> Result<End> {
+fn watch(command: &mut Command, name: &str, seconds: u64, bars: &MultiProgress) -> Result<End> {
     let start = Instant::now();
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} s  {msg}")
         .expect("the template is a constant that parses");
     let bar = ProgressBar::new(seconds).with_style(style).with_prefix(name.to_owned());
+    let bar = bars.add(bar);
     if bar.is_hidden() {
         eprintln!("{name}: {seconds} s …");
     }
