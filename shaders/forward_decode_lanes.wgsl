@@ -2,19 +2,48 @@
 // rows and one split of the keys. Loads by neighbouring lanes are fast there, loads of one value for all are not.
 //
 //   for each tile of keys of the split that the mask doesn't empty, SUBGROUP_SIZE keys at a time:
-//       s    = q k^T                            lane: a key of its own; q is the same in all lanes
-//       s    = LOWEST where the mask says so    in PARTIAL tiles only
+//       s    = q k^T                            quad: a key in turn; lane: components 4 (part + 4 i) ..
+//       s    = LOWEST where the mask says so    lane: a key of its own, key_of(lane); in PARTIAL tiles only
 //       m, l = online softmax                   m over all lanes, l each lane's own share
 //       o    = o 2^((m - m') c) + p v           lane: components 4 (lane + i SUBGROUP_SIZE) ..; p is broadcast
 //   o and lse, or this split's m, l and o
 //
 // Every key and value is read once, by one lane. No workgroup memory, no barriers.
 
+// Pieces of a key and of a value that a lane has.
+const K_SLICES: u32 = (HEAD_DIM / 4u + 3u) / 4u;
 const V_SLICES: u32 = (HEAD_DIM_V / 4u + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
+
+// Four neighbouring lanes are a quad, whose lanes exchange numbers at the price of an addition.
+const QUADS: u32 = SUBGROUP_SIZE / 4u;
 
 // Keys whose values are added in one turn of a loop: such drivers merge all that a loop changes with what it was, each
 // time round.
 const TURN: u32 = 2u;
+
+// The scores that a lane ends up with, and the weights that it gives, are those of this one of the keys at hand.
+fn key_of(lane: u32) -> u32 {
+    return lane % 4u * QUADS + lane / 4u;
+}
+
+fn lane_of(key: u32) -> u32 {
+    return key % QUADS * 4u + key / QUADS;
+}
+
+// The n-th lane of each quad gets the sum of its quad's x[n].
+fn quad_sums(x: array<f32, 4>, lane: u32) -> f32 {
+    let odd = lane % 2u == 1u;
+    let upper = lane % 4u >= 2u;
+    let low = select(x[0], x[1], odd) + quadSwapX(select(x[1], x[0], odd));
+    let high = select(x[2], x[3], odd) + quadSwapX(select(x[3], x[2], odd));
+    return select(low, high, upper) + quadSwapY(select(high, low, upper));
+}
+
+// Component 4 (lane + i SUBGROUP_SIZE) of a value; the last ones again for lanes that have none.
+fn value_slice(i: u32, lane: u32) -> u32 {
+    let d = (i * SUBGROUP_SIZE + lane) * 4u;
+    return select(d, min(d, HEAD_DIM_V - 4u), V_SLICES * SUBGROUP_SIZE * 4u > HEAD_DIM_V);
+}
 
 // o_rows[r] += p[r] v, for as many keys as there are lanes. `only_finite`: what isn't finite counts as 0, and the result says
 // whether this lane had some.
@@ -33,13 +62,13 @@ fn add_values(
         for (var i = 0u; i < V_SLICES; i += 1u) {
             for (var n = 0u; n < TURN; n += 1u) {
                 let place = kv_place(b, min(key0 + j + n, kv_last));
-                var value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
+                var value = load_v4(place.x, h_kv, place.y, value_slice(i, lane));
                 if (only_finite) {
                     found |= any(is_nonfinite(value));
                     value = without_nonfinite(value);
                 }
                 for (var r = 0u; r < ROWS; r += 1u) {
-                    let weight = subgroupShuffle((*p)[r], j + n);
+                    let weight = subgroupShuffle((*p)[r], lane_of(j + n));
                     (*o_rows)[r][i] = fma(vec4<f32>(weight), value, (*o_rows)[r][i]);
                 }
             }
@@ -64,17 +93,19 @@ fn forward(
     }
     let b = block.b;
     let h_kv = block.h_kv;
+    let quad = lane / 4u;
+    let part = lane % 4u;
 
     var rows: array<Row, ROWS>;
-    var q_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var q_rows: array<array<vec4<f32>, K_SLICES>, ROWS>;
     var o_rows: array<array<vec4<f32>, V_SLICES>, ROWS>;
     var m: array<f32, ROWS>;
     var l: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
         rows[r] = packed_row(block, r);
         let place = q_place(b, rows[r].q_idx);
-        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-            q_rows[r][i] = load_q4(place.x, rows[r].h, place.y, i * 4u) * params.scale_sign;
+        for (var i = 0u; i < K_SLICES; i += 1u) {
+            q_rows[r][i] = load_q4(place.x, rows[r].h, place.y, (i * 4u + part) * 4u) * params.scale_sign;
         }
         for (var i = 0u; i < V_SLICES; i += 1u) {
             o_rows[r][i] = vec4<f32>(0.0);
@@ -91,31 +122,37 @@ fn forward(
         let kv1 = min(kv0 + BLOCK_KV, block.keys.y);
         for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
             let kv_last = block.kv_len - 1u;
-            let own_key = min(key0 + lane, kv_last);
-            let own_place = kv_place(b, own_key);
-
-            // Four sums a row, which wait for each other less than one, and round less.
-            var s4: array<vec4<f32>, ROWS>;
-            for (var r = 0u; r < ROWS; r += 1u) {
-                s4[r] = vec4<f32>(0.0);
-            }
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                let key = load_k4(own_place.x, h_kv, own_place.y, i * 4u);
+            // The quads' keys in turn, and the lanes' shares of their scores.
+            var shares: array<array<f32, 4>, ROWS>;
+            for (var n = 0u; n < 4u; n += 1u) {
+                let place = kv_place(b, min(key0 + n * QUADS + quad, kv_last));
+                // Four sums a row, which wait for each other less than one, and round less.
+                var s4: array<vec4<f32>, ROWS>;
                 for (var r = 0u; r < ROWS; r += 1u) {
-                    s4[r] = fma(q_rows[r][i], key, s4[r]);
+                    s4[r] = vec4<f32>(0.0);
+                }
+                for (var i = 0u; i < K_SLICES; i += 1u) {
+                    let key = load_k4(place.x, h_kv, place.y, (i * 4u + part) * 4u);
+                    for (var r = 0u; r < ROWS; r += 1u) {
+                        s4[r] = fma(q_rows[r][i], key, s4[r]);
+                    }
+                }
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    shares[r][n] = (s4[r].x + s4[r].y) + (s4[r].z + s4[r].w);
                 }
             }
 
+            let own_key = key0 + key_of(lane);
             var s: array<f32, ROWS>;
             var kept: array<u32, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
-                s[r] = (s4[r].x + s4[r].y) + (s4[r].z + s4[r].w);
+                s[r] = quad_sums(shares[r], lane);
                 kept[r] = 1u;
                 if (MODIFIED) {
-                    s[r] = modified_score(s[r], b, rows[r].h, rows[r].q_idx, own_key);
+                    s[r] = modified_score(s[r], b, rows[r].h, rows[r].q_idx, min(own_key, kv_last));
                 }
                 if (kind == PARTIAL) {
-                    let keep = cell_kept(block, rows[r], key0 + lane);
+                    let keep = cell_kept(block, rows[r], own_key);
                     kept[r] = select(0u, 1u, keep);
                     s[r] = select(LOWEST, s[r], keep);
                 }
@@ -144,10 +181,10 @@ fn forward(
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                     let place = kv_place(b, min(key0 + j, kv_last));
                     for (var i = 0u; i < V_SLICES; i += 1u) {
-                        let value = load_v4(place.x, h_kv, place.y, (i * SUBGROUP_SIZE + lane) * 4u);
+                        let value = load_v4(place.x, h_kv, place.y, value_slice(i, lane));
                         let nonfinite = select(vec4<f32>(0.0), value, is_nonfinite(value));
                         for (var r = 0u; r < ROWS; r += 1u) {
-                            let keeps = subgroupShuffle(kept[r], j) == 1u;
+                            let keeps = subgroupShuffle(kept[r], lane_of(j)) == 1u;
                             o_rows[r][i] += select(vec4<f32>(0.0), nonfinite, keeps);
                         }
                     }
