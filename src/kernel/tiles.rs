@@ -162,8 +162,8 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     }
     Ok(ForwardConfig {
         grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
-        head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
-        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128]),
+        head_dim: room(shape.head_dim, &ROOMS),
+        head_dim_v: room(shape.head_dim_v, &ROOMS),
         rows: rows_format,
         // A lane has a quarter of a key's row at most: the shortest has 16 components, and they come by four.
         form: ForwardForm::Broadcast { subgroup_size, rows, step: (subgroup_size / 4).max(2) },
@@ -183,7 +183,7 @@ fn tiled(problem: &Problem) -> ForwardConfig {
     let block_q = if shape.seq_len_q <= 32 { 32 } else { 64 };
     ForwardConfig {
         grid: TileGrid { block_q, block_kv: 32 },
-        head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
+        head_dim: room(shape.head_dim, &ROOMS),
         head_dim_v,
         rows: row_format(problem),
         form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
@@ -380,8 +380,8 @@ fn decode_lanes(
     let rows = block_rows(problem, most.map_or(1, |&(_, rows)| rows));
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
-        head_dim: room(shape.head_dim, &[16, 32, 64, 128, 192, 256]),
-        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
+        head_dim: room(shape.head_dim, &ROOMS),
+        head_dim_v: room(shape.head_dim_v, &ROOMS),
         rows: rows_format,
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
     };
@@ -483,6 +483,9 @@ pub(crate) fn suitable_splits(
     let longest = shape.seq_len_kv.div_ceil(least_keys).clamp(1, MAX_SPLITS);
     usize::div_ceil(workgroups, others).min(longest)
 }
+
+/// Rows of the lengths that models have get kernels with just their room, others read zeros up to the next one.
+const ROOMS: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
 
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
 fn room(length: usize, capacities: &[usize]) -> RowLength {

@@ -129,7 +129,7 @@ fn every_variant_is_valid() {
         most_work: u64::MAX,
     };
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
-    for head_dim in [16, 32, 64, 128, 192, 256] {
+    for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
         let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
         let forms = candidates(&problem, &traits, None).into_iter();
         let tables = forms.filter_map(|(_, form)| form.ok());
