@@ -1,0 +1,90 @@
+//! `bench` and `tune`.
+
+use wgpu_attention::{Evaluator, Mask, MaskData, Profile, Shape};
+
+use crate::call::{failure, records, stdout, words};
+
+#[test]
+fn a_benchmark_prints_a_record_per_problem_and_kernel() {
+    let text = stdout(words(
+        "bench --shape 2,4,2,70,133,8 --shape 2,4,4,5,3,8,12 --mask key_lengths&causal \
+         --key-lengths 3,0 --dtype f32 --dtype f16 --kernel tiled --quick --json",
+    ));
+    let records = records(&text);
+    assert_eq!(records.len(), 4, "{text}");
+    for record in &records {
+        let number = |key: &str| record[key].as_f64().unwrap_or_else(|| panic!("{key}: {record}"));
+        assert_eq!(record["kernel"], "tiled");
+        assert!(record["device"].is_string());
+        assert!(0.0 < number("ms_min") && number("ms_min") <= number("ms_median"), "{record}");
+        assert!(number("cpu_ms") >= 0.0 && number("share_of_peak") >= 0.0, "{record}");
+        assert!(number("peak_gflops") > 0.0 && number("copy_gbytes_per_s") > 0.0, "{record}");
+
+        let sizes: [usize; 7] = serde_json::from_value(record["shape"].clone()).unwrap();
+        let [batch, heads, _, seq_q, seq_kv, dim, dim_v] = sizes;
+        let shape = Shape::new(batch, heads, seq_q, dim).seq_kv(seq_kv).dim_v(dim_v);
+        let mask: Mask = record["mask"].as_str().unwrap().parse().unwrap();
+        let data = MaskData::new().key_lengths([3, 0]);
+        let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
+        let cells = (0..batch * heads * seq_q * seq_kv).filter(|cell| {
+            let (row, kv_idx) = (cell / seq_kv, cell % seq_kv);
+            let (plane, q_idx) = (row / seq_q, row % seq_q);
+            evaluator.keep(plane / heads, plane % heads, q_idx, kv_idx)
+        });
+        let kept = cells.count() as f64;
+        assert_eq!(number("kept_cells"), kept);
+        let gflops = 2.0 * kept * (dim + dim_v) as f64 / number("ms_median") * 1e-6;
+        assert!((number("gflops") - gflops).abs() <= 1e-2 * gflops, "{gflops}: {record}");
+    }
+    let dtypes: Vec<_> = records.iter().map(|record| record["dtype"].as_str().unwrap()).collect();
+    assert_eq!(dtypes, ["f32", "f16"].repeat(2));
+}
+
+#[test]
+fn a_benchmark_is_drawn_and_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plot, report] = ["plot.png", "report.jsonl"].map(|name| folder.path().join(name));
+    let mut arguments = words("bench --shape 1,1,1,16,16,16 --kernel all --quick");
+    let paths = [&plot, &report].map(|path| path.display().to_string());
+    arguments.extend(["--plot", &paths[0], "--report", &paths[1]]);
+    let text = stdout(arguments);
+    assert!(text.contains("peaks:  ") && text.contains("1, 1/1, 16x16 D=16 all f32"), "{text}");
+    assert!(std::fs::read(&plot).unwrap().starts_with(b"\x89PNG"));
+    let records = records(&std::fs::read_to_string(&report).unwrap());
+    assert_eq!(records[0]["report"], 1);
+    assert!(records[0]["driver"].is_string() && records[0]["subgroup_sizes"].is_array());
+    let kernels: Vec<_> = records[1..].iter().map(|record| record["kernel"].as_str()).collect();
+    assert!(kernels.contains(&Some("tiled")), "{kernels:?}");
+}
+
+#[test]
+fn a_profile_is_written_and_gone_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("profile.json");
+    let mut arguments = words("tune --shape 1,2,2,40,40,8 --mask causal --quick --out");
+    let shown = path.display().to_string();
+    arguments.push(&shown);
+    let text = stdout(arguments);
+    assert!(
+        text.contains("as the profile measured") && text.ends_with(&format!("{shown}\n")),
+        "{text}"
+    );
+    let profile: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let choice = &profile["choices"][0];
+    let measured = choice["measured"].as_array().unwrap();
+    assert!(measured.len() > 1 && measured[0] == choice["best"], "{profile}");
+    Profile::load(&path).unwrap();
+}
+
+#[test]
+fn a_benchmark_that_can_not_be_run_says_why() {
+    let missing = failure(words("bench --shape 1,1,1,4,4,4 --mask documents"), 1);
+    assert!(missing.contains("document_ids_q") && missing.contains("--data"), "{missing}");
+    let heads = failure(words("bench --shape 1,3,2,4,4,4"), 1);
+    assert!(heads.contains("num_heads: expected a multiple of num_kv_heads = 2, found 3"));
+    let kernel = failure(words("bench --shape 1,1,1,4,4,4 --kernel fastest"), 1);
+    assert!(kernel.contains("expected one of broadcast, tiled"), "{kernel}");
+    failure(words("bench --shape 1,1,1"), 2);
+    failure(words("bench --mask causal"), 2);
+}

@@ -1,0 +1,9 @@
+//! The command line, as scripts use it: what it prints and writes, and how it fails.
+
+mod bench;
+mod call;
+mod errors;
+mod mask;
+mod run;
+mod scratch;
+mod texts;
