@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use crate::cargo::describe;
 
@@ -15,6 +15,27 @@ enum Outcome {
     Passed(Duration),
     Failed(Duration),
     Skipped(String),
+}
+
+/// What a command printed, on both of its streams as it came, and how it ended.
+struct Captured {
+    words: String,
+    text: Vec<u8>,
+    passed: bool,
+    time: Duration,
+}
+
+fn capture(mut command: Command) -> Result<Captured> {
+    let (start, words) = (Instant::now(), describe(&command));
+    let (mut output, input) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
+    let mut child = command.spawn().with_context(|| format!("`{words}` could not be started"))?;
+    // The command has the pipe's other end, too, and would keep it open.
+    drop(command);
+    let mut text = Vec::new();
+    output.read_to_end(&mut text)?;
+    let passed = child.wait()?.success();
+    Ok(Captured { words, text, passed, time: start.elapsed() })
 }
 
 /// The steps so far.
@@ -38,40 +59,34 @@ impl Report {
         Ok(passed)
     }
 
-    /// Runs two commands at a time, a step each: what each leaves idle of the processor, the other takes. What the second
-    /// one prints follows when the first has ended.
-    pub(crate) fn run_both(
+    /// Runs a command as one step, and beside it others, one after the other, a step each: what the one leaves idle of the
+    /// processor, the others take. What they print follows when it has ended.
+    pub(crate) fn run_beside(
         &mut self,
         name: impl Into<String>,
         command: &mut Command,
-        second_name: impl Into<String>,
-        second: &mut Command,
+        others: Vec<(String, Command)>,
     ) -> Result<()> {
-        let second_name = second_name.into();
-        let (mut output, input) = std::io::pipe()?;
-        second.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
-        let (start, words) = (Instant::now(), describe(second));
-        let mut child =
-            second.spawn().with_context(|| format!("`{words}` could not be started"))?;
-        // The command has the pipe's other end, too, and would keep it open.
-        second.stdout(Stdio::null()).stderr(Stdio::null());
-        let (first, second) = std::thread::scope(|scope| {
-            let second = scope.spawn(move || {
-                let mut text = Vec::new();
-                output.read_to_end(&mut text)?;
-                let passed = child.wait()?.success();
-                Ok::<_, std::io::Error>((text, passed, start.elapsed()))
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for (name, command) in others {
+                    // Nobody waits for more where the first couldn't be started.
+                    if sender.send((name, capture(command))).is_err() {
+                        return;
+                    }
+                }
             });
-            let first = self.run(name, command);
-            (first, second.join())
-        });
-        let (text, passed, time) =
-            second.map_err(|_| anyhow!("reading what `{words}` printed"))??;
-        eprintln!("\n── {second_name}\n   {words}");
-        std::io::stderr().write_all(&text)?;
-        let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(time);
-        self.steps.push((second_name, outcome));
-        first.map(|_| ())
+            self.run(name, command)?;
+            for (name, captured) in ended {
+                let Captured { words, text, passed, time } = captured?;
+                eprintln!("\n── {name}\n   {words}");
+                std::io::stderr().write_all(&text)?;
+                let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(time);
+                self.steps.push((name, outcome));
+            }
+            Ok(())
+        })
     }
 
     /// Notes a step that was left out, and says so at once.
@@ -112,15 +127,16 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn both_commands_count() {
+    fn every_command_counts() {
         let mut report = Report::default();
         let mut fails = Command::new("sh");
         // More than a pipe holds, in one line.
         fails.args(["-c", "head -c 70000 /dev/zero | tr '\\0' ' ' >&2; exit 3"]);
-        report.run_both("first", &mut Command::new("true"), "second", &mut fails).unwrap();
+        let others = vec![("second".into(), fails), ("third".into(), Command::new("true"))];
+        report.run_beside("first", &mut Command::new("true"), others).unwrap();
         let passed: Vec<bool> =
             report.steps.iter().map(|(_, how)| matches!(how, Outcome::Passed(_))).collect();
-        assert_eq!(passed, [true, false]);
+        assert_eq!(passed, [true, false, true]);
     }
 
     #[test]

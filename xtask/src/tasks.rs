@@ -109,7 +109,7 @@ pub(crate) fn driver(workspace: &Workspace, choice: Choice, refresh: bool) -> Re
 /// `cargo xtask test`.
 pub(crate) fn test(workspace: &Workspace, choice: Choice, tests: &Tests) -> Result<ExitCode> {
     let mut report = Report::default();
-    test_passes(workspace, choice, tests, &mut report)?;
+    test_passes(workspace, choice, tests, Vec::new(), &mut report)?;
     Ok(report.finish())
 }
 
@@ -130,16 +130,16 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
             return Ok(report.finish());
         }
     }
-    test_passes(workspace, choice, &Tests::default(), &mut report)?;
-    let mut portability = itself(workspace, &["portability", "--quick"]);
-    report.run("all kernels in the languages of wgpu's backends", &mut portability)?;
-    let name = "a minute of each fuzzing target";
+    let mut others = vec![(
+        "all kernels in the languages of wgpu's backends".to_owned(),
+        itself(workspace, &["portability", "--quick"]),
+    )];
+    let fuzzing = "a minute of each fuzzing target";
     match fuzz::missing() {
-        Some(reason) => report.skip(name, reason),
-        None => {
-            report.run(name, &mut itself(workspace, &fuzz::IN_CI))?;
-        }
+        Some(reason) => report.skip(fuzzing, reason),
+        None => others.push((fuzzing.to_owned(), itself(workspace, &fuzz::IN_CI))),
     }
+    test_passes(workspace, choice, &Tests::default(), others, &mut report)?;
     Ok(report.finish())
 }
 
@@ -150,12 +150,13 @@ fn itself(workspace: &Workspace, args: &[&str]) -> Command {
     cargo
 }
 
-/// Builds the tests once, then runs a pass per driver, both at a time; a failed pass doesn't keep the next from running, since what
-/// fails on one driver alone is the first thing one wants to know.
+/// Builds the tests once, then runs a pass per driver, both at a time, and `others` after the second; a failed pass doesn't keep
+/// the next from running, since what fails on one driver alone is the first thing one wants to know.
 fn test_passes(
     workspace: &Workspace,
     choice: Choice,
     tests: &Tests,
+    others: Vec<(String, Command)>,
     report: &mut Report,
 ) -> Result<()> {
     // Drivers first: whoever lacks one should hear it before a long build.
@@ -180,20 +181,17 @@ fn test_passes(
         (format!("{what}{named} on {device}"), command)
     };
     let (name, mut command) = pass("all tests", None, &device);
+    let mut beside = Vec::new();
     match second {
-        // lavapipe compiles one kernel at a time, so that its pass leaves half of two cores idle.
-        Second::Device(device) => {
-            let (second_name, mut second) = pass("device tests", Some(DEVICE_TESTS), &device);
-            report.run_both(name, &mut command, second_name, &mut second)?;
-        }
+        Second::Device(device) => beside.push(pass("device tests", Some(DEVICE_TESTS), &device)),
         Second::Unavailable(reason) => {
-            report.run(name, &mut command)?;
             report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
-        Second::Unwanted => {
-            report.run(name, &mut command)?;
-        }
+        Second::Unwanted => {}
     }
+    beside.extend(others);
+    // lavapipe compiles one kernel at a time, so that its pass leaves half of two cores idle.
+    report.run_beside(name, &mut command, beside)?;
     if tests.filter.as_ref().is_none_or(|filter| RING_TEST.contains(filter.as_str())) {
         ring::test(workspace, &device, report)?;
     }
