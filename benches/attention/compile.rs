@@ -9,8 +9,8 @@ use anyhow::Result;
 use cpu_time::ProcessTime;
 use indicatif::ProgressBar;
 use wgpu_attention::{
-    Attention, ForwardKernel, Inputs, KernelOptions, Kernels, Mask, MaskData, MaskFormat, Outputs,
-    Problem, ScoreTensor, Shape,
+    Attention, BackwardKernel, BackwardOptions, BackwardPlan, ForwardKernel, Inputs, KernelOptions,
+    Kernels, Mask, MaskData, MaskFormat, OutputGradients, Outputs, Problem, ScoreTensor, Shape,
 };
 
 /// What one may wait for a kernel.
@@ -31,6 +31,8 @@ enum Call {
     Decode(ForwardKernel, usize),
     /// The forward pass goes first, since the weights need its lse; it isn't counted.
     Inspect,
+    /// Likewise.
+    Backward(BackwardKernel),
     Materialize,
 }
 
@@ -63,8 +65,8 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
         cases.push(Case { name: format!("compile {name}"), problem, call });
     };
     for kernel in ForwardKernel::ALL {
-        // 80 is between the sizes that kernels come in; rows of 1 and of 65 are read component by component.
-        for head_dim in [1, 32, 64, 65, 80, 128, 256] {
+        // 112 is between the sizes that kernels come in; rows of 1 and of 65 are read component by component.
+        for head_dim in [1, 32, 64, 65, 80, 112, 128, 256] {
             let problem = problem(&lengths, head_dim);
             if kernels.wgsl(&problem, Some(kernel)).is_ok() {
                 add(format!("forward {kernel} D={head_dim}"), Call::Forward(Some(kernel)), problem);
@@ -76,7 +78,7 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
         }
     }
     for kernel in ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode()) {
-        for head_dim in [64, 80, 128, 256] {
+        for head_dim in [64, 112, 128, 256] {
             for splits in [1, 4] {
                 let shape = Shape::new(1, GROUP, 1, head_dim).kv_heads(1).seq_kv(SEQ_LEN);
                 let problem = Problem::new(shape).mask(lengths.clone());
@@ -84,6 +86,15 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
                     let name = format!("{kernel} step D={head_dim}, splits={splits}");
                     add(name, Call::Decode(kernel, splits), problem);
                 }
+            }
+        }
+    }
+    for kernel in BackwardKernel::ALL {
+        for head_dim in [64, 112, 128, 256] {
+            let problem = problem(&lengths, head_dim);
+            let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+            if BackwardPlan::with_options(&kernels, &problem, &options).is_ok() {
+                add(format!("backward {kernel} D={head_dim}"), Call::Backward(kernel), problem);
             }
         }
     }
@@ -109,7 +120,7 @@ pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Re
     let measure = || -> Result<(usize, Duration)> {
         let kernels = Kernels::with_options(device, options.clone());
         let attention = Attention::from_kernels(&kernels, queue);
-        if let Call::Inspect = case.call {
+        if let Call::Inspect | Call::Backward(_) = case.call {
             call(&attention, &case.problem, Call::Forward(None))?;
         }
         let compiled_before = kernels.compiled();
@@ -139,10 +150,16 @@ fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
             outputs.num_splits = Some(splits);
         }
         Call::Inspect => outputs.tensors = vec![ScoreTensor::Weights],
+        Call::Backward(_) => {}
     }
     let shape = problem.shape();
     let [q, k] = [shape.q_len()?, shape.k_len()?].map(|elements| vec![0.5; elements]);
     let inputs = Inputs { q: &q, k: &k, v: &k, mask: &data };
+    if let Call::Backward(kernel) = call {
+        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        attention.gradients_blocking(problem, &inputs, &OutputGradients::new(&q), &options)?;
+        return Ok(());
+    }
     attention.run_blocking(problem, &inputs, &outputs)?;
     Ok(())
 }
