@@ -1,67 +1,22 @@
-//! One random call.
-//!
-//! Structures (masks, types, row lengths) come from small pools, so that calls share pipelines; sizes, lengths and numbers
-//! are each call's own.
+//! One random call: a structure of the pool, and sizes, lengths and numbers of its own.
+
+use std::ops::RangeInclusive;
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use wgpu_attention::{
-    BackwardOptions, Dtype, Dtypes, Gradients, KeySequences, Layout, Mask, MaskData,
-    OutputGradients, Outputs, Problem, QuerySequences, Score, Sequences, Shape, reference,
+    BackwardOptions, Dtypes, Gradients, KeySequences, Layout, Mask, MaskData, OutputGradients,
+    Outputs, Problem, QuerySequences, Score, Sequences, Shape, reference,
 };
 
-use crate::backward::{self, Upstream};
+use super::pool::{Kind, POOL, Structure};
+use crate::backward::Upstream;
 use crate::dtypes::stored;
-use crate::fixture::{ATTENTION, Operands, ScoreData, serving};
+use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::{
     assert_close, assert_gradient_close, naive_gradients_modified, naive_modified,
 };
-
-const MASKS: [&str; 8] = [
-    "all",
-    "causal",
-    "window(9,3)",
-    "causal & key_lengths",
-    "documents & causal",
-    "prefix | causal",
-    "dense",
-    "!key_padding | global(2)",
-];
-/// Of sequences, whose data is made for each alone: positions decide.
-const POSITIONS: [&str; 3] = ["all", "causal", "window(9,3)"];
-const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
-const DIMS: [usize; 3] = [8, 20, 64];
-
-/// What a call is about.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// A batch of equal sequences.
-    Dense,
-    /// Sequences one behind the other.
-    Packed,
-    /// Such queries over a cache.
-    Cached,
-    /// Few queries of equal sequences.
-    Decode,
-    /// The same over a cache.
-    DecodeCached,
-}
-
-impl Kind {
-    const fn is_decode(self) -> bool {
-        matches!(self, Self::Decode | Self::DecodeCached)
-    }
-
-    const fn packs_q(self) -> bool {
-        matches!(self, Self::Packed | Self::Cached)
-    }
-
-    /// Whether each sequence has lengths, and the data, of its own.
-    const fn has_sequences(self) -> bool {
-        !matches!(self, Self::Dense | Self::Decode)
-    }
-}
 
 /// How many of the calls were what.
 #[derive(Debug, Default)]
@@ -132,9 +87,8 @@ fn gather(from: &[f32], places: &[usize]) -> Vec<f32> {
 
 /// A call's problem and operands, and the parts that they are laid out from.
 struct Call {
-    kind: Kind,
+    structure: Structure,
     mask: Mask,
-    dtype: Dtype,
     problem: Problem,
     operands: Operands,
     parts: Vec<Part>,
@@ -142,36 +96,34 @@ struct Call {
 
 impl Call {
     fn random(seed: u64, rng: &mut SmallRng) -> Self {
-        let pools: [(Kind, &[&str]); 5] = [
-            (Kind::Dense, &MASKS),
-            (Kind::Packed, &POSITIONS),
-            (Kind::Cached, &POSITIONS),
-            (Kind::Decode, &MASKS),
-            (Kind::DecodeCached, &POSITIONS),
-        ];
-        let structures: Vec<(Kind, &str)> = (pools.into_iter())
-            .flat_map(|(kind, masks)| masks.iter().map(move |&mask| (kind, mask)))
-            .collect();
-        let number = rng.random_range(0..structures.len());
-        let (kind, mask) = structures[number];
-        let mask: Mask = mask.parse().unwrap();
-        let dtype = DTYPES[number % DTYPES.len()];
-        let dim = DIMS[number / DTYPES.len() % DIMS.len()];
+        let structure = *POOL.choose(rng).unwrap();
+        let Structure { kind, dtype, dim, .. } = structure;
+        let mask: Mask = structure.mask.parse().unwrap();
         let layout = *[Layout::Bhsd, Layout::Bshd].choose(rng).unwrap();
-        // Decode kernels add up in another order than the naive computation: so many rows that its largest error isn't
-        // luck (see the tests of decode).
-        let (batch, kv_heads, most_q, most_kv) = match kind.is_decode() {
-            true => (4, 4, 16, 300),
-            false => (rng.random_range(1..=3), rng.random_range(1..=2), 70, 70),
+        // Kernels have a few sizes of blocks; each structure's queries go into those of one.
+        let most_q = rng.random_range(match (kind.is_decode(), structure.many_queries) {
+            (true, false) => 1..=1,
+            (true, true) => 5..=16,
+            (false, false) => 1..=32,
+            (false, true) => 33..=70,
+        });
+        let (kv_heads, group, most_kv) = match kind.is_decode() {
+            // Of up to 256 keys, a plan for a CPU adapter makes no parts by itself.
+            true => (4, 2, if structure.is_split { 300 } else { 256 }),
+            false => (rng.random_range(1..=2), rng.random_range(1..=3), 70),
         };
-        let heads = kv_heads * if kind.is_decode() { 2 } else { rng.random_range(1..=3) };
-        let mut length = |most: usize| rng.random_range(1..=most);
-        let equal_q = length(most_q);
+        let heads = kv_heads * group;
+        // The kernels add up in another order than the naive computation: so many rows that its largest error isn't luck
+        // (see the tests of decode).
+        let batch = 512_usize.div_ceil(heads * most_q);
+        let mut length = |range: RangeInclusive<usize>| rng.random_range(range);
         // Queries and keys of each sequence; of all of them where they are equal.
         let lengths: Vec<(usize, usize)> = match kind {
-            Kind::Dense | Kind::Decode => vec![(equal_q, length(most_kv)); batch],
-            Kind::DecodeCached => (0..batch).map(|_| (equal_q, length(most_kv))).collect(),
-            _ => (0..batch).map(|_| (length(most_q), length(most_kv))).collect(),
+            Kind::Dense | Kind::Decode => vec![(most_q, length(1..=most_kv)); batch],
+            Kind::DecodeCached => (0..batch).map(|_| (most_q, length(1..=most_kv))).collect(),
+            _ => (0..batch)
+                .map(|b| (if b == 0 { most_q } else { length(1..=most_q) }, length(1..=most_kv)))
+                .collect(),
         };
         let start = |b: usize, of: fn(&(usize, usize)) -> usize| -> usize {
             lengths[..b].iter().map(of).sum()
@@ -249,27 +201,23 @@ impl Call {
             mask: data,
         };
         let problem = with(shape).layout(layout);
-        Self { kind, mask, dtype, problem, operands, parts }
+        Self { structure, mask, problem, operands, parts }
     }
 
-    /// Compares o and lse: of each part by itself, or, of decode, of all of them together.
+    /// Compares o and lse of all parts together.
     fn compare(&self, what: &str, o: &[f32], lse: &[f32]) {
         let none = (Score::default(), ScoreData::default());
-        let together = if self.kind.is_decode() { self.parts.len() } else { 1 };
-        for (at, parts) in self.parts.chunks(together).enumerate() {
-            let what = format!("{what}, part {at}");
-            let (mut o_all, mut lse_all) = (Compared::default(), Compared::default());
-            for Part { problem, operands, q, rows, .. } in parts {
-                let inputs = operands.inputs();
-                let truth = reference::attention(problem, &inputs).unwrap();
-                let naive =
-                    naive_modified(problem, &self.mask, &inputs, &none.0, &none.1, self.dtype);
-                o_all.add(gather(o, q), naive.o, truth.o);
-                lse_all.add(gather(lse, rows), naive.lse, truth.lse);
-            }
-            assert_close(&format!("o of {what}"), &o_all.found, &o_all.naive, &o_all.truth);
-            assert_close(&format!("lse of {what}"), &lse_all.found, &lse_all.naive, &lse_all.truth);
+        let (mut o_all, mut lse_all) = (Compared::default(), Compared::default());
+        for Part { problem, operands, q, rows, .. } in &self.parts {
+            let inputs = operands.inputs();
+            let truth = reference::attention(problem, &inputs).unwrap();
+            let dtype = self.structure.dtype;
+            let naive = naive_modified(problem, &self.mask, &inputs, &none.0, &none.1, dtype);
+            o_all.add(gather(o, q), naive.o, truth.o);
+            lse_all.add(gather(lse, rows), naive.lse, truth.lse);
         }
+        assert_close(&format!("o of {what}"), &o_all.found, &o_all.naive, &o_all.truth);
+        assert_close(&format!("lse of {what}"), &lse_all.found, &lse_all.naive, &lse_all.truth);
     }
 
     /// Compares the gradients of all parts together.
@@ -286,7 +234,7 @@ impl Call {
                 &upstream,
                 &none.0,
                 &none.1,
-                self.dtype,
+                self.structure.dtype,
             );
             let [dq, dk, dv] = &mut all;
             dq.add(gather(&found.dq, &part.q), naive.dq, truth.dq);
@@ -325,25 +273,21 @@ impl Compared {
     }
 }
 
-/// A call made from a seed of its own, by any of the kernels that serve it; every other one but decode's asks for the
-/// gradients, too.
+/// A call made from a seed of its own, by its structure's kernels; every other one but decode's asks for the gradients,
+/// too.
 pub(super) fn make(seed: u64) -> Made {
     let mut rng = SmallRng::seed_from_u64(seed);
     let call = Call::random(seed, &mut rng);
     let (problem, inputs) = (&call.problem, call.operands.inputs());
-    let kernel = *serving(problem, call.kind.is_decode()).choose(&mut rng).unwrap();
-    let num_splits = match call.kind.is_decode() {
-        true => *[None, Some(3), Some(128)].choose(&mut rng).unwrap(),
-        false => None,
-    };
+    let Structure { kind, forward: kernel, is_split, backward, .. } = call.structure;
+    let num_splits = is_split.then(|| *[3, 128].choose(&mut rng).unwrap());
     let outputs = Outputs { lse: true, kernel: Some(kernel), num_splits, ..Outputs::default() };
     let output = ATTENTION.run_blocking(problem, &inputs, &outputs).unwrap();
     let what = format!("call {seed} ({kernel}, {num_splits:?} splits, {problem:?})");
     call.compare(&what, &output.o, &output.lse);
-    let mut made = Made { decode: u64::from(call.kind.is_decode()), gradients: 0 };
-    if !call.kind.is_decode() && rng.random_bool(0.5) {
+    let mut made = Made { decode: u64::from(kind.is_decode()), gradients: 0 };
+    if let Some(kernel) = backward.filter(|_| rng.random_bool(0.5)) {
         made.gradients = 1;
-        let kernel = *backward::kernels(problem).choose(&mut rng).unwrap();
         let upstream = call.upstream();
         let upstream = OutputGradients::new(&upstream.dout).dlse(&upstream.dlse);
         let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };

@@ -1,6 +1,7 @@
 //! Random calls one after another, each against the f64 reference, and memory that stays as it is: `cargo xtask soak`.
 
 mod call;
+mod pool;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -34,7 +35,10 @@ fn number(variable: &str) -> Option<u64> {
 fn soak() {
     let calls = number(CALLS_VARIABLE).unwrap_or(CALLS);
     let seed = number(SEED_VARIABLE).unwrap_or_else(rand_seed);
-    println!("{calls} calls from seed {seed} ({SEED_VARIABLE} sets it)");
+    println!(
+        "{calls} calls of {} structures from seed {seed} ({SEED_VARIABLE} sets it)",
+        pool::POOL.len()
+    );
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap();
     let bar = ProgressBar::new(calls).with_style(style);
     // By then the pools' pipelines are compiled.
