@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long)]
     without_naga: bool,
 
-    /// Keep what was found: fuzz/corpus/ is made anew from it, as few small inputs as reach as much.
+    /// Keep what was found: fuzz/corpus/ is made anew from it, of as few inputs as reach as much, or 200 of these.
     #[arg(long)]
     keep: bool,
 
@@ -195,6 +195,8 @@ fn fuzz(
     }
     // New inputs go to the first folder.
     command.args([&found, &committed]);
+    // Only the last lines are shown of a program that crashed, and the panic's message is to be among them.
+    command.env("RUST_BACKTRACE", "0");
     let end = watch(&mut command, name, options.seconds, bars)?;
     let seconds = end.took.as_secs();
     let Some(executions) = end.executions.filter(|_| end.passed) else {
@@ -291,7 +293,7 @@ fn watch(command: &mut Command, name: &str, seconds: u64, bars: &MultiProgress) 
     Ok(end)
 }
 
-/// Puts the smallest inputs that reach what all of them reach in place of the committed ones.
+/// Puts some of the inputs that together reach what all of them reach in place of the committed ones.
 fn keep(program: &Path, committed: &Path, found: &Path, kept: &Path) -> Result<()> {
     if kept.exists() {
         fs::remove_dir_all(kept)?;
@@ -321,7 +323,9 @@ fn keep(program: &Path, committed: &Path, found: &Path, kept: &Path) -> Result<(
             by_hand += 1;
         }
     }
-    files.truncate(MOST_KEPT.saturating_sub(by_hand));
+    // Of all sizes: together the smallest alone reach less.
+    let most = all.min(MOST_KEPT.saturating_sub(by_hand));
+    let files: Vec<_> = (0..most).map(|at| &files[at * all / most]).collect();
     for (_, file) in &files {
         fs::copy(kept.join(file), committed.join(file))?;
     }
