@@ -1,5 +1,7 @@
 //! From a device buffer to a `Vec`, in pieces of bounded size.
 
+use std::panic::AssertUnwindSafe;
+
 use futures_intrusive::channel::shared::oneshot_channel;
 
 use crate::device::{scoped, settle};
@@ -66,10 +68,18 @@ async fn map(device: &wgpu::Device, staging: &wgpu::Buffer, length: u64) -> Resu
 
 /// Waits until everything that was submitted is done.
 pub(crate) fn wait(device: &wgpu::Device, during: &'static str) -> Result<()> {
-    match device.poll(wgpu::PollType::wait_indefinitely()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::DeviceLost { during, message: error.to_string() }),
-    }
+    // wgpu 30.0.1 panics here where the driver reports that it has lost the device, and holds no lock while it does: the
+    // device is marked as lost, and everything else that is asked of it gives errors.
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        device.poll(wgpu::PollType::wait_indefinitely())
+    }));
+    let message = match polled {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => (panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "the driver lost it".to_owned()),
+    };
+    Err(Error::DeviceLost { during, message })
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Error {

@@ -8,6 +8,7 @@
 mod cargo;
 mod compare;
 mod driver;
+mod faults;
 mod fuzz;
 mod isa;
 mod portability;
@@ -141,6 +142,9 @@ enum Task {
         seed: Option<u64>,
     },
 
+    /// Make the driver lose the device, or find no memory, at every call that may, one after the other (Linux)
+    Faults,
+
     /// Run the benchmarks on the device, with full optimisation.
     #[command(
         after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
@@ -217,6 +221,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Soak { calls, seed } => tasks::soak(&workspace, choice, calls, seed),
+        Task::Faults => faults::run(&workspace, choice),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Portability(options) => portability::run(&workspace, &options),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::cargo::{Workspace, describe};
 use crate::driver::{self, Choice, Device, Second};
+use crate::faults;
 use crate::fuzz;
 use crate::report::Report;
 use crate::ring;
@@ -134,6 +135,14 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
         "all kernels in the languages of wgpu's backends".to_owned(),
         itself(workspace, &["portability", "--quick"]),
     )];
+    match faults::missing() {
+        Some(reason) => report.skip(faults::NAME, reason),
+        None => {
+            let device = driver::select(workspace, choice)?;
+            let tests = faults::tests(workspace, &device, Some(faults::STRIDE_OF_CI))?;
+            others.push((faults::NAME.to_owned(), tests));
+        }
+    }
     let fuzzing = "a minute of each fuzzing target";
     match fuzz::missing() {
         Some(reason) => report.skip(fuzzing, reason),

@@ -1,6 +1,8 @@
 //! What goes wrong in the middle: devices that are lost, readbacks that nobody waits for, threads that share a plan, plans
 //! that are dropped in any order. Each gives an error or completes, and nothing stays behind.
 
+mod driver;
+
 use std::future::Future as _;
 use std::pin::pin;
 use std::task::{Context, Waker};
