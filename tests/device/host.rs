@@ -113,8 +113,10 @@ fn offsets_into_one_buffer() {
 #[test]
 fn masks_that_differ_in_data_alone_share_a_pipeline() {
     let kernels = Kernels::new(device());
-    let plan = |mask: &str, seq_len: usize| {
-        let problem = Problem::new(Shape::new(1, 1, seq_len, 20)).mask(mask.parse().unwrap());
+    // The number of queries decides on the kernel and its tiles.
+    let plan = |mask: &str, seq_len_kv: usize| {
+        let shape = Shape::new(1, 1, 20, 20).seq_kv(seq_len_kv);
+        let problem = Problem::new(shape).mask(mask.parse().unwrap());
         AttentionPlan::new(&kernels, &problem).unwrap();
     };
     plan("window(3,0) & causal", 20);
@@ -137,7 +139,7 @@ fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
     ];
     for n in 0..5 {
         for structure in structures {
-            let shape = Shape::new(1, 2, 20 + 7 * n as usize, 20);
+            let shape = Shape::new(1, 2, 20, 20).seq_kv(20 + 7 * n as usize);
             let problem = Problem::new(shape).mask(structure(n));
             AttentionPlan::new(&kernels, &problem).unwrap();
         }

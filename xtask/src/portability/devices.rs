@@ -71,16 +71,21 @@ pub(super) struct Tests {
     program: PathBuf,
     /// Only those with one of these in their names, unless it's empty.
     filters: Vec<String>,
+    unoptimised: bool,
 }
 
 impl Tests {
-    pub(super) fn build(workspace: &Workspace, filters: &[String]) -> Result<Self> {
+    pub(super) fn build(
+        workspace: &Workspace,
+        filters: &[String],
+        unoptimised: bool,
+    ) -> Result<Self> {
         eprintln!("build of the device tests …");
         let mut build = workspace.cargo("test");
         // As `cargo xtask test` does, so that nothing is built twice.
         build.args(["--workspace", "--all-features", "--no-run", "--test", "device"]);
         let program = artifact(&mut build, "device", std::env::consts::EXE_EXTENSION)?;
-        Ok(Self { program, filters: filters.to_vec() })
+        Ok(Self { program, filters: filters.to_vec(), unoptimised })
     }
 
     pub(super) fn run(&self, workspace: &Workspace, store: &Store, check: Check) -> Result<Column> {
@@ -108,6 +113,11 @@ impl Tests {
             // llvmpipe does while it computes (`Could not lock adapter context`, wgpu-hal 30).
             command.arg("--test-threads=1");
         }
+        let unoptimised = check != Check::Swiftshader && (self.unoptimised || layer.is_some());
+        if unoptimised {
+            // The variable of all releases of llvmpipe and lavapipe here. Their shader cache tells such kernels apart.
+            command.env("GALLIVM_PERF", "nopt");
+        }
         if let Some(layer) = &layer {
             layer.apply(&mut command);
         }
@@ -115,6 +125,9 @@ impl Tests {
         let text = follow(&mut command, &format!("device tests on {device}"), &log)?;
         let mut run = Run::parse(&text)?;
         run.device = device.to_string();
+        if unoptimised {
+            run.unoptimised = run.tests.keys().cloned().collect();
+        }
         if let Some(layer) = &layer {
             run.layer = Some(layer.package.clone());
             run.messages = layer.messages()?;
@@ -196,6 +209,9 @@ pub(super) struct Run {
     device: String,
     /// Names, and whether they passed.
     tests: BTreeMap<String, bool>,
+    /// Those whose kernels were compiled without optimisation.
+    #[serde(default)]
+    unoptimised: BTreeSet<String>,
     /// Kernels that refused: the test's name and the reason.
     refusals: BTreeMap<String, String>,
     /// The validation layer, if there was one, and what it objected to.
@@ -244,6 +260,7 @@ impl Run {
         for (name, passed) in before.tests {
             self.tests.entry(name).or_insert(passed);
         }
+        self.unoptimised.extend(before.unoptimised.into_iter().filter(|name| !own.contains(name)));
         for (name, reason) in before.refusals {
             if !own.contains(&name) {
                 self.refusals.insert(name, reason);
@@ -257,12 +274,17 @@ impl Run {
     /// The column; `names` are those of all tests that there are now.
     fn column(mut self, title: &str, names: &BTreeSet<String>) -> Column {
         self.tests.retain(|name, _| names.contains(name));
+        self.unoptimised.retain(|name| names.contains(name));
         let passed = self.tests.values().filter(|passed| **passed).count();
         let mut summary = format!("{}; {passed} of {} tests", self.device, self.tests.len());
         let missing: Vec<&String> =
             names.iter().filter(|name| !self.tests.contains_key(*name)).collect();
         if !missing.is_empty() {
             summary += &format!(" right, {} not run: {}", missing.len(), by_topic(&missing));
+        }
+        if !self.unoptimised.is_empty() {
+            let count = self.unoptimised.len();
+            summary += &format!("; {count} of them by kernels compiled without optimisation");
         }
         if let Some(layer) = &self.layer {
             summary += &format!("; {layer}: {} messages", self.messages.len());
@@ -430,13 +452,14 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
         let text = "test cache::rows ... ok\ntest merge::a_shared_prefix ... ok\n\
                     ---- kernels::forward_tiled stdout ----\ntest result: ok.\n";
         let mut second = Run::parse(text).unwrap();
+        second.unoptimised = ["cache::rows".to_owned()].into();
         second.join(first.clone());
         let column = second.clone().column("a driver", &names);
         assert_eq!(column.cells["append"], Cell::Right(1));
         assert_eq!(column.cells["merge"], Cell::Right(1));
         assert!(matches!(column.cells["forward matrix"], Cell::Refused(_)));
         assert!(!column.cells.contains_key("inspect"), "no test of it ran");
-        let end = "5 of 5 tests right, 1 not run: `onnx` (1)";
+        let end = "5 of 5 tests right, 1 not run: `onnx` (1); 1 of them by kernels compiled without optimisation";
         assert!(column.summary.ends_with(end), "{}", column.summary);
         // Another driver's results are no part of it.
         let mut other = Run { device: "another".into(), ..Run::parse(text).unwrap() };

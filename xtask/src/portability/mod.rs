@@ -1,6 +1,6 @@
 //! `cargo xtask portability`: every kernel on every driver and compiler that needs no GPU.
 //!
-//! A [`Check`] is a column of the tables in docs/portability.md. Its [`Column`] is kept below the target folder when it was
+//! A [`Check`] is a column of the tables in docs/portability.md. Its [`Column`] is kept in docs/portability/ when it was
 //! made, so that a column can be made anew alone and the page ([`page`]) be written from all of them.
 
 mod browser;
@@ -36,6 +36,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEXT")]
     tests: Vec<String>,
 
+    /// On Mesa's drivers, leave the optimisation out that takes most of the time which these tests take; the page says so.
+    /// Under the validation layer, which doesn't see machine code, it is always left out
+    #[arg(long)]
+    unoptimised: bool,
+
     /// Write docs/portability.md, from these checks and from the others' last results
     #[arg(long)]
     write: bool,
@@ -57,7 +62,7 @@ Examples:
   cargo xtask portability --write-only            the page, from what was found before
   cargo xtask portability --quick                 what CI runs
 
-Results are kept in target/portability/results; what a driver or compiler printed is in target/portability/logs.";
+Results are kept in docs/portability; what a driver or compiler printed is in target/portability/logs.";
 
 /// A driver or a compiler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,11 +159,12 @@ impl Column {
 #[derive(Debug)]
 struct Store {
     root: PathBuf,
+    results: PathBuf,
 }
 
 impl Store {
     fn result(&self, check: Check) -> PathBuf {
-        self.root.join("results").join(check.name() + ".json")
+        self.results.join(check.name() + ".json")
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -191,7 +197,10 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// `cargo xtask portability`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let store = Store { root: workspace.target().join("portability") };
+    let store = Store {
+        root: workspace.target().join("portability"),
+        results: workspace.root().join("docs/portability"),
+    };
     if options.write_only {
         write_page(workspace, &store)?;
         return Ok(ExitCode::SUCCESS);
@@ -227,7 +236,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let devices: Vec<Check> =
         wanted.iter().copied().filter(|check| devices::is_one(*check)).collect();
     if !devices.is_empty() {
-        let tests = devices::Tests::build(workspace, &options.tests)?;
+        let tests = devices::Tests::build(workspace, &options.tests, options.unoptimised)?;
         for check in devices {
             report(check, tests.run(workspace, &store, check))?;
         }
