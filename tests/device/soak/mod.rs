@@ -42,14 +42,14 @@ fn soak() {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta}").unwrap();
     let bar = ProgressBar::new(calls).with_style(style);
     // By then the pools' pipelines are compiled.
-    let early = calls / 2;
+    let early = calls.div_ceil(2);
     let mut before = None;
     let mut made = Made::default();
     for at in 0..calls {
-        if at == early {
+        made += call::make(seed.wrapping_add(at));
+        if at + 1 == early {
             before = Some((memory(), ATTENTION.kernels().compiled()));
         }
-        made += call::make(seed.wrapping_add(at));
         bar.inc(1);
         if bar.is_hidden() && (at + 1) % 100 == 0 {
             println!("{} of {calls}", at + 1);
