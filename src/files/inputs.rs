@@ -20,7 +20,7 @@ impl TensorFile {
         self.input_data(&mask.inputs(), shape, pad_id)
     }
 
-    /// As [`TensorFile::mask_data`], for all that a problem with score modifiers reads: [`Problem::inputs`].
+    /// As [`TensorFile::mask_data`], for all that a problem with score modifiers reads: [`crate::Problem::inputs`].
     ///
     /// # Errors
     /// As [`TensorFile::mask_data`].

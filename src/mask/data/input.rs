@@ -134,7 +134,7 @@ impl MaskInput {
     /// How many 32-bit words the input has on the device: one per element, for `dense` one per 32 keys of a row.
     ///
     /// # Errors
-    /// [`Error::Operand`] where the number doesn't fit `usize`.
+    /// [`crate::Error::Operand`] where the number doesn't fit `usize`.
     pub fn words(self, shape: &Shape, data: &DataShape) -> Result<usize> {
         match self {
             Self::Dense => data.dense.words(shape),
