@@ -76,12 +76,30 @@ pub(crate) fn wait(device: &wgpu::Device, during: &'static str) -> Result<()> {
     let message = match polled {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.to_string(),
-        Err(panic) => (panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "the driver lost it".to_owned()),
+        Err(panic) => match panic.downcast::<String>() {
+            Ok(message) if message.starts_with("Error in Device::poll") => *message,
+            // Applications' own callbacks run here, too: their panics are theirs.
+            Ok(message) => std::panic::resume_unwind(message),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
     };
     Err(Error::DeviceLost { during, message })
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Error {
     Error::DeviceLost { during: "reading back", message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "the application's own")]
+    fn a_panic_of_the_applications_own_goes_on() {
+        let (device, queue) = wgpu::Device::noop(&Default::default());
+        queue.submit([]);
+        queue.on_submitted_work_done(|| panic!("the application's own"));
+        let _ = wait(&device, "waiting");
+    }
 }
