@@ -78,8 +78,13 @@ struct Params {
     lse_base: u32,
     // Of the tensors that are written cell by cell.
     output_base: u32,
+    // Of the workgroups that make dq, those whose cells are kept for dk and dv: the first one, and before the end.
+    cells_first_workgroup: u32,
+    cells_end_workgroup: u32,
     // The block's size is a multiple of 16 bytes.
-    padding: u32,
+    padding_0: u32,
+    padding_1: u32,
+    padding_2: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

@@ -100,27 +100,5 @@ fn backward_columns(
         }
     }
 
-    let scale = params.scale_abs * params.scale_sign;
-    for (var r = 0u; r < ROWS; r += 1u) {
-        let key = block.kv0 + r * SUBGROUP_SIZE + lane;
-        if (key < block.kv_len) {
-            let place = kv_place(b, key);
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                store_dk4(place.x, h_kv, place.y, i * 4u, dk_rows[r][i] * scale);
-            }
-            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                store_dv4(place.x, h_kv, place.y, i * 4u, dv_rows[r][i]);
-            }
-            if (keeps_nonfinite) {
-                for (var d = 0u; d < params.head_dim; d += 4u) {
-                    let x = load_dk4(place.x, h_kv, place.y, d) + kept_nonfinite_q4(b, h_kv, key, d);
-                    store_dk4(place.x, h_kv, place.y, d, x);
-                }
-                for (var d = 0u; d < params.head_dim_v; d += 4u) {
-                    let x = load_dv4(place.x, h_kv, place.y, d) + kept_nonfinite_dout4(b, h_kv, key, d);
-                    store_dv4(place.x, h_kv, place.y, d, x);
-                }
-            }
-        }
-    }
+    end_columns(block, lane, &dk_rows, &dv_rows, params.scale_abs * params.scale_sign, keeps_nonfinite);
 }

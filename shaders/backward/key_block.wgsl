@@ -48,6 +48,15 @@ fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
     return select(0u, RUN, is_surely_empty(block.b, h, tile_of_queries(block, q0, RUN)));
 }
 
+// The same for the rows before q1.
+fn skipped_rows_before(block: KeyBlock, h: u32, q1: u32) -> u32 {
+    const RUN: u32 = 32u * BLOCK_Q;
+    if (q1 % RUN != 0u) {
+        return 0u;
+    }
+    return select(0u, RUN, is_surely_empty(block.b, h, tile_of_queries(block, q1 - RUN, RUN)));
+}
+
 // Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.
 fn key_kept(block: KeyBlock, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let inside = (q_idx < block.q_len) & (kv_idx < block.kv_len);

@@ -3,11 +3,12 @@
 //   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
 //       s  = q k^T,  dp = dout v^T              lane: ROWS rows x BLOCK_KV keys, see broadcast/products
 //       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
+//       p and ds are kept for dk and dv         where these are made of them, see keep_cells.wgsl
 //       l  = l + sum p,  dq = dq + ds k         see broadcast/sums
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
-// Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
+// Here rows have a kernel of their own: no atomics, and the same bits each time.
 
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn backward_rows(
@@ -79,6 +80,7 @@ fn backward_rows(
             for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                 l[r] += dp[r][j];
             }
+            keep_cells(index, r, kv0, lane, dp[r], s[r]);
         }
 
         let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);

@@ -215,8 +215,11 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
                     // One binding too many: the plan takes the two halves.
                     continue;
                 }
+                // Another one: the table takes kernels without cells where there is a bias.
+                let score =
+                    ScoreText { bias: score.bias && !config.form.has_cells(), ..score.clone() };
                 let mask = Arc::clone(mask);
-                keys.push(KernelKey::Backward { pass, config, score: score.clone(), mask });
+                keys.push(KernelKey::Backward { pass, config, score, mask });
             }
         }
     }
@@ -256,12 +259,13 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 11] = [
+const PASSES: [BackwardPass; 12] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
     BackwardPass::Rows { dq: true, normalizes: true },
     BackwardPass::Rows { dq: true, normalizes: false },
     BackwardPass::Rows { dq: false, normalizes: true },
+    BackwardPass::Rows { dq: false, normalizes: false },
     BackwardPass::Columns { dk: true, dv: true },
     BackwardPass::Columns { dk: true, dv: false },
     BackwardPass::Columns { dk: false, dv: true },

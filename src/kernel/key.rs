@@ -118,6 +118,9 @@ pub(crate) enum BackwardForm {
         rows: usize,
         /// Rows of the other side whose products are made at a time.
         step: usize,
+        /// Whether dk and dv are made of the weights and gradients of scores that the kernel for dq leaves behind, a chunk
+        /// of rows after the other, instead of computing them again.
+        cells: bool,
     },
     Tiled {
         /// Invocations that share a row.
@@ -127,6 +130,13 @@ pub(crate) enum BackwardForm {
         /// Rows that are staged at a time for the sums.
         staged_rows: usize,
     },
+}
+
+impl BackwardForm {
+    /// Whether dk and dv are made of what the kernel for dq leaves behind.
+    pub(crate) const fn has_cells(self) -> bool {
+        matches!(self, Self::Broadcast { cells: true, .. })
+    }
 }
 
 /// A kernel of the backward pass.
@@ -431,7 +441,7 @@ impl KernelKey {
             Self::Forward { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
             }
-            Self::Backward { pass, .. } => pass.bindings(),
+            Self::Backward { pass, config, .. } => pass.bindings(config.form),
             Self::Merge { parts, .. } => parts.bindings(),
             Self::Inspect { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
@@ -487,6 +497,9 @@ pub(crate) enum Binding {
     /// lse and delta of each row, as the kernel sees them that makes them.
     RowTermsOut,
     RowTerms,
+    /// Weights and gradients of scores of a chunk of rows, as the kernel sees them that makes them.
+    CellsOut,
+    Cells,
     Dq,
     Dk,
     Dv,
@@ -507,10 +520,29 @@ pub(crate) enum Binding {
 
 impl BackwardPass {
     /// What the kernel is bound to besides the sizes and the bias: with these, at most 8 storage buffers.
-    const fn bindings(self) -> &'static [Binding] {
+    const fn bindings(self, form: BackwardForm) -> &'static [Binding] {
         use Binding::{
-            Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, LseIn, Mask, OIn, Q, RowTerms, RowTermsOut, V,
+            Cells, CellsOut, Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, LseIn, Mask, OIn, Q,
+            RowTerms, RowTermsOut, V,
         };
+        if form.has_cells() {
+            match self {
+                Self::Rows { dq: true, .. } => {
+                    return &[Mask, Q, K, V, Dout, RowTermsOut, CellsOut, Dq];
+                }
+                Self::Rows { dq: false, .. } => {
+                    return &[Mask, Q, K, V, Dout, RowTermsOut, CellsOut];
+                }
+                Self::Columns { dk: true, dv: true } => {
+                    return &[Mask, Q, Dout, RowTerms, Cells, Dk, Dv];
+                }
+                Self::Columns { dk: true, dv: false } => {
+                    return &[Mask, Q, Dout, RowTerms, Cells, Dk];
+                }
+                Self::Columns { dk: false, .. } => return &[Mask, Q, Dout, RowTerms, Cells, Dv],
+                Self::Terms { .. } | Self::Bias { .. } | Self::Sinks => {}
+            }
+        }
         match self {
             Self::Terms { has_dlse: false } => &[Mask, OIn, Dout, LseIn, RowTermsOut],
             Self::Terms { has_dlse: true } => &[Mask, OIn, Dout, LseIn, RowTermsOut, Dlse],
@@ -536,6 +568,7 @@ impl Binding {
                 | Self::Scores
                 | Self::MaskTensor
                 | Self::RowTermsOut
+                | Self::CellsOut
                 | Self::Dq
                 | Self::Dk
                 | Self::Dv

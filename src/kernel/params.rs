@@ -68,7 +68,9 @@ pub(crate) struct Params {
     pub(crate) part_base: u32,
     pub(crate) lse_base: u32,
     pub(crate) output_base: u32,
-    pub(crate) padding: u32,
+    pub(crate) cells_first_workgroup: u32,
+    pub(crate) cells_end_workgroup: u32,
+    pub(crate) padding: [u32; 3],
 }
 
 impl Params {
@@ -231,7 +233,9 @@ mod tests {
             rotated_q_base,
             part_base,
             lse_base,
-            output_base
+            output_base,
+            cells_first_workgroup,
+            cells_end_workgroup
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

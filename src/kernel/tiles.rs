@@ -282,7 +282,9 @@ pub(crate) fn backward_candidates(
     let mut candidates: Vec<BackwardCandidate> = (BackwardKernel::ALL.into_iter())
         .map(|kernel| {
             let config = match kernel {
-                BackwardKernel::Broadcast => backward_broadcast(problem, strides, device),
+                BackwardKernel::Broadcast => {
+                    backward_broadcast(problem, strides, gradients, device)
+                }
                 BackwardKernel::Tiled => Ok(backward_tiled(problem, strides)),
             };
             let config = config.and_then(|config| {
@@ -326,6 +328,7 @@ fn backward_tiled(problem: &Problem, strides: &GradientStrides) -> BackwardConfi
 fn backward_broadcast(
     problem: &Problem,
     strides: &GradientStrides,
+    gradients: GradientDtypes,
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
     let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
@@ -334,15 +337,36 @@ fn backward_broadcast(
     };
     // Longer columns of registers would be spilled, and take long to compile.
     let rows = if head_dim.capacity.max(head_dim_v.capacity) <= 64 { 2 } else { 1 };
-    Ok(BackwardConfig {
+    let of = |cells| BackwardConfig {
         rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
         columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * rows },
         head_dim,
         head_dim_v,
         rows: backward_row_format(problem, strides),
         gradients: GradientDtypes::default(),
-        form: BackwardForm::Broadcast { subgroup_size, rows, step },
-    })
+        form: BackwardForm::Broadcast { subgroup_size, rows, step, cells },
+    };
+    // A bias takes the binding that they would need; and sums go on from chunk to chunk in dk and dv themselves.
+    let cells = !problem.score.bias
+        && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
+        && cell_bytes(problem, &of(true)) <= most_cell_bytes(&device.limits);
+    Ok(of(cells))
+}
+
+/// What the kernel for dq leaves of a workgroup's rows for the one for dk and dv, in bytes: a weight and the gradient of a
+/// score for each cell, where it does.
+pub(crate) const fn cell_bytes(problem: &Problem, config: &BackwardConfig) -> u64 {
+    if !config.form.has_cells() {
+        return 0;
+    }
+    let TileGrid { block_q, block_kv } = config.rows_grid;
+    let keys = problem.shape.seq_len_kv.div_ceil(block_kv).saturating_mul(block_kv);
+    (keys as u64).saturating_mul(block_q as u64 * 8)
+}
+
+/// How many bytes of these there may be at a time: enough rows for all of a CPU's cores.
+pub(crate) fn most_cell_bytes(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(64 << 20)
 }
 
 /// The most queries that decode kernels take.

@@ -19,7 +19,7 @@ use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, 
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::kernel::tiles::{BackwardCandidate, backward_candidates};
+use crate::kernel::tiles::{BackwardCandidate, backward_candidates, cell_bytes, most_cell_bytes};
 use crate::mask::emit::MaskText;
 use crate::mask::{Mask, MaskInput};
 use crate::problem::{GradientStrides, Problem};
@@ -63,9 +63,13 @@ pub struct BackwardPlan {
     columns_mask: Option<MaskTables>,
     /// Of each of [`Stage::ALL`], in its order.
     pieces: Vec<Pieces>,
+    /// In which order the pieces are encoded: a stage, and one of its pieces.
+    order: Vec<(Stage, usize)>,
     schedule: Schedule,
     /// lse, delta and norm of each row.
     row_terms: wgpu::Buffer,
+    /// The weights and gradients of scores of a chunk of rows, where dk and dv are made of them.
+    cells: wgpu::Buffer,
     empty: wgpu::Buffer,
     lse_of_more_keys: bool,
     /// What has been asked for so far.
@@ -267,15 +271,38 @@ impl BackwardPlan {
         let params = Params::new(problem, &rows_mask.layout, config.rows_grid.block_q)?
             .with_gradients(&strides)?;
         let terms_bytes = problem.shape.lse_len()?.max(1) as u64 * 16;
+        let of_stage = |stage| work_of(problem, &config, options.dtypes, &strides, stage);
+        let grids = [Stage::Rows, Stage::Columns].map(|stage| of_stage(stage).0.workgroups());
+        let [rows, columns] = grids;
+        let limits = &kernels.traits().limits;
+        let chunks = Chunk::all(problem, &config, limits, rows?, columns?);
         let pieces = (Stage::ALL.into_iter())
             .map(|stage| {
-                let (grid, reached) = work_of(problem, &config, options.dtypes, &strides, stage);
-                Pieces::new(kernels, &grid, &reached, &params)
+                let (grid, reached) = of_stage(stage);
+                let ranges: Vec<_> = match stage {
+                    Stage::Rows => {
+                        chunks.iter().map(|c| (c.rows.clone(), c.params(params))).collect()
+                    }
+                    Stage::Columns => {
+                        chunks.iter().map(|c| (c.columns.clone(), c.params(params))).collect()
+                    }
+                    _ => vec![(0..grid.workgroups()?, params)],
+                };
+                Pieces::of_chunks(kernels, &grid, &reached, &ranges)
             })
             .collect::<Result<Vec<_>>>()?;
+        let order = order_of(&pieces, chunks.len());
         let makers = rows_mask.work().chain(columns_mask.iter().flat_map(MaskTables::work));
-        let work = makers.chain(pieces.iter().flat_map(Pieces::work));
-        let schedule = Schedule::new(work, kernels.traits().most_work);
+        let work_of: Vec<Vec<u64>> = pieces.iter().map(|pieces| pieces.work().collect()).collect();
+        let work = order.iter().map(|&(stage, piece)| work_of[stage as usize][piece]);
+        let schedule = Schedule::new(makers.chain(work), kernels.traits().most_work);
+        let most_rows = chunks.iter().map(|chunk| chunk.rows.len()).max();
+        let cells = crate::device::buffer(
+            kernels.device(),
+            "weights and gradients of scores",
+            (most_rows.unwrap_or(0) as u64 * cell_bytes(problem, &config)).max(4),
+            wgpu::BufferUsages::STORAGE,
+        )?;
         let row_terms = crate::device::buffer(
             kernels.device(),
             "lse and delta",
@@ -292,8 +319,10 @@ impl BackwardPlan {
             rows_mask,
             columns_mask,
             pieces,
+            order,
             schedule,
             row_terms,
+            cells,
             empty: empty_buffer(kernels)?,
             lse_of_more_keys: options.lse_of_more_keys,
             kernels_of_passes: Mutex::default(),
@@ -318,12 +347,13 @@ impl BackwardPlan {
         self.kernel
     }
 
-    /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row.
+    /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row; and on
+    /// CPUs weights and gradients of scores for a chunk of rows, at most 64 MiB whatever the lengths are.
     pub fn scratch_bytes(&self) -> u64 {
         let masks = [Some(&self.rows_mask), self.columns_mask.as_ref()];
         let masks: u64 = masks.into_iter().flatten().map(MaskTables::bytes).sum();
         let blocks: u64 = self.pieces.iter().map(Pieces::bytes).sum();
-        self.row_terms.size() + self.empty.size() + masks + blocks
+        self.row_terms.size() + self.cells.size() + self.empty.size() + masks + blocks
     }
 
     /// In how many submissions [`BackwardPlan::encode_piece`] records the work: 1 where it's short.
@@ -393,22 +423,16 @@ impl BackwardPlan {
         let rows_tables = 0..self.rows_mask.steps();
         let columns = self.columns_mask.as_ref().map_or(0, MaskTables::steps);
         let columns_tables = rows_tables.end..rows_tables.end + columns;
-        let mut work = Vec::new();
-        let mut first = columns_tables.end;
-        for (stage, pieces) in Stage::ALL.into_iter().zip(&self.pieces) {
-            let own = steps_within(&steps, first..first + pieces.count());
-            first += pieces.count();
-            let Some(pass) = self.pass(stage, buffers).filter(|_| !own.is_empty()) else {
-                continue;
-            };
+        let own = steps_within(&steps, columns_tables.end..columns_tables.end + self.order.len());
+        let mut work = Vec::with_capacity(own.len());
+        for &(stage, piece) in &self.order[own] {
+            let Some(pass) = self.pass(stage, buffers) else { continue };
             let kernel = self.kernel_of(pass)?;
-            for piece in own {
-                let source = |binding| Ok(self.source(pass, binding, &operands));
-                let resources = pieces.resources(piece, &kernel.bindings, &self.empty, source)?;
-                let bind_group =
-                    kernel.bind_groups.get(&self.kernels, &kernel.pipeline, &resources);
-                work.push((pieces, piece, Arc::clone(&kernel), bind_group));
-            }
+            let pieces = &self.pieces[stage as usize];
+            let source = |binding| Ok(self.source(pass, binding, &operands));
+            let resources = pieces.resources(piece, &kernel.bindings, &self.empty, source)?;
+            let bind_group = kernel.bind_groups.get(&self.kernels, &kernel.pipeline, &resources);
+            work.push((pieces, piece, kernel, bind_group));
         }
         if make_mask {
             if steps.start == 0 {
@@ -439,7 +463,9 @@ impl BackwardPlan {
             // Whatever is asked for, it is this one that says what each row's weights add up to.
             Stage::Rows => {
                 let (dq, normalizes) = (buffers.dq.is_some(), !self.lse_of_more_keys);
-                (dq || normalizes).then_some(BackwardPass::Rows { dq, normalizes })
+                let cells =
+                    self.config.form.has_cells() && (buffers.dk.is_some() || buffers.dv.is_some());
+                (dq || normalizes || cells).then_some(BackwardPass::Rows { dq, normalizes })
             }
             Stage::Columns | Stage::SecondColumns => {
                 self.columns(stage, buffers.dk.is_some(), buffers.dv.is_some())
@@ -503,6 +529,9 @@ impl BackwardPlan {
                 let slice = self.row_terms.slice(..);
                 Some(Operand { name: "lse and delta", slice, bytes })
             }
+            Binding::CellsOut | Binding::Cells => {
+                return Source::Whole(self.cells.as_entire_binding());
+            }
             Binding::Q => Some(operands.q),
             Binding::K => Some(operands.k),
             Binding::V => Some(operands.v),
@@ -530,6 +559,66 @@ impl BackwardPlan {
             None => Source::Whole(self.empty.as_entire_binding()),
         }
     }
+}
+
+/// The workgroups that make dq, and those that make dk and dv, of the heads that these have rows of: all of both, or, where
+/// the latter go by what the former leave behind, as many as there is room for.
+#[derive(Debug)]
+struct Chunk {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Chunk {
+    fn all(
+        problem: &Problem,
+        config: &BackwardConfig,
+        limits: &wgpu::Limits,
+        rows: usize,
+        columns: usize,
+    ) -> Vec<Self> {
+        let bytes = cell_bytes(problem, config);
+        if bytes == 0 || rows == 0 || columns == 0 {
+            return vec![Self { rows: 0..rows, columns: 0..columns }];
+        }
+        let shape = &problem.shape;
+        let (heads, kv_heads) = (shape.batch * shape.num_heads, shape.batch * shape.num_kv_heads);
+        // The rows of heads that share their keys.
+        let rows_of_group = rows / heads * shape.group_size();
+        let columns_of_head = columns / kv_heads;
+        let most = (most_cell_bytes(limits) / bytes).max(1) as usize;
+        (0..rows)
+            .step_by(most)
+            .map(|start| {
+                let end = rows.min(start + most);
+                let kv = start / rows_of_group..(end - 1) / rows_of_group + 1;
+                let columns = kv.start * columns_of_head..kv.end * columns_of_head;
+                Self { rows: start..end, columns }
+            })
+            .collect()
+    }
+
+    /// `Grid::workgroups` has refused what 32 bits don't count.
+    const fn params(&self, params: Params) -> Params {
+        Params {
+            cells_first_workgroup: self.rows.start as u32,
+            cells_end_workgroup: self.rows.end as u32,
+            ..params
+        }
+    }
+}
+
+/// Stage after stage, but chunk after chunk where there are several.
+fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> {
+    let all = |stage: Stage| (0..pieces[stage as usize].count()).map(move |piece| (stage, piece));
+    let mut order: Vec<_> = all(Stage::Terms).collect();
+    for chunk in 0..chunks {
+        for stage in [Stage::Rows, Stage::Columns] {
+            order.extend(pieces[stage as usize].of_chunk(chunk).map(|piece| (stage, piece)));
+        }
+    }
+    order.extend([Stage::SecondColumns, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
+    order
 }
 
 /// No work.

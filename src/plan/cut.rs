@@ -271,19 +271,24 @@ impl Bounds {
     }
 }
 
-/// Cuts a kernel's work into the fewest pieces that the bounds allow, in the workgroups' order; as far as that's possible,
+/// Cuts a range of a kernel's workgroups into the fewest pieces that the bounds allow, in the workgroups' order; as far as that's possible,
 /// between heads.
 ///
 /// # Errors
 /// [`Error::Limit`] where a single workgroup reaches more of a tensor than can be bound.
-pub(crate) fn cut(grid: &Grid, tensors: &[Tensor], bounds: &Bounds) -> Result<Vec<Piece>> {
-    let total = grid.workgroups()?;
+pub(crate) fn cut(
+    grid: &Grid,
+    tensors: &[Tensor],
+    bounds: &Bounds,
+    range: Range<usize>,
+) -> Result<Vec<Piece>> {
+    let total = range.end;
     let per_dimension = bounds.workgroups_per_dimension;
     let by_work = bounds.work.checked_div(grid.work).unwrap_or(u64::MAX).max(1);
     let most = per_dimension.saturating_mul(per_dimension).max(1);
     let most = most.min(usize::try_from(by_work).unwrap_or(usize::MAX));
     let mut pieces = Vec::new();
-    let mut first = 0;
+    let mut first = range.start;
     while first < total {
         let windows = |end: usize| bounds.windows(grid, tensors, &(first..end));
         let mut end = first.saturating_add(most).min(total);
@@ -341,6 +346,10 @@ mod tests {
         work: u64::MAX,
     };
 
+    fn cut_all(grid: &Grid, tensors: &[Tensor], bounds: &Bounds) -> Result<Vec<Piece>> {
+        cut(grid, tensors, bounds, 0..grid.workgroups()?)
+    }
+
     fn strategy() -> impl Strategy<Value = (Grid, Vec<Tensor>, Bounds)> {
         let grid =
             (1..4usize, 1..4usize, 1..40usize, 1..9usize, any::<bool>(), 1..5usize, 1..9usize);
@@ -387,7 +396,7 @@ mod tests {
         /// their workgroups reaches, worked out one by one.
         #[test]
         fn pieces_cover_what_their_workgroups_reach((grid, tensors, bounds) in strategy()) {
-            let Ok(pieces) = cut(&grid, &tensors, &bounds) else {
+            let Ok(pieces) = cut_all(&grid, &tensors, &bounds) else {
                 let single = (0..grid.workgroups().unwrap())
                     .any(|w| bounds.windows(&grid, &tensors, &(w..w + 1)).is_err());
                 prop_assert!(single, "refused without a reason");
@@ -438,7 +447,7 @@ mod tests {
     fn what_fits_is_one_piece_from_the_start() {
         let grid = Grid::blocks([2, 2, 8], 4, true, 1);
         let tensor = Tensor::dense(Binding::Q, "q", [2, 2, 8, 4], 4, [Axis::Own; 3]);
-        let pieces = cut(&grid, &[tensor], &BOUNDS).unwrap();
+        let pieces = cut_all(&grid, &[tensor], &BOUNDS).unwrap();
         assert_eq!(pieces.len(), 1);
         assert_eq!((pieces[0].windows[0].offset, pieces[0].windows[0].bytes), (0, 512));
     }
@@ -448,7 +457,7 @@ mod tests {
         let grid = Grid::blocks([2, 2, 8], 4, true, 1);
         let tensor =
             Tensor::dense(Binding::K, "k", [2, 2, 300, 4], 4, [Axis::Own, Axis::Own, Axis::All]);
-        let text = cut(&grid, &[tensor], &BOUNDS).unwrap_err().to_string();
+        let text = cut_all(&grid, &[tensor], &BOUNDS).unwrap_err().to_string();
         assert_eq!(
             text,
             "k (what one workgroup reaches, in bytes) needs 4800, but the device's max_storage_buffer_binding_size is 4096"
@@ -459,7 +468,7 @@ mod tests {
     fn cuts_lie_between_heads_where_they_can() {
         let grid = Grid::blocks([1, 8, 24], 4, false, 1);
         let tensor = Tensor::dense(Binding::Q, "q", [1, 8, 24, 16], 4, [Axis::Own; 3]);
-        let pieces = cut(&grid, &[tensor], &BOUNDS).unwrap();
+        let pieces = cut_all(&grid, &[tensor], &BOUNDS).unwrap();
         let heads: Vec<_> = pieces.iter().map(|piece| piece.workgroups.start / 6).collect();
         assert!(pieces.iter().all(|piece| piece.workgroups.start % 6 == 0), "{pieces:?}");
         assert_eq!(heads, [0, 2, 4, 6]);
@@ -473,7 +482,7 @@ mod tests {
             Grid::items([1 << 12, 1 << 12, 1 << 8], 1, 64, 0),
             Grid::items([usize::MAX, 2, 2], 1, 64, 0),
         ] {
-            let error = cut(&grid, &tensors, &BOUNDS).unwrap_err();
+            let error = cut_all(&grid, &tensors, &BOUNDS).unwrap_err();
             assert!(matches!(error, Error::Operand { .. }), "{error}");
         }
     }

@@ -14,6 +14,8 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 #[derive(Debug)]
 pub(crate) struct Pieces {
     list: Vec<Piece>,
+    /// Where each chunk's pieces end.
+    ends: Vec<usize>,
     /// A block for each piece, `stride` bytes apart.
     params: Option<wgpu::Buffer>,
     stride: u64,
@@ -39,6 +41,19 @@ impl Pieces {
         tensors: &[Tensor],
         params: &Params,
     ) -> Result<Self> {
+        Self::of_chunks(kernels, grid, tensors, &[(0..grid.workgroups()?, *params)])
+    }
+
+    /// The same of several ranges of workgroups, each with parameters of its own.
+    ///
+    /// # Errors
+    /// As [`Pieces::new`].
+    pub(crate) fn of_chunks(
+        kernels: &Kernels,
+        grid: &Grid,
+        tensors: &[Tensor],
+        chunks: &[(Range<usize>, Params)],
+    ) -> Result<Self> {
         let traits = kernels.traits();
         let limits = &traits.limits;
         let bounds = Bounds {
@@ -47,12 +62,17 @@ impl Pieces {
             workgroups_per_dimension: limits.max_compute_workgroups_per_dimension as usize,
             work: traits.most_work,
         };
-        let list = cut(grid, tensors, &bounds)?;
+        let (mut list, mut ends, mut params_of) = (Vec::new(), Vec::new(), Vec::new());
+        for (range, params) in chunks {
+            list.extend(cut(grid, tensors, &bounds, range.clone())?);
+            params_of.resize(list.len(), *params);
+            ends.push(list.len());
+        }
         let stride = (size_of::<Params>() as u64)
             .next_multiple_of(u64::from(limits.min_uniform_buffer_offset_alignment));
         let mut blocks = vec![0; list.len() * stride as usize];
-        for (piece, block) in list.iter().zip(blocks.chunks_mut(stride as usize)) {
-            let mut own = *params;
+        let blocks_of = blocks.chunks_mut(stride as usize);
+        for ((piece, mut own), block) in list.iter().zip(params_of).zip(blocks_of) {
             // `Grid::workgroups` has refused what 32 bits don't count.
             own.first_workgroup = piece.workgroups.start as u32;
             own.end_workgroup = piece.workgroups.end as u32;
@@ -74,12 +94,17 @@ impl Pieces {
             )?),
         };
         let workgroups_per_dimension = bounds.workgroups_per_dimension;
-        Ok(Self { list, params, stride, workgroups_per_dimension })
+        Ok(Self { list, ends, params, stride, workgroups_per_dimension })
     }
 
     /// How many there are; none where there's nothing to do.
     pub(crate) const fn count(&self) -> usize {
         self.list.len()
+    }
+
+    /// Those of a chunk.
+    pub(crate) fn of_chunk(&self, chunk: usize) -> Range<usize> {
+        chunk.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[chunk]
     }
 
     /// The most multiply-adds of each.

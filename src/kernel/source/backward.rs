@@ -32,12 +32,14 @@ impl Source {
             return self.part(&shader!("backward/sinks"));
         }
         self.rows(access, dtypes.q, "q", length);
-        self.rows(access, dtypes.k, "k", length);
-        self.rows(access, dtypes.v, "v", v_length);
         self.rows(access, dtypes.o, "dout", v_length);
-        self.score(score, dtypes.bias);
-        self.score_gradient(score);
-        self.part(&shader!("backward/cell"));
+        if !(config.form.has_cells() && matches!(pass, BackwardPass::Columns { .. })) {
+            self.rows(access, dtypes.k, "k", length);
+            self.rows(access, dtypes.v, "v", v_length);
+            self.score(score, dtypes.bias);
+            self.score_gradient(score);
+            self.part(&shader!("backward/cell"));
+        }
         match pass {
             BackwardPass::Rows { dq, normalizes } => {
                 self.part(&tile_class(mask));
@@ -63,6 +65,12 @@ impl Source {
                         self.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
                         self.lane_part(&shader!("broadcast/products"), "v", "kv", "HEAD_DIM_V");
                         self.lane_part(&shader!("broadcast/sums"), "k", "kv", "HEAD_DIM");
+                        if config.form.has_cells() {
+                            self.part(&shader!("backward/cells"));
+                            self.part(&shader!("backward/keep_cells"));
+                        } else {
+                            self.part(&shader!("backward/keep_no_cells"));
+                        }
                         self.part(&shader!("backward/rows_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
@@ -85,13 +93,24 @@ impl Source {
                     self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
                 }
                 match config.form {
-                    BackwardForm::Broadcast { .. } => {
+                    BackwardForm::Broadcast { cells, .. } => {
                         self.part(&shader!("broadcast/broadcast"));
-                        self.lane_part(&shader!("broadcast/products"), "q", "q", "HEAD_DIM");
-                        self.lane_part(&shader!("broadcast/products"), "dout", "q", "HEAD_DIM_V");
                         self.lane_part(&shader!("broadcast/sums"), "dout", "q", "HEAD_DIM_V");
                         self.lane_part(&shader!("broadcast/sums"), "q", "q", "HEAD_DIM");
-                        self.part(&shader!("backward/columns_broadcast"));
+                        self.part(&shader!("backward/columns_end"));
+                        if cells {
+                            self.part(&shader!("backward/cells"));
+                            self.part(&shader!("backward/columns_of_cells"));
+                        } else {
+                            self.lane_part(&shader!("broadcast/products"), "q", "q", "HEAD_DIM");
+                            self.lane_part(
+                                &shader!("broadcast/products"),
+                                "dout",
+                                "q",
+                                "HEAD_DIM_V",
+                            );
+                            self.part(&shader!("backward/columns_broadcast"));
+                        }
                     }
                     BackwardForm::Tiled { .. } => {
                         self.part(&shader!("turns"));
@@ -184,7 +203,7 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, rows, step } => {
+            BackwardForm::Broadcast { subgroup_size, rows, step, .. } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
                 self.constant("STEP", step);

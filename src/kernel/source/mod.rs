@@ -408,6 +408,11 @@ impl Source {
             Binding::RowTermsOut | Binding::RowTerms => {
                 ("lse, delta, norm: [batch, num_heads, seq_len_q]", "row_terms", "vec4<f32>")
             }
+            Binding::CellsOut | Binding::Cells => (
+                "p, then ds: [workgroups, tiles of keys, groups of rows, 2, rows, keys]",
+                "cells",
+                "f32",
+            ),
             Binding::Dq => ("[batch, num_heads, seq_len_q, head_dim]", "dq", written(gradients.dq)),
             Binding::Dk => {
                 ("[batch, num_kv_heads, seq_len_kv, head_dim]", "dk", written(gradients.dk))

@@ -1,0 +1,115 @@
+// dk and dv for CPU adapters, from the cells of a chunk of rows, which the kernel for dq left behind; a lane has ROWS keys to
+// itself.
+//
+//   dv, dk = what the chunks before left, or 0
+//   for each query head of the group, in order:
+//       for each tile of BLOCK_Q = SUBGROUP_SIZE queries of the chunk that the mask doesn't empty, the last one first:
+//           p, ds = its cells times norm        lane: ROWS keys x BLOCK_Q queries
+//           dv = dv + p dout,  dk = dk + ds scale q     see broadcast/sums
+//
+// 5 products in all where computing s and dp again makes 7. Each key's sums run in one order, however the rows are cut.
+// WRITE_DK and WRITE_DV say which of the two are made.
+
+@compute @workgroup_size(SUBGROUP_SIZE)
+fn backward_columns(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= params.end_workgroup) {
+        return;
+    }
+    let block = key_block(index);
+    if (has_no_keys(block)) {
+        return;
+    }
+    let b = block.b;
+    let h_kv = block.h_kv;
+    let first_head = h_kv * params.group_size;
+
+    var dk_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
+    var dv_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>;
+    for (var r = 0u; r < ROWS; r += 1u) {
+        for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+            dk_rows[r][i] = vec4<f32>(0.0);
+        }
+        for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+            dv_rows[r][i] = vec4<f32>(0.0);
+        }
+    }
+    if ((b * params.num_heads + first_head) * params.q_blocks < params.cells_first_workgroup) {
+        for (var r = 0u; r < ROWS; r += 1u) {
+            let place = kv_place(b, min(block.kv0 + r * SUBGROUP_SIZE + lane, block.kv_len - 1u));
+            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                dk_rows[r][i] = load_dk4(place.x, h_kv, place.y, i * 4u);
+            }
+            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                dv_rows[r][i] = load_dv4(place.x, h_kv, place.y, i * 4u);
+            }
+        }
+    }
+    let scale = params.scale_abs * params.scale_sign;
+    var keeps_nonfinite = false;
+
+    for (var h = first_head; h < first_head + params.group_size; h += 1u) {
+        // The head's workgroups of rows, and of these the chunk's; each has ROWS tiles.
+        let head = (b * params.num_heads + h) * params.q_blocks;
+        let first = clamp(params.cells_first_workgroup, head, head + params.q_blocks) - head;
+        let end = clamp(params.cells_end_workgroup, head, head + params.q_blocks) - head;
+        for (var tile = first * ROWS; tile < end * ROWS; tile += 1u) {
+            let q0 = (params.q_blocks * ROWS - 1u - tile) * BLOCK_Q;
+            if (q0 >= block.q_len) {
+                continue;
+            }
+            let skipped = skipped_rows_before(block, h, q0 + BLOCK_Q);
+            if (skipped != 0u) {
+                tile += skipped / BLOCK_Q - 1u;
+                continue;
+            }
+            let kind = q_tile_class(block, h, q0);
+            if (kind == SKIP) {
+                continue;
+            }
+            let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
+
+            // Bit j of kept[r]: query q0 + j keeps key r.
+            var kept: array<u32, ROWS>;
+            var p: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+            var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                let at = cells_at(head + tile / ROWS, ROWS - 1u - tile % ROWS, block.kv0 + r * SUBGROUP_SIZE) + lane;
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    let norm = subgroupShuffle(own_norm, j);
+                    p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;
+                    ds[r][j] = cells[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
+                }
+                kept[r] = 0u;
+            }
+            if (kind == PARTIAL) {
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let keep = key_kept(block, h, q0 + j, key);
+                        kept[r] |= select(0u, 1u << j, keep);
+                        p[r][j] = select(0.0, p[r][j], keep);
+                        ds[r][j] = select(0.0, ds[r][j], keep);
+                    }
+                }
+            }
+
+            var nonfinite_rows = 0u;
+            if (WRITE_DV) {
+                nonfinite_rows |= add_dout(&dv_rows, &p, b, h, q0, block.q_len - 1u, kind, lane);
+            }
+            if (WRITE_DK) {
+                nonfinite_rows |= add_q(&dk_rows, &ds, b, h, q0, block.q_len - 1u, kind, lane);
+            }
+            for (var r = 0u; r < ROWS; r += 1u) {
+                keeps_nonfinite |= (kept[r] & nonfinite_rows) != 0u;
+            }
+        }
+    }
+
+    end_columns(block, lane, &dk_rows, &dv_rows, 1.0, keeps_nonfinite);
+}
