@@ -203,12 +203,13 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, rows, step, .. } => {
+            BackwardForm::Broadcast { subgroup_size, rows, step, cells } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
                 self.constant("STEP", step);
-                // There are twice as many sums as in the forward pass: half of each fits the instruction cache.
-                self.constant("SUM_STEP", subgroup_size / 2);
+                // Where there are two sums beside two products, half of each fits the instruction cache.
+                let all = matches!(pass, BackwardPass::Columns { .. }) && !cells;
+                self.constant("SUM_STEP", if all { subgroup_size / 2 } else { subgroup_size });
             }
             BackwardForm::Tiled { columns, chunk, staged_rows } => {
                 let [own, other] = match pass {
