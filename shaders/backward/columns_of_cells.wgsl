@@ -53,12 +53,12 @@ fn backward_columns(
     var keeps_nonfinite = false;
 
     for (var h = first_head; h < first_head + params.group_size; h += 1u) {
-        // The head's workgroups of rows, and of these the chunk's; each has ROWS tiles.
+        // The head's workgroups of rows, and of these the chunk's; each has GROUPS tiles.
         let head = (b * params.num_heads + h) * params.q_blocks;
         let first = clamp(params.cells_first_workgroup, head, head + params.q_blocks) - head;
         let end = clamp(params.cells_end_workgroup, head, head + params.q_blocks) - head;
-        for (var tile = first * ROWS; tile < end * ROWS; tile += 1u) {
-            let q0 = (params.q_blocks * ROWS - 1u - tile) * BLOCK_Q;
+        for (var tile = first * GROUPS; tile < end * GROUPS; tile += 1u) {
+            let q0 = (params.q_blocks * GROUPS - 1u - tile) * BLOCK_Q;
             if (q0 >= block.q_len) {
                 continue;
             }
@@ -78,7 +78,8 @@ fn backward_columns(
             var p: array<array<f32, SUBGROUP_SIZE>, ROWS>;
             var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
-                let at = cells_at(head + tile / ROWS, ROWS - 1u - tile % ROWS, block.kv0 + r * SUBGROUP_SIZE) + lane;
+                let kv0 = block.kv0 + r * SUBGROUP_SIZE;
+                let at = cells_at(head + tile / GROUPS, GROUPS - 1u - tile % GROUPS, kv0) + lane;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                     let norm = subgroupShuffle(own_norm, j);
                     p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;

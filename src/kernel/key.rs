@@ -114,8 +114,6 @@ pub(crate) struct BackwardConfig {
 pub(crate) enum BackwardForm {
     Broadcast {
         subgroup_size: usize,
-        /// Query rows or keys per lane.
-        rows: usize,
         /// Rows of the other side whose products are made at a time.
         step: usize,
         /// Whether dk and dv are made of the weights and gradients of scores that the kernel for dq leaves behind, a chunk

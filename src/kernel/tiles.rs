@@ -336,15 +336,21 @@ fn backward_broadcast(
         return Err("it needs subgroups".to_owned());
     };
     // Longer columns of registers would be spilled, and take long to compile.
-    let rows = if head_dim.capacity.max(head_dim_v.capacity) <= 64 { 2 } else { 1 };
-    let of = |cells| BackwardConfig {
-        rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
-        columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * rows },
-        head_dim,
-        head_dim_v,
-        rows: backward_row_format(problem, strides),
-        gradients: GradientDtypes::default(),
-        form: BackwardForm::Broadcast { subgroup_size, rows, step, cells },
+    let long = head_dim.capacity.max(head_dim_v.capacity) > 64;
+    let of = |cells: bool| {
+        let rows = if long { 1 } else { 2 };
+        // Of k and v as well there would be too many; and rows that end within their room take twice as long to compile.
+        let whole = head_dim.exact && head_dim_v.exact;
+        let keys = if long && !(cells && whole) { 1 } else { 2 };
+        BackwardConfig {
+            rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+            columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
+            head_dim,
+            head_dim_v,
+            rows: backward_row_format(problem, strides),
+            gradients: GradientDtypes::default(),
+            form: BackwardForm::Broadcast { subgroup_size, step, cells },
+        }
     };
     // A bias takes the binding that they would need; and sums go on from chunk to chunk in dk and dv themselves.
     let cells = !problem.score.bias

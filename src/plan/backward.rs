@@ -32,8 +32,8 @@ const BIAS_TILE_ROWS: usize = 8;
 
 /// The gradients of one problem, validated and compiled, to be encoded any number of times.
 ///
-/// It recomputes the weights from q, k and lse: no tensor of `seq_len_q × seq_len_kv` is made, nothing is added
-/// atomically, and the same input gives the same bits. Like [`crate::AttentionPlan`] it submits, polls and writes
+/// It recomputes the weights from q, k and lse, and keeps no more of them than a bounded number of rows has: no tensor of
+/// `seq_len_q × seq_len_kv` is made, nothing is added atomically, and the same input gives the same bits. Like [`crate::AttentionPlan`] it submits, polls and writes
 /// nothing on the host.
 ///
 /// Rows that keep no key have gradients of 0; what a masked position holds reaches no gradient.

@@ -203,9 +203,14 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, rows, step, cells } => {
+            BackwardForm::Broadcast { subgroup_size, step, cells } => {
+                let own = match pass {
+                    BackwardPass::Columns { .. } => grid.block_kv,
+                    _ => grid.block_q,
+                };
                 self.constant("SUBGROUP_SIZE", subgroup_size);
-                self.constant("ROWS", rows);
+                self.constant("ROWS", own / subgroup_size);
+                self.constant("GROUPS", config.rows_grid.block_q / subgroup_size);
                 self.constant("STEP", step);
                 // Where there are two sums beside two products, half of each fits the instruction cache.
                 let all = matches!(pass, BackwardPass::Columns { .. }) && !cells;
