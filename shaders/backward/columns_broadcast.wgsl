@@ -65,8 +65,6 @@ fn backward_columns(
                 dp = products_with_dout(&v_rows, b, h, q0, block.q_len - 1u, lane);
             }
 
-            // Bit j of kept[r]: query q0 + j keeps key r.
-            var kept: array<u32, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
                 let key = block.kv0 + r * SUBGROUP_SIZE + lane;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
@@ -76,27 +74,8 @@ fn backward_columns(
                     s[r][j] = cell.ds;
                     dp[r][j] = cell.p;
                 }
-                kept[r] = 0u;
-                if (kind == PARTIAL) {
-                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                        let keep = key_kept(block, h, q0 + j, key);
-                        kept[r] |= select(0u, 1u << j, keep);
-                        s[r][j] = select(0.0, s[r][j], keep);
-                        dp[r][j] = select(0.0, dp[r][j], keep);
-                    }
-                }
             }
-
-            var nonfinite_rows = 0u;
-            if (WRITE_DV) {
-                nonfinite_rows |= add_dout(&dv_rows, &dp, b, h, q0, block.q_len - 1u, kind, lane);
-            }
-            if (WRITE_DK) {
-                nonfinite_rows |= add_q(&dk_rows, &s, b, h, q0, block.q_len - 1u, kind, lane);
-            }
-            for (var r = 0u; r < ROWS; r += 1u) {
-                keeps_nonfinite |= (kept[r] & nonfinite_rows) != 0u;
-            }
+            keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &dp, &s, &dk_rows, &dv_rows);
         }
     }
 

@@ -62,7 +62,8 @@ fn backward_columns(
             if (q0 >= block.q_len) {
                 continue;
             }
-            let skipped = skipped_rows_before(block, h, q0 + BLOCK_Q);
+            // Before the first run this wraps around, to no run's start.
+            let skipped = skipped_rows(block, h, q0 + BLOCK_Q - SKIPPED_RUN);
             if (skipped != 0u) {
                 tile += skipped / BLOCK_Q - 1u;
                 continue;
@@ -73,8 +74,6 @@ fn backward_columns(
             }
             let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
 
-            // Bit j of kept[r]: query q0 + j keeps key r.
-            var kept: array<u32, ROWS>;
             var p: array<array<f32, SUBGROUP_SIZE>, ROWS>;
             var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
@@ -85,30 +84,8 @@ fn backward_columns(
                     p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;
                     ds[r][j] = cells[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
                 }
-                kept[r] = 0u;
             }
-            if (kind == PARTIAL) {
-                for (var r = 0u; r < ROWS; r += 1u) {
-                    let key = block.kv0 + r * SUBGROUP_SIZE + lane;
-                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                        let keep = key_kept(block, h, q0 + j, key);
-                        kept[r] |= select(0u, 1u << j, keep);
-                        p[r][j] = select(0.0, p[r][j], keep);
-                        ds[r][j] = select(0.0, ds[r][j], keep);
-                    }
-                }
-            }
-
-            var nonfinite_rows = 0u;
-            if (WRITE_DV) {
-                nonfinite_rows |= add_dout(&dv_rows, &p, b, h, q0, block.q_len - 1u, kind, lane);
-            }
-            if (WRITE_DK) {
-                nonfinite_rows |= add_q(&dk_rows, &ds, b, h, q0, block.q_len - 1u, kind, lane);
-            }
-            for (var r = 0u; r < ROWS; r += 1u) {
-                keeps_nonfinite |= (kept[r] & nonfinite_rows) != 0u;
-            }
+            keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &p, &ds, &dk_rows, &dv_rows);
         }
     }
 

@@ -39,22 +39,15 @@ fn q_tile_class(block: KeyBlock, h: u32, q0: u32) -> u32 {
     return select(kind, min(kind, PARTIAL), q0 + BLOCK_Q > block.q_len);
 }
 
-// How many rows from q0 on are known to keep none of the block's keys: whole runs of tiles are left out at once.
-fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
-    const RUN: u32 = 32u * BLOCK_Q;
-    if (q0 % RUN != 0u) {
-        return 0u;
-    }
-    return select(0u, RUN, is_surely_empty(block.b, h, tile_of_queries(block, q0, RUN)));
-}
+// Whole runs of tiles are left out at once: a power of two, as subgroups and tiles are.
+const SKIPPED_RUN: u32 = 32u * BLOCK_Q;
 
-// The same for the rows before q1.
-fn skipped_rows_before(block: KeyBlock, h: u32, q1: u32) -> u32 {
-    const RUN: u32 = 32u * BLOCK_Q;
-    if (q1 % RUN != 0u) {
+// How many rows from q0 on are known to keep none of the block's keys, where a run begins there.
+fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
+    if (q0 % SKIPPED_RUN != 0u) {
         return 0u;
     }
-    return select(0u, RUN, is_surely_empty(block.b, h, tile_of_queries(block, q1 - RUN, RUN)));
+    return select(0u, SKIPPED_RUN, is_surely_empty(block.b, h, tile_of_queries(block, q0, SKIPPED_RUN)));
 }
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.

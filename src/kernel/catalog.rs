@@ -215,7 +215,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
                     // One binding too many: the plan takes the two halves.
                     continue;
                 }
-                // Another one: the table takes kernels without cells where there is a bias.
+                // Cells beside a bias would be one binding too many as well: the table has no such kernel.
                 let score =
                     ScoreText { bias: score.bias && !config.form.has_cells(), ..score.clone() };
                 let mask = Arc::clone(mask);

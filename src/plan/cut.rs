@@ -271,8 +271,8 @@ impl Bounds {
     }
 }
 
-/// Cuts a range of a kernel's workgroups into the fewest pieces that the bounds allow, in the workgroups' order; as far as that's possible,
-/// between heads.
+/// Cuts a range of a kernel's workgroups into the fewest pieces that the bounds allow, in the workgroups' order; as far as
+/// that's possible, between heads.
 ///
 /// # Errors
 /// [`Error::Limit`] where a single workgroup reaches more of a tensor than can be bound.

@@ -97,7 +97,7 @@ impl Source {
                         self.part(&shader!("broadcast/broadcast"));
                         self.lane_part(&shader!("broadcast/sums"), "dout", "q", "HEAD_DIM_V");
                         self.lane_part(&shader!("broadcast/sums"), "q", "q", "HEAD_DIM");
-                        self.part(&shader!("backward/columns_end"));
+                        self.part(&shader!("backward/columns"));
                         if cells {
                             self.part(&shader!("backward/cells"));
                             self.part(&shader!("backward/columns_of_cells"));
