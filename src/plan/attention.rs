@@ -1,28 +1,23 @@
 //! The forward pass.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
-use super::cut::{Grid, Tensor};
+use super::choice::{choose, considered, explain};
 use super::mask_tables::MaskTables;
 use super::merge::{Merge, PartLayout};
 use super::pieces::{Pieces, Schedule, Source, steps_within};
-use super::tensors::{Numbering, Tensors};
-use super::{BindGroups, begin_pass, empty_buffer};
+use super::work::packed_blocks;
+use super::{BindGroups, begin_pass, empty_buffer, work};
 use crate::error::{Error, Result};
-use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts, RowAccess};
+use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
-use crate::kernel::source;
-use crate::kernel::tiles::{Candidate, MAX_SPLITS, candidates, suitable_splits, variants};
-use crate::mask::emit::{MaskText, TileGrid};
+use crate::kernel::tiles::{Candidate, MAX_SPLITS, suitable_splits};
 use crate::problem::Problem;
-use crate::profile::Advice;
-use crate::shape::Shape;
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -159,6 +154,8 @@ impl AttentionPlan {
         problem: &Problem,
         mut progress: impl FnMut(&str),
     ) -> Result<Vec<Self>> {
+        use crate::kernel::tiles::{candidates, variants};
+
         problem.validate()?;
         let considered = candidates(problem, kernels.traits(), None);
         choose(&considered, None)?;
@@ -194,7 +191,7 @@ impl AttentionPlan {
         if let Some(rows) = config.form.packed_rows() {
             params.q_blocks = packed_blocks(shape, rows) as u32;
         }
-        let (grid, reached) = work_of(problem, &config, splits);
+        let (grid, reached) = work::forward(problem, &config, splits);
         let splits = match config.form.is_split() {
             true => Some(Splits::new(kernels, problem, splits, &mut params)?),
             false => None,
@@ -466,86 +463,6 @@ impl AttentionPlan {
     }
 }
 
-/// How many blocks of `rows` rows the queries of a kv head's query heads are.
-const fn packed_blocks(shape: &Shape, rows: usize) -> usize {
-    (shape.group_size() * shape.seq_len_q).div_ceil(rows)
-}
-
-/// How a forward kernel's workgroups are numbered, and what they reach.
-pub(super) fn work_of(
-    problem: &Problem,
-    config: &ForwardConfig,
-    splits: usize,
-) -> (Grid, Vec<Tensor>) {
-    let shape = &problem.shape;
-    let row = (shape.head_dim + shape.head_dim_v) as u64;
-    let splits = if config.form.is_split() { splits } else { 1 };
-    let (grid, numbering) = match config.form.packed_rows() {
-        Some(rows) => {
-            let work = (rows * shape.seq_len_kv.div_ceil(splits)) as u64 * row;
-            let sizes = [shape.batch, shape.num_kv_heads, 1];
-            let blocks = packed_blocks(shape, rows);
-            (Grid::items(sizes, splits * blocks, 1, work), Numbering::KvHeads)
-        }
-        None => {
-            let work = (config.grid.block_q * shape.seq_len_kv) as u64 * row;
-            let sizes = [shape.batch, shape.num_heads, shape.seq_len_q];
-            (Grid::blocks(sizes, config.grid.block_q, true, work), Numbering::Queries)
-        }
-    };
-    let tensors = Tensors::new(problem, numbering);
-    let mut reached = vec![tensors.q(), tensors.k(), tensors.v()];
-    if !config.form.is_split() {
-        reached.extend([tensors.o(), tensors.lse(Binding::LseOut)]);
-    }
-    reached.extend(tensors.bias());
-    (grid, reached)
-}
-
-/// Every kernel, the best first: by the profile where it speaks for the problem, else by the table; and what became of
-/// the profile, in words.
-fn considered(
-    kernels: &Kernels,
-    problem: &Problem,
-    num_splits: Option<usize>,
-) -> (Vec<Candidate>, String) {
-    let mut considered = candidates(problem, kernels.traits(), num_splits);
-    let Some((profile, device)) = kernels.profile() else {
-        return (considered, String::new());
-    };
-    let choice = match profile.advice(device, problem) {
-        Advice::Use(choice) => choice,
-        Advice::Foreign => {
-            let words = "; the profile is of another device or driver, so the table decides";
-            return (considered, words.to_owned());
-        }
-        Advice::Silent => {
-            let words = "; the profile has nothing like it, so the table decides";
-            return (considered, words.to_owned());
-        }
-    };
-    let found = considered.iter().enumerate().find_map(|(at, (kernel, form))| {
-        let config = form.as_ref().ok().filter(|_| kernel.name() == choice.best.kernel)?;
-        let others = variants(*config, kernels.traits());
-        let mut all = std::iter::once(*config).chain(others);
-        all.find(|config| config.tiles() == choice.best.tiles).map(|config| (at, *kernel, config))
-    });
-    let Some((at, kernel, config)) = found else {
-        let words = format!(
-            "; the profile's {} with {} isn't to be had here, so the table decides",
-            choice.best.kernel, choice.best.tiles
-        );
-        return (considered, words);
-    };
-    considered[..=at].rotate_right(1);
-    considered[0] = (kernel, Ok(config));
-    let words = format!(
-        "; `{kernel}` with these tiles as the profile measured ({:.3} ms)",
-        choice.best.ns as f64 * 1e-6
-    );
-    (considered, words)
-}
-
 /// What the splits of a decode kernel find, and the kernel that puts it together.
 #[derive(Debug)]
 struct Splits {
@@ -576,100 +493,4 @@ impl Splits {
         let stats = layout.allocate(kernels, "stats of splits", layout.stats * 2, usage)?;
         Ok(Self { count, part, stats, merge, bind_groups: BindGroups::default() })
     }
-}
-
-/// The forced kernel, or the first that serves.
-fn choose(
-    considered: &[Candidate],
-    forced: Option<ForwardKernel>,
-) -> Result<(ForwardKernel, ForwardConfig)> {
-    let mut reasons = Vec::new();
-    for (kernel, form) in considered {
-        match form {
-            _ if forced.is_some_and(|forced| forced != *kernel) => {}
-            Ok(config) => return Ok((*kernel, *config)),
-            Err(reason) => reasons.push((kernel, reason)),
-        }
-    }
-    let names: Vec<_> = reasons.iter().map(|(kernel, _)| kernel.name()).collect();
-    let words: Vec<_> = reasons.iter().map(|(_, reason)| reason.as_str()).collect();
-    Err(Error::KernelRefused { kernel: names.join(", "), reason: words.join("; ") })
-}
-
-impl Kernels {
-    /// The whole WGSL text of the forward kernel that serves `problem`, or of the one that is forced.
-    ///
-    /// # Errors
-    /// As [`AttentionPlan::with_kernel`]; nothing is compiled.
-    pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
-        problem.validate()?;
-        let (_, config) = choose(&considered(self, problem, None).0, forced)?;
-        let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
-        Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
-    }
-
-    /// In words, what [`AttentionPlan::new`] would choose for `problem` on this device.
-    ///
-    /// # Errors
-    /// As [`AttentionPlan::new`]; nothing is compiled.
-    pub fn explain(&self, problem: &Problem) -> Result<String> {
-        problem.validate()?;
-        let (considered, advice) = considered(self, problem, None);
-        let (kernel, config) = choose(&considered, None)?;
-        let splits = suitable_splits(problem, self.traits(), &config);
-        Ok(explain(problem, kernel, &config, &considered, splits) + &advice)
-    }
-}
-
-/// The tiles of the kernel that [`AttentionPlan::new`] chooses.
-pub(crate) fn chosen_grid(kernels: &Kernels, problem: &Problem) -> Result<TileGrid> {
-    let (_, config) = choose(&considered(kernels, problem, None).0, None)?;
-    Ok(config.grid)
-}
-
-/// The choice in words.
-fn explain(
-    problem: &Problem,
-    kernel: ForwardKernel,
-    config: &ForwardConfig,
-    considered: &[Candidate],
-    num_splits: usize,
-) -> String {
-    let grid = config.grid;
-    let mut text = format!(
-        "kernel `{kernel}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
-        grid.block_q,
-        grid.block_kv,
-        match config.rows.access {
-            RowAccess::Vec4 => "4 elements at a time",
-            RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
-        },
-        problem.mask,
-        if problem.mask.needs_tile_map() {
-            "by a map made on the device"
-        } else {
-            "by closed forms"
-        },
-    );
-    let score = problem.score.words();
-    if !score.is_empty() {
-        // Writing to a String can't fail.
-        let _ = write!(text, "; scores with {}", score.join(", "));
-    }
-    if problem.score_mod.is_some() {
-        text.push_str("; scores through `score_mod`");
-    }
-    if let Some(rows) = config.form.packed_rows() {
-        // Writing to a String can't fail.
-        let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
-    }
-    for (other, form) in considered {
-        // Writing to a String can't fail.
-        let _ = match form {
-            Err(reason) => write!(text, "; not `{other}`: {reason}"),
-            Ok(_) if *other != kernel => write!(text, "; `{other}` could serve too"),
-            Ok(_) => Ok(()),
-        };
-    }
-    text
 }

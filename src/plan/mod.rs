@@ -4,11 +4,13 @@
 //! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
 //! [`tiles`] the classes of its tiles, [`score_points`] a user's score function at single points.
 //! They share the mask's buffer and tables ([`mask_tables`], [`masked_kernel`], [`mask_output`]), the checks of the caller's buffers
-//! ([`buffers`]), and how work is cut into pieces ([`cut`], [`pieces`]), by what tensors reach ([`tensors`]).
+//! ([`buffers`]), the choice of a kernel ([`choice`]), and how work is cut into pieces ([`cut`], [`pieces`]), by what workgroups
+//! do and reach ([`work`], [`tensors`]).
 
 pub(crate) mod attention;
 pub(crate) mod backward;
 pub(crate) mod buffers;
+mod choice;
 pub(crate) mod cut;
 pub(crate) mod inspect;
 pub(crate) mod mask_output;
@@ -21,6 +23,7 @@ pub(crate) mod score_points;
 pub(crate) mod sequences;
 pub(crate) mod tensors;
 pub(crate) mod tiles;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -184,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::cut::Bounds;
-    use super::super::{attention, backward};
+    use super::super::work::{self, Stage};
     use super::*;
     use crate::cache::shape::CacheShape;
     use crate::error::Result;
@@ -193,7 +193,7 @@ mod tests {
     use crate::mask::Mask;
     use crate::mask::data::DenseShape;
     use crate::mask::emit::MaskLayout;
-    use crate::plan::backward::{BackwardOptions, Stage};
+    use crate::plan::backward::BackwardOptions;
     use crate::score::Score;
     use crate::sequences::Sequences;
     use crate::shape::Layout;
@@ -307,7 +307,7 @@ mod tests {
         for (_, form) in candidates(problem, &traits, None) {
             let Ok(config) = form else { continue };
             let splits = suitable_splits(problem, &traits, &config);
-            tried(attention::work_of(problem, &config, splits));
+            tried(work::forward(problem, &config, splits));
             let grid = Some(config.grid);
             let (inputs, shape) = (problem.inputs(), &problem.shape);
             let layout = MaskLayout::new(&problem.mask, &inputs, None, shape, &problem.data, grid);
@@ -318,7 +318,7 @@ mod tests {
         for (_, form) in backward_candidates(problem, &strides, options.dtypes, &traits) {
             let Ok(config) = form else { continue };
             for stage in Stage::ALL {
-                tried(backward::work_of(problem, &config, options.dtypes, &strides, stage));
+                tried(work::backward(problem, &config, options.dtypes, &strides, stage));
             }
         }
         let _ = problem.shape.scores_len();

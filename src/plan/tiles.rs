@@ -34,7 +34,7 @@ impl TilePlan {
         let problem = &problem.mask_alone();
         let grid = match grid {
             Some(grid) => grid,
-            None => super::attention::chosen_grid(kernels, problem)?,
+            None => super::choice::chosen_grid(kernels, problem)?,
         };
         if grid.block_q == 0 || grid.block_kv == 0 {
             return Err(Error::operand("grid", "blocks of at least 1", format!("{grid:?}")));

@@ -1,16 +1,20 @@
 //! The backward pass: gradients from what the forward pass kept.
 
+mod buffers;
+mod chunks;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgpu::BufferSlice;
-
-use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
-use super::cut::{Axis, Grid, Tensor};
-use super::mask_tables::{MaskTables, WORK_OF_CELL};
+pub use self::buffers::BackwardBuffers;
+use self::buffers::Operands;
+use self::chunks::{Chunk, order_of};
+use super::buffers::{Operand, check_outputs_apart};
+use super::choice::choose;
+use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Schedule, Source, steps_within};
-use super::tensors::{Numbering, Tensors};
+use super::work::{self, Stage};
 use super::{BindGroups, begin_pass, empty_buffer};
 use crate::custom::CustomUse;
 use crate::dtype::{Dtype, GradientDtypes};
@@ -18,17 +22,13 @@ use crate::error::{Error, Result};
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
-use crate::kernel::source::WORKGROUP_SIZE;
-use crate::kernel::tiles::{BackwardCandidate, backward_candidates, cell_bytes, most_cell_bytes};
+use crate::kernel::tiles::{backward_candidates, cell_bytes};
+use crate::mask::Mask;
 use crate::mask::emit::MaskText;
-use crate::mask::{Mask, MaskInput};
 use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
 use crate::sequences::KeySequences;
 use crate::shape::Strides;
-
-/// Rows that an invocation of the kernel for dbias has at a time: `TILE_ROWS` of shaders/backward/bias.wgsl.
-const BIAS_TILE_ROWS: usize = 8;
 
 /// The gradients of one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -84,24 +84,6 @@ struct PassKernel {
     bind_groups: BindGroups,
 }
 
-/// What the backward pass does one after the other. A stage is cut in the same way, whichever gradients are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Terms,
-    Rows,
-    /// dk and dv, or dk alone.
-    Columns,
-    /// dv, where a bias takes the last of 8 bindings of the kernel for both.
-    SecondColumns,
-    Bias,
-    Sinks,
-}
-
-impl Stage {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Terms, Self::Rows, Self::Columns, Self::SecondColumns, Self::Bias, Self::Sinks];
-}
-
 /// What can be chosen about the gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BackwardOptions {
@@ -152,67 +134,6 @@ impl BackwardOptions {
             }
         }
         Ok(strides)
-    }
-}
-
-/// The caller's buffers for [`BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
-///
-/// q, k, v, o and the mask's data are those of the forward pass, dout is of o's type.
-#[derive(Debug, Clone)]
-pub struct BackwardBuffers<'a> {
-    /// `[batch, num_heads, seq_len_q, head_dim]`
-    pub q: BufferSlice<'a>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
-    pub k: BufferSlice<'a>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
-    pub v: BufferSlice<'a>,
-    /// `[batch, num_heads, seq_len_q, head_dim_v]`, what the forward pass gave
-    pub o: BufferSlice<'a>,
-    /// f32 `[batch, num_heads, seq_len_q]`, dense, what the forward pass gave
-    pub lse: BufferSlice<'a>,
-    /// `[batch, num_heads, seq_len_q, head_dim_v]`, the loss's gradient with respect to o
-    pub dout: BufferSlice<'a>,
-    /// f32 `[batch, num_heads, seq_len_q]`, dense, the loss's gradient with respect to lse, where it uses lse
-    pub dlse: Option<BufferSlice<'a>>,
-    /// What the mask names.
-    pub mask: MaskBuffers<'a>,
-    /// `[batch, num_heads, seq_len_q, head_dim]`, written if given
-    pub dq: Option<BufferSlice<'a>>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`, written if given
-    pub dk: Option<BufferSlice<'a>>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`, written if given
-    pub dv: Option<BufferSlice<'a>>,
-    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, written if given
-    pub dbias: Option<BufferSlice<'a>>,
-    /// f32 `[num_heads]`, written if given
-    pub dsinks: Option<BufferSlice<'a>>,
-}
-
-impl<'a> BackwardBuffers<'a> {
-    /// No gradients yet, no dlse and no mask data: the fields say which.
-    pub fn new(
-        q: BufferSlice<'a>,
-        k: BufferSlice<'a>,
-        v: BufferSlice<'a>,
-        o: BufferSlice<'a>,
-        lse: BufferSlice<'a>,
-        dout: BufferSlice<'a>,
-    ) -> Self {
-        Self {
-            q,
-            k,
-            v,
-            o,
-            lse,
-            dout,
-            dlse: None,
-            mask: MaskBuffers::new(),
-            dq: None,
-            dk: None,
-            dv: None,
-            dbias: None,
-            dsinks: None,
-        }
     }
 }
 
@@ -271,7 +192,7 @@ impl BackwardPlan {
         let params = Params::new(problem, &rows_mask.layout, config.rows_grid.block_q)?
             .with_gradients(&strides)?;
         let terms_bytes = problem.shape.lse_len()?.max(1) as u64 * 16;
-        let of_stage = |stage| work_of(problem, &config, options.dtypes, &strides, stage);
+        let of_stage = |stage| work::backward(problem, &config, options.dtypes, &strides, stage);
         let grids = [Stage::Rows, Stage::Columns].map(|stage| of_stage(stage).0.workgroups());
         let [rows, columns] = grids;
         let limits = &kernels.traits().limits;
@@ -559,251 +480,4 @@ impl BackwardPlan {
             None => Source::Whole(self.empty.as_entire_binding()),
         }
     }
-}
-
-/// The workgroups that make dq, and those that make dk and dv, of the heads that these have rows of: all of both, or, where
-/// the latter go by what the former leave behind, as many as there is room for.
-#[derive(Debug)]
-struct Chunk {
-    rows: Range<usize>,
-    columns: Range<usize>,
-}
-
-impl Chunk {
-    fn all(
-        problem: &Problem,
-        config: &BackwardConfig,
-        limits: &wgpu::Limits,
-        rows: usize,
-        columns: usize,
-    ) -> Vec<Self> {
-        let bytes = cell_bytes(problem, config);
-        if bytes == 0 || rows == 0 || columns == 0 {
-            return vec![Self { rows: 0..rows, columns: 0..columns }];
-        }
-        let shape = &problem.shape;
-        let (heads, kv_heads) = (shape.batch * shape.num_heads, shape.batch * shape.num_kv_heads);
-        // The rows of heads that share their keys.
-        let rows_of_group = rows / heads * shape.group_size();
-        let columns_of_head = columns / kv_heads;
-        let most = (most_cell_bytes(limits) / bytes).max(1) as usize;
-        (0..rows)
-            .step_by(most)
-            .map(|start| {
-                let end = rows.min(start + most);
-                let kv = start / rows_of_group..(end - 1) / rows_of_group + 1;
-                let columns = kv.start * columns_of_head..kv.end * columns_of_head;
-                Self { rows: start..end, columns }
-            })
-            .collect()
-    }
-
-    /// `Grid::workgroups` has refused what 32 bits don't count.
-    const fn params(&self, params: Params) -> Params {
-        Params {
-            cells_first_workgroup: self.rows.start as u32,
-            cells_end_workgroup: self.rows.end as u32,
-            ..params
-        }
-    }
-}
-
-/// Stage after stage, but chunk after chunk where there are several.
-fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> {
-    let all = |stage: Stage| (0..pieces[stage as usize].count()).map(move |piece| (stage, piece));
-    let mut order: Vec<_> = all(Stage::Terms).collect();
-    for chunk in 0..chunks {
-        for stage in [Stage::Rows, Stage::Columns] {
-            order.extend(pieces[stage as usize].of_chunk(chunk).map(|piece| (stage, piece)));
-        }
-    }
-    order.extend([Stage::SecondColumns, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
-    order
-}
-
-/// No work.
-const NOTHING: Grid = Grid::blocks([0; 3], 1, false, 0);
-
-/// How the workgroups of a stage are numbered, and what they reach.
-pub(super) fn work_of(
-    problem: &Problem,
-    config: &BackwardConfig,
-    gradients: GradientDtypes,
-    strides: &GradientStrides,
-    stage: Stage,
-) -> (Grid, Vec<Tensor>) {
-    let shape = &problem.shape;
-    let tile = WORKGROUP_SIZE as usize;
-    let row = 2 * (shape.head_dim + shape.head_dim_v) as u64;
-    let queries = [shape.batch, shape.num_heads, shape.seq_len_q];
-    let tensors = Tensors::new(problem, Numbering::Queries);
-    let inputs = |tensors: &Tensors<'_>| {
-        let dout = tensors.of_o(Binding::Dout, "dout", strides.dout);
-        let terms = tensors.of_rows(Binding::RowTerms, "lse and delta", 16);
-        let own = [tensors.q(), tensors.k(), tensors.v(), dout, terms];
-        own.into_iter().chain(tensors.bias()).collect::<Vec<_>>()
-    };
-    match stage {
-        Stage::Terms => {
-            // A head's rows are rounded up to whole workgroups, so that none has rows of two heads.
-            let grid = Grid::blocks(queries, tile, false, (tile * shape.head_dim_v) as u64);
-            let reached = vec![
-                tensors.of_o(Binding::OIn, "o", problem.strides().o),
-                tensors.of_o(Binding::Dout, "dout", strides.dout),
-                tensors.of_rows(Binding::LseIn, "lse", 4),
-                tensors.of_rows(Binding::Dlse, "dlse", 4),
-                tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16),
-            ];
-            (grid, reached)
-        }
-        Stage::Rows => {
-            let block = config.rows_grid.block_q;
-            let grid = Grid::blocks(queries, block, true, (block * shape.seq_len_kv) as u64 * row);
-            let mut reached = inputs(&tensors);
-            reached.push(tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16));
-            reached.push(tensors.of_q(Binding::Dq, "dq", strides.dq, gradients.dq));
-            (grid, reached)
-        }
-        Stage::SecondColumns if !problem.score.bias => (NOTHING, Vec::new()),
-        Stage::Columns | Stage::SecondColumns => {
-            let block = config.columns_grid.block_kv;
-            let keys = [shape.batch, shape.num_kv_heads, shape.seq_len_kv];
-            let rows = shape.group_size() * shape.seq_len_q;
-            let work = (block as u64 * row).saturating_mul(rows as u64);
-            let grid = Grid::blocks(keys, block, false, work);
-            let tensors = Tensors::new(problem, Numbering::Keys);
-            let mut reached = inputs(&tensors);
-            reached.push(tensors.of_k(Binding::Dk, "dk", strides.dk, gradients.dk));
-            reached.push(tensors.of_k(Binding::Dv, "dv", strides.dv, gradients.dv));
-            (grid, reached)
-        }
-        Stage::Bias => {
-            if !problem.score.bias {
-                return (NOTHING, Vec::new());
-            }
-            let [batch, heads, rows] = problem.data.bias.dims(shape);
-            let shared = problem.data.bias.broadcast_q;
-            let key_blocks = shape.seq_len_kv.div_ceil(tile);
-            let cells = tile * if shared { shape.seq_len_q } else { BIAS_TILE_ROWS };
-            let times = (shape.batch / batch.max(1) * (shape.num_heads / heads)) as u64;
-            let mut grid = Grid::items(
-                [batch, heads, if shared { rows.min(1) } else { rows }],
-                key_blocks,
-                1,
-                (cells as u64).saturating_mul(times).saturating_mul(row / 2 + WORK_OF_CELL),
-            );
-            grid.block = if shared { 1 } else { BIAS_TILE_ROWS };
-            let tensors = Tensors::by_bias(problem);
-            let mut reached = inputs(&tensors);
-            reached.push(tensors.of_bias(Binding::Dbias, "dbias", gradients.dbias));
-            (grid, reached)
-        }
-        Stage::Sinks => {
-            if !problem.score.sinks {
-                return (NOTHING, Vec::new());
-            }
-            let rows = (shape.batch * shape.seq_len_q) as u64;
-            let grid = Grid::blocks([1, shape.num_heads, 1], 1, false, rows * 4);
-            let [_, heads, _] = tensors.queries;
-            let dsinks = [1, 1, 1, shape.num_heads];
-            let terms = Tensor {
-                reach: [Axis::All, heads, Axis::All],
-                ..tensors.of_rows(Binding::RowTerms, "lse and delta", 16)
-            };
-            let all = [Axis::All; 3];
-            (grid, vec![terms, Tensor::dense(Binding::Dsinks, "dsinks", dsinks, 4, all)])
-        }
-    }
-}
-
-/// The caller's buffers with their sizes.
-struct Operands<'a> {
-    q: Operand<'a>,
-    k: Operand<'a>,
-    v: Operand<'a>,
-    o: Operand<'a>,
-    lse: Operand<'a>,
-    dout: Operand<'a>,
-    dlse: Option<Operand<'a>>,
-    bias: Option<Operand<'a>>,
-    dq: Option<Operand<'a>>,
-    dk: Option<Operand<'a>>,
-    dv: Option<Operand<'a>>,
-    dbias: Option<Operand<'a>>,
-    dsinks: Option<Operand<'a>>,
-}
-
-impl<'a> Operands<'a> {
-    fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
-        let (problem, gradients) = (&plan.problem, plan.config.gradients);
-        let (shape, own, strides) = (&problem.shape, problem.strides(), &plan.strides);
-        let dtypes = problem.dtypes;
-        for (name, wanted, used) in [
-            ("dbias", buffers.dbias.is_some(), problem.score.bias),
-            ("dsinks", buffers.dsinks.is_some(), problem.score.sinks),
-        ] {
-            if wanted && !used {
-                let what = name.trim_start_matches('d');
-                return Err(Error::operand(
-                    name,
-                    format!("none, for the problem has no {what}"),
-                    "one",
-                ));
-            }
-        }
-        let rows = shape.lse_len()?;
-        let of = |name, slice, strides: Strides, dims, dtype| -> Result<Operand<'a>> {
-            Ok(Operand::of(name, slice, strides.span(name, dims)?, dtype))
-        };
-        let gradient = |name, slice: Option<BufferSlice<'a>>, strides, dims, dtype| {
-            slice.map(|slice| of(name, slice, strides, dims, dtype)).transpose()
-        };
-        let bias_words = match problem.score.bias {
-            true => MaskInput::Bias.words(shape, &problem.data)?,
-            false => 0,
-        };
-        Ok(Self {
-            q: of("q", buffers.q, own.q, shape.q_dims(), dtypes.q)?,
-            k: of("k", buffers.k, own.k, shape.k_dims(), dtypes.k)?,
-            v: of("v", buffers.v, own.v, shape.v_dims(), dtypes.v)?,
-            o: of("o", buffers.o, own.o, shape.o_dims(), dtypes.o)?,
-            lse: Operand::new("lse", buffers.lse, rows),
-            dout: of("dout", buffers.dout, strides.dout, shape.o_dims(), dtypes.o)?,
-            dlse: buffers.dlse.map(|dlse| Operand::new("dlse", dlse, rows)),
-            bias: Operand::bias(problem, &buffers.mask)?,
-            dq: gradient("dq", buffers.dq, strides.dq, shape.q_dims(), gradients.dq)?,
-            dk: gradient("dk", buffers.dk, strides.dk, shape.k_dims(), gradients.dk)?,
-            dv: gradient("dv", buffers.dv, strides.dv, shape.v_dims(), gradients.dv)?,
-            dbias: (buffers.dbias)
-                .map(|dbias| Operand::of("dbias", dbias, bias_words, gradients.dbias)),
-            dsinks: buffers.dsinks.map(|dsinks| Operand::new("dsinks", dsinks, shape.num_heads)),
-        })
-    }
-
-    fn inputs(&self) -> Vec<Operand<'a>> {
-        let own = [self.q, self.k, self.v, self.o, self.lse, self.dout];
-        own.into_iter().chain(self.dlse).chain(self.bias).collect()
-    }
-
-    fn outputs(&self) -> Vec<Operand<'a>> {
-        [self.dq, self.dk, self.dv, self.dbias, self.dsinks].into_iter().flatten().collect()
-    }
-}
-
-/// The forced kernel, or the first that serves.
-fn choose(
-    considered: &[BackwardCandidate],
-    forced: Option<BackwardKernel>,
-) -> Result<(BackwardKernel, BackwardConfig)> {
-    let mut reasons = Vec::new();
-    for (kernel, config) in considered {
-        match config {
-            _ if forced.is_some_and(|forced| forced != *kernel) => {}
-            Ok(config) => return Ok((*kernel, *config)),
-            Err(reason) => reasons.push((kernel, reason)),
-        }
-    }
-    let names: Vec<_> = reasons.iter().map(|(kernel, _)| kernel.name()).collect();
-    let words: Vec<_> = reasons.iter().map(|(_, reason)| reason.as_str()).collect();
-    Err(Error::KernelRefused { kernel: names.join(", "), reason: words.join("; ") })
 }

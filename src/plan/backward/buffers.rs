@@ -1,0 +1,144 @@
+//! What the caller binds for a backward pass.
+
+use wgpu::BufferSlice;
+
+use super::BackwardPlan;
+use crate::error::{Error, Result};
+use crate::mask::MaskInput;
+use crate::plan::buffers::{MaskBuffers, Operand};
+use crate::shape::Strides;
+
+/// The caller's buffers for [`crate::BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
+///
+/// q, k, v, o and the mask's data are those of the forward pass, dout is of o's type.
+#[derive(Debug, Clone)]
+pub struct BackwardBuffers<'a> {
+    /// `[batch, num_heads, seq_len_q, head_dim]`
+    pub q: BufferSlice<'a>,
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
+    pub k: BufferSlice<'a>,
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
+    pub v: BufferSlice<'a>,
+    /// `[batch, num_heads, seq_len_q, head_dim_v]`, what the forward pass gave
+    pub o: BufferSlice<'a>,
+    /// f32 `[batch, num_heads, seq_len_q]`, dense, what the forward pass gave
+    pub lse: BufferSlice<'a>,
+    /// `[batch, num_heads, seq_len_q, head_dim_v]`, the loss's gradient with respect to o
+    pub dout: BufferSlice<'a>,
+    /// f32 `[batch, num_heads, seq_len_q]`, dense, the loss's gradient with respect to lse, where it uses lse
+    pub dlse: Option<BufferSlice<'a>>,
+    /// What the mask names.
+    pub mask: MaskBuffers<'a>,
+    /// `[batch, num_heads, seq_len_q, head_dim]`, written if given
+    pub dq: Option<BufferSlice<'a>>,
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`, written if given
+    pub dk: Option<BufferSlice<'a>>,
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`, written if given
+    pub dv: Option<BufferSlice<'a>>,
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, written if given
+    pub dbias: Option<BufferSlice<'a>>,
+    /// f32 `[num_heads]`, written if given
+    pub dsinks: Option<BufferSlice<'a>>,
+}
+
+impl<'a> BackwardBuffers<'a> {
+    /// No gradients yet, no dlse and no mask data: the fields say which.
+    pub fn new(
+        q: BufferSlice<'a>,
+        k: BufferSlice<'a>,
+        v: BufferSlice<'a>,
+        o: BufferSlice<'a>,
+        lse: BufferSlice<'a>,
+        dout: BufferSlice<'a>,
+    ) -> Self {
+        Self {
+            q,
+            k,
+            v,
+            o,
+            lse,
+            dout,
+            dlse: None,
+            mask: MaskBuffers::new(),
+            dq: None,
+            dk: None,
+            dv: None,
+            dbias: None,
+            dsinks: None,
+        }
+    }
+}
+
+/// The caller's buffers with their sizes.
+pub(super) struct Operands<'a> {
+    pub(super) q: Operand<'a>,
+    pub(super) k: Operand<'a>,
+    pub(super) v: Operand<'a>,
+    pub(super) o: Operand<'a>,
+    pub(super) lse: Operand<'a>,
+    pub(super) dout: Operand<'a>,
+    pub(super) dlse: Option<Operand<'a>>,
+    pub(super) bias: Option<Operand<'a>>,
+    pub(super) dq: Option<Operand<'a>>,
+    pub(super) dk: Option<Operand<'a>>,
+    pub(super) dv: Option<Operand<'a>>,
+    pub(super) dbias: Option<Operand<'a>>,
+    pub(super) dsinks: Option<Operand<'a>>,
+}
+
+impl<'a> Operands<'a> {
+    pub(super) fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
+        let (problem, gradients) = (&plan.problem, plan.config.gradients);
+        let (shape, own, strides) = (&problem.shape, problem.strides(), &plan.strides);
+        let dtypes = problem.dtypes;
+        for (name, wanted, used) in [
+            ("dbias", buffers.dbias.is_some(), problem.score.bias),
+            ("dsinks", buffers.dsinks.is_some(), problem.score.sinks),
+        ] {
+            if wanted && !used {
+                let what = name.trim_start_matches('d');
+                return Err(Error::operand(
+                    name,
+                    format!("none, for the problem has no {what}"),
+                    "one",
+                ));
+            }
+        }
+        let rows = shape.lse_len()?;
+        let of = |name, slice, strides: Strides, dims, dtype| -> Result<Operand<'a>> {
+            Ok(Operand::of(name, slice, strides.span(name, dims)?, dtype))
+        };
+        let gradient = |name, slice: Option<BufferSlice<'a>>, strides, dims, dtype| {
+            slice.map(|slice| of(name, slice, strides, dims, dtype)).transpose()
+        };
+        let bias_words = match problem.score.bias {
+            true => MaskInput::Bias.words(shape, &problem.data)?,
+            false => 0,
+        };
+        Ok(Self {
+            q: of("q", buffers.q, own.q, shape.q_dims(), dtypes.q)?,
+            k: of("k", buffers.k, own.k, shape.k_dims(), dtypes.k)?,
+            v: of("v", buffers.v, own.v, shape.v_dims(), dtypes.v)?,
+            o: of("o", buffers.o, own.o, shape.o_dims(), dtypes.o)?,
+            lse: Operand::new("lse", buffers.lse, rows),
+            dout: of("dout", buffers.dout, strides.dout, shape.o_dims(), dtypes.o)?,
+            dlse: buffers.dlse.map(|dlse| Operand::new("dlse", dlse, rows)),
+            bias: Operand::bias(problem, &buffers.mask)?,
+            dq: gradient("dq", buffers.dq, strides.dq, shape.q_dims(), gradients.dq)?,
+            dk: gradient("dk", buffers.dk, strides.dk, shape.k_dims(), gradients.dk)?,
+            dv: gradient("dv", buffers.dv, strides.dv, shape.v_dims(), gradients.dv)?,
+            dbias: (buffers.dbias)
+                .map(|dbias| Operand::of("dbias", dbias, bias_words, gradients.dbias)),
+            dsinks: buffers.dsinks.map(|dsinks| Operand::new("dsinks", dsinks, shape.num_heads)),
+        })
+    }
+
+    pub(super) fn inputs(&self) -> Vec<Operand<'a>> {
+        let own = [self.q, self.k, self.v, self.o, self.lse, self.dout];
+        own.into_iter().chain(self.dlse).chain(self.bias).collect()
+    }
+
+    pub(super) fn outputs(&self) -> Vec<Operand<'a>> {
+        [self.dq, self.dk, self.dv, self.dbias, self.dsinks].into_iter().flatten().collect()
+    }
+}

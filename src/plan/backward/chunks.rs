@@ -1,0 +1,70 @@
+//! The order of a backward pass: rows by chunks, where dk and dv are made of what those of a chunk leave behind.
+
+use std::ops::Range;
+
+use crate::kernel::key::BackwardConfig;
+use crate::kernel::params::Params;
+use crate::kernel::tiles::{cell_bytes, most_cell_bytes};
+use crate::plan::pieces::Pieces;
+use crate::plan::work::Stage;
+use crate::problem::Problem;
+
+/// The workgroups that make dq, and those that make dk and dv, of the heads that these have rows of: all of both, or, where
+/// the latter go by what the former leave behind, as many as there is room for.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) rows: Range<usize>,
+    pub(super) columns: Range<usize>,
+}
+
+impl Chunk {
+    pub(super) fn all(
+        problem: &Problem,
+        config: &BackwardConfig,
+        limits: &wgpu::Limits,
+        rows: usize,
+        columns: usize,
+    ) -> Vec<Self> {
+        let bytes = cell_bytes(problem, config);
+        if bytes == 0 || rows == 0 || columns == 0 {
+            return vec![Self { rows: 0..rows, columns: 0..columns }];
+        }
+        let shape = &problem.shape;
+        let (heads, kv_heads) = (shape.batch * shape.num_heads, shape.batch * shape.num_kv_heads);
+        // The rows of heads that share their keys.
+        let rows_of_group = rows / heads * shape.group_size();
+        let columns_of_head = columns / kv_heads;
+        let most = (most_cell_bytes(limits) / bytes).max(1) as usize;
+        (0..rows)
+            .step_by(most)
+            .map(|start| {
+                let end = rows.min(start + most);
+                let kv = start / rows_of_group..(end - 1) / rows_of_group + 1;
+                let columns = kv.start * columns_of_head..kv.end * columns_of_head;
+                Self { rows: start..end, columns }
+            })
+            .collect()
+    }
+
+    /// `Grid::workgroups` has refused what 32 bits don't count.
+    pub(super) const fn params(&self, params: Params) -> Params {
+        Params {
+            cells_first_workgroup: self.rows.start as u32,
+            cells_end_workgroup: self.rows.end as u32,
+            ..params
+        }
+    }
+}
+
+/// Stage after stage, but chunk after chunk where there are several.
+pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> {
+    let all = |stage: Stage| (0..pieces[stage as usize].count()).map(move |piece| (stage, piece));
+    let mut order: Vec<_> = all(Stage::Terms).collect();
+    for chunk in 0..chunks {
+        for stage in [Stage::Rows, Stage::Columns] {
+            order.extend(pieces[stage as usize].of_chunk(chunk).map(|piece| (stage, piece)));
+        }
+    }
+    order.extend([Stage::SecondColumns, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
+    order
+}
