@@ -7,17 +7,16 @@ use crate::kernel::key::{AppendConfig, Pairing, RowAccess};
 impl Source {
     /// `load_TENSOR4` for a tensor of that type.
     pub(super) fn rows(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, length: &str) {
-        if dtype == Dtype::I8 {
-            let values = [("TENSOR", tensor), ("ROW_LENGTH", length)];
-            return self.template(&shader!("rows/load_i8"), &values);
-        }
-        self.reads(access, dtype, tensor, false);
         // A length that is a constant is all that there is room for.
-        let load = match access {
-            RowAccess::Scalar => shader!("rows/load_scalar"),
-            RowAccess::Vec4 if length.starts_with("HEAD_DIM") => shader!("rows/load_vec4_whole"),
-            RowAccess::Vec4 => shader!("rows/load_vec4"),
+        let whole = length.starts_with("HEAD_DIM");
+        let load = match (dtype, access) {
+            (Dtype::I8, _) if whole => shader!("rows/load_i8_whole"),
+            (Dtype::I8, _) => shader!("rows/load_i8"),
+            (_, RowAccess::Scalar) => shader!("rows/load_scalar"),
+            (_, RowAccess::Vec4) if whole => shader!("rows/load_vec4_whole"),
+            (_, RowAccess::Vec4) => shader!("rows/load_vec4"),
         };
+        self.reads(access, dtype, tensor, false);
         self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
     }
 
@@ -78,7 +77,8 @@ impl Source {
     /// `read_TENSOR` or `read_TENSOR4`: elements as f32.
     pub(super) fn reads(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, atomic: bool) {
         match dtype {
-            Dtype::F32 | Dtype::I8 => {}
+            Dtype::F32 => {}
+            Dtype::I8 => return self.template(&shader!("rows/i8"), &[("TENSOR", tensor)]),
             Dtype::F16 => self.once(&shader!("rows/f16")),
             Dtype::Bf16 => self.once(&shader!("rows/bf16")),
         }
