@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::{KernelOptions, Kernels};
-use crate::mask::emit::{TileClass, TileGrid};
+use crate::mask::tile::{TileClass, TileGrid};
 use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};

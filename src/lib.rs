@@ -69,7 +69,7 @@ pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
 pub use kernel::pipeline::{KernelOptions, Kernels};
 pub use mask::compositions;
 pub use mask::data::{DataShape, DenseShape, PerHeadShape};
-pub use mask::emit::{TileClass, TileGrid};
+pub use mask::tile::{TileClass, TileGrid};
 pub use mask::{Causal, ColumnRanges, Evaluator, Mask, MaskData, MaskInput, Window};
 pub use plan::attention::{AttentionBuffers, AttentionPlan};
 pub use plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};

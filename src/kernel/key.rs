@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::error::Error;
-use crate::mask::emit::{MaskText, TileGrid};
+use crate::mask::emit::MaskText;
+use crate::mask::tile::TileGrid;
 use crate::score::ScoreText;
 
 /// A forward kernel.

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
-use crate::mask::emit::MaskLayout;
+use crate::mask::layout::MaskLayout;
 use crate::problem::{GradientStrides, Problem};
 use crate::sequences::KeySequences;
 use crate::shape::Strides;

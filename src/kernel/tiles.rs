@@ -6,7 +6,7 @@ use super::key::{
 };
 use super::limits::Needs;
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
-use crate::mask::emit::TileGrid;
+use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Problem};
 use crate::shape::Strides;
 

@@ -9,8 +9,11 @@ pub mod compositions;
 pub(crate) mod data;
 pub(crate) mod emit;
 pub(crate) mod eval;
+pub(crate) mod layout;
 pub(crate) mod places;
+pub(crate) mod slots;
 pub(crate) mod text;
+pub(crate) mod tile;
 
 use std::ops::{BitAnd, BitOr, Not};
 

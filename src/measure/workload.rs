@@ -2,7 +2,7 @@
 
 use crate::attention::{Attention, Uploads};
 use crate::error::Result;
-use crate::mask::emit::{TileClass, TileGrid};
+use crate::mask::tile::{TileClass, TileGrid};
 use crate::mask::{Evaluator, MaskData};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::problem::{Inputs, Problem};

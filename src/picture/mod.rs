@@ -14,7 +14,7 @@ use std::path::Path;
 pub use bars::{Bar, Bars};
 
 use crate::error::{Error, Result};
-use crate::mask::emit::{TileClass, TileGrid};
+use crate::mask::tile::{TileClass, TileGrid};
 
 /// A figure of one or more matrices that share a colour scale.
 ///

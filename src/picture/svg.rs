@@ -10,7 +10,7 @@ use super::color::{self, Ink, Scale};
 use super::layout::{self, Layout, Slot, lay_out};
 use super::{Heatmap, Panel, Tiles};
 use crate::error::{Error, Result};
-use crate::mask::emit::TileClass;
+use crate::mask::tile::TileClass;
 
 pub(super) const SANS: &str = "Ubuntu, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
 pub(super) const MONO: &str = "Hack, Menlo, Consolas, monospace";

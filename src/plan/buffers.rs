@@ -8,7 +8,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
-use crate::mask::emit::InputName;
+use crate::mask::layout::InputName;
 use crate::problem::Problem;
 
 /// The device's buffers with the data that a mask names.

@@ -8,7 +8,8 @@ use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, candidates, suitable_splits, variants};
-use crate::mask::emit::{MaskText, TileGrid};
+use crate::mask::emit::MaskText;
+use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
 use crate::profile::Advice;
 

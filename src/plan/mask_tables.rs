@@ -15,7 +15,10 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::tile_map_parts;
 use crate::mask::MaskInput;
-use crate::mask::emit::{FAULT_SLOT, MaskLayout, MaskText, TileGrid};
+use crate::mask::emit::MaskText;
+use crate::mask::layout::MaskLayout;
+use crate::mask::slots::FAULT_SLOT;
+use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
 
 /// What asking a mask about a cell counts as, in multiply-adds.

@@ -192,7 +192,7 @@ mod tests {
     use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, suitable_splits};
     use crate::mask::Mask;
     use crate::mask::data::DenseShape;
-    use crate::mask::emit::MaskLayout;
+    use crate::mask::layout::MaskLayout;
     use crate::plan::backward::BackwardOptions;
     use crate::score::Score;
     use crate::sequences::Sequences;

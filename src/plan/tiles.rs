@@ -13,7 +13,7 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::mask::emit::TileGrid;
+use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
 
 /// Writes the classes of a mask's tiles, any number of times.

@@ -3,7 +3,8 @@
 use super::{Source, WORKGROUP_SIZE, row_length, tile_class};
 use crate::dtype::Dtype;
 use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
-use crate::mask::emit::{MaskText, SINKS_SLOT};
+use crate::mask::emit::MaskText;
+use crate::mask::slots::SINKS_SLOT;
 use crate::score::ScoreText;
 
 impl Source {

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
-use crate::mask::emit::{
-    BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT, MaskText,
+use crate::mask::emit::MaskText;
+use crate::mask::slots::{
+    BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
     Q_SEQUENCES_SLOT, SINKS_SLOT,
 };
 use crate::sequences::{KeyForm, QueryForm, SequenceForms};

@@ -3,7 +3,7 @@
 use super::Source;
 use crate::dtype::Dtype;
 use crate::kernel::key::RowAccess;
-use crate::mask::emit::{ALIBI_SLOT, SINKS_SLOT};
+use crate::mask::slots::{ALIBI_SLOT, SINKS_SLOT};
 use crate::score::ScoreText;
 
 impl Source {
