@@ -212,8 +212,12 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     for config in backward_configs() {
         for score in scores() {
             for pass in PASSES {
-                if score.bias && pass == (BackwardPass::Columns { dk: true, dv: true }) {
-                    // One binding too many: the plan takes the two halves.
+                // One binding too many: the plan takes the two halves.
+                let halved = score.bias && pass == (BackwardPass::Columns { dk: true, dv: true });
+                // Nothing to write: no plan asks for it.
+                let idle = !config.form.has_cells()
+                    && pass == (BackwardPass::Rows { dq: false, normalizes: false });
+                if halved || idle {
                     continue;
                 }
                 // Cells beside a bias would be one binding too many as well: the table has no such kernel.

@@ -224,14 +224,9 @@ impl Run {
         let mut run = Self::default();
         let mut shown = None;
         for line in text.lines() {
-            if let Some((name, result)) =
-                line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
-            {
-                match result {
-                    result if result.starts_with("ignored") => {}
-                    result => {
-                        run.tests.insert(name.to_owned(), result == "ok");
-                    }
+            if let Some((name, result)) = outcome(line) {
+                if !result.starts_with("ignored") {
+                    run.tests.insert(name.to_owned(), result == "ok");
                 }
             } else if let Some(name) =
                 line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
@@ -329,6 +324,14 @@ impl Run {
             None => Some(Cell::Right(proofs.len())),
         }
     }
+}
+
+/// The name of a test, which is in some module, and what came of it. Its line may begin behind half a line of a layer's, which shares the output.
+fn outcome(line: &str) -> Option<(&str, &str)> {
+    let (before, result) = line.split_once(" ... ")?;
+    let (_, name) = before.rsplit_once("test ")?;
+    let ended = ["ok", "FAILED", "ignored"].iter().any(|word| result.starts_with(word));
+    (ended && name.contains("::") && !name.contains(' ')).then_some((name, result))
 }
 
 /// Tests by the module that they are in: `cache (3), onnx (1)`.
@@ -442,6 +445,16 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
         assert_eq!(column.cells["append"], Cell::Failed("no test ran".into()));
         assert_eq!(column.failures, ["test merge::a_shared_prefix failed"]);
         assert!(column.summary.ends_with("; 3 of 4 tests"), "{}", column.summary);
+    }
+
+    #[test]
+    fn half_a_line_of_a_layer_hides_no_test() {
+        assert_eq!(
+            outcome("validation-latest matrix::sizes ... ok"),
+            Some(("matrix::sizes", "ok"))
+        );
+        assert_eq!(outcome("test a::b has been running for over 60 seconds"), None);
+        assert_eq!(outcome("what this test prints ... ok"), None);
     }
 
     #[test]
