@@ -178,8 +178,12 @@ fn follow(command: &mut Command, label: &str, log: &Path) -> Result<String> {
     let output = child.stdout.take().context("a child without its output")?;
     let output = Tee { input: output, copy: file };
     let text = Steps::new(label).follow(output, tests_in, |line| line.starts_with("test "))?;
-    // Whether tests failed is in the text; a crash shows by its missing end.
-    child.wait()?;
+    // Whether tests failed is in the text, whose end a crash leaves out.
+    let status = child.wait()?;
+    let text = match status.code() {
+        Some(_) => text,
+        None => text + &format!("the tests ended by {status}\n"),
+    };
     Ok(text)
 }
 
