@@ -24,7 +24,7 @@ const PROOFS: [(&str, &[&str]); 21] = [
     ("backward rows broadcast", &["kernels::backward_broadcast", "backward::"]),
     ("backward rows tiled", &["kernels::backward_tiled", "backward::"]),
     ("backward sinks", &["backward::"]),
-    ("backward terms", &["backward::"]),
+    ("backward terms", &["kernels::backward_tiled", "backward::"]),
     ("forward broadcast", &["kernels::forward_broadcast", "forward::", "scores::", "dtypes::"]),
     ("forward decode", &["kernels::forward_decode", "decode::"]),
     ("forward decode_lanes", &["kernels::forward_decode_lanes", "decode::"]),
