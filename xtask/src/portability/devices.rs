@@ -180,11 +180,10 @@ fn follow(command: &mut Command, label: &str, log: &Path) -> Result<String> {
     let text = Steps::new(label).follow(output, tests_in, |line| line.starts_with("test "))?;
     // Whether tests failed is in the text, whose end a crash leaves out.
     let status = child.wait()?;
-    let text = match status.code() {
+    Ok(match status.code() {
         Some(_) => text,
         None => text + &format!("the tests ended by {status}\n"),
-    };
-    Ok(text)
+    })
 }
 
 /// What is read, and a copy of it.
@@ -330,7 +329,8 @@ impl Run {
     }
 }
 
-/// The name of a test, which is in some module, and what came of it. Its line may begin behind half a line of a layer's, which shares the output.
+/// The name of a test, which is in some module, and what came of it. Its line may begin behind half a line of a layer's,
+/// which shares the output.
 fn outcome(line: &str) -> Option<(&str, &str)> {
     let (before, result) = line.split_once(" ... ")?;
     let (_, name) = before.rsplit_once("test ")?;
