@@ -44,63 +44,69 @@ fn forward(
     }
     var keeps_nonfinite = false;
 
-    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
-        let kind = kv_tile_class(block, kv0);
-        if (kind == SKIP) {
-            continue;
-        }
-        var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
+    // Mesa's driver for CPUs runs a loop's body once more when it's over, with no lane on, and reads through a descriptor that a
+    // loop without a turn never made: so no such loop.
+    if (block.hull.x < block.hull.y) {
+        for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+            let kind = kv_tile_class(block, kv0);
+            if (kind == SKIP) {
+                continue;
+            }
+            var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 
-        // Bit j of kept[r]: row r keeps key kv0 + j.
-        var kept: array<u32, ROWS>;
-        for (var r = 0u; r < ROWS; r += 1u) {
-            kept[r] = 0u;
-            if (MODIFIED) {
-                let row = min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u);
-                for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                    s[r][j] = modified_score(s[r][j], b, h, row, min(kv0 + j, block.kv_len - 1u));
+            // Bit j of kept[r]: row r keeps key kv0 + j.
+            var kept: array<u32, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                kept[r] = 0u;
+                if (MODIFIED) {
+                    let row = min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u);
+                    for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                        s[r][j] = modified_score(s[r][j], b, h, row, min(kv0 + j, block.kv_len - 1u));
+                    }
+                }
+                if (kind == PARTIAL) {
+                    let row = block.q0 + r * SUBGROUP_SIZE + lane;
+                    for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                        let keep = cell_kept(block, row, kv0 + j);
+                        kept[r] |= select(0u, 1u << j, keep);
+                        s[r][j] = select(LOWEST, s[r][j], keep);
+                    }
                 }
             }
-            if (kind == PARTIAL) {
-                let row = block.q0 + r * SUBGROUP_SIZE + lane;
-                for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                    let keep = cell_kept(block, row, kv0 + j);
-                    kept[r] |= select(0u, 1u << j, keep);
-                    s[r][j] = select(LOWEST, s[r][j], keep);
-                }
-            }
-        }
 
-        for (var r = 0u; r < ROWS; r += 1u) {
-            var m_new = m[r];
-            for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                m_new = max(m_new, s[r][j]);
-            }
-            // As the maximum settles, most tiles have nothing to rescale. No vote: such drivers count lanes one by one.
-            if (m_new != m[r]) {
-                let shrink = exp2((m[r] - m_new) * params.softmax_scale_log2);
-                l[r] *= shrink;
-                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                    o_rows[r][i] *= shrink;
-                }
-            }
-            m[r] = m_new;
-            for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                s[r][j] = exp2((s[r][j] - m_new) * params.softmax_scale_log2);
-            }
-            if (kind == PARTIAL) {
+            for (var r = 0u; r < ROWS; r += 1u) {
+                var m_new = m[r];
                 for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                    s[r][j] = select(0.0, s[r][j], (kept[r] & (1u << j)) != 0u);
+                    m_new = max(m_new, s[r][j]);
+                }
+                // As the maximum settles, most tiles have nothing to rescale. No vote: such drivers count lanes one by one.
+                if (m_new != m[r]) {
+                    let shrink = exp2((m[r] - m_new) * params.softmax_scale_log2);
+                    l[r] *= shrink;
+                    // By two: Mesa unrolls no loop of more than 32 turns here, and o_rows would be an array in memory.
+                    for (var i = 0u; i < HEAD_DIM_V / 4u; i += 2u) {
+                        o_rows[r][i] *= shrink;
+                        o_rows[r][i + 1u] *= shrink;
+                    }
+                }
+                m[r] = m_new;
+                for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                    s[r][j] = exp2((s[r][j] - m_new) * params.softmax_scale_log2);
+                }
+                if (kind == PARTIAL) {
+                    for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                        s[r][j] = select(0.0, s[r][j], (kept[r] & (1u << j)) != 0u);
+                    }
+                }
+                for (var j = 0u; j < BLOCK_KV; j += 1u) {
+                    l[r] += s[r][j];
                 }
             }
-            for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                l[r] += s[r][j];
-            }
-        }
 
-        let nonfinite_keys = add_v(&o_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
-        for (var r = 0u; r < ROWS; r += 1u) {
-            keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+            let nonfinite_keys = add_v(&o_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
+            for (var r = 0u; r < ROWS; r += 1u) {
+                keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+            }
         }
     }
 
@@ -113,7 +119,14 @@ fn forward(
             for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
                 store_o4(place.x, h, place.y, i * 4u, o_rows[r][i] * end.norm);
             }
-            if (keeps_nonfinite) {
+        }
+    }
+    // A loop of its own: the one above, with this one's inner loop in it, would stay a loop, and o_rows an array in memory.
+    if (keeps_nonfinite) {
+        for (var r = 0u; r < ROWS; r += 1u) {
+            let row = block.q0 + r * SUBGROUP_SIZE + lane;
+            if (row < block.q_len) {
+                let place = q_place(b, row);
                 for (var d = 0u; d < params.head_dim_v; d += 4u) {
                     let x = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
                     store_o4(place.x, h, place.y, d, x);

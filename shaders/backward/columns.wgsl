@@ -60,7 +60,14 @@ fn end_columns(
             for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
                 store_dv4(place.x, block.h_kv, place.y, i * 4u, (*dv_rows)[r][i]);
             }
-            if (keeps_nonfinite) {
+        }
+    }
+    // A loop of its own: see forward_broadcast.wgsl.
+    if (keeps_nonfinite) {
+        for (var r = 0u; r < ROWS; r += 1u) {
+            let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+            if (key < block.kv_len) {
+                let place = kv_place(block.b, key);
                 for (var d = 0u; d < params.head_dim; d += 4u) {
                     let x = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(block.b, block.h_kv, key, d);
                     store_dk4(place.x, block.h_kv, place.y, d, x);

@@ -44,38 +44,41 @@ fn backward_columns(
     }
     var keeps_nonfinite = false;
 
-    for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
-        for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
-            let skipped = skipped_rows(block, h, q0);
-            if (skipped != 0u) {
-                q0 += skipped - BLOCK_Q;
-                continue;
-            }
-            let kind = q_tile_class(block, h, q0);
-            if (kind == SKIP) {
-                continue;
-            }
-            let own_q_idx = min(q0 + lane, block.q_len - 1u);
-            let own_terms = row_terms[lse_index(b, h, own_q_idx)];
-
-            // s becomes ds, dp becomes p.
-            var s = products_with_q(&k_rows, b, h, q0, block.q_len - 1u, lane);
-            var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-            if (WRITE_DK) {
-                dp = products_with_dout(&v_rows, b, h, q0, block.q_len - 1u, lane);
-            }
-
-            for (var r = 0u; r < ROWS; r += 1u) {
-                let key = block.kv0 + r * SUBGROUP_SIZE + lane;
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    let q_idx = min(q0 + j, block.q_len - 1u);
-                    let kv_idx = min(key, block.kv_len - 1u);
-                    let cell = cell_of(s[r][j], dp[r][j], subgroupShuffle(own_terms, j), b, h, q_idx, kv_idx);
-                    s[r][j] = cell.ds;
-                    dp[r][j] = cell.p;
+    // No loop without a turn: see forward_broadcast.wgsl.
+    if (block.q_len != 0u) {
+        for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
+            for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
+                let skipped = skipped_rows(block, h, q0);
+                if (skipped != 0u) {
+                    q0 += skipped - BLOCK_Q;
+                    continue;
                 }
+                let kind = q_tile_class(block, h, q0);
+                if (kind == SKIP) {
+                    continue;
+                }
+                let own_q_idx = min(q0 + lane, block.q_len - 1u);
+                let own_terms = row_terms[lse_index(b, h, own_q_idx)];
+
+                // s becomes ds, dp becomes p.
+                var s = products_with_q(&k_rows, b, h, q0, block.q_len - 1u, lane);
+                var dp: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+                if (WRITE_DK) {
+                    dp = products_with_dout(&v_rows, b, h, q0, block.q_len - 1u, lane);
+                }
+
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let q_idx = min(q0 + j, block.q_len - 1u);
+                        let kv_idx = min(key, block.kv_len - 1u);
+                        let cell = cell_of(s[r][j], dp[r][j], subgroupShuffle(own_terms, j), b, h, q_idx, kv_idx);
+                        s[r][j] = cell.ds;
+                        dp[r][j] = cell.p;
+                    }
+                }
+                keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &dp, &s, &dk_rows, &dv_rows);
             }
-            keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &dp, &s, &dk_rows, &dv_rows);
         }
     }
 

@@ -57,35 +57,38 @@ fn backward_columns(
         let head = (b * params.num_heads + h) * params.q_blocks;
         let first = clamp(params.cells_first_workgroup, head, head + params.q_blocks) - head;
         let end = clamp(params.cells_end_workgroup, head, head + params.q_blocks) - head;
-        for (var tile = first * GROUPS; tile < end * GROUPS; tile += 1u) {
-            let q0 = (params.q_blocks * GROUPS - 1u - tile) * BLOCK_Q;
-            if (q0 >= block.q_len) {
-                continue;
-            }
-            // Before the first run this wraps around, to no run's start.
-            let skipped = skipped_rows(block, h, q0 + BLOCK_Q - SKIPPED_RUN);
-            if (skipped != 0u) {
-                tile += skipped / BLOCK_Q - 1u;
-                continue;
-            }
-            let kind = q_tile_class(block, h, q0);
-            if (kind == SKIP) {
-                continue;
-            }
-            let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
-
-            var p: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-            var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
-            for (var r = 0u; r < ROWS; r += 1u) {
-                let kv0 = block.kv0 + r * SUBGROUP_SIZE;
-                let at = cells_at(head + tile / GROUPS, GROUPS - 1u - tile % GROUPS, kv0) + lane;
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    let norm = subgroupShuffle(own_norm, j);
-                    p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;
-                    ds[r][j] = cells[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
+        // No loop without a turn: see forward_broadcast.wgsl.
+        if (first < end) {
+            for (var tile = first * GROUPS; tile < end * GROUPS; tile += 1u) {
+                let q0 = (params.q_blocks * GROUPS - 1u - tile) * BLOCK_Q;
+                if (q0 >= block.q_len) {
+                    continue;
                 }
+                // Before the first run this wraps around, to no run's start.
+                let skipped = skipped_rows(block, h, q0 + BLOCK_Q - SKIPPED_RUN);
+                if (skipped != 0u) {
+                    tile += skipped / BLOCK_Q - 1u;
+                    continue;
+                }
+                let kind = q_tile_class(block, h, q0);
+                if (kind == SKIP) {
+                    continue;
+                }
+                let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
+
+                var p: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+                var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    let kv0 = block.kv0 + r * SUBGROUP_SIZE;
+                    let at = cells_at(head + tile / GROUPS, GROUPS - 1u - tile % GROUPS, kv0) + lane;
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let norm = subgroupShuffle(own_norm, j);
+                        p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;
+                        ds[r][j] = cells[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
+                    }
+                }
+                keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &p, &ds, &dk_rows, &dv_rows);
             }
-            keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &p, &ds, &dk_rows, &dv_rows);
         }
     }
 

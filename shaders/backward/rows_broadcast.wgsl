@@ -48,44 +48,47 @@ fn backward_rows(
     }
     var keeps_nonfinite = false;
 
-    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
-        let kind = kv_tile_class(block, kv0);
-        if (kind == SKIP) {
-            continue;
-        }
-        // s becomes ds, dp becomes p.
-        var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
-        var dp = products_with_v(&dout_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
-
-        // Bit j of kept[r]: row r keeps key kv0 + j.
-        var kept: array<u32, ROWS>;
-        for (var r = 0u; r < ROWS; r += 1u) {
-            let row = block.q0 + r * SUBGROUP_SIZE + lane;
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                let q_idx = min(row, block.q_len - 1u);
-                let kv_idx = min(kv0 + j, block.kv_len - 1u);
-                let cell = cell_of(s[r][j], dp[r][j], terms[r], b, h, q_idx, kv_idx);
-                s[r][j] = cell.ds;
-                dp[r][j] = cell.p;
+    // No loop without a turn: see forward_broadcast.wgsl.
+    if (block.hull.x < block.hull.y) {
+        for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+            let kind = kv_tile_class(block, kv0);
+            if (kind == SKIP) {
+                continue;
             }
-            kept[r] = 0u;
-            if (kind == PARTIAL) {
+            // s becomes ds, dp becomes p.
+            var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
+            var dp = products_with_v(&dout_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
+
+            // Bit j of kept[r]: row r keeps key kv0 + j.
+            var kept: array<u32, ROWS>;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                let row = block.q0 + r * SUBGROUP_SIZE + lane;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    let keep = cell_kept(block, row, kv0 + j);
-                    kept[r] |= select(0u, 1u << j, keep);
-                    s[r][j] = select(0.0, s[r][j], keep);
-                    dp[r][j] = select(0.0, dp[r][j], keep);
+                    let q_idx = min(row, block.q_len - 1u);
+                    let kv_idx = min(kv0 + j, block.kv_len - 1u);
+                    let cell = cell_of(s[r][j], dp[r][j], terms[r], b, h, q_idx, kv_idx);
+                    s[r][j] = cell.ds;
+                    dp[r][j] = cell.p;
                 }
+                kept[r] = 0u;
+                if (kind == PARTIAL) {
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        let keep = cell_kept(block, row, kv0 + j);
+                        kept[r] |= select(0u, 1u << j, keep);
+                        s[r][j] = select(0.0, s[r][j], keep);
+                        dp[r][j] = select(0.0, dp[r][j], keep);
+                    }
+                }
+                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                    l[r] += dp[r][j];
+                }
+                keep_cells(index, r, kv0, lane, dp[r], s[r]);
             }
-            for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                l[r] += dp[r][j];
-            }
-            keep_cells(index, r, kv0, lane, dp[r], s[r]);
-        }
 
-        let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
-        for (var r = 0u; r < ROWS; r += 1u) {
-            keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+            let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
+            for (var r = 0u; r < ROWS; r += 1u) {
+                keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+            }
         }
     }
 
@@ -99,7 +102,14 @@ fn backward_rows(
             for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
                 store_dq4(place.x, h, place.y, i * 4u, dq_rows[r][i] * (scale * norm));
             }
-            if (keeps_nonfinite) {
+        }
+    }
+    // A loop of its own: see forward_broadcast.wgsl.
+    if (keeps_nonfinite) {
+        for (var r = 0u; r < ROWS; r += 1u) {
+            let row = block.q0 + r * SUBGROUP_SIZE + lane;
+            if (row < block.q_len) {
+                let place = q_place(b, row);
                 for (var d = 0u; d < params.head_dim; d += 4u) {
                     let x = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
                     store_dq4(place.x, h, place.y, d, x);

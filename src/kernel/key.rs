@@ -117,6 +117,8 @@ pub(crate) enum BackwardForm {
         subgroup_size: usize,
         /// Rows of the other side whose products are made at a time.
         step: usize,
+        /// Rows of the other side that are summed up at a time.
+        sum_step: usize,
         /// Whether dk and dv are made of the weights and gradients of scores that the kernel for dq leaves behind, a chunk
         /// of rows after the other, instead of computing them again.
         cells: bool,
@@ -181,6 +183,8 @@ pub(crate) enum ForwardForm {
         rows: usize,
         /// Keys whose scores are made at a time.
         step: usize,
+        /// Keys whose values are summed up at a time.
+        sum_step: usize,
     },
     Tiled {
         /// Invocations that share a row.

@@ -149,10 +149,6 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     }
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
-    if widest > 128 {
-        return Err(format!("it serves head_dim up to 128, here it is {widest}"));
-    }
-    let rows = 2;
     let rows_format = row_format(problem);
     if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(
@@ -160,14 +156,51 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
              longer ones would take seconds to compile"
         ));
     }
+    let (head_dim, head_dim_v) = (room(shape.head_dim, &ROOMS), room(shape.head_dim_v, &ROOMS));
+    let rows = broadcast_rows(both(head_dim, head_dim_v));
     Ok(ForwardConfig {
         grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
-        head_dim: room(shape.head_dim, &ROOMS),
-        head_dim_v: room(shape.head_dim_v, &ROOMS),
+        head_dim,
+        head_dim_v,
         rows: rows_format,
-        // A lane has a quarter of a key's row at most: the shortest has 16 components, and they come by four.
-        form: ForwardForm::Broadcast { subgroup_size, rows, step: (subgroup_size / 4).max(2) },
+        form: ForwardForm::Broadcast {
+            subgroup_size,
+            rows,
+            step: broadcast_step(subgroup_size),
+            sum_step: sum_step(subgroup_size, head_dim_v, 32),
+        },
     })
+}
+
+/// How many rows of its own a lane of `broadcast` has: each load and broadcast serves all of them, but more, and their
+/// registers outgrow a core's caches and take seconds to compile, as rows do that end within a large room.
+const fn broadcast_rows(longest: RowLength) -> usize {
+    match longest.capacity {
+        0..=64 => 4,
+        65..=128 if longest.exact => 4,
+        _ => 2,
+    }
+}
+
+/// What rows of q and k and those of v need together.
+fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
+    RowLength {
+        capacity: head_dim.capacity.max(head_dim_v.capacity),
+        exact: head_dim.exact && head_dim_v.exact,
+    }
+}
+
+/// How many rows `broadcast` multiplies with at a time. A lane has a quarter of a row at least: the shortest has 16 components,
+/// and they come by four.
+fn broadcast_step(subgroup_size: usize) -> usize {
+    (subgroup_size / 4).max(2)
+}
+
+/// How many rows `broadcast` sums up at a time: all that a tile has where `length` is at most `short`, so that nothing is
+/// merged by the mask of lanes within a tile; else so few that their machine code fits a core's instruction cache, and
+/// compiles in half the time.
+fn sum_step(subgroup_size: usize, length: RowLength, short: usize) -> usize {
+    if length.capacity <= short { subgroup_size } else { broadcast_step(subgroup_size) }
 }
 
 fn tiled(problem: &Problem) -> ForwardConfig {
@@ -229,13 +262,13 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
 /// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
 pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
     match config.form {
-        ForwardForm::Broadcast { subgroup_size, rows, step } => {
+        ForwardForm::Broadcast { subgroup_size, rows, step, sum_step } => {
             let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
             // Longer columns of registers take too long to compile.
-            let others = [1, 2, 4].into_iter().filter(|&n| n != rows && n * widest <= 256);
+            let others = [1, 2, 4, 8].into_iter().filter(|&n| n != rows && n * widest <= 512);
             let with = |rows| ForwardConfig {
                 grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
-                form: ForwardForm::Broadcast { subgroup_size, rows, step },
+                form: ForwardForm::Broadcast { subgroup_size, rows, step, sum_step },
                 ..config
             };
             others.map(with).collect()
@@ -335,13 +368,17 @@ fn backward_broadcast(
     let ForwardForm::Broadcast { subgroup_size, step, .. } = form else {
         return Err("it needs subgroups".to_owned());
     };
-    // Longer columns of registers would be spilled, and take long to compile.
-    let long = head_dim.capacity.max(head_dim_v.capacity) > 64;
+    let longest = both(head_dim, head_dim_v);
+    let long = longest.capacity > 64;
+    // There are half as many registers again as in the forward pass.
+    let rows = broadcast_rows(longest).min(if long { 3 } else { 4 });
     let of = |cells: bool| {
-        let rows = if long { 1 } else { 2 };
-        // Of k and v as well there would be too many; and rows that end within their room take twice as long to compile.
-        let whole = head_dim.exact && head_dim_v.exact;
-        let keys = if long && !(cells && whole) { 1 } else { 2 };
+        // Of k and v as well there would be too many registers.
+        let keys = match cells {
+            true => rows,
+            false if long => 1,
+            false => 2,
+        };
         BackwardConfig {
             rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
             columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
@@ -349,7 +386,12 @@ fn backward_broadcast(
             head_dim_v,
             rows: backward_row_format(problem, strides),
             gradients: GradientDtypes::default(),
-            form: BackwardForm::Broadcast { subgroup_size, step, cells },
+            form: BackwardForm::Broadcast {
+                subgroup_size,
+                step,
+                sum_step: sum_step(subgroup_size, longest, if cells { 64 } else { 32 }),
+                cells,
+            },
         }
     };
     // A bias takes the binding that they would need; and sums go on from chunk to chunk in dk and dv themselves.

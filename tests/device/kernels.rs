@@ -13,6 +13,9 @@ use crate::tolerance::{assert_close, assert_gradient_close, naive_gradients, nai
 /// One whose tiles are classed by closed forms, one with a tile map and a table of rows.
 const MASKS: [&str; 2] = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
 
+/// Rows that end within the largest room.
+const LONG_ROWS: Shape = Shape::new(1, 2, 65, 200).seq_kv(41);
+
 /// The line that the command looks for.
 fn refused(reason: &str) {
     println!("refused: {reason}");
@@ -23,10 +26,11 @@ fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
         true => Shape::new(4, 8, 9, 20).seq_kv(203).kv_heads(4),
         false => Shape::new(2, 4, 113, 20).seq_kv(127).kv_heads(2),
     };
-    // `tiled` has smaller blocks for few queries.
+    // `tiled` has smaller blocks for few queries, and long rows in more columns.
     let few = Shape::new(2, 4, 31, 20).seq_kv(127).kv_heads(2);
-    let few = (kernel == ForwardKernel::Tiled).then_some((few, dtypes[0]));
-    let cases = dtypes.iter().map(|&dtype| (shape, dtype)).chain(few);
+    let more = (kernel == ForwardKernel::Tiled).then_some([few, LONG_ROWS]).into_iter().flatten();
+    let cases =
+        dtypes.iter().map(|&dtype| (shape, dtype)).chain(more.map(|shape| (shape, dtypes[0])));
     for (mask, (shape, dtype)) in
         MASKS.iter().flat_map(|mask| cases.clone().map(move |case| (mask, case)))
     {
@@ -79,7 +83,7 @@ fn forward_decode() {
 
 fn backward(kernel: BackwardKernel) {
     let shape = Shape::new(2, 4, 65, 20).seq_kv(33).kv_heads(2);
-    for mask in MASKS {
+    for (shape, mask) in [(shape, MASKS[0]), (shape, MASKS[1]), (LONG_ROWS, MASKS[0])] {
         let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone());
         let operands = Operands::random(&shape, 6);

@@ -204,7 +204,7 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, step, cells } => {
+            BackwardForm::Broadcast { subgroup_size, step, sum_step, .. } => {
                 let own = match pass {
                     BackwardPass::Columns { .. } => grid.block_kv,
                     _ => grid.block_q,
@@ -213,9 +213,7 @@ impl Source {
                 self.constant("ROWS", own / subgroup_size);
                 self.constant("GROUPS", config.rows_grid.block_q / subgroup_size);
                 self.constant("STEP", step);
-                // Where there are two sums beside two products, half of each fits the instruction cache.
-                let all = matches!(pass, BackwardPass::Columns { .. }) && !cells;
-                self.constant("SUM_STEP", if all { subgroup_size / 2 } else { subgroup_size });
+                self.constant("SUM_STEP", sum_step);
             }
             BackwardForm::Tiled { columns, chunk, staged_rows } => {
                 let [own, other] = match pass {

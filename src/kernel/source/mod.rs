@@ -325,11 +325,11 @@ impl Source {
         self.constant("HEAD_DIM", config.head_dim.capacity);
         self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
         match config.form {
-            ForwardForm::Broadcast { subgroup_size, rows, step } => {
+            ForwardForm::Broadcast { subgroup_size, rows, step, sum_step } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
                 self.constant("STEP", step);
-                self.constant("SUM_STEP", subgroup_size);
+                self.constant("SUM_STEP", sum_step);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
                 self.constant("COLUMNS", columns);

@@ -165,7 +165,7 @@ fn nothing_to_compute() {
 /// Every leaf once more where rows and columns are many, one size each, and the other sizes under one mask.
 #[test]
 fn every_head_dim() {
-    for (seed, head_dim) in (0..).zip([1, 3, 4, 17, 64, 100]) {
+    for (seed, head_dim) in (0..).zip([1, 3, 4, 17, 64, 100, 128, 256]) {
         let shape = Shape::new(1, 2, 37, head_dim).seq_kv(41);
         check(shape, "causal & key_lengths", seed);
     }
