@@ -170,7 +170,7 @@ fn readback_in_pieces() {
 
 #[test]
 fn a_plan_explains_itself() {
-    let problem = Problem::new(Shape::new(1, 1, 19, 200)).mask(Mask::causal());
+    let problem = Problem::new(Shape::new(1, 1, 19, 201)).mask(Mask::causal());
     let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
     let text = plan.explain();
     for part in
