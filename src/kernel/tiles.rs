@@ -370,15 +370,10 @@ fn backward_broadcast(
     };
     let longest = both(head_dim, head_dim_v);
     let long = longest.capacity > 64;
-    // There are half as many registers again as in the forward pass.
-    let rows = broadcast_rows(longest).min(if long { 3 } else { 4 });
+    let rows = broadcast_rows(longest);
     let of = |cells: bool| {
-        // Of k and v as well there would be too many registers.
-        let keys = match cells {
-            true => rows,
-            false if long => 1,
-            false => 2,
-        };
+        // Of k and v as well, long ones would take too long to compile.
+        let keys = if cells || !long { rows } else { 2 };
         BackwardConfig {
             rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
             columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
@@ -394,8 +389,10 @@ fn backward_broadcast(
             },
         }
     };
-    // A bias takes the binding that they would need; and sums go on from chunk to chunk in dk and dv themselves.
-    let cells = !problem.score.bias
+    // Short rows are multiplied again in less time than they are kept. A bias takes the binding that cells would need; and
+    // sums go on from chunk to chunk in dk and dv themselves.
+    let cells = longest.capacity > 16
+        && !problem.score.bias
         && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
         && cell_bytes(problem, &of(true)) <= most_cell_bytes(&device.limits);
     Ok(of(cells))
