@@ -9,8 +9,8 @@
 //   o and lse, or this split's m, l and o
 //
 // Every key and value goes from memory to registers once, 16 bytes at a time: K_RUN and V_RUN vectors of four components,
-// 1 of f32, 2 of 16 bits each; rows of 8 bits, which begin with a word of their own, 4 bytes at a time. Invocation
-// (y, x) of KEY_SLOTS x COLUMNS has the keys y, y + KEY_SLOTS, ... and the runs x, x + COLUMNS, ... of their products;
+// 1 of f32, 2 of 16 bits each, 4 of 8 bits each. Invocation (y, x) of KEY_SLOTS x COLUMNS has the keys y, y + KEY_SLOTS, ...
+// and the runs x, x + COLUMNS, ... of their products;
 // then the cells invocation, invocation + INVOCATIONS, ... of the ROWS x BLOCK_KV scores; then the run
 // invocation % V_COLUMNS of the output.
 //

@@ -13,9 +13,10 @@ pub enum Dtype {
     F16,
     /// The upper half of an f32.
     Bf16,
-    /// 8 bits, for the keys and values of a [`crate::KvCache`]: a row is an f32, its largest magnitude, then four
-    /// components to a 32-bit word, the first in the lowest bits, in 127ths of that magnitude. The error is at most 1/254
-    /// of the row's largest component. One-shot calls and the reference don't take it.
+    /// 8 bits, for the keys and values of a [`crate::KvCache`]: four rows stand together, first an f32 for each, its largest
+    /// magnitude, then the rows themselves, four components to a 32-bit word, the first in the lowest bits, in 127ths of
+    /// that magnitude. So a row takes as many elements as it has components, in whole words, and 4 more. The error is at
+    /// most 1/254 of the row's largest component. One-shot calls and the reference don't take it.
     I8,
 }
 

@@ -8,7 +8,7 @@ use crate::mask::emit::{score_mod_gradient, score_mod_text};
 use crate::mask::{Mask, MaskData, MaskInput};
 use crate::score::{Score, ScoreText};
 use crate::sequences::Sequences;
-use crate::shape::{Layout, Shape, Strides};
+use crate::shape::{Indexing, Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
 ///
@@ -327,6 +327,16 @@ impl Problem {
         [batch, heads, rows, self.dtypes.v.row_elements(dim)]
     }
 
+    /// What kernels count k by.
+    pub(crate) fn k_indexing(&self) -> Indexing {
+        Indexing::new(self.dtypes.k, self.k_dims(), self.strides().k)
+    }
+
+    /// What kernels count v by.
+    pub(crate) fn v_indexing(&self) -> Indexing {
+        Indexing::new(self.dtypes.v, self.v_dims(), self.strides().v)
+    }
+
     /// Whether the problem is one that can be computed on some device.
     ///
     /// # Errors
@@ -356,13 +366,18 @@ impl Problem {
             }
         }
         let strides = self.strides();
-        for (name, dtype, strides) in [("k", k, strides.k), ("v", v, strides.v)] {
+        for (name, dtype, strides, dims) in
+            [("k", k, strides.k, self.k_dims()), ("v", v, strides.v, self.v_dims())]
+        {
             let [batch, head, seq, dim] = strides.to_array();
-            let in_words = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(4));
-            if dtype == Dtype::I8 && !(in_words && dim == 1) {
+            let row = dims[3];
+            let of_rows = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(row));
+            if dtype == Dtype::I8 && !(of_rows && dim == 1) {
                 return Err(Error::operand(
                     format!("{name}'s strides"),
-                    "multiples of 4 and 1 along the row, as its type is i8",
+                    format!(
+                        "multiples of a row's {row} elements, and 1 along the row, as its type is i8"
+                    ),
                     format!("{:?}", strides.to_array()),
                 ));
             }

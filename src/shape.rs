@@ -1,5 +1,6 @@
 //! Sizes, layouts and strides: what the tensors look like, and no more.
 
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::sequences::{KeySequences, QuerySequences, Sequences};
 
@@ -351,6 +352,53 @@ impl Strides {
             span = span.saturating_add(stride.saturating_mul(dim - 1));
         }
         false
+    }
+}
+
+/// How many rows of 8 bits stand together behind their scales: so the rows begin at multiples of 16 bytes, where they are
+/// multiples of that long.
+const ROWS_OF_I8: usize = 4;
+
+/// What kernels count a tensor by: elements, or, of 8 bits, rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Indexing {
+    /// `[batch, heads, rows, elements of a row]`
+    pub(crate) dims: [usize; 4],
+    pub(crate) strides: Strides,
+    /// Bytes of each.
+    pub(crate) size: usize,
+    /// How many stand together, a power of two: a tensor has a multiple of that.
+    pub(crate) together: usize,
+}
+
+impl Indexing {
+    /// Of a tensor with these dims and strides in elements.
+    pub(crate) fn new(dtype: Dtype, dims: [usize; 4], strides: Strides) -> Self {
+        if dtype != Dtype::I8 {
+            return Self { dims, strides, size: dtype.size(), together: 1 };
+        }
+        let [batch, heads, rows, row] = dims;
+        let of_rows = |stride: usize| stride / row.max(1);
+        Self {
+            dims: [batch, heads, rows, 1],
+            strides: Strides {
+                batch: of_rows(strides.batch),
+                head: of_rows(strides.head),
+                seq: of_rows(strides.seq),
+                dim: 1,
+            },
+            size: row,
+            together: ROWS_OF_I8,
+        }
+    }
+
+    /// The bytes of the tensor.
+    ///
+    /// # Errors
+    /// Where they are more than fit the address space.
+    pub(crate) fn bytes(&self, name: &str) -> Result<usize> {
+        let span = self.strides.span(name, self.dims)?.next_multiple_of(self.together);
+        elements(name, &[span, self.size])
     }
 }
 

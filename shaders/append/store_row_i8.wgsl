@@ -14,10 +14,11 @@ fn append_TENSOR(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u
     }
     // Below the normal numbers, devices may take anything for zero.
     let is_zero = largest < 1.1754944e-38;
-    let start = element(params.TENSOR_strides, params.TENSOR_base, to.x, h, to.y, 0u) / 4u;
-    TENSOR[start] = select(NAN_BITS, select(bitcast<u32>(largest), 0u, is_zero), finite);
+    let row = element(params.TENSOR_strides, params.TENSOR_base, to.x, h, to.y, 0u);
+    let words = (ROW_LENGTH + 3u) / 4u;
+    TENSOR[scale_of_TENSOR(row, words)] = select(NAN_BITS, select(bitcast<u32>(largest), 0u, is_zero), finite);
     for (var d = 0u; d < ROW_LENGTH; d += 4u) {
         let x = incoming_FROM4(place, h, d, position) / select(largest, 1.0, is_zero);
-        TENSOR[start + 1u + d / 4u] = pack4x8snorm(select(vec4<f32>(0.0), x, finite & !is_zero));
+        TENSOR[words_of_TENSOR(row, words) + d / 4u] = pack4x8snorm(select(vec4<f32>(0.0), x, finite & !is_zero));
     }
 }

@@ -23,7 +23,7 @@ use crate::plan::tensors::{Numbering, Tensors};
 use crate::plan::{BindGroups, begin_pass, empty_buffer, filled_buffer};
 use crate::problem::Problem;
 use crate::sequences::QuerySequences;
-use crate::shape::{Layout, Strides};
+use crate::shape::{Indexing, Layout, Strides};
 
 /// The tokens that are added to a cache at a time.
 ///
@@ -408,15 +408,12 @@ fn reached(
     let new = |binding, name, dim, strides, first| Tensor {
         binding,
         name,
-        dims: AppendPlan::token_dims(problem, dim),
-        strides,
-        size: tokens.dtype.size(),
+        indexing: Indexing::new(tokens.dtype, AppendPlan::token_dims(problem, dim), strides),
         reach: from(tensors.queries, first),
     };
-    let own = problem.strides();
     let cache = |tensor: Tensor, first| Tensor { reach: from(tensor.reach, first), ..tensor };
-    let cache_k = tensors.of_k(Binding::CacheK, "the cache's k", own.k, shape.dtype);
-    let cache_v = tensors.of_k(Binding::CacheV, "the cache's v", own.v, shape.dtype);
+    let cache_k = tensors.of_keys(Binding::CacheK, "the cache's k", problem.k_indexing());
+    let cache_v = tensors.of_keys(Binding::CacheV, "the cache's v", problem.v_indexing());
     let mut reached = vec![
         new(Binding::NewK, "k", shape.head_dim, strides.k, k_heads),
         new(Binding::NewV, "v", shape.head_dim_v, strides.v, v_heads),

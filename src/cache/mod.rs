@@ -71,8 +71,7 @@ impl KvCache {
     /// Where the shape is invalid or larger than the device's limits, or the device fails to allocate.
     pub fn new(kernels: &Kernels, shape: &CacheShape) -> Result<Self> {
         shape.validate()?;
-        let size = shape.dtype.size();
-        let [k, v] = shape.elements()?.map(|n| (n * size).next_multiple_of(4).max(4) as u64);
+        let [k, v] = shape.tensor_bytes()?.map(|bytes| bytes.next_multiple_of(4).max(4) as u64);
         let entries = [shape.batch, shape.blocks_per_sequence()];
         let table = crate::shape::elements("block_tables", &entries)? * 4;
         let device = kernels.device();

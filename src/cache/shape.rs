@@ -113,15 +113,15 @@ impl CacheShape {
     /// Where the sizes aren't valid.
     pub fn bytes(&self) -> Result<usize> {
         self.validate()?;
-        let [k, v] = self.elements()?;
-        Ok((k + v) * self.dtype.size())
+        let [k, v] = self.tensor_bytes()?;
+        Ok(k + v)
     }
 
-    /// The elements of k and of v.
-    pub(super) fn elements(&self) -> Result<[usize; 2]> {
+    /// The bytes of k and of v.
+    pub(super) fn tensor_bytes(&self) -> Result<[usize; 2]> {
         let problem = self.problem(self.num_kv_heads, 1, QuerySequences::Uniform);
-        let k = crate::shape::elements("the cache's k", &problem.k_dims())?;
-        Ok([k, crate::shape::elements("the cache's v", &problem.v_dims())?])
+        let k = problem.k_indexing().bytes("the cache's k")?;
+        Ok([k, problem.v_indexing().bytes("the cache's v")?])
     }
 
     pub(super) fn validate(&self) -> Result<()> {

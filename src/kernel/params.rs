@@ -92,8 +92,8 @@ impl Params {
         let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
         Ok(Self {
             q_strides: strides("q", tensors.q)?,
-            k_strides: strides("k", tensors.k)?,
-            v_strides: strides("v", tensors.v)?,
+            k_strides: strides("k", problem.k_indexing().strides)?,
+            v_strides: strides("v", problem.v_indexing().strides)?,
             o_strides: strides("o", tensors.o)?,
             bias_strides: match problem.score.bias {
                 true => strides("bias", problem.data.bias.element_strides(shape))?,

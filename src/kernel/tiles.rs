@@ -471,7 +471,7 @@ fn decode_shared(
     let invocations = 128;
     // No more neighbours than a key has runs, where that leaves each its own key.
     let strides = problem.strides();
-    let k_run = run(problem.dtypes.k, rows_format.access, strides.k);
+    let k_run = run(problem.dtypes.k, rows_format.access, strides.k, shape.head_dim);
     let runs = head_dim.capacity / 4 / k_run;
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
@@ -483,20 +483,20 @@ fn decode_shared(
             columns: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
             rows: block_rows(problem, most),
             k_run,
-            v_run: run(problem.dtypes.v, rows_format.access, strides.v),
+            v_run: run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v),
             split: false,
         },
     };
     Ok(split(problem, device, config, num_splits))
 }
 
-/// How many vectors of four components one load of 16 bytes brings of a row. Rows of 8 bits begin with a word of their
-/// own, so that they don't lie at multiples of 16 bytes.
-fn run(dtype: Dtype, access: RowAccess, strides: Strides) -> usize {
+/// How many vectors of four components one load of 16 bytes brings of a row of `length` components.
+fn run(dtype: Dtype, access: RowAccess, strides: Strides, length: usize) -> usize {
     let [batch, head, seq, _] = strides.to_array();
     let aligned = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(8));
     match (access, dtype) {
         (RowAccess::Vec4, Dtype::F16 | Dtype::Bf16) if aligned => 2,
+        (RowAccess::Vec4, Dtype::I8) if length.is_multiple_of(16) => 4,
         _ => 1,
     }
 }

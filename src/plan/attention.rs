@@ -389,8 +389,8 @@ impl AttentionPlan {
         let strides = self.problem.strides();
         let dtypes = self.problem.dtypes;
         let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
-        let k = Operand::of("k", buffers.k, strides.k.span("k", self.problem.k_dims())?, dtypes.k);
-        let v = Operand::of("v", buffers.v, strides.v.span("v", self.problem.v_dims())?, dtypes.v);
+        let k = Operand::indexed("k", buffers.k, &self.problem.k_indexing())?;
+        let v = Operand::indexed("v", buffers.v, &self.problem.v_indexing())?;
         let o = Operand::of("o", buffers.o, strides.o.span("o", shape.o_dims())?, dtypes.o);
         let lse = Operand::new(
             "lse",

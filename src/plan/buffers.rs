@@ -10,6 +10,7 @@ use crate::kernel::pipeline::Kernels;
 use crate::mask::MaskInput;
 use crate::mask::layout::InputName;
 use crate::problem::Problem;
+use crate::shape::Indexing;
 
 /// The device's buffers with the data that a mask names.
 ///
@@ -72,6 +73,16 @@ impl<'a> Operand<'a> {
     pub(crate) fn of(name: &'a str, slice: BufferSlice<'a>, elements: usize, dtype: Dtype) -> Self {
         let bytes = (elements as u64 * dtype.size() as u64).next_multiple_of(4);
         Self { name, slice, bytes }
+    }
+
+    /// A tensor that kernels count so.
+    pub(crate) fn indexed(
+        name: &'a str,
+        slice: BufferSlice<'a>,
+        indexing: &Indexing,
+    ) -> Result<Self> {
+        let bytes = indexing.bytes(name)? as u64;
+        Ok(Self { name, slice, bytes: bytes.next_multiple_of(4) })
     }
 
     /// A tensor of `elements` 32-bit elements.

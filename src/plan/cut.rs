@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::kernel::key::Binding;
-use crate::shape::{Strides, elements};
+use crate::shape::{Indexing, Layout, elements};
 
 /// The most ranges that work is cut into: each has its own uniform block and bind group.
 const MOST_PIECES: usize = 1 << 16;
@@ -175,11 +175,7 @@ pub(crate) type Reach = [Axis; 3];
 pub(crate) struct Tensor {
     pub(crate) binding: Binding,
     pub(crate) name: &'static str,
-    /// `[batch, heads, rows, row]`
-    pub(crate) dims: [usize; 4],
-    pub(crate) strides: Strides,
-    /// Bytes of an element.
-    pub(crate) size: usize,
+    pub(crate) indexing: Indexing,
     pub(crate) reach: Reach,
 }
 
@@ -192,13 +188,14 @@ impl Tensor {
         size: usize,
         reach: Reach,
     ) -> Self {
-        Self { binding, name, dims, strides: crate::shape::Layout::Bhsd.strides(dims), size, reach }
+        let strides = Layout::Bhsd.strides(dims);
+        Self { binding, name, indexing: Indexing { dims, strides, size, together: 1 }, reach }
     }
 
-    /// The elements from the first to behind the last that are reached.
+    /// What is counted, from the first to behind the last that are reached.
     fn hull(&self, regions: &[Region]) -> Option<Range<usize>> {
-        let [batch, heads, rows, row] = self.dims;
-        let [sb, sh, sr, sd] = self.strides.to_array();
+        let Indexing { dims: [batch, heads, rows, row], strides, together, .. } = self.indexing;
+        let [sb, sh, sr, sd] = strides.to_array();
         let ends = regions.iter().filter_map(|Region([b, h, r])| {
             let b = self.reach[0].of(b, batch);
             let h = self.reach[1].of(h, heads);
@@ -209,7 +206,8 @@ impl Tensor {
             let at = |b: usize, h: usize, r: usize, d: usize| b * sb + h * sh + r * sr + d * sd;
             Some(at(b.start, h.start, r.start, 0)..at(b.end - 1, h.end - 1, r.end - 1, row - 1) + 1)
         });
-        ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+        let hull = ends.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))?;
+        Some(hull.start / together * together..hull.end.next_multiple_of(together))
     }
 }
 
@@ -257,14 +255,17 @@ impl Bounds {
         let mut windows = Vec::with_capacity(tensors.len());
         for (index, tensor) in tensors.iter().enumerate() {
             let Some(hull) = tensor.hull(&regions) else { continue };
-            // As many elements as the offset's alignment has bytes, whatever an element's size is: tensors that share
+            // As many as the offset's alignment has bytes, whatever an element's size is: tensors that share
             // their indices so share their base.
-            let base = hull.start / self.alignment * self.alignment;
-            let bytes = ((hull.end - base) as u64 * tensor.size as u64).next_multiple_of(4);
+            let Indexing { size, together, .. } = tensor.indexing;
+            // Both are powers of two.
+            let alignment = self.alignment.max(together);
+            let base = hull.start / alignment * alignment;
+            let bytes = ((hull.end - base) as u64 * size as u64).next_multiple_of(4);
             if bytes > self.binding_bytes || hull.end - base > u32::MAX as usize {
                 return Err((index, bytes));
             }
-            let offset = base as u64 * tensor.size as u64;
+            let offset = base as u64 * size as u64;
             windows.push(Window { binding: tensor.binding, base, offset, bytes });
         }
         Ok(windows)
@@ -328,7 +329,7 @@ fn too_large(tensor: &Tensor, needed: u64, bounds: &Bounds) -> Error {
         what: format!("{} (what one workgroup reaches, in bytes)", tensor.name),
         limit: "max_storage_buffer_binding_size",
         needed,
-        available: bounds.binding_bytes.min(u64::from(u32::MAX) * tensor.size as u64),
+        available: bounds.binding_bytes.min(u64::from(u32::MAX) * tensor.indexing.size as u64),
     }
 }
 
@@ -337,7 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shape::Layout;
+    use crate::dtype::Dtype;
 
     const BOUNDS: Bounds = Bounds {
         binding_bytes: 4096,
@@ -354,8 +355,9 @@ mod tests {
         let grid =
             (1..4usize, 1..4usize, 1..40usize, 1..9usize, any::<bool>(), 1..5usize, 1..9usize);
         let bounds = (256..20_000u64, 1..4usize, 1..1000u64);
-        (grid, bounds, any::<bool>(), 1..3usize).prop_map(
-            |((batch, heads, rows, block, last_first, items, per), bounds, bshd, group)| {
+        let dtype = prop_oneof![Just(Dtype::F16), Just(Dtype::I8)];
+        (grid, bounds, any::<bool>(), 1..3usize, dtype).prop_map(
+            |((batch, heads, rows, block, last_first, items, per), bounds, bshd, group, dtype)| {
                 let grid = Grid {
                     batch,
                     heads: heads * group,
@@ -368,17 +370,15 @@ mod tests {
                 };
                 let layout = if bshd { Layout::Bshd } else { Layout::Bhsd };
                 let (q, k) = ([batch, heads * group, rows, 4], [batch, heads, rows + 3, 8]);
-                let tensor = |binding, dims, size, reach| Tensor {
+                let tensor = |binding, dims, dtype: Dtype, reach| Tensor {
                     binding,
                     name: "x",
-                    dims,
-                    strides: layout.strides(dims),
-                    size,
+                    indexing: Indexing::new(dtype, dims, layout.strides(dims)),
                     reach,
                 };
                 let tensors = vec![
-                    tensor(Binding::Q, q, 4, [Axis::Own; 3]),
-                    tensor(Binding::K, k, 2, [Axis::Own, Axis::Shared(group), Axis::All]),
+                    tensor(Binding::Q, q, Dtype::F32, [Axis::Own; 3]),
+                    tensor(Binding::K, k, dtype, [Axis::Own, Axis::Shared(group), Axis::All]),
                 ];
                 let bounds = Bounds {
                     binding_bytes: bounds.0,
@@ -419,20 +419,21 @@ mod tests {
                         let at = if grid.last_first { blocks - 1 - block % blocks } else { block % blocks };
                         for row in at * grid.block..((at + 1) * grid.block).min(grid.rows) {
                             for tensor in &tensors {
+                                let indexing = tensor.indexing;
                                 let of_heads = if tensor.binding == Binding::Q { h } else {
-                                    h / (grid.heads / tensor.dims[1])
+                                    h / (grid.heads / indexing.dims[1])
                                 };
-                                let rows = if tensor.binding == Binding::Q { row..row + 1 } else { 0..tensor.dims[2] };
+                                let rows = if tensor.binding == Binding::Q { row..row + 1 } else { 0..indexing.dims[2] };
                                 let window = piece.windows.iter().find(|w| w.binding == tensor.binding).unwrap();
                                 prop_assert!(window.bytes <= bounds.binding_bytes);
                                 prop_assert!(window.offset.is_multiple_of(bounds.alignment as u64));
-                                prop_assert_eq!(window.offset, (window.base * tensor.size) as u64);
+                                prop_assert_eq!(window.offset, (window.base * indexing.size) as u64);
                                 for r in rows {
-                                    let strides = tensor.strides;
+                                    let Indexing { strides, together, .. } = indexing;
                                     let first = b * strides.batch + of_heads * strides.head + r * strides.seq;
-                                    let last = first + tensor.dims[3] - 1;
-                                    prop_assert!(first >= window.base);
-                                    prop_assert!(((last + 1 - window.base) * tensor.size) as u64 <= window.bytes);
+                                    let end = (first + indexing.dims[3]).next_multiple_of(together);
+                                    prop_assert!(window.base.is_multiple_of(together) && first >= window.base);
+                                    prop_assert!(((end - window.base) * indexing.size) as u64 <= window.bytes);
                                 }
                             }
                         }

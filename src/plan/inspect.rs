@@ -164,7 +164,7 @@ impl InspectPlan {
         let dtypes = self.problem.dtypes;
         let cells = shape.scores_len()?;
         let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
-        let k = Operand::of("k", buffers.k, strides.k.span("k", self.problem.k_dims())?, dtypes.k);
+        let k = Operand::indexed("k", buffers.k, &self.problem.k_indexing())?;
         let lse = match (tensor, buffers.lse) {
             (ScoreTensor::Weights, Some(lse)) => Operand::new("lse", lse, shape.lse_len()?),
             (ScoreTensor::Weights, None) => {

@@ -5,7 +5,7 @@ use crate::dtype::Dtype;
 use crate::kernel::key::Binding;
 use crate::problem::Problem;
 use crate::sequences::{KeySequences, QuerySequences};
-use crate::shape::{Shape, Strides};
+use crate::shape::{Indexing, Shape, Strides};
 
 /// What a kernel's workgroups are numbered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,33 +113,26 @@ impl<'a> Tensors<'a> {
         strides: Strides,
         dtype: Dtype,
     ) -> Tensor {
-        let dims = self.problem.shape.q_dims();
-        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.queries }
+        let indexing = Indexing::new(dtype, self.problem.shape.q_dims(), strides);
+        Tensor { binding, name, indexing, reach: self.queries }
     }
 
     pub(crate) fn k(&self) -> Tensor {
-        let (strides, dtype) = (self.problem.strides().k, self.problem.dtypes.k);
-        self.of_k(Binding::K, "k", strides, dtype)
+        self.of_keys(Binding::K, "k", self.problem.k_indexing())
     }
 
-    /// A tensor of k's sizes, or of v's.
-    pub(crate) fn of_k(
+    /// A tensor of k's rows, or of v's.
+    pub(crate) const fn of_keys(
         &self,
         binding: Binding,
         name: &'static str,
-        strides: Strides,
-        dtype: Dtype,
+        indexing: Indexing,
     ) -> Tensor {
-        let dims = match binding {
-            Binding::V | Binding::Dv | Binding::CacheV => self.problem.v_dims(),
-            _ => self.problem.k_dims(),
-        };
-        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.keys }
+        Tensor { binding, name, indexing, reach: self.keys }
     }
 
     pub(crate) fn v(&self) -> Tensor {
-        let (strides, dtype) = (self.problem.strides().v, self.problem.dtypes.v);
-        self.of_k(Binding::V, "v", strides, dtype)
+        self.of_keys(Binding::V, "v", self.problem.v_indexing())
     }
 
     pub(crate) fn o(&self) -> Tensor {
@@ -148,8 +141,8 @@ impl<'a> Tensors<'a> {
 
     /// A tensor of o's sizes and type.
     pub(crate) fn of_o(&self, binding: Binding, name: &'static str, strides: Strides) -> Tensor {
-        let (dims, size) = (self.problem.shape.o_dims(), self.problem.dtypes.o.size());
-        Tensor { binding, name, dims, strides, size, reach: self.queries }
+        let indexing = Indexing::new(self.problem.dtypes.o, self.problem.shape.o_dims(), strides);
+        Tensor { binding, name, indexing, reach: self.queries }
     }
 
     /// A tensor of an entry of `size` bytes for each row of queries.
@@ -174,8 +167,8 @@ impl<'a> Tensors<'a> {
         let Problem { shape, data, .. } = self.problem;
         let [batch, heads, rows] = data.bias.dims(shape);
         let dims = [batch, heads, rows, shape.seq_len_kv];
-        let strides = data.bias.element_strides(shape);
-        Tensor { binding, name, dims, strides, size: dtype.size(), reach: self.bias }
+        let indexing = Indexing::new(dtype, dims, data.bias.element_strides(shape));
+        Tensor { binding, name, indexing, reach: self.bias }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::dtype::GradientDtypes;
 use crate::kernel::key::{BackwardConfig, Binding, ForwardConfig};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::{GradientStrides, Problem};
-use crate::shape::Shape;
+use crate::shape::{Indexing, Shape};
 
 /// How many blocks of `rows` rows the queries of a kv head's query heads are.
 pub(super) const fn packed_blocks(shape: &Shape, rows: usize) -> usize {
@@ -118,8 +118,10 @@ pub(super) fn backward(
             let grid = Grid::blocks(keys, block, false, work);
             let tensors = Tensors::new(problem, Numbering::Keys);
             let mut reached = inputs(&tensors);
-            reached.push(tensors.of_k(Binding::Dk, "dk", strides.dk, gradients.dk));
-            reached.push(tensors.of_k(Binding::Dv, "dv", strides.dv, gradients.dv));
+            let dk = Indexing::new(gradients.dk, shape.k_dims(), strides.dk);
+            let dv = Indexing::new(gradients.dv, shape.v_dims(), strides.dv);
+            reached.push(tensors.of_keys(Binding::Dk, "dk", dk));
+            reached.push(tensors.of_keys(Binding::Dv, "dv", dv));
             (grid, reached)
         }
         Stage::Bias => {

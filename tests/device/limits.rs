@@ -166,7 +166,9 @@ fn caches_larger_than_a_binding() {
         (CacheShape::new(3, 2, 110, 20).layout(Layout::Bshd), 3 * 2 * 110 * 20 * 4),
         (CacheShape::new(3, 2, 60, 20).ring(), 3 * 2 * 60 * 20 * 4),
         (CacheShape::new(4, 2, 300, 13).dtype(Dtype::F16), 4 * 2 * 300 * 13 * 2),
-        (CacheShape::new(3, 2, 300, 20).dtype(Dtype::I8), 3 * 2 * 300 * 24),
+        // Heads begin in the midst of four rows that stand together.
+        (CacheShape::new(3, 2, 299, 20).dtype(Dtype::I8), 3 * 2 * 299 * 24),
+        (CacheShape::new(3, 2, 149, 32).layout(Layout::Bshd).dtype(Dtype::I8), 3 * 2 * 149 * 36),
     ] {
         assert!(shape.bytes().unwrap() >= 2 * at_least && at_least > 20 << 10);
         let mut tokens = |heads: usize| -> Vec<f32> {

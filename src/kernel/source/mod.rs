@@ -89,9 +89,9 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             let v_length = row_length(config.head_dim_v, "HEAD_DIM_V", "params.head_dim_v");
             source.rows(access, dtypes.k, "k", length);
             source.rows(access, dtypes.v, "v", v_length);
-            if let ForwardForm::Decode { .. } = config.form {
-                source.runs(access, dtypes.k, "k", "K_RUN", length);
-                source.runs(access, dtypes.v, "v", "V_RUN", v_length);
+            if let ForwardForm::Decode { k_run, v_run, .. } = config.form {
+                source.runs(access, dtypes.k, "k", ("K_RUN", k_run), length);
+                source.runs(access, dtypes.v, "v", ("V_RUN", v_run), v_length);
             }
             if config.form.is_split() {
                 source.written_rows(RowAccess::Vec4, Dtype::F32, "part", PADDED_LENGTH);

@@ -26,15 +26,17 @@ impl Source {
         access: RowAccess,
         dtype: Dtype,
         tensor: &str,
-        run: &str,
+        (run, run_length): (&str, usize),
         length: &str,
     ) {
         let whole = access == RowAccess::Vec4 && length.starts_with("HEAD_DIM");
-        let part = match whole && dtype != Dtype::I8 {
-            true => shader!("rows/run_whole"),
-            false => shader!("rows/run"),
+        let part = match dtype {
+            Dtype::I8 if run_length > 1 => shader!("rows/run_i8"),
+            Dtype::I8 => shader!("rows/run"),
+            _ if whole => shader!("rows/run_whole"),
+            _ => shader!("rows/run"),
         };
-        self.template(&part, &[("TENSOR", tensor), ("RUN", run)]);
+        self.template(&part, &[("TENSOR", tensor), ("RUN", run), ("ROW_LENGTH", length)]);
     }
 
     /// The same for a tensor that is written: `store_TENSOR4`, and `load_TENSOR4` to read it back.
@@ -142,6 +144,7 @@ impl Source {
         length: &str,
     ) {
         let store = if dtype == Dtype::I8 {
+            self.reads(config.access, dtype, to, false);
             shader!("append/store_row_i8")
         } else {
             self.written_rows(config.access, dtype, to, length);

@@ -5,6 +5,8 @@ mod long_loop;
 mod refusals;
 mod steps;
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -106,11 +108,26 @@ pub(crate) fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> 
         Dtype::F16 => (0..dim).map(|i| f16::from_bits(half(i)).to_f32()).collect(),
         Dtype::Bf16 => (0..dim).map(|i| bf16::from_bits(half(i)).to_f32()).collect(),
         Dtype::I8 => {
-            let scale = f32::from_bits(words[at / 4]);
-            let byte = |i: usize| (words[at / 4 + 1 + i / 4] >> (i % 4 * 8)) as u8 as i8;
+            let [scale, components] = row_bytes(at, dim, dtype);
+            let scale = f32::from_bits(words[scale.start / 4]);
+            let byte = |i: usize| bytemuck::cast_slice::<_, i8>(words)[components.start + i];
             (0..dim).map(|i| f32::from(byte(i)) / 127.0 * scale).collect()
         }
     }
+}
+
+/// The bytes of a stored row: of 8 bits its scale's, then its components'; of other types none, then all.
+pub(crate) fn row_bytes(at: usize, dim: usize, dtype: Dtype) -> [Range<usize>; 2] {
+    let size = dtype.size();
+    if dtype != Dtype::I8 {
+        return [0..0, at * size..(at + dim) * size];
+    }
+    // Four rows stand together, their scales first.
+    let (components, elements) = (dim.next_multiple_of(4), row_elements(dtype, dim));
+    let row = at / elements;
+    let scale = row / 4 * 4 * elements + row % 4 * 4;
+    let first = row / 4 * 4 * elements + 16 + row % 4 * components;
+    [scale..scale + 4, first..first + components]
 }
 
 /// How many elements a stored row takes: of 8 bits, with its scale.

@@ -3,13 +3,13 @@
 use wgpu::BufferSlice;
 use wgpu_attention::{
     AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, CacheForm, CacheShape, Dtype,
-    ForwardKernel, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput, NewTokens,
-    Problem, QuerySequences, Score, Shape, reference,
+    Error, ForwardKernel, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput,
+    NewTokens, Problem, QuerySequences, Score, Shape, reference,
 };
 
 use super::{
-    DIM, HEADS, KV_HEADS, STEPS, Tokens, cache, cut, fault, stored_row, submit, tokens, upload_f32,
-    upload_i32, words,
+    DIM, HEADS, KV_HEADS, STEPS, Tokens, cache, cut, fault, random, row_elements, stored_row,
+    submit, tokens, upload_f32, upload_i32, words,
 };
 use crate::fixture::{ATTENTION, ScoreData};
 use crate::tolerance::{DEQUANTIZED_ERROR, assert_close, naive, naive_modified};
@@ -352,6 +352,61 @@ fn blocks_give_the_bits_of_a_contiguous_cache() {
         assert!((x - y).abs() <= DEQUANTIZED_ERROR, "{x} instead of {y}");
     }
     assert_eq!(run(contiguous.paged(32, 6).dtype(Dtype::I8), &tokens).0, o);
+}
+
+#[test]
+fn every_kernel_reads_rows_of_8_bits() {
+    const KEYS: usize = 27;
+    // Rows of whole runs of 16 bytes that fill a kernel's room and that don't, and rows of other lengths; some of them no
+    // multiple of four, as rows stand together.
+    for (dim, dim_v) in [(16, 64), (80, 48), (20, 13)] {
+        let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).dim_v(dim_v).dtype(Dtype::I8);
+        let (mut cache, _) = cache(&shape);
+        let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(KEYS)).unwrap();
+        let small = |seed, len| random(seed, len).iter().map(|x| x / 4.0).collect::<Vec<_>>();
+        let [k, v] = [dim, dim_v].map(|dim| upload_f32(&small(dim as u64, KV_HEADS * KEYS * dim)));
+        submit(|encoder| {
+            let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
+            plan.encode(encoder, &mut cache, &buffers).unwrap();
+        });
+        let numbers = |slice: BufferSlice<'_>, dim| -> Vec<f32> {
+            let words = words(slice);
+            let at = |row| row * row_elements(Dtype::I8, dim);
+            (0..KV_HEADS * KEYS)
+                .flat_map(|row| stored_row(&words, at(row), dim, Dtype::I8))
+                .collect()
+        };
+        let (q, k, v) = (small(3, HEADS * dim), numbers(cache.k(), dim), numbers(cache.v(), dim_v));
+        let stored = Shape::new(1, HEADS, 1, dim).kv_heads(KV_HEADS).seq_kv(KEYS).dim_v(dim_v);
+        let truth = reference::attention(&Problem::new(stored), &Inputs::new(&q, &k, &v)).unwrap();
+
+        let problem = shape.problem(HEADS, 1, QuerySequences::Uniform);
+        let (q, out) = (upload_f32(&q), upload_f32(&vec![0.0; HEADS * dim_v]));
+        let mut served = Vec::new();
+        for kernel in ForwardKernel::ALL {
+            let plan = match AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel))
+            {
+                Ok(plan) => plan,
+                Err(Error::KernelRefused { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            submit(|encoder| {
+                let (mask, o) = (MaskBuffers::new(), out.slice(..));
+                let buffers = cache.attention_buffers(&problem, q.slice(..), mask, o).unwrap();
+                plan.encode(encoder, &buffers).unwrap();
+            });
+            let found = ATTENTION.read_blocking(&out, HEADS * dim_v).unwrap();
+            for (at, (x, y)) in found.iter().zip(&truth.o).enumerate() {
+                let error = (f64::from(*x) - y).abs();
+                assert!(
+                    error <= f64::from(DEQUANTIZED_ERROR),
+                    "{kernel}, {dim}: o[{at}] is {x}, not {y}"
+                );
+            }
+            served.push(kernel);
+        }
+        assert!(served.contains(&ForwardKernel::Decode), "{served:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use wgpu_attention::{
 };
 
 use super::{Guarded, HOSTILE, SENTINELS, UNWRITTEN, same_with_each_sentinel, submit};
-use crate::cache::{row_at, row_elements, stored_row};
+use crate::cache::{row_at, row_bytes, stored_row};
 use crate::fixture::ATTENTION;
 use crate::tolerance::I8_ERROR;
 
@@ -204,7 +204,7 @@ impl Call {
     }
 
     fn check_rows(&self, what: &str, stored: &[u32], dim: usize, new: Option<&[f32]>) {
-        let (size, dtype) = (self.shape.dtype.size(), self.shape.dtype);
+        let dtype = self.shape.dtype;
         let mut bytes: Vec<u8> = bytemuck::cast_slice(stored).to_vec();
         let fill = UNWRITTEN.to_le_bytes();
         for b in 0..BATCH {
@@ -213,7 +213,7 @@ impl Call {
                 let position = self.lengths[b] as usize + token;
                 for h in 0..KV_HEADS {
                     let at = row_at(&self.shape, dim, &self.tables, b, h, position);
-                    let own = at * size..(at + row_elements(dtype, dim)) * size;
+                    let own = row_bytes(at, dim, dtype).into_iter().flatten();
                     let unwritten = own.clone().all(|at| bytes[at] == fill[at % 4]);
                     assert!(!unwritten, "{what}: {b}, {h}, {position} isn't written");
                     for at in own {
