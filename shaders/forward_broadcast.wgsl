@@ -52,6 +52,9 @@ fn forward(
             if (kind == SKIP) {
                 continue;
             }
+            // Were it true, the end would look for numbers that aren't finite, and find none.
+            keeps_nonfinite |= fetch_k(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u, lane);
+            keeps_nonfinite |= fetch_v(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u, lane);
             var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 
             // Bit j of kept[r]: row r keeps key kv0 + j.

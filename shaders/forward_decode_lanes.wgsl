@@ -122,6 +122,10 @@ fn forward(
         let kv1 = min(kv0 + BLOCK_KV, block.keys.y);
         for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
             let kv_last = block.kv_len - 1u;
+            // Were it true, what isn't finite would be looked for, and none be found.
+            var found_nonfinite = fetch_k(b, h_kv, key0 + SUBGROUP_SIZE, kv_last, lane);
+            found_nonfinite |= fetch_v(b, h_kv, key0 + SUBGROUP_SIZE, kv_last, lane);
+
             // The quads' keys in turn, and the lanes' shares of their scores.
             var shares: array<array<f32, 4>, ROWS>;
             for (var n = 0u; n < 4u; n += 1u) {
@@ -171,11 +175,10 @@ fn forward(
             }
 
             // Code of its own for each: a choice further inside would be made number by number, in FULL tiles too.
-            var found_nonfinite = false;
             if (kind == PARTIAL) {
-                found_nonfinite = add_values(&o_rows, &s, b, h_kv, key0, kv_last, true, lane);
+                found_nonfinite |= add_values(&o_rows, &s, b, h_kv, key0, kv_last, true, lane);
             } else {
-                found_nonfinite = add_values(&o_rows, &s, b, h_kv, key0, kv_last, false, lane);
+                found_nonfinite |= add_values(&o_rows, &s, b, h_kv, key0, kv_last, false, lane);
             }
             if (subgroupAny(found_nonfinite)) {
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {

@@ -5,8 +5,23 @@ use wgpu_attention::measure::{Clock, Peaks, Samples};
 
 use crate::forward::output;
 
-/// Invocations in a workgroup, and vectors that an invocation loads per round.
-const LOADS: [(u32, u32); 3] = [(8, 4), (8, 8), (64, 4)];
+/// A form of loading.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Invocations in a workgroup.
+    size: u32,
+    /// Vectors that an invocation loads per round.
+    unroll: u32,
+    /// Whether a round asks for the next one's cache lines first, by a number of each (`shaders/fetch/`).
+    ahead: bool,
+}
+
+const FORMS: [Form; 4] = [
+    Form { size: 8, unroll: 4, ahead: false },
+    Form { size: 8, unroll: 8, ahead: false },
+    Form { size: 64, unroll: 4, ahead: false },
+    Form { size: 8, unroll: 32, ahead: true },
+];
 
 /// Workgroups among which a buffer is shared out: enough for any device, each with thousands of loads.
 const WORKGROUPS: u32 = 256;
@@ -51,8 +66,8 @@ impl Roofline {
         buffers: &[&wgpu::Buffer],
     ) -> wgpu_attention::Result<Self> {
         let sums = output(device, (WORKGROUPS * 64 * 4) as usize);
-        let loads = LOADS.map(|(size, unroll)| {
-            let pipeline = compile(device, &load_text(size, unroll));
+        let loads = FORMS.map(|form| {
+            let pipeline = compile(device, &load_text(form));
             let bind_groups =
                 buffers.iter().map(|buffer| bind(device, &pipeline, &[buffer, &sums])).collect();
             Kernel { pipeline, bind_groups }
@@ -92,7 +107,21 @@ impl Roofline {
 
 /// A workgroup reads one piece of the buffer, neighbouring invocations neighbouring vectors. One sum goes round the loop:
 /// what more would, a driver for CPUs merged each time by the mask of lanes.
-fn load_text(size: u32, unroll: u32) -> String {
+fn load_text(Form { size, unroll, ahead }: Form) -> String {
+    // Vectors of a round, of which a cache line of 64 bytes has four.
+    let step = size * unroll;
+    let fetch = match ahead {
+        true => format!(
+            "
+        let next = min(at + {step}u, piece - {step}u) + workgroup.x * piece;
+        for (var line = 0u; line < {lines}u; line += {size}u) {{
+            let number = values[next + (line + invocation) * 4u].x;
+            own.x += select(0.0, number, number == 3.0e38);
+        }}",
+            lines = step / 4
+        ),
+        false => String::new(),
+    };
     format!(
         "@group(0) @binding(0) var<storage, read> values: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
@@ -102,7 +131,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var own = vec4<f32>(0.0);
     let piece = arrayLength(&values) / {WORKGROUPS}u;
     let first = workgroup.x * piece + invocation;
-    for (var at = 0u; at < piece; at += {step}u) {{
+    for (var at = 0u; at < piece; at += {step}u) {{{fetch}
         var turn = vec4<f32>(0.0);
         for (var i = 0u; i < {unroll}u; i += 1u) {{
             turn += values[first + at + i * {size}u];
@@ -110,8 +139,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         own += turn;
     }}
     sums[workgroup.x * {size}u + invocation] = own;
-}}",
-        step = size * unroll
+}}"
     )
 }
 

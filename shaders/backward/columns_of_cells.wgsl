@@ -10,14 +10,12 @@
 // 5 products in all where computing s and dp again makes 7. Each key's sums run in one order, however the rows are cut.
 // WRITE_DK and WRITE_DV say which of the two are made.
 
-// Asks for a tile's cells, a number of each cache line in one load, so that the next turn finds them in the cache: its own
-// loads ask for one line after the other. Whether a number is one that no cell is likely to be: the loads count for nothing
-// else, but a compiler leaves out what isn't used.
+// As fetch_TENSOR in fetch/rows: a tile's cells.
 fn fetch_cells(at: u32, lane: u32) -> bool {
-    const LINE: u32 = 64u / 4u;
+    const LINES: u32 = 2u * SUBGROUP_SIZE * SUBGROUP_SIZE / LINE;
     var unlikely = false;
-    for (var line = 0u; line < 2u * SUBGROUP_SIZE * SUBGROUP_SIZE / LINE; line += SUBGROUP_SIZE) {
-        unlikely |= cells[at + (line + lane) * LINE] == 3.0e38;
+    for (var first = 0u; first < LINES; first += SUBGROUP_SIZE) {
+        unlikely |= cells[at + min(first + lane, LINES - 1u) * LINE] == UNLIKELY;
     }
     return unlikely;
 }

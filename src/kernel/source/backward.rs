@@ -100,6 +100,7 @@ impl Source {
                         self.lane_part(&shader!("broadcast/sums"), "q", "q", "HEAD_DIM");
                         self.part(&shader!("backward/columns"));
                         if cells {
+                            self.part(&shader!("fetch/line"));
                             self.part(&shader!("backward/cells"));
                             self.part(&shader!("backward/columns_of_cells"));
                         } else {

@@ -103,6 +103,9 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&row_end(score.sinks));
             source.part(&shader!("nonfinite"));
             if config.form.packed_rows().is_some() {
+                if let ForwardForm::DecodeLanes { .. } = config.form {
+                    source.fetches_keys();
+                }
                 source.part(&if config.form.is_split() {
                     shader!("decode/part")
                 } else {
@@ -112,6 +115,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
                 if let ForwardForm::Broadcast { .. } = config.form {
                     source.part(&shader!("broadcast/broadcast"));
+                    source.fetches_keys();
                     source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
                     source.lane_part(&shader!("broadcast/sums"), "v", "kv", "HEAD_DIM_V");
                 } else {
@@ -292,6 +296,13 @@ impl Source {
     /// What a lane's rows do with rows of `tensor`, which lie as `side` says.
     fn lane_part(&mut self, part: &Part, tensor: &str, side: &str, length: &str) {
         self.template(part, &[("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)]);
+    }
+
+    /// `fetch_k` and `fetch_v`.
+    fn fetches_keys(&mut self) {
+        self.part(&shader!("fetch/line"));
+        self.lane_part(&shader!("fetch/rows"), "k", "kv", "HEAD_DIM");
+        self.lane_part(&shader!("fetch/rows"), "v", "kv", "HEAD_DIM_V");
     }
 
     /// A part that several others need, where it isn't there yet.
