@@ -14,7 +14,9 @@ const LENGTHS: &[(usize, usize)] =
 fn every_mask_on_awkward_sizes() {
     for (at, mask) in MASKS.iter().enumerate() {
         for (seed, &(seq_len_q, seq_len_kv)) in (100 * at as u64..).zip(LENGTHS) {
-            let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            // A mask's functions are the same text, however long rows are, and short ones compile faster.
+            let head_dim = if at % 5 == 1 { 20 } else { 12 };
+            let shape = Shape::new(2, 4, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(2);
             check_forward(shape, mask, seed);
         }
     }

@@ -43,7 +43,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask demo                            a transformer that attends on this machine's device
-  cargo xtask test                            all tests, on the device and again on a second driver
+  cargo xtask test                            all tests on the device, and a part on a second driver
   cargo xtask test window                     only the tests with `window` in their names
   cargo xtask test window -- --nocapture      what follows `--` goes to the test harness
   cargo xtask cli -- --help                   the command line tool, on the device
@@ -71,12 +71,13 @@ enum Task {
     },
 
     // Verbatim, since clap wraps no lines without its optional feature.
-    /// Run all tests on the device, then the device tests again on SwiftShader
+    /// Run all tests on the device, then a part of the device tests again on SwiftShader
     ///
     /// SwiftShader is a second, independent driver: other subgroup size, smaller limits, stricter
     /// alignments. It is had on Debian; elsewhere its pass is skipped, and the summary says so.
     /// `--driver` picks the device of the first pass; with `--driver swiftshader` there is that pass
-    /// alone.
+    /// alone. Where the device is Mesa's driver for CPUs, which takes most of the time to compile,
+    /// it compiles without optimising, and each kernel is tested once more as programs compile it.
     #[command(verbatim_doc_comment)]
     Test {
         /// Run only the tests whose names contain this.
@@ -85,6 +86,10 @@ enum Task {
         /// Leave out the second pass.
         #[arg(long)]
         one_device: bool,
+
+        /// Run all device tests on both drivers, optimised: what is named by a filter runs so anyway.
+        #[arg(long)]
+        thorough: bool,
 
         /// Arguments for the test harness, such as --nocapture or --test-threads=1.
         #[arg(last = true)]
@@ -212,8 +217,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let choice = Choice::from_option_or_environment(cli.driver)?;
     match cli.task {
         Task::Demo { args } => tasks::example(&workspace, choice, "minilm", &args),
-        Task::Test { filter, one_device, args } => {
-            tasks::test(&workspace, choice, &tasks::Tests { filter, one_device, args })
+        Task::Test { filter, one_device, thorough, args } => {
+            tasks::test(&workspace, choice, &tasks::Tests { filter, one_device, thorough, args })
         }
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),

@@ -18,6 +18,25 @@ const DEVICE_TESTS: &str = "device";
 /// By what the test over MPI, which cargo doesn't know, is found.
 const RING_TEST: &str = "ring_mpi";
 
+/// The device tests that run again with kernels compiled as programs compile them, unless all of them do: of every kernel by
+/// itself.
+const OPTIMISED: &[&str] = &["kernels::", "backward::nothing_to_compute"];
+
+/// Those that run on the second driver, unless all of them do: the same, and of what differs there, which are subgroups of
+/// another size, fewer storage buffers, larger alignments, smaller limits.
+const ON_SECOND: &[&str] = &[
+    "kernels::",
+    "backward::tensors",
+    "cache::",
+    "dtypes::",
+    "host::",
+    "limits::",
+    "masks::",
+    "merge::",
+    "races::",
+    "sequences::",
+];
+
 /// Which tests to run.
 #[derive(Debug, Default)]
 pub(crate) struct Tests {
@@ -25,6 +44,8 @@ pub(crate) struct Tests {
     pub(crate) filter: Option<String>,
     /// Leave out the pass on the second driver.
     pub(crate) one_device: bool,
+    /// All of them on both drivers, with kernels compiled as programs compile them; so it is with a filter, too.
+    pub(crate) thorough: bool,
     /// Arguments for the test harness.
     pub(crate) args: Vec<OsString>,
 }
@@ -184,15 +205,28 @@ fn test_passes(
         Some(filter) => format!(" named *{filter}*"),
         None => String::new(),
     };
-    let pass = |what: &str, target: Option<&str>, device: &Device| {
+    let pass = |what: &str, target: Option<&str>, device: &Device, only: &[&str]| {
         let mut command = test_command(workspace, target, tests);
+        command.args(only);
         device.apply(&mut command);
         (format!("{what}{named} on {device}"), command)
     };
-    let (name, mut command) = pass("all tests", None, &device);
+    let (name, mut command) = pass("all tests", None, &device, &[]);
     let mut beside = Vec::new();
+    let brief = !tests.thorough && tests.filter.is_none();
+    if brief {
+        driver::leave_unoptimised(&mut command);
+        let what = "each kernel, optimised,";
+        beside.push(pass(what, Some(DEVICE_TESTS), &device, OPTIMISED));
+    }
     match second {
-        Second::Device(device) => beside.push(pass("device tests", Some(DEVICE_TESTS), &device)),
+        Second::Device(device) => {
+            let (what, only) = match brief {
+                true => ("part of the device tests", ON_SECOND),
+                false => ("device tests", &[][..]),
+            };
+            beside.push(pass(what, Some(DEVICE_TESTS), &device, only));
+        }
         Second::Unavailable(reason) => {
             report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
@@ -242,8 +276,8 @@ mod tests {
         let workspace = Workspace::locate().unwrap();
         let tests = Tests {
             filter: Some("window".into()),
-            one_device: false,
             args: vec!["--nocapture".into()],
+            ..Tests::default()
         };
         assert_eq!(
             describe(&test_command(&workspace, Some("device"), &tests)),

@@ -115,8 +115,7 @@ impl Tests {
         }
         let unoptimised = check != Check::Swiftshader && (self.unoptimised || layer.is_some());
         if unoptimised {
-            // The variable of all releases of llvmpipe and lavapipe here. Their shader cache tells such kernels apart.
-            command.env("GALLIVM_PERF", "nopt");
+            driver::leave_unoptimised(&mut command);
         }
         if let Some(layer) = &layer {
             layer.apply(&mut command);
