@@ -10,7 +10,7 @@
 // 5 products in all where computing s and dp again makes 7. Each key's sums run in one order, however the rows are cut.
 // WRITE_DK and WRITE_DV say which of the two are made.
 
-// As fetch_TENSOR in fetch/rows: a tile's cells.
+// Asks for a tile's cells, as fetch/rows does for rows.
 fn fetch_cells(at: u32, lane: u32) -> bool {
     const LINES: u32 = 2u * SUBGROUP_SIZE * SUBGROUP_SIZE / LINE;
     var unlikely = false;

@@ -424,7 +424,7 @@ pub(crate) const MAX_SPLITS: usize = 128;
 const DECODE_BLOCK_KV: usize = 32;
 
 /// The row count falls as rows grow, to keep the registers and the time to compile.
-const DECODE_LANES_ROWS: [(usize, usize); 2] = [(128, 4), (256, 2)];
+const DECODE_LANES_ROWS: [(usize, usize); 2] = [(128, 16), (256, 8)];
 
 fn decode_lanes(
     problem: &Problem,
