@@ -10,9 +10,8 @@
 //
 // Every key and value goes from memory to registers once, 16 bytes at a time: K_RUN and V_RUN vectors of four components,
 // 1 of f32, 2 of 16 bits each, 4 of 8 bits each. Invocation (y, x) of KEY_SLOTS x COLUMNS has the keys y, y + KEY_SLOTS, ...
-// and the runs x, x + COLUMNS, ... of their products;
-// then the cells invocation, invocation + INVOCATIONS, ... of the ROWS x BLOCK_KV scores; then the run
-// invocation % V_COLUMNS of the output.
+// and the runs x, x + COLUMNS, ... of their products; then the cells invocation, invocation + INVOCATIONS, ... of the
+// ROWS x BLOCK_KV scores; then the run invocation % V_COLUMNS of the output.
 //
 // Workgroup memory: a phase writes only after a barrier that follows the last read of what it overwrites. `products` is
 // written before the first barrier of a tile and read before the second; `scores` is written before the second and

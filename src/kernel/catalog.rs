@@ -332,9 +332,13 @@ fn configs() -> Vec<ForwardConfig> {
         for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
             // Each type at some of the lengths: the length and the type are composed apart.
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-            // One query and many: the kernels that pack rows, and blocks of either size.
-            for (seq_len_q, dtypes) in [(1, Dtype::F32), (1, dtype), (99, Dtype::F32), (99, dtype)]
-            {
+            let [f32, dtype] = [Dtype::F32, dtype].map(Dtypes::from);
+            let i8 = Dtypes { k: Dtype::I8, v: Dtype::I8, ..Dtypes::default() };
+            // One query and many: the kernels that pack rows, and blocks of either size. Rows of 8 bits with runs of 16 bytes
+            // and without.
+            let of_8_bits = [33, 64].contains(&head_dim).then_some((1, i8));
+            let cases = [(1, f32), (1, dtype), (99, f32), (99, dtype)];
+            for (seq_len_q, dtypes) in cases.into_iter().chain(of_8_bits) {
                 let problem = Problem::new(Shape::new(1, 1, seq_len_q, head_dim)).dtypes(dtypes);
                 for num_splits in [1, 2] {
                     let forms = candidates(&problem, &device, Some(num_splits)).into_iter();

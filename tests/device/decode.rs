@@ -57,6 +57,7 @@ fn every_mask_on_awkward_sizes() {
         for (seed, (seq_len_q, seq_len_kv)) in
             (100 * at as u64..).zip([(2, 1), (2, 203), (16, 129), (9, 3), (16, 15)])
         {
+            // See forward::every_mask_on_awkward_sizes.
             let head_dim = if at % 5 == 0 { 20 } else { 12 };
             let shape = Shape::new(4, 8, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(4);
             check_splits(shape, mask, seed, splits);

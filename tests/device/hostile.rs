@@ -2,7 +2,7 @@
 
 use wgpu_attention::{Evaluator, Mask, Problem, Shape};
 
-use crate::fixture::{Operands, kernels, run};
+use crate::fixture::{Operands, kernels, run, serving};
 
 const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
 
@@ -85,6 +85,26 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Kernels for CPUs ask for rows ahead of time, and compare what comes with `UNLIKELY` of shaders/fetch/line.wgsl.
+#[test]
+fn the_unlikely_number_is_like_any_other() {
+    for shape in [Shape::new(1, 2, 70, 20), Shape::new(1, 2, 5, 20).seq_kv(70)] {
+        let problem = Problem::new(shape).mask(Mask::causal());
+        let clean = Operands::random(&shape, 6);
+        let mut unlikely = Operands::random(&shape, 6);
+        // A first component, which begins a cache line; one alone, so that no sum overflows.
+        unlikely.v[40 * 20] = 3.0e38;
+        for kernel in serving(&problem, shape.seq_len_q < 16) {
+            let [expected, found] =
+                [&clean, &unlikely].map(|operands| run(&problem, operands, kernel));
+            for (at, (x, y)) in found.o.iter().zip(&expected.o).enumerate() {
+                let same = x.to_bits() == y.to_bits() || at % 20 == 0 && x.is_finite();
+                assert!(same, "{kernel}, o[{at}]: {x}, not {y}");
             }
         }
     }
