@@ -52,13 +52,13 @@ fn check_splits(shape: Shape, mask: &str, seed: u64, splits: &[Option<usize>]) {
 #[test]
 fn every_mask_on_awkward_sizes() {
     for (at, mask) in MASKS.iter().enumerate() {
-        // Whether the keys are split makes another pipeline of each mask, and has little to do with it.
-        let splits: &[_] = if at % 5 == 0 { &SPLITS } else { &[Some(3)] };
+        // Whether the keys are split, and how many rows are packed, make further pipelines of each mask, and have little to do
+        // with it; for head_dim see forward::every_mask_on_awkward_sizes.
+        let (splits, many, head_dim): (&[_], _, _) =
+            if at % 5 == 0 { (&SPLITS, [16, 9], 20) } else { (&[Some(3)], [2, 1], 12) };
         for (seed, (seq_len_q, seq_len_kv)) in
-            (100 * at as u64..).zip([(2, 1), (2, 203), (16, 129), (9, 3), (16, 15)])
+            (100 * at as u64..).zip([(2, 1), (2, 203), (many[0], 129), (many[1], 3), (many[0], 15)])
         {
-            // See forward::every_mask_on_awkward_sizes.
-            let head_dim = if at % 5 == 0 { 20 } else { 12 };
             let shape = Shape::new(4, 8, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(4);
             check_splits(shape, mask, seed, splits);
         }

@@ -3,6 +3,7 @@
 //! naga writes each text in the languages of wgpu's backends, as wgpu has it write them; where the next compiler is at
 //! hand, its output goes through that too: HLSL through DXC, GLSL through glslang, SPIR-V through spirv-val.
 
+#[expect(unsafe_code, reason = "DXC is a library of C++")]
 mod dxc;
 mod translate;
 
