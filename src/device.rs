@@ -124,6 +124,7 @@ pub(crate) async fn open(
     let with_matrices = with_matrices && adapter.features().contains(matrices);
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
+        | wgpu::Features::SHADER_INT64
         | if with_matrices { matrices } else { wgpu::Features::empty() }
         | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY

@@ -6,6 +6,6 @@
 // machine code outgrows a core's instruction cache. On the other hand, each time round a loop such drivers merge all that
 // it changes with what it was, by the mask of lanes that are on, which counts where it changes whole rows.
 
-// Lanes that share a row; each has every PIECES-th vector of it, so that sums run in order.
-const PIECES: u32 = SUBGROUP_SIZE / STEP;
+const STEP: u32 = 2u;
+// Lanes that share a row that is summed up; each has every SUM_PIECES-th vector of it, so that sums run in order.
 const SUM_PIECES: u32 = SUBGROUP_SIZE / SUM_STEP;

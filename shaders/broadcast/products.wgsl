@@ -1,4 +1,4 @@
-// result[r][j] = own[r] . TENSOR[first + j], for as many rows of TENSOR as there are lanes.
+// result[r][j] = own[r] . TENSOR[first + j], for as many rows of TENSOR as there are lanes, each of which has one.
 //
 // The products move up as the next ones join them, since an index that isn't constant would put them into memory.
 fn products_with_TENSOR(
@@ -9,20 +9,25 @@ fn products_with_TENSOR(
     last: u32,
     lane: u32,
 ) -> array<array<f32, SUBGROUP_SIZE>, ROWS> {
+    let place = SIDE_place(b, min(first + lane, last));
+    var row: array<vec4<f32>, LENGTH / 4u>;
+    for (var i = 0u; i < LENGTH / 4u; i += 2u) {
+        for (var n = 0u; n < 2u; n += 1u) {
+            row[i + n] = load_TENSOR4(place.x, h, place.y, (i + n) * 4u);
+        }
+    }
     var products: array<array<f32, SUBGROUP_SIZE>, ROWS>;
     for (var step = 0u; step < SUBGROUP_SIZE; step += STEP) {
-        let place = SIDE_place(b, min(first + step + lane % STEP, last));
         var next: array<array<f32, STEP>, ROWS>;
         for (var r = 0u; r < ROWS; r += 1u) {
             for (var j = 0u; j < STEP; j += 1u) {
                 next[r][j] = 0.0;
             }
         }
-        for (var i = 0u; i < LENGTH / 4u; i += PIECES) {
-            let piece = load_TENSOR4(place.x, h, place.y, (i + lane / STEP) * 4u);
-            for (var n = 0u; n < PIECES; n += 1u) {
+        for (var i = 0u; i < LENGTH / 4u; i += 2u) {
+            for (var n = 0u; n < 2u; n += 1u) {
                 for (var j = 0u; j < STEP; j += 1u) {
-                    let y = subgroupShuffle(piece, n * STEP + j);
+                    let y = subgroupShuffle(row[i + n], step + j);
                     for (var r = 0u; r < ROWS; r += 1u) {
                         let x = (*own)[r][i + n];
                         next[r][j] = fma(x.w, y.w, fma(x.z, y.z, fma(x.y, y.y, fma(x.x, y.x, next[r][j]))));

@@ -195,7 +195,8 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
     for config in configs() {
         for score in scores() {
-            keys.push(KernelKey::Inspect { rows: config.rows, score, mask: Arc::clone(mask) });
+            let rows = RowFormat { access: config.rows.access.written(), ..config.rows };
+            keys.push(KernelKey::Inspect { rows, score, mask: Arc::clone(mask) });
         }
     }
     if mask.sequences != SequenceForms::default() {
@@ -309,6 +310,7 @@ fn devices() -> [DeviceTraits; 4] {
         is_cpu: true,
         fixed_subgroup_size: Some(subgroup_size),
         largest_subgroup: subgroup_size,
+        reads_wide: subgroup_size == 8 || subgroup_size == 32,
         matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
         limits: wgpu::Limits {
             max_compute_workgroup_storage_size: 32 << 10,

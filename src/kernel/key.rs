@@ -115,8 +115,6 @@ pub(crate) struct BackwardConfig {
 pub(crate) enum BackwardForm {
     Broadcast {
         subgroup_size: usize,
-        /// Rows of the other side whose products are made at a time.
-        step: usize,
         /// Rows of the other side that are summed up at a time.
         sum_step: usize,
         /// Whether dk and dv are made of the weights and gradients of scores that the kernel for dq leaves behind, a chunk
@@ -181,8 +179,6 @@ pub(crate) enum ForwardForm {
         subgroup_size: usize,
         /// Query rows per lane.
         rows: usize,
-        /// Keys whose scores are made at a time.
-        step: usize,
         /// Keys whose values are summed up at a time.
         sum_step: usize,
     },
@@ -249,8 +245,20 @@ pub(crate) struct RowLength {
 pub(crate) enum RowAccess {
     /// Any strides, component by component.
     Scalar,
-    /// Lengths and strides that are multiples of 4: 16 bytes at a time.
+    /// Lengths and strides that are multiples of 4: four components at a time.
     Vec4,
+    /// The same, what is only read in words of 64 bits: some drivers fetch each lane's words one by one, of whatever size.
+    Wide,
+}
+
+impl RowAccess {
+    /// How rows are read and written where they are written.
+    pub(crate) const fn written(self) -> Self {
+        match self {
+            Self::Scalar => Self::Scalar,
+            Self::Vec4 | Self::Wide => Self::Vec4,
+        }
+    }
 }
 
 /// How rows are read and written, and the type that each tensor is stored in.
@@ -307,7 +315,9 @@ impl Parts {
         use Binding::{LseOut, LsesIn, Mask, O, PartIn, StatsIn};
         match self {
             Self::Splits => &[Mask, PartIn(RowAccess::Vec4), StatsIn, O, LseOut],
-            Self::Results(RowAccess::Vec4) => &[Mask, PartIn(RowAccess::Vec4), LsesIn, O, LseOut],
+            Self::Results(RowAccess::Vec4 | RowAccess::Wide) => {
+                &[Mask, PartIn(RowAccess::Vec4), LsesIn, O, LseOut]
+            }
             Self::Results(RowAccess::Scalar) => {
                 &[Mask, PartIn(RowAccess::Scalar), LsesIn, O, LseOut]
             }

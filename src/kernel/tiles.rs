@@ -19,6 +19,8 @@ pub(crate) struct DeviceTraits {
     pub(crate) fixed_subgroup_size: Option<usize>,
     /// The most lanes that a subgroup may have.
     pub(crate) largest_subgroup: usize,
+    /// Whether rows are better read in words of 64 bits than of 32, and can be.
+    pub(crate) reads_wide: bool,
     /// The rows and columns of the cooperative matrices of f16, summed in f32, that the device multiplies, or why it has
     /// none.
     pub(crate) matrix: Result<usize, String>,
@@ -37,10 +39,12 @@ impl DeviceTraits {
         let info = device.adapter_info();
         let fixed = device.features().contains(wgpu::Features::SUBGROUP)
             && info.subgroup_min_size == info.subgroup_max_size;
+        let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
         Self {
-            is_cpu: info.device_type == wgpu::DeviceType::Cpu,
+            is_cpu,
             fixed_subgroup_size: fixed.then_some(info.subgroup_min_size as usize),
             largest_subgroup: info.subgroup_max_size as usize,
+            reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
             matrix: matrix_size(device.features(), matrices),
             limits: device.limits(),
             most_work: most_work.unwrap_or_else(|| suitable_work(info.device_type)),
@@ -149,7 +153,7 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
     }
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
-    let rows_format = row_format(problem);
+    let rows_format = lane_row_format(row_format(problem), device);
     if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(
             "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
@@ -166,8 +170,7 @@ fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, 
         form: ForwardForm::Broadcast {
             subgroup_size,
             rows,
-            step: broadcast_step(subgroup_size),
-            sum_step: sum_step(subgroup_size, head_dim_v, 32),
+            sum_step: sum_step(subgroup_size, head_dim_v, (96, 4)),
         },
     })
 }
@@ -190,17 +193,13 @@ fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
     }
 }
 
-/// How many rows `broadcast` multiplies with at a time. A lane has a quarter of a row at least: the shortest has 16 components,
+/// How many rows `broadcast` sums up at a time: all that a tile has, but for the widest subgroups, where `length` is at most
+/// `short`, so that nothing is merged by the mask of lanes within a tile; else `few`, whose machine code fits a core's
+/// instruction cache and compiles in half the time. A lane has a quarter of a row at least: the shortest has 16 components,
 /// and they come by four.
-fn broadcast_step(subgroup_size: usize) -> usize {
-    (subgroup_size / 4).max(2)
-}
-
-/// How many rows `broadcast` sums up at a time: all that a tile has where `length` is at most `short`, so that nothing is
-/// merged by the mask of lanes within a tile; else so few that their machine code fits a core's instruction cache, and
-/// compiles in half the time.
-fn sum_step(subgroup_size: usize, length: RowLength, short: usize) -> usize {
-    if length.capacity <= short { subgroup_size } else { broadcast_step(subgroup_size) }
+fn sum_step(subgroup_size: usize, length: RowLength, (short, few): (usize, usize)) -> usize {
+    let step = if length.capacity <= short { 8 } else { few };
+    step.clamp(subgroup_size / 4, subgroup_size)
 }
 
 fn tiled(problem: &Problem) -> ForwardConfig {
@@ -262,13 +261,13 @@ pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
 /// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
 pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
     match config.form {
-        ForwardForm::Broadcast { subgroup_size, rows, step, sum_step } => {
+        ForwardForm::Broadcast { subgroup_size, rows, sum_step } => {
             let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
             // Longer columns of registers take too long to compile.
             let others = [1, 2, 4, 8].into_iter().filter(|&n| n != rows && n * widest <= 512);
             let with = |rows| ForwardConfig {
                 grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
-                form: ForwardForm::Broadcast { subgroup_size, rows, step, sum_step },
+                form: ForwardForm::Broadcast { subgroup_size, rows, sum_step },
                 ..config
             };
             others.map(with).collect()
@@ -365,7 +364,7 @@ fn backward_broadcast(
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
     let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
-    let ForwardForm::Broadcast { subgroup_size, step, .. } = form else {
+    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
         return Err("it needs subgroups".to_owned());
     };
     let longest = both(head_dim, head_dim_v);
@@ -379,12 +378,11 @@ fn backward_broadcast(
             columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
             head_dim,
             head_dim_v,
-            rows: backward_row_format(problem, strides),
+            rows: lane_row_format(backward_row_format(problem, strides), device),
             gradients: GradientDtypes::default(),
             form: BackwardForm::Broadcast {
                 subgroup_size,
-                step,
-                sum_step: sum_step(subgroup_size, longest, if cells { 64 } else { 32 }),
+                sum_step: sum_step(subgroup_size, longest, (if cells { 64 } else { 32 }, 2)),
                 cells,
             },
         }
@@ -438,7 +436,7 @@ fn decode_lanes(
     }
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
-    let rows_format = row_format(problem);
+    let rows_format = lane_row_format(row_format(problem), device);
     if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(
             "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
@@ -571,6 +569,14 @@ pub(crate) fn row_format(problem: &Problem) -> RowFormat {
         false => RowAccess::Scalar,
     };
     RowFormat { access, dtypes: problem.dtypes }
+}
+
+/// The same for kernels that are for CPUs.
+fn lane_row_format(format: RowFormat, device: &DeviceTraits) -> RowFormat {
+    match format.access {
+        RowAccess::Vec4 if device.reads_wide => RowFormat { access: RowAccess::Wide, ..format },
+        _ => format,
+    }
 }
 
 /// The same for the backward pass, whose own tensors count too.

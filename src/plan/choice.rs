@@ -123,6 +123,7 @@ pub(super) fn explain(
         grid.block_kv,
         match config.rows.access {
             RowAccess::Vec4 => "4 elements at a time",
+            RowAccess::Wide => "4 elements at a time, in words of 64 bits",
             RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
         },
         problem.mask,

@@ -286,6 +286,7 @@ mod tests {
             is_cpu: true,
             fixed_subgroup_size: Some(8),
             largest_subgroup: 8,
+            reads_wide: false,
             matrix: Ok(16),
             limits,
             most_work: u64::MAX,

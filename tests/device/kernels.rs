@@ -6,7 +6,7 @@ use wgpu_attention::{
 };
 
 use crate::dtypes::stored;
-use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::fixture::{ATTENTION, Operands, ScoreData, limited, serving};
 use crate::matrix::WITH_MATRICES;
 use crate::tolerance::{assert_close, assert_gradient_close, naive_gradients, naive_modified};
 
@@ -116,4 +116,36 @@ fn backward_broadcast() {
 #[test]
 fn backward_tiled() {
     backward(BackwardKernel::Tiled);
+}
+
+/// A CPU's kernels read rows in words of 64 bits where the device has them enabled, which changes nothing but the time; all
+/// other devices have the same kernels both times.
+#[test]
+fn words_of_64_bits_give_the_same_bits() {
+    let without = limited(|_| {});
+    let mask: Mask = MASKS[0].parse().unwrap();
+    for dtype in DTYPES {
+        let few = Problem::new(Shape::new(2, 4, 3, 20).seq_kv(67).kv_heads(2));
+        let many = Problem::new(Shape::new(2, 4, 35, 20).seq_kv(67).kv_heads(2));
+        for (problem, is_decode) in [(few, true), (many, false)] {
+            let problem = problem.mask(mask.clone()).dtypes(dtype);
+            let operands = stored(Operands::random(problem.shape(), 7), dtype.into());
+            let inputs = operands.inputs();
+            for kernel in serving(&problem, is_decode) {
+                let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+                let [with, without] = [&ATTENTION, &without]
+                    .map(|attention| attention.run_blocking(&problem, &inputs, &outputs).unwrap());
+                assert_eq!(with, without, "{kernel}, {dtype}");
+            }
+            if is_decode {
+                continue;
+            }
+            let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
+            let [with, without] = [&ATTENTION, &without].map(|attention| {
+                let (upstream, options) = (OutputGradients::new(&dout), BackwardOptions::default());
+                attention.gradients_blocking(&problem, &inputs, &upstream, &options).unwrap()
+            });
+            assert_eq!(with, without, "{dtype}");
+        }
+    }
 }

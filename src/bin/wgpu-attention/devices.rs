@@ -56,6 +56,7 @@ fn features(features: Features, info: &wgpu::AdapterInfo) -> String {
     let known = [
         (Features::SUBGROUP, subgroups.as_str()),
         (Features::SHADER_F16, "f16"),
+        (Features::SHADER_INT64, "64-bit integers"),
         (Features::TIMESTAMP_QUERY, "timestamp queries"),
         (Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
     ];

@@ -205,7 +205,7 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, step, sum_step, .. } => {
+            BackwardForm::Broadcast { subgroup_size, sum_step, .. } => {
                 let own = match pass {
                     BackwardPass::Columns { .. } => grid.block_kv,
                     _ => grid.block_q,
@@ -213,7 +213,6 @@ impl Source {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", own / subgroup_size);
                 self.constant("GROUPS", config.rows_grid.block_q / subgroup_size);
-                self.constant("STEP", step);
                 self.constant("SUM_STEP", sum_step);
             }
             BackwardForm::Tiled { columns, chunk, staged_rows } => {

@@ -336,10 +336,9 @@ impl Source {
         self.constant("HEAD_DIM", config.head_dim.capacity);
         self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
         match config.form {
-            ForwardForm::Broadcast { subgroup_size, rows, step, sum_step } => {
+            ForwardForm::Broadcast { subgroup_size, rows, sum_step } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
-                self.constant("STEP", step);
                 self.constant("SUM_STEP", sum_step);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
@@ -391,16 +390,19 @@ impl Source {
         gradients: GradientDtypes,
     ) {
         let RowFormat { access, dtypes } = rows;
-        let row = |dtype: Dtype| match (access, dtype) {
+        let row = |access: RowAccess, dtype: Dtype| match (access, dtype) {
             (_, Dtype::I8) => "u32",
             (RowAccess::Scalar, Dtype::F32) => "f32",
             (RowAccess::Vec4, Dtype::F32) => "vec4<f32>",
+            (RowAccess::Wide, Dtype::F32) => "vec2<u64>",
             (RowAccess::Scalar, _) => "u32",
             (RowAccess::Vec4, _) => "vec2<u32>",
+            (RowAccess::Wide, _) => "u64",
         };
+        let read = |dtype: Dtype| row(access, dtype);
         let written = |dtype: Dtype| match (access, dtype) {
             (RowAccess::Scalar, Dtype::F16 | Dtype::Bf16) => "atomic<u32>",
-            _ => row(dtype),
+            _ => row(access.written(), dtype),
         };
         let dbias = if gradients.dbias == Dtype::F32 { "f32" } else { "atomic<u32>" };
         let cache = "the cache's rows, at cache_place";
@@ -410,12 +412,12 @@ impl Source {
             Binding::Mask | Binding::MaskTables => {
                 ("slots, then the mask's data: see shaders/mask/words.wgsl", "mask_words", "u32")
             }
-            Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", row(dtypes.q)),
-            Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", row(dtypes.k)),
-            Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", row(dtypes.v)),
+            Binding::Q => ("[batch, num_heads, seq_len_q, head_dim]", "q", read(dtypes.q)),
+            Binding::K => ("[batch, num_kv_heads, seq_len_kv, head_dim]", "k", read(dtypes.k)),
+            Binding::V => ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "v", read(dtypes.v)),
             Binding::O => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", written(dtypes.o)),
-            Binding::OIn => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", row(dtypes.o)),
-            Binding::Dout => ("[batch, num_heads, seq_len_q, head_dim_v]", "dout", row(dtypes.o)),
+            Binding::OIn => ("[batch, num_heads, seq_len_q, head_dim_v]", "o", read(dtypes.o)),
+            Binding::Dout => ("[batch, num_heads, seq_len_q, head_dim_v]", "dout", read(dtypes.o)),
             Binding::Dlse => ("[batch, num_heads, seq_len_q]", "dlse", "f32"),
             Binding::RowTermsOut | Binding::RowTerms => {
                 ("lse, delta, norm: [batch, num_heads, seq_len_q]", "row_terms", "vec4<f32>")
@@ -440,9 +442,11 @@ impl Source {
             Binding::RotatedQ => {
                 ("[batch, num_heads, seq_len_q, head_dim]", "rotated_q", written(dtypes.q))
             }
-            Binding::NewK => ("[batch, num_kv_heads, seq_len_q, head_dim]", "new_k", row(dtypes.q)),
+            Binding::NewK => {
+                ("[batch, num_kv_heads, seq_len_q, head_dim]", "new_k", read(dtypes.q))
+            }
             Binding::NewV => {
-                ("[batch, num_kv_heads, seq_len_q, head_dim_v]", "new_v", row(dtypes.q))
+                ("[batch, num_kv_heads, seq_len_q, head_dim_v]", "new_v", read(dtypes.q))
             }
             Binding::CacheK => (cache, "k", written(dtypes.k)),
             Binding::CacheV => (cache, "v", written(dtypes.v)),

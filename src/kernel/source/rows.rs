@@ -13,8 +13,8 @@ impl Source {
             (Dtype::I8, _) if whole => shader!("rows/load_i8_whole"),
             (Dtype::I8, _) => shader!("rows/load_i8"),
             (_, RowAccess::Scalar) => shader!("rows/load_scalar"),
-            (_, RowAccess::Vec4) if whole => shader!("rows/load_vec4_whole"),
-            (_, RowAccess::Vec4) => shader!("rows/load_vec4"),
+            (_, RowAccess::Vec4 | RowAccess::Wide) if whole => shader!("rows/load_vec4_whole"),
+            (_, RowAccess::Vec4 | RowAccess::Wide) => shader!("rows/load_vec4"),
         };
         self.reads(access, dtype, tensor, false);
         self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
@@ -47,6 +47,7 @@ impl Source {
         tensor: &str,
         length: &str,
     ) {
+        let access = access.written();
         self.reads(access, dtype, tensor, true);
         let (load, store, write) = match (access, dtype) {
             (RowAccess::Scalar, Dtype::F32) => (
@@ -59,12 +60,12 @@ impl Source {
                 shader!("rows/store_scalar"),
                 shader!("rows/half_scalar_write"),
             ),
-            (RowAccess::Vec4, Dtype::F32) => (
+            (_, Dtype::F32) => (
                 shader!("rows/load_vec4"),
                 shader!("rows/store_vec4"),
                 shader!("rows/f32_vec4_write"),
             ),
-            (RowAccess::Vec4, _) => (
+            _ => (
                 shader!("rows/load_vec4"),
                 shader!("rows/store_vec4"),
                 shader!("rows/half_vec4_write"),
@@ -89,6 +90,8 @@ impl Source {
             (RowAccess::Scalar, _) => shader!("rows/half_scalar"),
             (RowAccess::Vec4, Dtype::F32) => shader!("rows/f32_vec4"),
             (RowAccess::Vec4, _) => shader!("rows/half_vec4"),
+            (RowAccess::Wide, Dtype::F32) => shader!("rows/f32_wide"),
+            (RowAccess::Wide, _) => shader!("rows/half_wide"),
         };
         let word = if atomic { "atomicLoad(&TENSOR[at / 2u])" } else { "TENSOR[at / 2u]" };
         let values = [("HALF_WORD", word), ("HALF", dtype.name()), ("TENSOR", tensor)];

@@ -27,6 +27,7 @@ fn noop_device() -> wgpu::Device {
     let descriptor = wgpu::DeviceDescriptor {
         required_features: wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
+            | wgpu::Features::SHADER_INT64
             | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
         required_limits: wgpu::Limits {
             max_compute_workgroup_storage_size: 32 << 10,
@@ -124,6 +125,7 @@ fn every_variant_is_valid() {
         is_cpu: true,
         fixed_subgroup_size: Some(8),
         largest_subgroup: 8,
+        reads_wide: false,
         matrix: Ok(8),
         limits: wgpu::Limits::defaults(),
         most_work: u64::MAX,
