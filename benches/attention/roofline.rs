@@ -14,13 +14,17 @@ struct Form {
     unroll: u32,
     /// Whether a round asks for the next one's cache lines first, by a number of each (`shaders/fetch/`).
     ahead: bool,
+    /// Whether vectors come in words of 64 bits, which the device has to have.
+    wide: bool,
 }
 
-const FORMS: [Form; 4] = [
-    Form { size: 8, unroll: 4, ahead: false },
-    Form { size: 8, unroll: 8, ahead: false },
-    Form { size: 64, unroll: 4, ahead: false },
-    Form { size: 8, unroll: 32, ahead: true },
+const FORMS: [Form; 6] = [
+    Form { size: 8, unroll: 4, ahead: false, wide: false },
+    Form { size: 8, unroll: 8, ahead: false, wide: false },
+    Form { size: 64, unroll: 4, ahead: false, wide: false },
+    Form { size: 8, unroll: 32, ahead: true, wide: false },
+    Form { size: 8, unroll: 8, ahead: false, wide: true },
+    Form { size: 8, unroll: 32, ahead: true, wide: true },
 ];
 
 /// Workgroups among which a buffer is shared out: enough for any device, each with thousands of loads.
@@ -66,14 +70,16 @@ impl Roofline {
         buffers: &[&wgpu::Buffer],
     ) -> wgpu_attention::Result<Self> {
         let sums = output(device, (WORKGROUPS * 64 * 4) as usize);
-        let loads = FORMS.map(|form| {
+        let has_words = device.features().contains(wgpu::Features::SHADER_INT64);
+        let forms = FORMS.into_iter().filter(|form| has_words || !form.wide);
+        let loads = forms.map(|form| {
             let pipeline = compile(device, &load_text(form));
             let bind_groups =
                 buffers.iter().map(|buffer| bind(device, &pipeline, &[buffer, &sums])).collect();
             Kernel { pipeline, bind_groups }
         });
         Ok(Self {
-            loads: loads.into(),
+            loads: loads.collect(),
             bytes: buffers.iter().map(|buffer| buffer.size() as f64).sum(),
             operations: Peaks::measure(clock)?.operations,
         })
@@ -107,7 +113,7 @@ impl Roofline {
 
 /// A workgroup reads one piece of the buffer, neighbouring invocations neighbouring vectors. One sum goes round the loop:
 /// what more would, a driver for CPUs merged each time by the mask of lanes.
-fn load_text(Form { size, unroll, ahead }: Form) -> String {
+fn load_text(Form { size, unroll, ahead, wide }: Form) -> String {
     // Vectors of a round, of which a cache line of 64 bytes has four.
     let step = size * unroll;
     let fetch = match ahead {
@@ -115,16 +121,28 @@ fn load_text(Form { size, unroll, ahead }: Form) -> String {
             "
         let next = min(at + {step}u, piece - {step}u) + workgroup.x * piece;
         for (var line = 0u; line < {lines}u; line += {size}u) {{
-            let number = values[next + (line + invocation) * 4u].x;
+            let number = value(next + (line + invocation) * 4u).x;
             own.x += select(0.0, number, number == 3.0e38);
         }}",
             lines = step / 4
         ),
         false => String::new(),
     };
+    let (vector, numbers) = match wide {
+        true => (
+            "vec2<u64>",
+            "bitcast<vec4<f32>>(vec4<u32>(u32(x.x), u32(x.x >> 32u), u32(x.y), u32(x.y >> 32u)))",
+        ),
+        false => ("vec4<f32>", "x"),
+    };
     format!(
-        "@group(0) @binding(0) var<storage, read> values: array<vec4<f32>>;
+        "@group(0) @binding(0) var<storage, read> values: array<{vector}>;
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4<f32>>;
+
+fn value(at: u32) -> vec4<f32> {{
+    let x = values[at];
+    return {numbers};
+}}
 
 @compute @workgroup_size({size})
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) invocation: u32) {{
@@ -134,7 +152,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var at = 0u; at < piece; at += {step}u) {{{fetch}
         var turn = vec4<f32>(0.0);
         for (var i = 0u; i < {unroll}u; i += 1u) {{
-            turn += values[first + at + i * {size}u];
+            turn += value(first + at + i * {size}u);
         }}
         own += turn;
     }}
