@@ -53,13 +53,13 @@ fn check_splits(shape: Shape, mask: &str, seed: u64, splits: &[Option<usize>]) {
 fn every_mask_on_awkward_sizes() {
     for (at, mask) in MASKS.iter().enumerate() {
         // Whether the keys are split, and how many rows are packed, make further pipelines of each mask, and have little to do
-        // with it; for head_dim see forward::every_mask_on_awkward_sizes.
-        let (splits, many, head_dim): (&[_], _, _) =
-            if at % 5 == 0 { (&SPLITS, [16, 9], 20) } else { (&[Some(3)], [2, 1], 12) };
+        // with it; for head_dim see forward::every_mask_on_awkward_sizes. Few queries come in so many sequences more.
+        let (splits, batch, many, head_dim): (&[_], _, _, _) =
+            if at % 5 == 0 { (&SPLITS, 4, [16, 9], 20) } else { (&[Some(3)], 32, [2, 2], 12) };
         for (seed, (seq_len_q, seq_len_kv)) in
             (100 * at as u64..).zip([(2, 1), (2, 203), (many[0], 129), (many[1], 3), (many[0], 15)])
         {
-            let shape = Shape::new(4, 8, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(4);
+            let shape = Shape::new(batch, 8, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(4);
             check_splits(shape, mask, seed, splits);
         }
     }
