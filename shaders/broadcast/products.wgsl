@@ -1,6 +1,8 @@
 // result[r][j] = own[r] . TENSOR[first + j], for as many rows of TENSOR as there are lanes, each of which has one.
 //
-// The products move up as the next ones join them, since an index that isn't constant would put them into memory.
+// The products move up as the next ones join them, since an index that isn't constant would put them into memory. The row is
+// gone through by two: Mesa unrolls no loop of more than 32 turns here, and it would be in memory as well. The lanes' numbers
+// aren't constants, on purpose: for one that is, Mesa's driver for CPUs takes two instructions a broadcast instead of one.
 fn products_with_TENSOR(
     own: ptr<function, array<array<vec4<f32>, LENGTH / 4u>, ROWS>>,
     b: u32,

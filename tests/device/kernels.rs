@@ -124,6 +124,9 @@ fn backward_tiled() {
 fn words_of_64_bits_give_the_same_bits() {
     let without = limited(|_| {});
     let mask: Mask = MASKS[0].parse().unwrap();
+    let device = ATTENTION.device();
+    let is_wide = device.adapter_info().device_type == wgpu::DeviceType::Cpu
+        && device.features().contains(wgpu::Features::SHADER_INT64);
     for dtype in DTYPES {
         let few = Problem::new(Shape::new(2, 4, 3, 20).seq_kv(67).kv_heads(2));
         let many = Problem::new(Shape::new(2, 4, 35, 20).seq_kv(67).kv_heads(2));
@@ -132,6 +135,15 @@ fn words_of_64_bits_give_the_same_bits() {
             let operands = stored(Operands::random(problem.shape(), 7), dtype.into());
             let inputs = operands.inputs();
             for kernel in serving(&problem, is_decode) {
+                let lanes = [ForwardKernel::Broadcast, ForwardKernel::DecodeLanes];
+                for (attention, is_wide) in [(&*ATTENTION, is_wide), (&without, false)] {
+                    let text = attention.kernels().wgsl(&problem, Some(kernel)).unwrap();
+                    assert_eq!(
+                        text.contains("u64"),
+                        is_wide && lanes.contains(&kernel),
+                        "{kernel}"
+                    );
+                }
                 let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
                 let [with, without] = [&ATTENTION, &without]
                     .map(|attention| attention.run_blocking(&problem, &inputs, &outputs).unwrap());
