@@ -43,6 +43,8 @@ fn forward(
         l[r] = 0.0;
     }
     var keeps_nonfinite = false;
+    // Of fewer keys, most are there from the block before.
+    let outgrows_cache = block.hull.y - block.hull.x > CACHED_KEYS;
 
     // Mesa's driver for CPUs runs a loop's body once more when it's over, with no lane on, and reads through a descriptor that a
     // loop without a turn never made: so no such loop.
@@ -52,9 +54,11 @@ fn forward(
             if (kind == SKIP) {
                 continue;
             }
-            // Were it true, the end would look for numbers that aren't finite, and find none.
-            keeps_nonfinite |= fetch_k(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u, lane);
-            keeps_nonfinite |= fetch_v(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u, lane);
+            if (outgrows_cache) {
+                // Were it true, the end would look for numbers that aren't finite, and find none.
+                keeps_nonfinite |= fetch_k(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u);
+                keeps_nonfinite |= fetch_v(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u);
+            }
             var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 
             // Bit j of kept[r]: row r keeps key kv0 + j.

@@ -120,10 +120,11 @@ fn load_text(Form { size, unroll, ahead, wide }: Form) -> String {
         true => format!(
             "
         let next = min(at + {step}u, piece - {step}u) + workgroup.x * piece;
-        for (var line = 0u; line < {lines}u; line += {size}u) {{
-            let number = value(next + (line + invocation) * 4u).x;
-            own.x += select(0.0, number, number == 3.0e38);
-        }}",
+        var unlikely = false;
+        for (var line = 0u; line < {lines}u; line += 1u) {{
+            unlikely |= bitcast<u32>(value(next + line * 4u).x) == 0x7f61b1e6u;
+        }}
+        own.x += select(0.0, 1.0, unlikely);",
             lines = step / 4
         ),
         false => String::new(),

@@ -11,11 +11,11 @@
 // WRITE_DK and WRITE_DV say which of the two are made.
 
 // Asks for a tile's cells, as fetch/rows does for rows.
-fn fetch_cells(at: u32, lane: u32) -> bool {
-    const LINES: u32 = 2u * SUBGROUP_SIZE * SUBGROUP_SIZE / LINE;
+fn fetch_cells(at: u32) -> bool {
+    const LINE: u32 = 16u;
     var unlikely = false;
-    for (var first = 0u; first < LINES; first += SUBGROUP_SIZE) {
-        unlikely |= cells[at + min(first + lane, LINES - 1u) * LINE] == UNLIKELY;
+    for (var i = 0u; i < 2u * SUBGROUP_SIZE * SUBGROUP_SIZE; i += LINE) {
+        unlikely |= is_unlikely(cells[at + i]);
     }
     return unlikely;
 }
@@ -89,7 +89,7 @@ fn backward_columns(
                 for (var r = 0u; r < ROWS; r += 1u) {
                     let kv0 = block.kv0 + r * SUBGROUP_SIZE;
                     let at = cells_at(head + next / GROUPS, GROUPS - 1u - next % GROUPS, kv0);
-                    keeps_nonfinite |= fetch_cells(at, lane);
+                    keeps_nonfinite |= fetch_cells(at);
                 }
                 let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
 

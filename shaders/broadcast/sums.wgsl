@@ -31,6 +31,8 @@ fn add_rows_of_TENSOR(
     only_finite: bool,
     lane: u32,
 ) -> u32 {
+    // 0, which compilers don't know: lanes' numbers that aren't constants, see products.
+    let zero = first >> 31u;
     var nonfinite = 0u;
     for (var step = 0u; step < SUBGROUP_SIZE; step += SUM_STEP) {
         let place = SIDE_place(b, min(first + step + lane % SUM_STEP, last));
@@ -43,7 +45,7 @@ fn add_rows_of_TENSOR(
             }
             for (var n = 0u; n < SUM_PIECES; n += 1u) {
                 for (var j = 0u; j < SUM_STEP; j += 1u) {
-                    let y = subgroupShuffle(piece, n * SUM_STEP + j);
+                    let y = subgroupShuffle(piece, zero + n * SUM_STEP + j);
                     for (var r = 0u; r < ROWS; r += 1u) {
                         (*sums)[r][i + n] = fma(vec4<f32>((*weights)[r][j]), y, (*sums)[r][i + n]);
                     }

@@ -1,6 +1,9 @@
-// For CPU adapters: asking memory ahead of time for what comes next, by loads that count for nothing else.
+// For CPU adapters: asking memory ahead of time for what comes next, by loads that count for nothing else, so that it is in the
+// cache when its turn comes: the gathers that take it from there go on to few other lines while they wait for one. What is
+// asked for is one number for all lanes, which such drivers load as a core's ordinary loads, many on their way at a time.
 
-// Components of a cache line, of f32.
-const LINE: u32 = 16u;
-// What no component is likely to be: whether one is has to make a difference, or compilers leave the loads out.
-const UNLIKELY: f32 = 3.0e38;
+// What no component is likely to be (3.0e38): whether one is has to make a difference, or compilers leave the loads out. As whole
+// numbers they compare in fewer instructions.
+fn is_unlikely(x: f32) -> bool {
+    return bitcast<u32>(x) == 0x7f61b1e6u;
+}

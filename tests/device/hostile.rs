@@ -90,10 +90,12 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
     }
 }
 
-/// Kernels for CPUs ask for rows ahead of time, and compare what comes with `UNLIKELY` of shaders/fetch/line.wgsl.
+/// Kernels for CPUs ask for rows ahead of time, `broadcast` for those of more than 4096 keys here, and look whether one is what
+/// shaders/fetch/line.wgsl calls unlikely.
 #[test]
 fn the_unlikely_number_is_like_any_other() {
-    for shape in [Shape::new(1, 2, 70, 20), Shape::new(1, 2, 5, 20).seq_kv(70)] {
+    let shapes = [(70, 70), (5, 70), (40, 4200)];
+    for shape in shapes.map(|(rows, keys)| Shape::new(1, 2, rows, 20).seq_kv(keys)) {
         let problem = Problem::new(shape).mask(Mask::causal());
         let clean = Operands::random(&shape, 6);
         let mut unlikely = Operands::random(&shape, 6);

@@ -18,6 +18,12 @@ use super::key::{
 /// Invocations in a workgroup of the kernels that have no tiles.
 pub(crate) const WORKGROUP_SIZE: u32 = 64;
 
+/// Bytes that a CPU's cache loads at once.
+const CACHE_LINE: usize = 64;
+
+/// Bytes that the second-level cache of a CPU's core holds, on most.
+const SECOND_LEVEL_CACHE: usize = 1 << 20;
+
 macro_rules! shader {
     ($name:literal) => {
         $crate::kernel::source::Part {
@@ -104,7 +110,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&shader!("nonfinite"));
             if config.form.packed_rows().is_some() {
                 if let ForwardForm::DecodeLanes { .. } = config.form {
-                    source.fetches_keys();
+                    source.fetches_keys(dtypes);
                 }
                 source.part(&if config.form.is_split() {
                     shader!("decode/part")
@@ -115,7 +121,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
                 if let ForwardForm::Broadcast { .. } = config.form {
                     source.part(&shader!("broadcast/broadcast"));
-                    source.fetches_keys();
+                    source.fetches_keys(dtypes);
                     source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
                     source.lane_part(&shader!("broadcast/sums"), "v", "kv", "HEAD_DIM_V");
                 } else {
@@ -299,10 +305,14 @@ impl Source {
     }
 
     /// `fetch_k` and `fetch_v`.
-    fn fetches_keys(&mut self) {
+    fn fetches_keys(&mut self, dtypes: Dtypes) {
         self.part(&shader!("fetch/line"));
-        self.lane_part(&shader!("fetch/rows"), "k", "kv", "HEAD_DIM");
-        self.lane_part(&shader!("fetch/rows"), "v", "kv", "HEAD_DIM_V");
+        for (tensor, dtype, length) in [("k", dtypes.k, "HEAD_DIM"), ("v", dtypes.v, "HEAD_DIM_V")]
+        {
+            let line = format!("{}u", CACHE_LINE / dtype.size());
+            let values = [("TENSOR", tensor), ("SIDE", "kv"), ("LENGTH", length), ("LINE", &line)];
+            self.template(&shader!("fetch/rows"), &values);
+        }
     }
 
     /// A part that several others need, where it isn't there yet.
@@ -340,6 +350,10 @@ impl Source {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
                 self.constant("SUM_STEP", sum_step);
+                let Dtypes { k, v, .. } = config.rows.dtypes;
+                let key =
+                    config.head_dim.capacity * k.size() + config.head_dim_v.capacity * v.size();
+                self.constant("CACHED_KEYS", SECOND_LEVEL_CACHE / key);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
                 self.constant("COLUMNS", columns);
