@@ -123,8 +123,7 @@ fn forward(
         for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
             let kv_last = block.kv_len - 1u;
             // Were it true, what isn't finite would be looked for, and none be found.
-            var found_nonfinite = fetch_k(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
-            found_nonfinite |= fetch_v(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
+            var found_nonfinite = fetch_keys(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
 
             // The quads' keys in turn, and the lanes' shares of their scores.
             var shares: array<array<f32, 4>, ROWS>;

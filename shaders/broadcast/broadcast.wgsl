@@ -2,10 +2,8 @@
 // there, one value for all lanes most of all, so what meets all of those rows is loaded by one lane each, a row or a piece of
 // one, and broadcast to the others.
 //
-// Code is unrolled for STEP rows that are met (SUM_STEP where they are summed up), not for the whole tile: else a tile's
-// machine code outgrows a core's instruction cache. On the other hand, each time round a loop such drivers merge all that
-// it changes with what it was, by the mask of lanes that are on, which counts where it changes whole rows.
+// Code is unrolled for STEP rows that are met, not for the whole tile: else a tile's machine code outgrows a core's
+// instruction cache. On the other hand, each time round a loop such drivers merge all that it changes with what it was, by the
+// mask of lanes that are on, which counts where it changes whole rows: so more rows are summed up at once, see sums.
 
 const STEP: u32 = 2u;
-// Lanes that share a row that is summed up; each has every SUM_PIECES-th vector of it, so that sums run in order.
-const SUM_PIECES: u32 = SUBGROUP_SIZE / SUM_STEP;

@@ -110,13 +110,21 @@ pub(crate) struct BackwardConfig {
     pub(crate) form: BackwardForm,
 }
 
+/// How many rows are summed up at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct SumSteps {
+    pub(crate) full: usize,
+    /// In PARTIAL tiles, where they have code of their own.
+    pub(crate) partial: Option<usize>,
+}
+
 /// What is particular to each form of the backward kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum BackwardForm {
     Broadcast {
         subgroup_size: usize,
         /// Rows of the other side that are summed up at a time.
-        sum_step: usize,
+        sum_steps: SumSteps,
         /// Whether dk and dv are made of the weights and gradients of scores that the kernel for dq leaves behind, a chunk
         /// of rows after the other, instead of computing them again.
         cells: bool,
@@ -180,7 +188,7 @@ pub(crate) enum ForwardForm {
         /// Query rows per lane.
         rows: usize,
         /// Keys whose values are summed up at a time.
-        sum_step: usize,
+        sum_steps: SumSteps,
     },
     Tiled {
         /// Invocations that share a row.

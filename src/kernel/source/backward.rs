@@ -61,11 +61,11 @@ impl Source {
                 self.part(&shader!("nonfinite"));
                 self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
                 match config.form {
-                    BackwardForm::Broadcast { .. } => {
+                    BackwardForm::Broadcast { sum_steps, .. } => {
                         self.part(&shader!("broadcast/broadcast"));
                         self.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
                         self.lane_part(&shader!("broadcast/products"), "v", "kv", "HEAD_DIM_V");
-                        self.lane_part(&shader!("broadcast/sums"), "k", "kv", "HEAD_DIM");
+                        self.sums(sum_steps, "k", "kv", "HEAD_DIM");
                         if config.form.has_cells() {
                             self.part(&shader!("backward/cells"));
                             self.part(&shader!("backward/keep_cells"));
@@ -94,10 +94,10 @@ impl Source {
                     self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
                 }
                 match config.form {
-                    BackwardForm::Broadcast { cells, .. } => {
+                    BackwardForm::Broadcast { sum_steps, cells, .. } => {
                         self.part(&shader!("broadcast/broadcast"));
-                        self.lane_part(&shader!("broadcast/sums"), "dout", "q", "HEAD_DIM_V");
-                        self.lane_part(&shader!("broadcast/sums"), "q", "q", "HEAD_DIM");
+                        self.sums(sum_steps, "dout", "q", "HEAD_DIM_V");
+                        self.sums(sum_steps, "q", "q", "HEAD_DIM");
                         self.part(&shader!("backward/columns"));
                         if cells {
                             self.part(&shader!("fetch/line"));
@@ -205,7 +205,7 @@ impl Source {
         self.constant("BLOCK_KV", grid.block_kv);
         self.row_lengths(config);
         match config.form {
-            BackwardForm::Broadcast { subgroup_size, sum_step, .. } => {
+            BackwardForm::Broadcast { subgroup_size, .. } => {
                 let own = match pass {
                     BackwardPass::Columns { .. } => grid.block_kv,
                     _ => grid.block_q,
@@ -213,7 +213,6 @@ impl Source {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", own / subgroup_size);
                 self.constant("GROUPS", config.rows_grid.block_q / subgroup_size);
-                self.constant("SUM_STEP", sum_step);
             }
             BackwardForm::Tiled { columns, chunk, staged_rows } => {
                 let [own, other] = match pass {

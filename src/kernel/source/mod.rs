@@ -12,7 +12,7 @@ use crate::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{
     BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, RowAccess,
-    RowFormat, RowLength,
+    RowFormat, RowLength, SumSteps,
 };
 
 /// Invocations in a workgroup of the kernels that have no tiles.
@@ -119,11 +119,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 });
             } else {
                 source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
-                if let ForwardForm::Broadcast { .. } = config.form {
+                if let ForwardForm::Broadcast { sum_steps, .. } = config.form {
                     source.part(&shader!("broadcast/broadcast"));
                     source.fetches_keys(dtypes);
                     source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
-                    source.lane_part(&shader!("broadcast/sums"), "v", "kv", "HEAD_DIM_V");
+                    source.sums(sum_steps, "v", "kv", "HEAD_DIM_V");
                 } else {
                     source.part(&shader!("turns"));
                     source.part(&shader!("row_tile"));
@@ -304,7 +304,25 @@ impl Source {
         self.template(part, &[("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)]);
     }
 
-    /// `fetch_k` and `fetch_v`.
+    /// `add_TENSOR` for rows of `tensor`, so many at once.
+    fn sums(&mut self, at_once: SumSteps, tensor: &str, side: &str, length: &str) {
+        let mut sums = |name: &str, rows: usize| {
+            let rows = format!("{rows}u");
+            let (name, rows) = (("NAME", name), ("AT_ONCE", rows.as_str()));
+            let values = [name, ("TENSOR", tensor), ("SIDE", side), ("LENGTH", length), rows];
+            self.template(&shader!("broadcast/sums"), &values);
+        };
+        match at_once.partial {
+            None => sums("add_TENSOR", at_once.full),
+            Some(partial) => {
+                sums("add_full_TENSOR", at_once.full);
+                sums("add_partial_TENSOR", partial);
+                self.lane_part(&shader!("broadcast/add"), tensor, side, length);
+            }
+        }
+    }
+
+    /// `fetch_keys`.
     fn fetches_keys(&mut self, dtypes: Dtypes) {
         self.part(&shader!("fetch/line"));
         for (tensor, dtype, length) in [("k", dtypes.k, "HEAD_DIM"), ("v", dtypes.v, "HEAD_DIM_V")]
@@ -313,6 +331,7 @@ impl Source {
             let values = [("TENSOR", tensor), ("SIDE", "kv"), ("LENGTH", length), ("LINE", &line)];
             self.template(&shader!("fetch/rows"), &values);
         }
+        self.part(&shader!("fetch/keys"));
     }
 
     /// A part that several others need, where it isn't there yet.
@@ -346,10 +365,9 @@ impl Source {
         self.constant("HEAD_DIM", config.head_dim.capacity);
         self.constant("HEAD_DIM_V", config.head_dim_v.capacity);
         match config.form {
-            ForwardForm::Broadcast { subgroup_size, rows, sum_step } => {
+            ForwardForm::Broadcast { subgroup_size, rows, .. } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
-                self.constant("SUM_STEP", sum_step);
                 let Dtypes { k, v, .. } = config.rows.dtypes;
                 let key =
                     config.head_dim.capacity * k.size() + config.head_dim_v.capacity * v.size();

@@ -1,0 +1,146 @@
+//! `broadcast`, and its counterparts of the backward pass: how many rows a lane has, and how many it sums up at a time.
+
+use super::device::DeviceTraits;
+use super::rows::{ROOMS, backward_row_format, lane_row_format, room, row_format};
+use crate::dtype::{Dtype, GradientDtypes};
+use crate::kernel::key::{
+    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowAccess, RowLength, SumSteps,
+};
+use crate::mask::tile::TileGrid;
+use crate::problem::{GradientStrides, Problem};
+
+pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
+    if !(4..=32).contains(&subgroup_size) {
+        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    let rows_format = lane_row_format(row_format(problem), device);
+    if rows_format.access == RowAccess::Scalar && widest > 64 {
+        return Err(format!(
+            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
+             longer ones would take seconds to compile"
+        ));
+    }
+    let (head_dim, head_dim_v) = (room(shape.head_dim, &ROOMS), room(shape.head_dim_v, &ROOMS));
+    let rows = broadcast_rows(both(head_dim, head_dim_v));
+    Ok(ForwardConfig {
+        grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+        head_dim,
+        head_dim_v,
+        rows: rows_format,
+        form: ForwardForm::Broadcast {
+            subgroup_size,
+            rows,
+            sum_steps: forward_sum_steps(subgroup_size, head_dim_v),
+        },
+    })
+}
+
+/// How many rows of its own a lane of `broadcast` has: each load and broadcast serves all of them, but more, and their
+/// registers outgrow a core's caches and take seconds to compile, as rows do that end within a large room.
+const fn broadcast_rows(longest: RowLength) -> usize {
+    match longest.capacity {
+        0..=64 => 4,
+        65..=128 if longest.exact => 4,
+        _ => 2,
+    }
+}
+
+/// What rows of q and k and those of v need together.
+fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
+    RowLength {
+        capacity: head_dim.capacity.max(head_dim_v.capacity),
+        exact: head_dim.exact && head_dim_v.exact,
+    }
+}
+
+/// How many rows of `length` a lane of `broadcast` sums up at a time, but for the widest subgroups: `rows`, or as many more as
+/// it takes for the lanes that share them to have as many vectors of each.
+fn sum_step(subgroup_size: usize, length: RowLength, rows: usize) -> usize {
+    let mut rows = rows.min(subgroup_size);
+    while !length.capacity.is_multiple_of(4 * subgroup_size / rows) {
+        rows *= 2;
+    }
+    rows
+}
+
+/// All rows of a tile at once, so that nothing is merged by the mask of lanes within it; but half of long ones, whose machine
+/// code compiles in half the time. For the same reason PARTIAL tiles, which have code of their own, take few.
+fn forward_sum_steps(subgroup_size: usize, length: RowLength) -> SumSteps {
+    let (full, partial) = match length.capacity {
+        0..=32 => (8, 8),
+        33..=64 => (8, 2),
+        65..=96 => (8, 1),
+        _ => (4, 1),
+    };
+    let step = |rows| sum_step(subgroup_size, length, rows);
+    SumSteps { full: step(full), partial: Some(step(partial)) }
+}
+
+/// As in the forward pass, but fewer and with one code for long rows, of which there are two kinds.
+fn backward_sum_steps(subgroup_size: usize, length: RowLength, cells: bool) -> SumSteps {
+    let (full, partial) = match length.capacity {
+        0..=32 => (8, Some(8)),
+        33..=64 => (if cells { 8 } else { 2 }, Some(2)),
+        _ => (2, None),
+    };
+    let step = |rows| sum_step(subgroup_size, length, rows);
+    SumSteps { full: step(full), partial: partial.map(step) }
+}
+
+pub(super) fn backward_broadcast(
+    problem: &Problem,
+    strides: &GradientStrides,
+    gradients: GradientDtypes,
+    device: &DeviceTraits,
+) -> Result<BackwardConfig, String> {
+    let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
+    let ForwardForm::Broadcast { subgroup_size, .. } = form else {
+        return Err("it needs subgroups".to_owned());
+    };
+    let longest = both(head_dim, head_dim_v);
+    let long = longest.capacity > 64;
+    let rows = broadcast_rows(longest);
+    let of = |cells: bool| {
+        // Of k and v as well, long ones would take too long to compile.
+        let keys = if cells || !long { rows } else { 2 };
+        BackwardConfig {
+            rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+            columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
+            head_dim,
+            head_dim_v,
+            rows: lane_row_format(backward_row_format(problem, strides), device),
+            gradients: GradientDtypes::default(),
+            form: BackwardForm::Broadcast {
+                subgroup_size,
+                sum_steps: backward_sum_steps(subgroup_size, longest, cells),
+                cells,
+            },
+        }
+    };
+    // Short rows are multiplied again in less time than they are kept. A bias takes the binding that cells would need; and
+    // sums go on from chunk to chunk in dk and dv themselves.
+    let cells = longest.capacity > 16
+        && !problem.score.bias
+        && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
+        && cell_bytes(problem, &of(true)) <= most_cell_bytes(&device.limits);
+    Ok(of(cells))
+}
+
+/// What the kernel for dq leaves of a workgroup's rows for the one for dk and dv, in bytes: a weight and the gradient of a
+/// score for each cell, where it does.
+pub(crate) const fn cell_bytes(problem: &Problem, config: &BackwardConfig) -> u64 {
+    if !config.form.has_cells() {
+        return 0;
+    }
+    let TileGrid { block_q, block_kv } = config.rows_grid;
+    let keys = problem.shape.seq_len_kv.div_ceil(block_kv).saturating_mul(block_kv);
+    (keys as u64).saturating_mul(block_q as u64 * 8)
+}
+
+/// How many bytes of these there may be at a time: enough rows for all of a CPU's cores.
+pub(crate) fn most_cell_bytes(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(64 << 20)
+}

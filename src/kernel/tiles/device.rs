@@ -1,0 +1,93 @@
+//! What the choice of kernels depends on.
+
+/// What the choice of kernels depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DeviceTraits {
+    /// A CPU that poses as a GPU.
+    pub(crate) is_cpu: bool,
+    /// The one size that subgroups have, where the device has subgroups enabled and promises one.
+    pub(crate) fixed_subgroup_size: Option<usize>,
+    /// The most lanes that a subgroup may have.
+    pub(crate) largest_subgroup: usize,
+    /// Whether rows are better read in words of 64 bits than of 32, and can be.
+    pub(crate) reads_wide: bool,
+    /// The rows and columns of the cooperative matrices of f16, summed in f32, that the device multiplies, or why it has
+    /// none.
+    pub(crate) matrix: Result<usize, String>,
+    pub(crate) limits: wgpu::Limits,
+    /// The most multiply-adds of a submission.
+    pub(crate) most_work: u64,
+}
+
+impl DeviceTraits {
+    /// `matrices` is the adapter's list of cooperative matrices; empty where nobody told.
+    pub(crate) fn new(
+        device: &wgpu::Device,
+        matrices: &[wgpu::CooperativeMatrixProperties],
+        most_work: Option<u64>,
+    ) -> Self {
+        let info = device.adapter_info();
+        let fixed = device.features().contains(wgpu::Features::SUBGROUP)
+            && info.subgroup_min_size == info.subgroup_max_size;
+        let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
+        Self {
+            is_cpu,
+            fixed_subgroup_size: fixed.then_some(info.subgroup_min_size as usize),
+            largest_subgroup: info.subgroup_max_size as usize,
+            reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
+            matrix: matrix_size(device.features(), matrices),
+            limits: device.limits(),
+            most_work: most_work.unwrap_or_else(|| suitable_work(info.device_type)),
+        }
+    }
+}
+
+/// The most multiply-adds of a submission on a device of a class, so that it takes well under the 2 seconds after which
+/// Windows resets a GPU: a second at 1.4e11 of them per second on a discrete GPU, which is a tenth of what a small one
+/// does at its peak, and at 3.4e10 elsewhere. Nobody watches a CPU.
+const fn suitable_work(class: wgpu::DeviceType) -> u64 {
+    match class {
+        wgpu::DeviceType::Cpu => u64::MAX,
+        wgpu::DeviceType::DiscreteGpu => 1 << 37,
+        wgpu::DeviceType::IntegratedGpu
+        | wgpu::DeviceType::VirtualGpu
+        | wgpu::DeviceType::Other => 1 << 35,
+    }
+}
+
+/// The size of the matrices that the kernel `matrix` may use, or why there is none.
+fn matrix_size(
+    enabled: wgpu::Features,
+    listed: &[wgpu::CooperativeMatrixProperties],
+) -> Result<usize, String> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    for (feature, name) in [
+        (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
+        (wgpu::Features::SHADER_F16, "f16 arithmetic"),
+        (wgpu::Features::SUBGROUP, "subgroups"),
+    ] {
+        if !enabled.contains(feature) {
+            return Err(format!("it needs {name}, which the device wasn't opened with"));
+        }
+    }
+    if listed.is_empty() {
+        return Err("it needs the adapter's list of cooperative matrices".to_owned());
+    }
+    let serves = |shape: &&wgpu::CooperativeMatrixProperties| {
+        let square = shape.m_size == shape.n_size && shape.n_size == shape.k_size;
+        square && [8, 16].contains(&shape.m_size) && (shape.ab_type, shape.cr_type) == (F16, F32)
+    };
+    let largest = listed.iter().filter(serves).map(|shape| shape.m_size as usize).max();
+    largest.ok_or_else(|| {
+        let shapes: Vec<String> = (listed.iter())
+            .map(|shape| {
+                let wgpu::CooperativeMatrixProperties { m_size, n_size, k_size, .. } = shape;
+                format!("{m_size}x{n_size}x{k_size} {:?} in {:?}", shape.ab_type, shape.cr_type)
+            })
+            .collect();
+        format!(
+            "it needs matrices of 8x8x8 or 16x16x16 in f16, summed in f32, here there are: {}",
+            shapes.join(", ")
+        )
+    })
+}

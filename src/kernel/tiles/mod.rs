@@ -1,0 +1,222 @@
+//! The tile table: which forward kernel serves a problem on a device, with which tiles, and why not the others.
+
+mod broadcast;
+mod decode;
+mod device;
+mod rows;
+
+use super::key::{
+    BackwardConfig, BackwardForm, BackwardKernel, ForwardConfig, ForwardForm, ForwardKernel,
+};
+use super::limits::Needs;
+use crate::dtype::{Dtype, Dtypes, GradientDtypes};
+use crate::mask::tile::TileGrid;
+use crate::problem::{GradientStrides, Problem};
+
+pub(crate) use broadcast::{cell_bytes, most_cell_bytes};
+pub(crate) use decode::{MAX_SPLITS, suitable_splits};
+pub(crate) use device::DeviceTraits;
+pub(crate) use rows::row_format;
+
+use broadcast::{backward_broadcast, broadcast};
+use decode::{MAX_DECODE_QUERIES, decode_lanes, decode_shared};
+use rows::{ROOMS, backward_row_format, room};
+
+/// A kernel that was considered, and its tiles or why it was refused.
+pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
+
+/// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve. Decode kernels
+/// have the keys in `num_splits` parts, or in as many as suit the device.
+pub(crate) fn candidates(
+    problem: &Problem,
+    device: &DeviceTraits,
+    num_splits: Option<usize>,
+) -> Vec<Candidate> {
+    let mut forward = vec![ForwardKernel::Broadcast, ForwardKernel::Tiled, ForwardKernel::Matrix];
+    let mut decode = vec![ForwardKernel::DecodeLanes, ForwardKernel::Decode];
+    // On a GPU, a subgroup that leaves workgroup memory unused and its lanes to scalar work is the last resort; on a CPU,
+    // matrices that it has no units for.
+    if !device.is_cpu {
+        forward.reverse();
+        decode.reverse();
+    }
+    let few = problem.shape.seq_len_q <= MAX_DECODE_QUERIES;
+    let (first, last) = if few { (decode, forward) } else { (forward, decode) };
+    let kernels = first.into_iter().chain(last);
+    kernels
+        .map(|kernel| {
+            let form = match kernel {
+                ForwardKernel::Broadcast => broadcast(problem, device),
+                ForwardKernel::Tiled => Ok(tiled(problem)),
+                ForwardKernel::Matrix => matrix(problem, device),
+                ForwardKernel::DecodeLanes => decode_lanes(problem, device, num_splits),
+                ForwardKernel::Decode => decode_shared(problem, device, num_splits),
+            };
+            let form = form.and_then(|config| {
+                Needs::of_forward(&config, problem.score.bias).refusal(&device.limits)?;
+                Ok(config)
+            });
+            match num_splits {
+                Some(splits) if splits > 1 && !kernel.is_decode() => {
+                    (kernel, Err("it doesn't split the keys".to_owned()))
+                }
+                _ => (kernel, form),
+            }
+        })
+        .collect()
+}
+
+fn tiled(problem: &Problem) -> ForwardConfig {
+    let shape = &problem.shape;
+    let head_dim_v = room(shape.head_dim_v, &[32, 64, 128, 192, 256]);
+    // The output's registers per invocation: 4 rows of capacity / columns components.
+    let (columns, v_keys) = match head_dim_v.capacity {
+        0..=64 => (8, 16),
+        65..=128 => (8, 8),
+        _ => (16, 4),
+    };
+    // Few queries would leave the other half of a block's rows without work.
+    let block_q = if shape.seq_len_q <= 32 { 32 } else { 64 };
+    ForwardConfig {
+        grid: TileGrid { block_q, block_kv: 32 },
+        head_dim: room(shape.head_dim, &ROOMS),
+        head_dim_v,
+        rows: row_format(problem),
+        form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
+    }
+}
+
+fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+    let size = device.matrix.clone()?;
+    let Dtypes { q, k, v, .. } = problem.dtypes;
+    if [q, k, v] != [Dtype::F16; 3] {
+        return Err(format!("it serves q, k and v in f16, here they are {q}, {k} and {v}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    if widest > 128 {
+        return Err(format!("it serves head_dim up to 128, here it is {widest}"));
+    }
+    let columns = 8;
+    let config = ForwardConfig {
+        // With longer rows, half as many: workgroup memory holds all of them.
+        grid: TileGrid { block_q: if widest > 64 { 32 } else { 64 }, block_kv: 4 * columns },
+        head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
+        head_dim_v: room(shape.head_dim_v, &[32, 64, 128]),
+        rows: row_format(problem),
+        form: ForwardForm::Matrix { columns, size },
+    };
+    let invocations = config.grid.block_q / 4 * columns;
+    if !invocations.is_multiple_of(device.largest_subgroup.max(1)) {
+        return Err(format!(
+            "it needs subgroups that divide {invocations} invocations, here they have up to {}",
+            device.largest_subgroup
+        ));
+    }
+    Ok(config)
+}
+
+/// How many invocations look at a tile together while the tile map is made. On a CPU each of them costs more than it
+/// saves.
+pub(crate) const fn tile_map_parts(device: &DeviceTraits) -> usize {
+    if device.is_cpu { 1 } else { 4 }
+}
+
+/// Other tiles for the kernel of a config of the table: what the tuner tries beside it.
+pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<ForwardConfig> {
+    match config.form {
+        ForwardForm::Broadcast { subgroup_size, rows, sum_steps } => {
+            let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
+            // Longer columns of registers take too long to compile.
+            let others = [1, 2, 4, 8].into_iter().filter(|&n| n != rows && n * widest <= 512);
+            let with = |rows| ForwardConfig {
+                grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
+                form: ForwardForm::Broadcast { subgroup_size, rows, sum_steps },
+                ..config
+            };
+            others.map(with).collect()
+        }
+        ForwardForm::Tiled { columns, chunk, v_keys } => {
+            let with = |block_q, columns| ForwardConfig {
+                grid: TileGrid { block_q, ..config.grid },
+                form: ForwardForm::Tiled { columns, chunk, v_keys },
+                ..config
+            };
+            let fits = |config: &ForwardConfig, columns: usize| {
+                // A bias is the same to all of them.
+                Needs::of_forward(config, false).refusal(&device.limits).is_ok()
+                    && config.head_dim_v.capacity.is_multiple_of(4 * columns)
+                    // The output's registers per invocation: 4 rows of so many components.
+                    && config.head_dim_v.capacity <= 16 * columns
+            };
+            let block_q = config.grid.block_q;
+            let other_columns = [4, 8, 16].into_iter().filter(|&n| n != columns);
+            let other_rows = [32, 64].into_iter().filter(|&n| n != block_q);
+            (other_columns.map(|columns| (block_q, columns)))
+                .chain(other_rows.map(|block_q| (block_q, columns)))
+                .map(|(block_q, columns)| (with(block_q, columns), columns))
+                .filter(|(config, columns)| fits(config, *columns))
+                .map(|(config, _)| config)
+                .collect()
+        }
+        ForwardForm::Matrix { .. } => Vec::new(),
+        // Their rows follow from the packed rows, and the table has the most that there are registers for.
+        ForwardForm::DecodeLanes { .. } | ForwardForm::Decode { .. } => Vec::new(),
+    }
+}
+
+/// A form of the backward kernels that was considered, and its tiles or why it was refused.
+pub(crate) type BackwardCandidate = (BackwardKernel, Result<BackwardConfig, String>);
+
+/// Every form of the backward kernels, the best first, with its tiles or the reason why it can't serve.
+pub(crate) fn backward_candidates(
+    problem: &Problem,
+    strides: &GradientStrides,
+    gradients: GradientDtypes,
+    device: &DeviceTraits,
+) -> Vec<BackwardCandidate> {
+    let mut candidates: Vec<BackwardCandidate> = (BackwardKernel::ALL.into_iter())
+        .map(|kernel| {
+            let config = match kernel {
+                BackwardKernel::Broadcast => {
+                    backward_broadcast(problem, strides, gradients, device)
+                }
+                BackwardKernel::Tiled => Ok(backward_tiled(problem, strides)),
+            };
+            let config = config.and_then(|config| {
+                Needs::of_backward(&config).refusal(&device.limits)?;
+                Ok(BackwardConfig { gradients, ..config })
+            });
+            (kernel, config)
+        })
+        .collect();
+    if !device.is_cpu {
+        candidates.reverse();
+    }
+    candidates
+}
+
+fn backward_tiled(problem: &Problem, strides: &GradientStrides) -> BackwardConfig {
+    let shape = &problem.shape;
+    // The sums' registers per invocation: 4 rows of capacity / columns components, of dk and of dv.
+    let columns = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
+    let capacities: &[usize] = if columns == 8 { &[32, 64] } else { &[64, 128, 192, 256] };
+    let (head_dim, head_dim_v) =
+        (room(shape.head_dim, capacities), room(shape.head_dim_v, capacities));
+    let (own, other) = (64, 32);
+    BackwardConfig {
+        rows_grid: TileGrid { block_q: own, block_kv: other },
+        columns_grid: TileGrid { block_q: other, block_kv: own },
+        head_dim,
+        head_dim_v,
+        rows: backward_row_format(problem, strides),
+        gradients: GradientDtypes::default(),
+        form: BackwardForm::Tiled {
+            columns,
+            chunk: 16,
+            staged_rows: (1024 / head_dim.capacity.max(head_dim_v.capacity))
+                .min(16)
+                .next_power_of_two(),
+        },
+    }
+}

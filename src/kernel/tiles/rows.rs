@@ -1,0 +1,66 @@
+//! What room a kernel has for rows, and how it reads them.
+
+use super::device::DeviceTraits;
+use crate::kernel::key::{RowAccess, RowFormat, RowLength};
+use crate::problem::{GradientStrides, Problem};
+use crate::shape::Strides;
+
+/// Rows of the lengths that models have get kernels with just their room, others read zeros up to the next one.
+pub(super) const ROOMS: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
+
+/// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
+pub(super) fn room(length: usize, capacities: &[usize]) -> RowLength {
+    let capacity = (capacities.iter().copied())
+        .find(|&capacity| length <= capacity)
+        .unwrap_or(crate::shape::MAX_HEAD_DIM);
+    RowLength { capacity, exact: capacity == length }
+}
+
+/// Four elements at a time where every row starts at a multiple of that.
+pub(crate) fn row_format(problem: &Problem) -> RowFormat {
+    let access = match forward_rows_are_aligned(problem) {
+        true => RowAccess::Vec4,
+        false => RowAccess::Scalar,
+    };
+    RowFormat { access, dtypes: problem.dtypes }
+}
+
+/// The same for kernels that are for CPUs.
+pub(super) fn lane_row_format(format: RowFormat, device: &DeviceTraits) -> RowFormat {
+    match format.access {
+        RowAccess::Vec4 if device.reads_wide => RowFormat { access: RowAccess::Wide, ..format },
+        _ => format,
+    }
+}
+
+/// The same for the backward pass, whose own tensors count too.
+pub(super) fn backward_row_format(problem: &Problem, strides: &GradientStrides) -> RowFormat {
+    let shape = &problem.shape;
+    let aligned = forward_rows_are_aligned(problem)
+        && are_aligned(&[
+            (strides.dout, shape.head_dim_v),
+            (strides.dq, shape.head_dim),
+            (strides.dk, shape.head_dim),
+            (strides.dv, shape.head_dim_v),
+        ]);
+    let access = if aligned { RowAccess::Vec4 } else { RowAccess::Scalar };
+    RowFormat { access, dtypes: problem.dtypes }
+}
+
+fn forward_rows_are_aligned(problem: &Problem) -> bool {
+    let (strides, shape) = (problem.strides(), &problem.shape);
+    are_aligned(&[
+        (strides.q, shape.head_dim),
+        (strides.k, shape.head_dim),
+        (strides.v, shape.head_dim_v),
+        (strides.o, shape.head_dim_v),
+    ])
+}
+
+/// Whether every row of these tensors starts at a multiple of 4 elements and is as long.
+fn are_aligned(tensors: &[(Strides, usize)]) -> bool {
+    tensors.iter().all(|(strides, length)| {
+        let [batch, head, seq, dim] = strides.to_array();
+        dim == 1 && [batch, head, seq, *length].iter().all(|n| n.is_multiple_of(4))
+    })
+}
