@@ -121,8 +121,10 @@ fn load_text(Form { size, unroll, ahead, wide }: Form) -> String {
             "
         let next = min(at + {step}u, piece - {step}u) + workgroup.x * piece;
         var unlikely = false;
-        for (var line = 0u; line < {lines}u; line += 1u) {{
-            unlikely |= bitcast<u32>(value(next + line * 4u).x) == 0x7f61b1e6u;
+        for (var line = 0u; line < {lines}u; line += 16u) {{
+            for (var n = 0u; n < 16u; n += 1u) {{
+                unlikely |= bitcast<u32>(value(next + (line + n) * 4u).x) == 0x7f61b1e6u;
+            }}
         }}
         own.x += select(0.0, 1.0, unlikely);",
             lines = step / 4
