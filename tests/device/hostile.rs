@@ -1,8 +1,8 @@
 //! What lies behind the mask never reaches an output, whatever it is; what is kept always does.
 
-use wgpu_attention::{Evaluator, Mask, Problem, Shape};
+use wgpu_attention::{Evaluator, ForwardKernel, Mask, Problem, Shape};
 
-use crate::fixture::{Operands, kernels, run, serving};
+use crate::fixture::{ATTENTION, Operands, kernels, run, serving};
 
 const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
 
@@ -90,8 +90,8 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
     }
 }
 
-/// Kernels for CPUs ask for rows ahead of time, `broadcast` for those of more than 4096 keys here, and look whether one is what
-/// shaders/fetch/line.wgsl calls unlikely.
+/// Kernels for CPUs ask for rows ahead of time, `broadcast` where there are more than `CACHED_KEYS`, and look whether one is
+/// what shaders/fetch/line.wgsl calls unlikely.
 #[test]
 fn the_unlikely_number_is_like_any_other() {
     let shapes = [(70, 70), (5, 70), (40, 4200)];
@@ -102,6 +102,10 @@ fn the_unlikely_number_is_like_any_other() {
         // A first component, which begins a cache line; one alone, so that no sum overflows.
         unlikely.v[40 * 20] = 3.0e38;
         for kernel in serving(&problem, shape.seq_len_q < 16) {
+            if kernel == ForwardKernel::Broadcast && shape.seq_len_kv > 70 {
+                let text = ATTENTION.kernels().wgsl(&problem, Some(kernel)).unwrap();
+                assert!(text.contains("CACHED_KEYS: u32 = 4096u"), "4200 keys are asked for");
+            }
             let [expected, found] =
                 [&clean, &unlikely].map(|operands| run(&problem, operands, kernel));
             for (at, (x, y)) in found.o.iter().zip(&expected.o).enumerate() {

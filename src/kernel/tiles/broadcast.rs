@@ -1,28 +1,17 @@
 //! `broadcast`, and its counterparts of the backward pass: how many rows a lane has, and how many it sums up at a time.
 
 use super::device::DeviceTraits;
-use super::rows::{ROOMS, backward_row_format, lane_row_format, room, row_format};
+use super::rows::{ROOMS, backward_row_format, lane_row_format, lanes, room};
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{
-    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowAccess, RowLength, SumSteps,
+    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
 };
 use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Problem};
 
 pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
-    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
-    if !(4..=32).contains(&subgroup_size) {
-        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
-    }
+    let (subgroup_size, rows_format) = lanes(problem, device)?;
     let shape = &problem.shape;
-    let widest = shape.head_dim.max(shape.head_dim_v);
-    let rows_format = lane_row_format(row_format(problem), device);
-    if rows_format.access == RowAccess::Scalar && widest > 64 {
-        return Err(format!(
-            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
-             longer ones would take seconds to compile"
-        ));
-    }
     let (head_dim, head_dim_v) = (room(shape.head_dim, &ROOMS), room(shape.head_dim_v, &ROOMS));
     let rows = broadcast_rows(both(head_dim, head_dim_v));
     Ok(ForwardConfig {
@@ -56,8 +45,8 @@ fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
     }
 }
 
-/// How many rows of `length` a lane of `broadcast` sums up at a time, but for the widest subgroups: `rows`, or as many more as
-/// it takes for the lanes that share them to have as many vectors of each.
+/// How many rows of `length` are summed up at a time: `rows`, if there are as many lanes, or as many more as it takes for the
+/// lanes that share them to have equally many vectors of each.
 fn sum_step(subgroup_size: usize, length: RowLength, rows: usize) -> usize {
     let mut rows = rows.min(subgroup_size);
     while !length.capacity.is_multiple_of(4 * subgroup_size / rows) {
@@ -79,7 +68,7 @@ fn forward_sum_steps(subgroup_size: usize, length: RowLength) -> SumSteps {
     SumSteps { full: step(full), partial: Some(step(partial)) }
 }
 
-/// As in the forward pass, but fewer and with one code for long rows, of which there are two kinds.
+/// As in the forward pass, but few of long rows, and with one code for tiles of all kinds: `columns` sums up two tensors.
 fn backward_sum_steps(subgroup_size: usize, length: RowLength, cells: bool) -> SumSteps {
     let (full, partial) = match length.capacity {
         0..=32 => (8, Some(8)),

@@ -1,7 +1,7 @@
 //! The kernels for few queries: how many rows they pack, and into how many parts the keys go.
 
 use super::device::DeviceTraits;
-use super::rows::{ROOMS, lane_row_format, room, row_format};
+use super::rows::{ROOMS, lanes, room, row_format};
 use crate::dtype::Dtype;
 use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
 use crate::mask::tile::TileGrid;
@@ -26,19 +26,9 @@ pub(super) fn decode_lanes(
     num_splits: Option<usize>,
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
-    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
-    if !(4..=32).contains(&subgroup_size) {
-        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
-    }
+    let (subgroup_size, rows_format) = lanes(problem, device)?;
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
-    let rows_format = lane_row_format(row_format(problem), device);
-    if rows_format.access == RowAccess::Scalar && widest > 64 {
-        return Err(format!(
-            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
-             longer ones would take seconds to compile"
-        ));
-    }
     let most = (DECODE_LANES_ROWS.iter()).find(|&&(longest, _)| widest <= longest);
     let rows = block_rows(problem, most.map_or(1, |&(_, rows)| rows));
     let config = ForwardConfig {

@@ -47,6 +47,27 @@ pub(super) fn backward_row_format(problem: &Problem, strides: &GradientStrides) 
     RowFormat { access, dtypes: problem.dtypes }
 }
 
+/// The subgroups' size and the format of rows for a kernel that is for CPUs, or why it can't serve.
+pub(super) fn lanes(
+    problem: &Problem,
+    device: &DeviceTraits,
+) -> Result<(usize, RowFormat), String> {
+    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
+    if !(4..=32).contains(&subgroup_size) {
+        return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
+    }
+    let shape = &problem.shape;
+    let widest = shape.head_dim.max(shape.head_dim_v);
+    let rows_format = lane_row_format(row_format(problem), device);
+    if rows_format.access == RowAccess::Scalar && widest > 64 {
+        return Err(format!(
+            "it serves rows whose length and strides aren't multiples of 4 up to head_dim 64, here it is {widest}: \
+             longer ones would take seconds to compile"
+        ));
+    }
+    Ok((subgroup_size, rows_format))
+}
+
 fn forward_rows_are_aligned(problem: &Problem) -> bool {
     let (strides, shape) = (problem.strides(), &problem.shape);
     are_aligned(&[
