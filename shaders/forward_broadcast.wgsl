@@ -23,6 +23,18 @@ fn forward(
     if (is_empty(block)) {
         return;
     }
+    var keys = first_segment(block.hull);
+    loop {
+        attend(block, keys, lane);
+        if (is_last_segment(keys, block.hull)) {
+            break;
+        }
+        keys = next_segment(keys, block.hull);
+    }
+}
+
+// The block's rows over one segment of the keys.
+fn attend(block: QueryBlock, keys: vec2<u32>, lane: u32) {
     let b = block.b;
     let h = block.h;
     let h_kv = block.h_kv;
@@ -48,8 +60,8 @@ fn forward(
 
     // Mesa's driver for CPUs runs a loop's body once more when it's over, with no lane on, and reads through a descriptor that a
     // loop without a turn never made: so no such loop.
-    if (block.hull.x < block.hull.y) {
-        for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+    if (keys.x < keys.y) {
+        for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);
             if (kind == SKIP) {
                 continue;
@@ -104,9 +116,11 @@ fn forward(
                         s[r][j] = select(0.0, s[r][j], (kept[r] & (1u << j)) != 0u);
                     }
                 }
-                for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                    l[r] += s[r][j];
+                var tile_sum = s[r][0];
+                for (var j = 1u; j < BLOCK_KV; j += 1u) {
+                    tile_sum += s[r][j];
                 }
+                l[r] += tile_sum;
             }
 
             let nonfinite_keys = add_v(&o_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
@@ -116,14 +130,17 @@ fn forward(
         }
     }
 
+    // The rows' sums of weights, of this segment and those before.
+    var row_sums: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = block.q0 + r * SUBGROUP_SIZE + lane;
         if (row < block.q_len) {
             let place = q_place(b, row);
-            let end = row_end(h, m[r], l[r]);
-            lse[lse_index(b, h, row)] = end.lse;
+            let end = segment_end(block, keys, row, m[r], l[r], segment_stats(block, keys, row), true);
+            row_sums[r] = end.l;
             for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                store_o4(place.x, h, place.y, i * 4u, o_rows[r][i] * end.norm);
+                keeps_nonfinite |= any(is_nonfinite(o_rows[r][i]));
+                store_o4(place.x, h, place.y, i * 4u, folded_o4(block, keys, place, i * 4u, o_rows[r][i], end));
             }
         }
     }
@@ -134,8 +151,9 @@ fn forward(
             if (row < block.q_len) {
                 let place = q_place(b, row);
                 for (var d = 0u; d < params.head_dim_v; d += 4u) {
-                    let x = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
-                    store_o4(place.x, h, place.y, d, x);
+                    let kept = kept_nonfinite_v4(b, h, row, d, keys);
+                    let value = with_kept_nonfinite(load_o4(place.x, h, place.y, d), kept, row_sums[r]);
+                    store_o4(place.x, h, place.y, d, value);
                 }
             }
         }

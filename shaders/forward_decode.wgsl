@@ -37,6 +37,9 @@ var<workgroup> scores: array<f32, ROWS * BLOCK_KV>;
 var<workgroup> weights: array<f32, ROWS * BLOCK_KV>;
 // [ROWS]; at the end m
 var<workgroup> shrinks: array<f32, ROWS>;
+// Not 0: some value of a PARTIAL tile wasn't finite and was left out. 16 bytes, so that drivers see what lies behind it
+// as aligned.
+var<workgroup> left_out: array<atomic<u32>, 4>;
 
 @compute @workgroup_size(INVOCATIONS)
 fn forward(
@@ -65,6 +68,9 @@ fn forward(
         let place = q_place(b, row.q_idx);
         q_tile[at] = load_q4(place.x, row.h, place.y, at % D4 * 4u) * params.scale_sign;
     }
+    if (invocation == 0u) {
+        atomicStore(&left_out[0], 0u);
+    }
     workgroupBarrier();
 
     var m: array<f32, CELLS>;
@@ -79,6 +85,7 @@ fn forward(
             o_rows[r][t] = vec4<f32>(0.0);
         }
     }
+    var found_nonfinite = false;
 
     for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
@@ -120,7 +127,13 @@ fn forward(
         }
         workgroupBarrier();
 
-        for (var at = invocation; at < ROWS * BLOCK_KV; at += INVOCATIONS) {
+        // Bit i: the cell invocation + i * INVOCATIONS of a PARTIAL tile is kept.
+        var kept = 0u;
+        for (var i = 0u; i < CELLS; i += 1u) {
+            let at = invocation + i * INVOCATIONS;
+            if (at >= ROWS * BLOCK_KV) {
+                break;
+            }
             let kv_idx = kv0 + at % BLOCK_KV;
             var score = 0.0;
             for (var column = 0u; column < COLUMNS; column += 1u) {
@@ -131,7 +144,9 @@ fn forward(
                 score = modified_score(score, b, row.h, row.q_idx, min(kv_idx, kv_last));
             }
             if (kind == PARTIAL) {
-                score = select(LOWEST, score, cell_kept(block, row, kv_idx));
+                let keep = cell_kept(block, row, kv_idx);
+                score = select(LOWEST, score, keep);
+                kept |= select(0u, 1u << i, keep);
             }
             scores[at] = score;
         }
@@ -148,7 +163,7 @@ fn forward(
                 let shrink = exp2((m[i] - m_new) * params.softmax_scale_log2);
                 var p = exp2((scores[at] - m_new) * params.softmax_scale_log2);
                 if (kind == PARTIAL) {
-                    p = select(p, 0.0, scores[at] == LOWEST);
+                    p = select(0.0, p, (kept & (1u << i)) != 0u);
                 }
                 m[i] = m_new;
                 l[i] = fma(l[i], shrink, p);
@@ -174,14 +189,8 @@ fn forward(
                 }
                 if (kind == PARTIAL) {
                     for (var t = 0u; t < V_RUN; t += 1u) {
-                        let nonfinite = is_nonfinite(values[t]);
-                        if (any(nonfinite)) {
-                            for (var r = 0u; r < ROWS; r += 1u) {
-                                let masked = scores[r * BLOCK_KV + j] == LOWEST;
-                                o_rows[r][t] += select(vec4<f32>(0.0), values[t], nonfinite & vec4<bool>(!masked));
-                            }
-                            values[t] = without_nonfinite(values[t]);
-                        }
+                        found_nonfinite |= any(is_nonfinite(values[t]));
+                        values[t] = without_nonfinite(values[t]);
                     }
                 }
                 for (var r = 0u; r < ROWS; r += 1u) {
@@ -194,6 +203,9 @@ fn forward(
     }
 
     // The rows' m and l, and their shares of o from V_GROUPS invocations.
+    if (found_nonfinite) {
+        atomicOr(&left_out[0], 1u);
+    }
     workgroupBarrier();
     for (var i = 0u; i < CELLS; i += 1u) {
         let at = invocation + i * INVOCATIONS;
@@ -211,18 +223,31 @@ fn forward(
         workgroupBarrier();
         if (invocation < V4 && block.r0 + r < block.r1) {
             let row = packed_row(block, r);
-            var sum = 0.0;
-            for (var j = 0u; j < BLOCK_KV; j += 1u) {
-                sum += scores[r * BLOCK_KV + j];
-            }
             var o_row = vec4<f32>(0.0);
             for (var group = 0u; group < V_GROUPS; group += 1u) {
                 let at = (group * V4 + invocation) * 4u;
                 o_row += vec4<f32>(products[at], products[at + 1u], products[at + 2u], products[at + 3u]);
             }
-            let norm = end_row(block, row, shrinks[r], sum, invocation == 0u);
-            end_row4(block, row, invocation * 4u, o_row * norm);
+            found_nonfinite |= any(is_nonfinite(o_row));
+            let norm = end_row(block, row, shrinks[r], sum_of_weights(r), invocation == 0u);
+            end_row4(block, row, invocation * 4u, scaled(o_row, norm));
         }
         workgroupBarrier();
     }
+    found_nonfinite |= atomicLoad(&left_out[0]) != 0u;
+    // A loop of its own: what a loop indexes that a compiler doesn't unroll lies in memory.
+    if (found_nonfinite && invocation < V4) {
+        for (var r = 0u; block.r0 + r < block.r1; r += 1u) {
+            add_kept_nonfinite(block, packed_row(block, r), invocation * 4u, sum_of_weights(r));
+        }
+    }
+}
+
+// From the shares of l that are in `scores` at the end.
+fn sum_of_weights(r: u32) -> f32 {
+    var sum = 0.0;
+    for (var j = 0u; j < BLOCK_KV; j += 1u) {
+        sum += scores[r * BLOCK_KV + j];
+    }
+    return sum;
 }

@@ -114,6 +114,7 @@ fn forward(
         l[r] = 0.0;
     }
 
+    var found_nonfinite = false;
     for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
@@ -122,8 +123,8 @@ fn forward(
         let kv1 = min(kv0 + BLOCK_KV, block.keys.y);
         for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
             let kv_last = block.kv_len - 1u;
-            // Were it true, what isn't finite would be looked for, and none be found.
-            var found_nonfinite = fetch_keys(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
+            // Were it true, the end would look for numbers that aren't finite, and find none.
+            found_nonfinite |= fetch_keys(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
 
             // The quads' keys in turn, and the lanes' shares of their scores.
             var shares: array<array<f32, 4>, ROWS>;
@@ -147,16 +148,14 @@ fn forward(
 
             let own_key = key0 + key_of(lane);
             var s: array<f32, ROWS>;
-            var kept: array<u32, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
                 s[r] = quad_sums(shares[r], lane);
-                kept[r] = 1u;
+                var keep = true;
                 if (MODIFIED) {
                     s[r] = modified_score(s[r], b, rows[r].h, rows[r].q_idx, min(own_key, kv_last));
                 }
                 if (kind == PARTIAL) {
-                    let keep = cell_kept(block, rows[r], own_key);
-                    kept[r] = select(0u, 1u, keep);
+                    keep = cell_kept(block, rows[r], own_key);
                     s[r] = select(LOWEST, s[r], keep);
                 }
                 let m_new = max(m[r], subgroupMax(s[r]));
@@ -169,7 +168,7 @@ fn forward(
                     }
                     m[r] = m_new;
                 }
-                s[r] = select(0.0, exp2((s[r] - m_new) * params.softmax_scale_log2), kept[r] == 1u);
+                s[r] = select(0.0, exp2((s[r] - m_new) * params.softmax_scale_log2), keep);
                 l[r] += s[r];
             }
 
@@ -179,28 +178,24 @@ fn forward(
             } else {
                 found_nonfinite |= add_values(&o_rows, &s, b, h_kv, key0, kv_last, false, lane);
             }
-            if (subgroupAny(found_nonfinite)) {
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    let place = kv_place(b, min(key0 + j, kv_last));
-                    for (var i = 0u; i < V_SLICES; i += 1u) {
-                        let value = load_v4(place.x, h_kv, place.y, value_slice(i, lane));
-                        let nonfinite = select(vec4<f32>(0.0), value, is_nonfinite(value));
-                        for (var r = 0u; r < ROWS; r += 1u) {
-                            let keeps = subgroupShuffle(kept[r], lane_of(j)) == 1u;
-                            o_rows[r][i] += select(vec4<f32>(0.0), nonfinite, keeps);
-                        }
-                    }
-                }
-            }
         }
     }
 
     for (var r = 0u; r < ROWS; r += 1u) {
-        let sum = subgroupAdd(l[r]);
+        l[r] = subgroupAdd(l[r]);
         if (block.r0 + r < block.r1) {
-            let norm = end_row(block, rows[r], m[r], sum, lane == 0u);
+            let norm = end_row(block, rows[r], m[r], l[r], lane == 0u);
             for (var i = 0u; i < V_SLICES; i += 1u) {
-                end_row4(block, rows[r], (i * SUBGROUP_SIZE + lane) * 4u, o_rows[r][i] * norm);
+                found_nonfinite |= any(is_nonfinite(o_rows[r][i]));
+                end_row4(block, rows[r], (i * SUBGROUP_SIZE + lane) * 4u, scaled(o_rows[r][i], norm));
+            }
+        }
+    }
+    // A loop of its own: see forward_broadcast.wgsl.
+    if (found_nonfinite) {
+        for (var r = 0u; block.r0 + r < block.r1; r += 1u) {
+            for (var d = lane * 4u; d < params.head_dim_v; d += SUBGROUP_SIZE * 4u) {
+                add_kept_nonfinite(block, rows[r], d, l[r]);
             }
         }
     }

@@ -71,8 +71,6 @@ fn forward(
         block.hull = vec2<u32>(0u);
     }
     let b = block.b;
-    let y = invocation / COLUMNS;
-    let x = invocation % COLUMNS;
 
     for (var i = 0u; i < turns(BLOCK_Q * Q4); i += 1u) {
         let at = i * INVOCATIONS + invocation;
@@ -82,6 +80,22 @@ fn forward(
             q_tile[at / Q4 * Q_ROW + at % Q4] = vec4<f16>(value);
         }
     }
+
+    var keys = first_segment(block.hull);
+    loop {
+        attend(block, keys, invocation, subgroup, subgroups);
+        if (is_last_segment(keys, block.hull)) {
+            break;
+        }
+        keys = next_segment(keys, block.hull);
+    }
+}
+
+// The block's rows over one segment of the keys.
+fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, subgroups: u32) {
+    let b = block.b;
+    let y = invocation / COLUMNS;
+    let x = invocation % COLUMNS;
 
     var m = vec4<f32>(LOWEST);
     var l = vec4<f32>(0.0);
@@ -93,7 +107,7 @@ fn forward(
     }
     var keeps_nonfinite = false;
 
-    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+    for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
             continue;
@@ -118,8 +132,8 @@ fn forward(
             for (var d = 0u; d < HEAD_DIM; d += MATRIX) {
                 let rows = coopLoadT<Left>(&q_tile[strip * MATRIX * Q_ROW + d / 4u], Q_ROW);
                 for (var i = 0u; i < WIDTH; i += 1u) {
-                    let keys = coopLoad<Right>(&kv_tile[i * MATRIX * Q_ROW + d / 4u], Q_ROW);
-                    sums[i] = coopMultiplyAdd(rows, keys, sums[i]);
+                    let key_matrix = coopLoad<Right>(&kv_tile[i * MATRIX * Q_ROW + d / 4u], Q_ROW);
+                    sums[i] = coopMultiplyAdd(rows, key_matrix, sums[i]);
                 }
             }
             for (var i = 0u; i < WIDTH; i += 1u) {
@@ -149,7 +163,7 @@ fn forward(
             o_rows[2][i] *= shrink.z;
             o_rows[3][i] *= shrink.w;
         }
-        weigh_tile(m, kind, invocation, &s);
+        weigh_tile(m, kind, kept, invocation, &s);
         for (var r = 0u; r < 4u; r += 1u) {
             let p = vec4<f16>(vec4<f32>(s[0][r], s[1][r], s[2][r], s[3][r]));
             p_tile[(y * 4u + r) * V_ROW + x] = p;
@@ -206,8 +220,8 @@ fn forward(
             }
         }
         if (kind == PARTIAL) {
-            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys[0])) != 0u;
+            keeps_nonfinite |= keeps_some_of(atomicLoad(&nonfinite_keys[0]), kept, x);
         }
     }
-    finish_rows(block, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
+    finish_rows(block, keys, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
 }

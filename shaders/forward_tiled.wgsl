@@ -54,6 +54,18 @@ fn forward(
     if (is_empty(block)) {
         return;
     }
+    var keys = first_segment(block.hull);
+    loop {
+        attend(block, keys, invocation);
+        if (is_last_segment(keys, block.hull)) {
+            break;
+        }
+        keys = next_segment(keys, block.hull);
+    }
+}
+
+// The block's rows over one segment of the keys.
+fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32) {
     let b = block.b;
     let h = block.h;
     let h_kv = block.h_kv;
@@ -71,7 +83,7 @@ fn forward(
     }
     var keeps_nonfinite = false;
 
-    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+    for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
             continue;
@@ -132,9 +144,9 @@ fn forward(
             o_rows[3][i] *= shrink.w;
         }
         workgroupBarrier();
-        weigh_tile(m, kind, invocation, &s);
+        weigh_tile(m, kind, kept, invocation, &s);
+        l += tile_sum(&s);
         for (var i = 0u; i < KEYS; i += 1u) {
-            l += s[i];
             row_tile[tile_key(x, i) * P_ROW + y] = s[i];
         }
 
@@ -168,9 +180,9 @@ fn forward(
             }
         }
         if (kind == PARTIAL) {
-            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_keys[0])) != 0u;
+            keeps_nonfinite |= keeps_some_of(atomicLoad(&nonfinite_keys[0]), kept, x);
         }
     }
 
-    finish_rows(block, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
+    finish_rows(block, keys, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
 }

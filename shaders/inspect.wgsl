@@ -2,14 +2,13 @@
 //
 //   scores         s = (q k^T) * scale
 //   masked scores  s, modified, where kept, else -inf
-//   weights        exp(modified s - lse) where kept, else 0: lse comes from the forward pass
+//   weights        what weights.wgsl makes them of: masked scores in units of softmax_scale
 //
 // Cells beyond the ends of a sequence hold what masked ones do, and scores of 0.
 //
 // One invocation per cell; params.output_mode says which tensor.
 
 const SCORES: u32 = 0u;
-const MASKED_SCORES: u32 = 1u;
 const WEIGHTS: u32 = 2u;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -31,7 +30,7 @@ fn inspect(
     let b = row / params.seq_len_q / params.num_heads;
 
     if (q_idx >= q_len(b) || kv_idx >= kv_len(b)) {
-        let masked = params.output_mode == MASKED_SCORES;
+        let masked = params.output_mode != SCORES;
         output[row * params.seq_len_kv + kv_idx - params.output_base] = select(0.0, params.negative_infinity, masked);
         return;
     }
@@ -51,18 +50,8 @@ fn inspect(
         unit = params.softmax_scale;
     }
     let keep = (params.output_mode == SCORES) || mask_keep(b, h, q_idx, kv_idx);
-    var result: f32;
     if (params.output_mode == WEIGHTS) {
-        // lse is -inf where nothing is kept, or nothing but scores of -inf; where it is NaN or +inf, so are the weights.
-        let row_lse = lse[lse_index(b, h, q_idx)];
-        let lse_bits = bitcast<u32>(row_lse);
-        let weight = exp2(fma(score, unit, -row_lse) * LOG2_E);
-        let finite = (lse_bits & EXPONENT_BITS) != EXPONENT_BITS;
-        let empty = lse_bits == (EXPONENT_BITS | SIGN_BIT);
-        let undefined = select(bitcast<f32>(lse_bits | NAN_BITS), 0.0, empty);
-        result = select(0.0, select(undefined, weight, finite), keep);
-    } else {
-        result = select(params.negative_infinity, score * unit, keep);
+        unit = 1.0;
     }
-    output[row * params.seq_len_kv + kv_idx - params.output_base] = result;
+    output[row * params.seq_len_kv + kv_idx - params.output_base] = select(params.negative_infinity, score * unit, keep);
 }

@@ -1,7 +1,8 @@
-// NaN and infinities, where a tile keeps some cells and not others.
+// NaN and infinities.
 //
-// A masked cell has weight 0, but 0 * NaN is NaN. So such tiles take these numbers as 0, and who does keep one of them
-// gets it back at the end: what is masked never reaches an output, what is kept always does.
+// A masked cell has weight 0, but 0 * NaN is NaN. So tiles that keep some cells and not others take these numbers as 0, and
+// a row that keeps one of them gets it back at the end: what is masked never reaches an output, and what is kept always
+// does, whatever its weight, since a weight may round to 0.
 
 // By the bits: WGSL lets compilers assume that comparisons see no NaN.
 fn is_nonfinite(x: vec4<f32>) -> vec4<bool> {

@@ -13,9 +13,12 @@ const KEYS: u32 = BLOCK_KV / COLUMNS;
 const V4: u32 = HEAD_DIM_V / 4u;
 const OUTPUTS: u32 = V4 / COLUMNS;
 const P_ROW: u32 = ROW_GROUPS + 1u;
+// The bits of four rows; there are at most 8 keys of them.
+const ROW_BITS: vec4<u32> = vec4<u32>(1u, 2u, 4u, 8u);
+const_assert KEYS <= 8u;
 
-// From products to scores: modified, and LOWEST where the mask says so. Bit j of the result: some of the four rows
-// keeps key j of a PARTIAL tile.
+// From products to scores: modified, and LOWEST where the mask says so. Bit 4 i + r of the result: row r keeps key
+// tile_key(x, i) of a PARTIAL tile.
 fn score_tile(
     block: QueryBlock,
     kv0: u32,
@@ -47,7 +50,8 @@ fn score_tile(
                 cell_kept(block, row + 3u, kv0 + j),
             );
             score = select(vec4<f32>(LOWEST), score, keep);
-            kept |= select(0u, 1u << j, any(keep));
+            let bits = select(vec4<u32>(0u), ROW_BITS, keep);
+            kept |= (bits.x | bits.y | bits.z | bits.w) << (i * 4u);
         }
         (*s)[i] = score;
     }
@@ -70,15 +74,22 @@ fn rows_maximum(m: vec4<f32>, y: u32, x: u32, s: ptr<function, array<vec4<f32>, 
     return most;
 }
 
-// From scores to weights. nonfinite_keys is cleared for a PARTIAL tile.
-fn weigh_tile(m: vec4<f32>, kind: u32, invocation: u32, s: ptr<function, array<vec4<f32>, KEYS>>) {
+// From scores to weights; `kept` is score_tile's. nonfinite_keys is cleared for a PARTIAL tile.
+fn weigh_tile(
+    m: vec4<f32>,
+    kind: u32,
+    kept: u32,
+    invocation: u32,
+    s: ptr<function, array<vec4<f32>, KEYS>>,
+) {
     var p: array<vec4<f32>, KEYS>;
     for (var i = 0u; i < KEYS; i += 1u) {
         p[i] = exp2(((*s)[i] - m) * params.softmax_scale_log2);
     }
     if (kind == PARTIAL) {
         for (var i = 0u; i < KEYS; i += 1u) {
-            p[i] = select(p[i], vec4<f32>(0.0), (*s)[i] == vec4<f32>(LOWEST));
+            let bits = vec4<u32>(kept >> (i * 4u)) & ROW_BITS;
+            p[i] = select(vec4<f32>(0.0), p[i], bits != vec4<u32>(0u));
         }
         if (invocation == 0u) {
             atomicStore(&nonfinite_keys[0], 0u);
@@ -89,9 +100,30 @@ fn weigh_tile(m: vec4<f32>, kind: u32, invocation: u32, s: ptr<function, array<v
     }
 }
 
-// Sums the shares of l and of keeps_nonfinite, and writes o and lse.
+// The sum of an invocation's weights of a tile: added to l at once, so that long rows lose fewer digits.
+fn tile_sum(s: ptr<function, array<vec4<f32>, KEYS>>) -> vec4<f32> {
+    var sum = (*s)[0];
+    for (var i = 1u; i < KEYS; i += 1u) {
+        sum += (*s)[i];
+    }
+    return sum;
+}
+
+// Whether a row keeps one of the tile's keys whose bits are set in `keys`; `kept` is score_tile's.
+fn keeps_some_of(keys: u32, kept: u32, x: u32) -> bool {
+    var found = false;
+    for (var i = 0u; i < KEYS; i += 1u) {
+        let rows = (kept >> (i * 4u)) & 15u;
+        found |= (rows != 0u) & ((keys & (1u << tile_key(x, i))) != 0u);
+    }
+    return found;
+}
+
+// The end of a segment of the keys: sums the shares of l and of keeps_nonfinite, and writes o and lse, or what the next
+// segment goes on with.
 fn finish_rows(
     block: QueryBlock,
+    keys: vec2<u32>,
     y: u32,
     x: u32,
     invocation: u32,
@@ -100,8 +132,12 @@ fn finish_rows(
     keeps_nonfinite: bool,
     o_rows: ptr<function, array<array<vec4<f32>, OUTPUTS>, 4>>,
 ) {
-    let b = block.b;
-    let h = block.h;
+    let row = block.q0 + y * 4u;
+    await_stats();
+    let before0 = segment_stats(block, keys, row);
+    let before1 = segment_stats(block, keys, row + 1u);
+    let before2 = segment_stats(block, keys, row + 2u);
+    let before3 = segment_stats(block, keys, row + 3u);
     workgroupBarrier();
     row_tile[x * P_ROW + y] = l_share;
     if (invocation == 0u) {
@@ -118,22 +154,39 @@ fn finish_rows(
     workgroupBarrier();
     let add_nonfinite = atomicLoad(&nonfinite_keys[0]) != 0u;
 
-    for (var r = 0u; r < 4u; r += 1u) {
-        let row = block.q0 + y * 4u + r;
-        if (row < block.q_len) {
-            let place = q_place(b, row);
-            let end = row_end(h, m[r], l[r]);
-            if (x == 0u) {
-                lse[lse_index(b, h, row)] = end.lse;
-            }
-            for (var i = 0u; i < OUTPUTS; i += 1u) {
-                store_o4(place.x, h, place.y, (x + i * COLUMNS) * 4u, (*o_rows)[r][i] * end.norm);
-            }
-            if (add_nonfinite) {
-                for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
-                    let value = load_o4(place.x, h, place.y, d) + kept_nonfinite_v4(b, h, row, d, block.hull);
-                    store_o4(place.x, h, place.y, d, value);
-                }
+    // A row at a time and by value: what a loop indexes that a compiler doesn't unroll lies in memory.
+    finish_row(block, keys, row, x, m.x, l.x, before0, add_nonfinite, (*o_rows)[0]);
+    finish_row(block, keys, row + 1u, x, m.y, l.y, before1, add_nonfinite, (*o_rows)[1]);
+    finish_row(block, keys, row + 2u, x, m.z, l.z, before2, add_nonfinite, (*o_rows)[2]);
+    finish_row(block, keys, row + 3u, x, m.w, l.w, before3, add_nonfinite, (*o_rows)[3]);
+}
+
+// `add_nonfinite`: some row of the workgroup keeps values that aren't finite, which were left out of the sums.
+fn finish_row(
+    block: QueryBlock,
+    keys: vec2<u32>,
+    row: u32,
+    x: u32,
+    m: f32,
+    l: f32,
+    before: vec2<f32>,
+    add_nonfinite: bool,
+    o_row: array<vec4<f32>, OUTPUTS>,
+) {
+    if (row < block.q_len) {
+        let place = q_place(block.b, row);
+        let end = segment_end(block, keys, row, m, l, before, x == 0u);
+        var has_nonfinite = add_nonfinite;
+        for (var i = 0u; i < OUTPUTS; i += 1u) {
+            has_nonfinite |= any(is_nonfinite(o_row[i]));
+            let d = (x + i * COLUMNS) * 4u;
+            store_o4(place.x, block.h, place.y, d, folded_o4(block, keys, place, d, o_row[i], end));
+        }
+        if (has_nonfinite) {
+            for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
+                let kept = kept_nonfinite_v4(block.b, block.h, row, d, keys);
+                let value = with_kept_nonfinite(load_o4(place.x, block.h, place.y, d), kept, end.l);
+                store_o4(place.x, block.h, place.y, d, value);
             }
         }
     }

@@ -170,10 +170,7 @@ impl Attention {
         let strides = problem.strides();
 
         let (kernel, splits) = (outputs.kernel, outputs.num_splits);
-        let plan = match outputs.tensors.is_empty() || kernel.is_some() || splits.is_some() {
-            true => AttentionPlan::with_splits(&self.kernels, &problem, kernel, splits)?,
-            false => AttentionPlan::in_order(&self.kernels, &problem)?,
-        };
+        let plan = AttentionPlan::with_splits(&self.kernels, &problem, kernel, splits)?;
         let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
         let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
         let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
@@ -181,7 +178,9 @@ impl Attention {
         let o_len = strides.o.span("o", shape.o_dims())?;
         let o_words = (o_len * problem.dtypes.o.size()).div_ceil(4);
         let o = self.allocate("o", o_words)?;
-        let lse = self.allocate("lse", shape.lse_len()?)?;
+        // Rows of no sequence keep nothing, and kernels leave them alone.
+        let lse = vec![f32::NEG_INFINITY; shape.lse_len()?];
+        let lse = self.upload("lse", bytemuck::cast_slice(&lse))?;
         let buffers = AttentionBuffers {
             q: q.slice(..),
             k: k.slice(..),
@@ -212,7 +211,6 @@ impl Attention {
             let buffers = InspectBuffers {
                 q: q.slice(..),
                 k: k.slice(..),
-                lse: Some(lse.slice(..)),
                 mask: uploads.buffers(),
                 output: tensor.slice(..),
             };

@@ -142,7 +142,6 @@ impl Tape<'_> {
         let buffers = InspectBuffers {
             q: attended.q.slice(..),
             k: attended.k.slice(..),
-            lse: Some(attended.lse.slice(..)),
             mask: mask_buffers(&attended.mask),
             output: weights.slice(..),
         };

@@ -3,9 +3,11 @@
 //   dbias[b', h', q', kv_idx] = sum over the (b, h, q_idx) that read it of exp(s - lse) (dp - delta)
 //
 // An invocation has one key and BIAS_ROWS rows of the bias, or all rows where it has one for all: it reads its key and
-// its value once for that many queries, which all invocations of a workgroup read together. Sums run in order.
+// its value once for that many queries, which all invocations of a workgroup read together. Sums run in order, in runs of
+// RUN_TILES tiles: a running sum in f32 of n equal terms may be off by n 2^-26 of itself.
 
 const TILE_ROWS: u32 = 8u;
+const RUN_TILES: u32 = 512u;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn backward_bias(
@@ -31,9 +33,12 @@ fn backward_bias(
     let kv_idx = kv0 + invocation;
 
     var sums: array<f32, TILE_ROWS>;
+    var run_sums: array<f32, TILE_ROWS>;
     for (var r = 0u; r < TILE_ROWS; r += 1u) {
         sums[r] = 0.0;
+        run_sums[r] = 0.0;
     }
+    var run_tiles = 0u;
     let b_end = select(params.batch, bias_b + 1u, bias_batch > 1u);
     let h_end = select(params.num_heads, bias_h + 1u, bias_heads > 1u);
     let q_begin = row_block * TILE_ROWS;
@@ -79,13 +84,24 @@ fn backward_bias(
                     let row = row_terms[lse_index(b, h, q_idx)];
                     let dbias = cell_of(s[r], dp[r], row, b, h, q_idx, own_key).dbias;
                     let keep = mask_keep(b, h, q_idx, own_key) & (q0 + r <= q_last) & (kv_idx < kv_len(b));
-                    sums[r] += select(0.0, dbias, keep);
+                    run_sums[r] += select(0.0, dbias, keep);
+                }
+                run_tiles += 1u;
+                if (run_tiles == RUN_TILES) {
+                    for (var r = 0u; r < TILE_ROWS; r += 1u) {
+                        sums[r] += run_sums[r];
+                        run_sums[r] = 0.0;
+                    }
+                    run_tiles = 0u;
                 }
             }
         }
     }
     if (kv_idx >= params.seq_len_kv) {
         return;
+    }
+    for (var r = 0u; r < TILE_ROWS; r += 1u) {
+        sums[r] += run_sums[r];
     }
     if (BIAS_SHARED_BY_ROWS) {
         var sum = 0.0;

@@ -41,12 +41,13 @@ fn add_columns(
     return keeps_nonfinite;
 }
 
-// Writes a lane's rows of dk and dv. What isn't finite and was left out of the sums is added at the end.
+// Writes a lane's rows of dk and dv, on top of what was folded before if `goes_on`. What isn't finite and was left out of the sums is added at the end.
 fn end_columns(
     block: KeyBlock,
     lane: u32,
     dk_rows: ptr<function, array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>>,
     dv_rows: ptr<function, array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>>,
+    goes_on: bool,
     dk_scale: f32,
     keeps_nonfinite: bool,
 ) {
@@ -54,12 +55,8 @@ fn end_columns(
         let key = block.kv0 + r * SUBGROUP_SIZE + lane;
         if (key < block.kv_len) {
             let place = kv_place(block.b, key);
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                store_dk4(place.x, block.h_kv, place.y, i * 4u, (*dk_rows)[r][i] * dk_scale);
-            }
-            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                store_dv4(place.x, block.h_kv, place.y, i * 4u, (*dv_rows)[r][i]);
-            }
+            fold_dk(place, block.h_kv, (*dk_rows)[r], goes_on, dk_scale);
+            fold_dv(place, block.h_kv, (*dv_rows)[r], goes_on, 1.0);
         }
     }
     // A loop of its own: see forward_broadcast.wgsl.

@@ -43,6 +43,8 @@ fn backward_columns(
         }
     }
     var keeps_nonfinite = false;
+    var summed_queries = 0u;
+    var goes_on = false;
 
     // No loop without a turn: see forward_broadcast.wgsl.
     if (block.q_len != 0u) {
@@ -78,9 +80,19 @@ fn backward_columns(
                     }
                 }
                 keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &dp, &s, &dk_rows, &dv_rows);
+
+                // See segments/folded.wgsl.
+                summed_queries += BLOCK_Q;
+                if (FOLDS && summed_queries >= SEGMENT) {
+                    end_columns(block, lane, &dk_rows, &dv_rows, goes_on, 1.0, false);
+                    dk_rows = array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>();
+                    dv_rows = array<array<vec4<f32>, HEAD_DIM_V / 4u>, ROWS>();
+                    goes_on = true;
+                    summed_queries = 0u;
+                }
             }
         }
     }
 
-    end_columns(block, lane, &dk_rows, &dv_rows, params.scale_abs * params.scale_sign, keeps_nonfinite);
+    end_columns(block, lane, &dk_rows, &dv_rows, goes_on, params.scale_abs * params.scale_sign, keeps_nonfinite);
 }

@@ -109,5 +109,5 @@ fn backward_columns(
         }
     }
 
-    end_columns(block, lane, &dk_rows, &dv_rows, 1.0, keeps_nonfinite);
+    end_columns(block, lane, &dk_rows, &dv_rows, false, 1.0, keeps_nonfinite);
 }

@@ -11,6 +11,8 @@
 // The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
 // WRITE_DK and WRITE_DV say which of the two are made: both, unless the bindings don't reach.
 //
+// Every SEGMENT queries the sums are folded into those before, where there are more: see segments/folded.wgsl.
+//
 // Barriers as in tiled.wgsl; where both are made, `cells` holds p, then ds: one more stands between the reads of the sum for dv
 // and the writes of ds.
 
@@ -46,6 +48,8 @@ fn backward_columns(
         }
     }
     var keeps_nonfinite = false;
+    var summed_queries = 0u;
+    var goes_on = false;
 
     for (var h = block.h_kv * params.group_size; h < (block.h_kv + 1u) * params.group_size; h += 1u) {
         for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
@@ -109,30 +113,33 @@ fn backward_columns(
                 add_q(&dk_rows, other, kind, invocation);
             }
             keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
+
+            summed_queries += BLOCK_Q;
+            if (FOLDS && summed_queries >= SEGMENT) {
+                fold_dk(b, block.h_kv, key0, block.kv_len, x, &dk_rows, goes_on, vec4<f32>(1.0));
+                fold_dv(b, block.h_kv, key0, block.kv_len, x, &dv_rows, goes_on, vec4<f32>(1.0));
+                dk_rows = array<array<vec4<f32>, HEAD_DIM / 4u / COLUMNS>, 4>();
+                dv_rows = array<array<vec4<f32>, HEAD_DIM_V / 4u / COLUMNS>, 4>();
+                goes_on = true;
+                summed_queries = 0u;
+            }
         }
     }
 
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
     let scale = params.scale_abs * params.scale_sign;
-    for (var r = 0u; r < 4u; r += 1u) {
-        let key = key0 + r;
-        if (key < block.kv_len) {
+    fold_dk(b, block.h_kv, key0, block.kv_len, x, &dk_rows, goes_on, vec4<f32>(scale));
+    fold_dv(b, block.h_kv, key0, block.kv_len, x, &dv_rows, goes_on, vec4<f32>(1.0));
+    if (add_nonfinite) {
+        for (var key = key0; key < min(key0 + 4u, block.kv_len); key += 1u) {
             let place = kv_place(b, key);
-            for (var i = 0u; i < HEAD_DIM / 4u / COLUMNS; i += 1u) {
-                store_dk4(place.x, block.h_kv, place.y, (x + i * COLUMNS) * 4u, dk_rows[r][i] * scale);
+            for (var d = x * 4u; d < params.head_dim; d += COLUMNS * 4u) {
+                let sum = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(b, block.h_kv, key, d);
+                store_dk4(place.x, block.h_kv, place.y, d, sum);
             }
-            for (var i = 0u; i < HEAD_DIM_V / 4u / COLUMNS; i += 1u) {
-                store_dv4(place.x, block.h_kv, place.y, (x + i * COLUMNS) * 4u, dv_rows[r][i]);
-            }
-            if (add_nonfinite) {
-                for (var d = x * 4u; d < params.head_dim; d += COLUMNS * 4u) {
-                    let sum = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(b, block.h_kv, key, d);
-                    store_dk4(place.x, block.h_kv, place.y, d, sum);
-                }
-                for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
-                    let sum = load_dv4(place.x, block.h_kv, place.y, d) + kept_nonfinite_dout4(b, block.h_kv, key, d);
-                    store_dv4(place.x, block.h_kv, place.y, d, sum);
-                }
+            for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
+                let sum = load_dv4(place.x, block.h_kv, place.y, d) + kept_nonfinite_dout4(b, block.h_kv, key, d);
+                store_dv4(place.x, block.h_kv, place.y, d, sum);
             }
         }
     }

@@ -47,6 +47,9 @@ fn backward_rows(
         l[r] = 0.0;
     }
     var keeps_nonfinite = false;
+    var l_before: array<f32, ROWS>;
+    var summed_keys = 0u;
+    var goes_on = false;
 
     // No loop without a turn: see forward_broadcast.wgsl.
     if (block.hull.x < block.hull.y) {
@@ -79,15 +82,33 @@ fn backward_rows(
                         dp[r][j] = select(0.0, dp[r][j], keep);
                     }
                 }
-                for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-                    l[r] += dp[r][j];
+                var tile_sum = dp[r][0];
+                for (var j = 1u; j < SUBGROUP_SIZE; j += 1u) {
+                    tile_sum += dp[r][j];
                 }
+                l[r] += tile_sum;
                 keep_cells(index, r, kv0, lane, dp[r], s[r]);
             }
 
             let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);
             for (var r = 0u; r < ROWS; r += 1u) {
                 keeps_nonfinite |= (kept[r] & nonfinite_keys) != 0u;
+            }
+
+            // See segments/folded.wgsl.
+            summed_keys += BLOCK_KV;
+            if (FOLDS && summed_keys >= SEGMENT) {
+                for (var r = 0u; r < ROWS; r += 1u) {
+                    l_before[r] += l[r];
+                    l[r] = 0.0;
+                    let row = block.q0 + r * SUBGROUP_SIZE + lane;
+                    if (row < block.q_len) {
+                        fold_dq(q_place(b, row), h, dq_rows[r], goes_on, 1.0);
+                    }
+                }
+                dq_rows = array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>();
+                goes_on = true;
+                summed_keys = 0u;
             }
         }
     }
@@ -97,11 +118,9 @@ fn backward_rows(
         let row = block.q0 + r * SUBGROUP_SIZE + lane;
         if (row < block.q_len) {
             let place = q_place(b, row);
-            let norm = norm_of(terms[r].x, l[r], h);
+            let norm = norm_of(terms[r].x, l_before[r] + l[r], h);
             row_terms[lse_index(b, h, row)].z = norm;
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                store_dq4(place.x, h, place.y, i * 4u, dq_rows[r][i] * (scale * norm));
-            }
+            fold_dq(place, h, dq_rows[r], goes_on, scale * norm);
         }
     }
     // A loop of its own: see forward_broadcast.wgsl.

@@ -8,6 +8,9 @@
 //       dq = dq + ds k                          STAGED_ROWS keys staged at a time
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
+// Where rows have more keys than one running sum in f32 can hold, l and dq are folded into what was summed before, every
+// SEGMENT keys: see segments/folded.wgsl.
+//
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
 // Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
 //
@@ -44,6 +47,9 @@ fn backward_rows(
         }
     }
     var keeps_nonfinite = false;
+    var l_before = vec4<f32>(0.0);
+    var summed_keys = 0u;
+    var goes_on = false;
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
@@ -87,7 +93,18 @@ fn backward_rows(
         }
         add_k(&dq_rows, other, kind, invocation);
         keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
+
+        summed_keys += BLOCK_KV;
+        if (FOLDS && summed_keys >= SEGMENT) {
+            l_before += l;
+            l = vec4<f32>(0.0);
+            fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, vec4<f32>(1.0));
+            dq_rows = array<array<vec4<f32>, HEAD_DIM / 4u / COLUMNS>, 4>();
+            goes_on = true;
+            summed_keys = 0u;
+        }
     }
+    l += l_before;
 
     // The rows' shares of l, from their COLUMNS invocations.
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
@@ -98,24 +115,34 @@ fn backward_rows(
         l += cells[i * CELL_ROW + y];
     }
 
+    let norms = vec4<f32>(
+        row_norm(block, row0, x, l.x),
+        row_norm(block, row0 + 1u, x, l.y),
+        row_norm(block, row0 + 2u, x, l.z),
+        row_norm(block, row0 + 3u, x, l.w),
+    );
     let scale = params.scale_abs * params.scale_sign;
-    for (var r = 0u; r < 4u; r += 1u) {
-        let row = row0 + r;
-        if (row < block.q_len) {
+    fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, norms * scale);
+    if (add_nonfinite) {
+        for (var row = row0; row < min(row0 + 4u, block.q_len); row += 1u) {
             let place = q_place(b, row);
-            let norm = norm_of(row_terms[lse_index(b, h, row)].x, l[r], h);
-            if (x == 0u) {
-                row_terms[lse_index(b, h, row)].z = norm;
-            }
-            for (var i = 0u; i < HEAD_DIM / 4u / COLUMNS; i += 1u) {
-                store_dq4(place.x, h, place.y, (x + i * COLUMNS) * 4u, dq_rows[r][i] * (scale * norm));
-            }
-            if (add_nonfinite) {
-                for (var d = x * 4u; d < params.head_dim; d += COLUMNS * 4u) {
-                    let sum = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
-                    store_dq4(place.x, h, place.y, d, sum);
-                }
+            for (var d = x * 4u; d < params.head_dim; d += COLUMNS * 4u) {
+                let sum = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
+                store_dq4(place.x, h, place.y, d, sum);
             }
         }
     }
+}
+
+// A row's norm from the sum of its weights, noted for the kernels that follow; rows beyond the last one have none.
+fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32) -> f32 {
+    if (row >= block.q_len) {
+        return 0.0;
+    }
+    let at = lse_index(block.b, block.h, row);
+    let norm = norm_of(row_terms[at].x, l, block.h);
+    if (x == 0u) {
+        row_terms[at].z = norm;
+    }
+    return norm;
 }

@@ -17,11 +17,16 @@ fn backward_sinks(
     if (h >= params.end_workgroup) {
         return;
     }
+    // Runs of 1024 rows are summed apart: a running sum in f32 of n equal terms may be off by n 2^-26 of itself.
     var sum = 0.0;
     for (var b = 0u; b < params.batch; b += 1u) {
-        for (var q_idx = invocation; q_idx < q_len(b); q_idx += WORKGROUP_SIZE) {
-            let row = row_terms[lse_index(b, h, q_idx)];
-            sum -= sink_weight(row.x, h) * row.z * row.y;
+        for (var run = invocation; run < q_len(b); run += 1024u * WORKGROUP_SIZE) {
+            var run_sum = 0.0;
+            for (var q_idx = run; q_idx < min(run + 1024u * WORKGROUP_SIZE, q_len(b)); q_idx += WORKGROUP_SIZE) {
+                let row = row_terms[lse_index(b, h, q_idx)];
+                run_sum -= sink_weight(row.x, h) * row.z * row.y;
+            }
+            sum += run_sum;
         }
     }
     sums[invocation] = sum;

@@ -12,3 +12,7 @@ fn end_row(block: RowBlock, row: Row, m: f32, l: f32, writes: bool) -> f32 {
 fn end_row4(block: RowBlock, row: Row, d: u32, x: vec4<f32>) {
     store_part4(block.split, 0u, row_index(block.b, row.h, row.q_idx), d, x);
 }
+
+fn ended_row4(block: RowBlock, row: Row, d: u32) -> vec4<f32> {
+    return load_part4(block.split, 0u, row_index(block.b, row.h, row.q_idx), d);
+}

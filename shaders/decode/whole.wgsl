@@ -13,3 +13,8 @@ fn end_row4(block: RowBlock, row: Row, d: u32, x: vec4<f32>) {
     let place = q_place(block.b, row.q_idx);
     store_o4(place.x, row.h, place.y, d, x);
 }
+
+fn ended_row4(block: RowBlock, row: Row, d: u32) -> vec4<f32> {
+    let place = q_place(block.b, row.q_idx);
+    return load_o4(place.x, row.h, place.y, d);
+}

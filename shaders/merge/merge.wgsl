@@ -41,12 +41,12 @@ fn merge(
         }
         let weight = exp2((part.x - m) * params.softmax_scale_log2);
         l = fma(part.y, weight, l);
-        o_row = fma(load_part4(i, 0u, at, d), vec4<f32>(weight), o_row);
+        o_row += scaled(load_part4(i, 0u, at, d), weight);
     }
     let end = row_end(h, m, l);
     if (d == 0u) {
         lse[at - params.lse_base] = end.lse;
     }
     let place = q_place(b, q_idx);
-    store_o4(place.x, h, place.y, d, o_row * end.norm);
+    store_o4(place.x, h, place.y, d, scaled(o_row, end.norm));
 }

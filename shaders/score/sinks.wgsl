@@ -12,12 +12,16 @@ struct RowEnd {
 fn row_end(h: u32, m: f32, l: f32) -> RowEnd {
     let sink = bitcast<f32>(mask_words[slot_u32(SINKS_SLOT) + h]);
     let kept = l != 0.0;
-    // In powers of two, of scaled scores.
-    let scaled = select(LOWEST, m * params.softmax_scale_log2, kept);
-    let sink_scaled = sink * LOG2_E;
-    let most = max(scaled, sink_scaled);
-    let shrink = exp2(scaled - most);
-    let sum = l * shrink + exp2(sink_scaled - most);
-    let base = max(select(LOWEST, m * params.softmax_scale, kept), sink);
-    return RowEnd(shrink / sum, nan_if_lost(base + log2(sum) * LN_2, l));
+    // A sink of -inf is none: by the bits, since infinities stay out of the arithmetic.
+    let has_sink = bitcast<u32>(sink) != (EXPONENT_BITS | SIGN_BIT);
+    let of_keys = select(LOWEST, m * params.softmax_scale, kept);
+    let most = max(of_keys, select(LOWEST, sink, has_sink));
+    let shrink = select(0.0, exp2((of_keys - most) * LOG2_E), kept);
+    let sum = fma(l, shrink, select(0.0, exp2((sink - most) * LOG2_E), has_sink));
+    let empty = sum == 0.0;
+    let lse = fma(log2(sum), LN_2, most);
+    return RowEnd(
+        select(shrink / sum, 0.0, empty),
+        nan_if_lost(select(lse, params.negative_infinity, empty), l),
+    );
 }

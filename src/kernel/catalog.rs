@@ -8,7 +8,7 @@ use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
     ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, RowAccess, RowFormat,
 };
-use super::source::{BROWSER_SUBGROUPS, needs_subgroups, wgsl};
+use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, backward_candidates, candidates};
 use crate::custom::{Custom, CustomType};
 use crate::dtype::{Dtype, Dtypes};
@@ -154,6 +154,7 @@ fn form(key: &KernelKey) -> String {
         }
         KernelKey::Append { config, mask } => format!("{config:?}, {:?}", mask.sequences),
         KernelKey::Inspect { rows, score, .. } => format!("{rows:?}, {score:?}"),
+        KernelKey::Weights { sinks, .. } => format!("sinks: {sinks}"),
         KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
         KernelKey::RowsAlone { node, .. } => format!("node {node}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
@@ -199,6 +200,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
             keys.push(KernelKey::Inspect { rows, score, mask: Arc::clone(mask) });
         }
     }
+    keys.extend([false, true].map(|sinks| KernelKey::Weights { sinks, mask: Arc::clone(mask) }));
     if mask.sequences != SequenceForms::default() {
         keys.push(KernelKey::SequencesCheck { appends: false, mask: Arc::clone(mask) });
     }
@@ -286,7 +288,9 @@ fn backward_configs() -> Vec<BackwardConfig> {
     for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
         for head_dim in [head_dim, 3, 128, 255] {
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-            let problem = Problem::new(Shape::new(1, 1, 1, head_dim)).dtypes(dtype);
+            // Long rows of one length, whose sums are folded.
+            let rows = if head_dim == 3 { SEGMENT + 1 } else { 1 };
+            let problem = Problem::new(Shape::new(1, 1, rows, head_dim)).dtypes(dtype);
             let options = GradientStrides {
                 dout: problem.strides().o,
                 dq: problem.strides().q,
@@ -341,7 +345,10 @@ fn configs() -> Vec<ForwardConfig> {
             let of_8_bits = [33, 64].contains(&head_dim).then_some((1, i8));
             let cases = [(1, f32), (1, dtype), (99, f32), (99, dtype)];
             for (seq_len_q, dtypes) in cases.into_iter().chain(of_8_bits) {
-                let problem = Problem::new(Shape::new(1, 1, seq_len_q, head_dim)).dtypes(dtypes);
+                // Long rows of one length, whose sums are folded.
+                let keys = if head_dim == 64 { SEGMENT + 1 } else { seq_len_q };
+                let shape = Shape::new(1, 1, seq_len_q, head_dim).seq_kv(keys);
+                let problem = Problem::new(shape).dtypes(dtypes);
                 for num_splits in [1, 2] {
                     let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
                     for config in forms.filter_map(|(_, form)| form.ok()) {

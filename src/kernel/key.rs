@@ -107,6 +107,10 @@ pub(crate) struct BackwardConfig {
     pub(crate) head_dim_v: RowLength,
     pub(crate) rows: RowFormat,
     pub(crate) gradients: GradientDtypes,
+    /// Whether dq is folded every [`SEGMENT`](super::source::SEGMENT) keys.
+    pub(crate) rows_fold: bool,
+    /// Whether dk and dv are folded every [`SEGMENT`](super::source::SEGMENT) queries.
+    pub(crate) columns_fold: bool,
     pub(crate) form: BackwardForm,
 }
 
@@ -169,6 +173,8 @@ pub(crate) struct ForwardConfig {
     pub(crate) head_dim: RowLength,
     pub(crate) head_dim_v: RowLength,
     pub(crate) rows: RowFormat,
+    /// Whether the keys come in segments of [`SEGMENT`](super::source::SEGMENT), each folded into those before.
+    pub(crate) folds: bool,
     pub(crate) form: ForwardForm,
 }
 
@@ -363,6 +369,11 @@ pub(crate) enum KernelKey {
         score: ScoreText,
         mask: Arc<MaskText>,
     },
+    /// From masked scores to weights, in place.
+    Weights {
+        sinks: bool,
+        mask: Arc<MaskText>,
+    },
     Materialize {
         mask: Arc<MaskText>,
     },
@@ -409,6 +420,7 @@ impl KernelKey {
             Self::Append { .. } => "append",
             Self::Merge { .. } => "merge",
             Self::Inspect { .. } => "inspect",
+            Self::Weights { .. } => "weights",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
             Self::SequencesCheck { .. } => "sequences_check",
@@ -425,6 +437,7 @@ impl KernelKey {
             | Self::Append { mask, .. }
             | Self::Merge { mask, .. }
             | Self::Inspect { mask, .. }
+            | Self::Weights { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
             | Self::SequencesCheck { mask, .. }
@@ -459,14 +472,17 @@ impl KernelKey {
             Self::Forward { config, .. } if config.form.is_split() => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::Part, Binding::Stats]
             }
+            Self::Forward { config, .. } if config.folds => {
+                use Binding::{K, LseOut, Mask, O, Q, SegmentStats, V};
+                &[Mask, Q, K, V, O, LseOut, SegmentStats]
+            }
             Self::Forward { .. } => {
                 &[Binding::Mask, Binding::Q, Binding::K, Binding::V, Binding::O, Binding::LseOut]
             }
             Self::Backward { pass, config, .. } => pass.bindings(config.form),
             Self::Merge { parts, .. } => parts.bindings(),
-            Self::Inspect { .. } => {
-                &[Binding::Mask, Binding::Q, Binding::K, Binding::LseIn, Binding::Scores]
-            }
+            Self::Inspect { .. } => &[Binding::Mask, Binding::Q, Binding::K, Binding::Scores],
+            Self::Weights { .. } => &[Binding::Mask, Binding::Scores],
             Self::Append { .. } => &[],
             Self::Materialize { .. } | Self::TileClasses { .. } => {
                 &[Binding::Mask, Binding::MaskTensor]
@@ -502,6 +518,8 @@ pub(crate) enum Binding {
     Bias,
     LseOut,
     LseIn,
+    /// m and l of each row over the segments of the keys so far.
+    SegmentStats,
     /// What each split found: o, and m with l.
     Part,
     Stats,
@@ -601,6 +619,7 @@ impl Binding {
                 | Self::CacheLengths
                 | Self::Part
                 | Self::Stats
+                | Self::SegmentStats
                 | Self::ScoreValues
         )
     }

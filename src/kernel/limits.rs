@@ -37,6 +37,10 @@ impl Needs {
             // As shaders/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
             KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),
             KernelKey::SequencesCheck { .. } => (WORKGROUP_SIZE as usize, 4),
+            // As shaders/weights.wgsl declares them: shares of a row, and whether one of its scores isn't finite.
+            KernelKey::Weights { .. } => {
+                (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize + 16)
+            }
             KernelKey::Append { .. }
             | KernelKey::Merge { .. }
             | KernelKey::Inspect { .. }
@@ -51,8 +55,9 @@ impl Needs {
     /// What a forward kernel needs, with a bias or without.
     pub(crate) fn of_forward(config: &ForwardConfig, bias: bool) -> Self {
         let (invocations, workgroup_bytes) = forward_workgroup(config);
-        // The mask, q, k, v, and o with lse or parts with their stats.
-        Self { storage_buffers: 6 + usize::from(bias), invocations, workgroup_bytes }
+        // The mask, q, k, v, and o with lse or parts with their stats; stats of segments; the bias.
+        let storage_buffers = 6 + usize::from(config.folds) + usize::from(bias);
+        Self { storage_buffers, invocations, workgroup_bytes }
     }
 
     /// What the largest of the backward kernels needs.
@@ -147,7 +152,7 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
         ForwardForm::Decode { invocations, columns, rows, v_run, .. } => {
             let cells = rows * block_kv;
             let products = columns * (cells + invocations / columns / 4);
-            let words = products.max(invocations * v_run * 4) + 2 * cells + rows;
+            let words = products.max(invocations * v_run * 4) + 2 * cells + rows + 4;
             (invocations, 16 * rows * head_dim / 4 + 4 * words)
         }
     }

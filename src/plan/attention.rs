@@ -59,6 +59,8 @@ pub struct AttentionPlan {
     schedule: Schedule,
     /// Where lse goes if nobody asks for it.
     lse: wgpu::Buffer,
+    /// f32 `[batch, num_heads, seq_len_q, 2]`: m and l of the segments of the keys so far, where there are several.
+    segment_stats: Option<wgpu::Buffer>,
     kept_bytes: u64,
     empty: wgpu::Buffer,
     bind_groups: BindGroups,
@@ -215,6 +217,15 @@ impl AttentionPlan {
             shape.lse_len()?.max(1) as u64 * 4,
             wgpu::BufferUsages::STORAGE,
         )?;
+        let segment_stats = match config.folds {
+            true => Some(crate::device::buffer(
+                kernels.device(),
+                "stats of segments",
+                shape.lse_len()?.max(1) as u64 * 8,
+                wgpu::BufferUsages::STORAGE,
+            )?),
+            false => None,
+        };
         Ok(Self {
             kernels: kernels.clone(),
             problem: problem.clone(),
@@ -229,6 +240,7 @@ impl AttentionPlan {
             splits,
             schedule,
             lse,
+            segment_stats,
             kept_bytes,
             empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
@@ -412,6 +424,9 @@ impl AttentionPlan {
         if shape.o_len()? == 0 {
             return Ok(());
         }
+        let stats_words = shape.lse_len()? * 2;
+        let stats = (self.segment_stats.as_ref())
+            .map(|stats| Operand::new("stats of segments", stats.slice(..), stats_words));
         let source = |binding| {
             Ok(match (binding, &self.splits, bias) {
                 (Binding::Q, ..) => Source::Window(q),
@@ -420,6 +435,10 @@ impl AttentionPlan {
                 (Binding::O, ..) => Source::Window(o),
                 (Binding::LseOut, ..) => Source::Window(lse),
                 (Binding::Bias, _, Some(bias)) => Source::Window(bias),
+                (Binding::SegmentStats, ..) => match stats {
+                    Some(stats) => Source::Window(stats),
+                    None => Source::Whole(self.empty.as_entire_binding()),
+                },
                 (Binding::Part | Binding::PartIn(_), Some(splits), _) => {
                     Source::Whole(splits.part.as_entire_binding())
                 }

@@ -7,7 +7,7 @@ use wgpu::BufferSlice;
 
 use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
 use super::cut::{Axis, Grid, Tensor};
-use super::mask_tables::MaskTables;
+use super::mask_tables::{MaskTables, WORK_OF_CELL};
 use super::masked_kernel::MaskedKernel;
 use super::pieces::{Pieces, Schedule, Source};
 use super::tensors::{Numbering, Tensors};
@@ -29,7 +29,7 @@ pub enum ScoreTensor {
     Scores,
     /// The scores after softcap, bias and ALiBi where the mask keeps, −∞ elsewhere.
     MaskedScores,
-    /// `softmax` of the masked scores: `exp(score − lse)` where the mask keeps, 0 elsewhere.
+    /// `softmax` of the masked scores over this problem's keys, and its sinks: 0 where the mask doesn't keep.
     Weights,
 }
 
@@ -56,6 +56,8 @@ pub struct InspectPlan {
     problem: Problem,
     /// Of each of [`ScoreTensor::ALL`]; their cuts are the same.
     pieces: Vec<Pieces>,
+    /// What makes weights of masked scores, row by row.
+    weights: Pieces,
     schedule: Schedule,
 }
 
@@ -66,8 +68,6 @@ pub struct InspectBuffers<'a> {
     pub q: BufferSlice<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub k: BufferSlice<'a>,
-    /// f32 `[batch, num_heads, seq_len_q]` from the forward pass; needed for the weights only
-    pub lse: Option<BufferSlice<'a>>,
     /// What the mask names.
     pub mask: MaskBuffers<'a>,
     /// f32 `[batch, num_heads, seq_len_q, seq_len_kv]`, dense, written
@@ -104,7 +104,7 @@ impl InspectPlan {
             4,
             [Axis::Own; 3],
         );
-        let mut reached = vec![tensors.q(), tensors.k(), tensors.lse(Binding::LseIn), output];
+        let mut reached = vec![tensors.q(), tensors.k(), output];
         reached.extend(tensors.bias());
         let params = Params::new(problem, &mask.layout, 1)?;
         let pieces = (0..)
@@ -113,10 +113,16 @@ impl InspectPlan {
                 Pieces::new(kernels, &grid, &reached, &Params { output_mode, ..params })
             })
             .collect::<Result<Vec<_>>>()?;
+        let row_work = shape.seq_len_kv as u64 * WORK_OF_CELL;
+        let weights =
+            Pieces::new(kernels, &Grid::items(sizes, 1, 1, row_work), &[output], &params)?;
         let work = mask.work().chain(pieces.iter().take(1).flat_map(Pieces::work));
+        let work = work.chain(weights.work());
         let schedule = Schedule::new(work, kernels.traits().most_work);
-        let kernel = MaskedKernel::new(kernels, mask, key)?;
-        Ok(Self { kernel, problem: problem.clone(), pieces, schedule })
+        let text = Arc::clone(&mask.text);
+        let softmax = KernelKey::Weights { sinks: problem.score.sinks, mask: text };
+        let kernel = MaskedKernel::new(kernels, mask, [key, softmax])?;
+        Ok(Self { kernel, problem: problem.clone(), pieces, weights, schedule })
     }
 
     /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_piece`].
@@ -165,20 +171,9 @@ impl InspectPlan {
         let cells = shape.scores_len()?;
         let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
         let k = Operand::indexed("k", buffers.k, &self.problem.k_indexing())?;
-        let lse = match (tensor, buffers.lse) {
-            (ScoreTensor::Weights, Some(lse)) => Operand::new("lse", lse, shape.lse_len()?),
-            (ScoreTensor::Weights, None) => {
-                return Err(crate::error::Error::operand(
-                    "lse",
-                    "the forward pass's lse, for the weights",
-                    "none",
-                ));
-            }
-            _ => Operand::new("lse", self.kernel.empty.slice(..), 0),
-        };
         let output = Operand::new(tensor.name(), buffers.output, cells);
         let mask = self.kernel.mask.operands(&buffers.mask)?;
-        let mut inputs = vec![q, k, lse];
+        let mut inputs = vec![q, k];
         let bias = Operand::bias(&self.problem, &buffers.mask)?;
         inputs.extend(bias);
         for operand in inputs.iter().chain([&output]) {
@@ -189,16 +184,17 @@ impl InspectPlan {
         if cells == 0 {
             return Ok(());
         }
-        let pieces = &self.pieces[tensor as usize];
+        let mut stages = vec![&self.pieces[tensor as usize]];
+        if tensor == ScoreTensor::Weights {
+            stages.push(&self.weights);
+        }
         let windows = |binding| match (binding, bias) {
             (Binding::Q, _) => Some(Source::Window(q)),
             (Binding::K, _) => Some(Source::Window(k)),
-            (Binding::LseIn, _) if lse.bytes > 0 => Some(Source::Window(lse)),
-            (Binding::LseIn, _) => Some(Source::Whole(self.kernel.empty.as_entire_binding())),
             (Binding::Scores, _) => Some(Source::Window(output)),
             (Binding::Bias, Some(bias)) => Some(Source::Window(bias)),
             _ => None,
         };
-        self.kernel.record(encoder, tensor.name(), &steps, pieces, &mask, windows)
+        self.kernel.record(encoder, tensor.name(), &steps, &stages, &mask, windows)
     }
 }

@@ -38,7 +38,7 @@ impl MaskOutput {
         let pieces = Pieces::new(kernels, &grid, &[output], params)?;
         let work = mask.work().chain(pieces.work());
         let schedule = Schedule::new(work, kernels.traits().most_work);
-        Ok(Self { kernel: MaskedKernel::new(kernels, mask, key)?, name, dims, pieces, schedule })
+        Ok(Self { kernel: MaskedKernel::new(kernels, mask, [key])?, name, dims, pieces, schedule })
     }
 
     /// In how many submissions the writing may be.
@@ -67,6 +67,6 @@ impl MaskOutput {
             return Ok(());
         }
         let windows = |binding| (binding == Binding::MaskTensor).then_some(Source::Window(output));
-        self.kernel.record(encoder, self.name, &steps, &self.pieces, &mask, windows)
+        self.kernel.record(encoder, self.name, &steps, &[&self.pieces], &mask, windows)
     }
 }

@@ -189,6 +189,7 @@ fn base_of(params: &mut Params, binding: Binding) -> Option<&mut u32> {
         Binding::RotatedQ => &mut params.rotated_q_base,
         Binding::LseIn
         | Binding::LseOut
+        | Binding::SegmentStats
         | Binding::Dlse
         | Binding::RowTerms
         | Binding::RowTermsOut => &mut params.lse_base,

@@ -40,6 +40,9 @@ pub(super) fn forward(
     let mut reached = vec![tensors.q(), tensors.k(), tensors.v()];
     if !config.form.is_split() {
         reached.extend([tensors.o(), tensors.lse(Binding::LseOut)]);
+        if config.folds {
+            reached.push(tensors.of_rows(Binding::SegmentStats, "stats of segments", 8));
+        }
     }
     reached.extend(tensors.bias());
     (grid, reached)

@@ -68,8 +68,11 @@ pub fn gradients(
                 let delta = (0..shape.head_dim_v).map(share).sum::<f64>()
                     - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
                 if problem.score.sinks {
-                    let sink = inputs.mask.of_head(crate::mask::MaskInput::Sinks, h);
-                    result.dsinks[h] -= (f64::from(sink) - forward.lse[lse_index]).exp() * delta;
+                    let sink = f64::from(inputs.mask.of_head(crate::mask::MaskInput::Sinks, h));
+                    // A sink of -inf is none, whatever the row's lse is.
+                    if sink != f64::NEG_INFINITY {
+                        result.dsinks[h] -= (sink - forward.lse[lse_index]).exp() * delta;
+                    }
                 }
                 let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
                 let kept = |kv_idx: &usize| mask.keep(b, h, q_idx, *kv_idx);

@@ -16,7 +16,7 @@ pub struct Reference {
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, in the order of the problem's strides of o; elements that no
     /// stride reaches, or that belong to no sequence, are 0
     pub o: Vec<f64>,
-    /// `[batch, num_heads, seq_len_q]`; 0 where no sequence is
+    /// `[batch, num_heads, seq_len_q]`; −∞ in rows that keep no key, and in those that belong to no sequence
     pub lse: Vec<f64>,
     /// `[batch, num_heads, seq_len_q, seq_len_kv]`; beyond a sequence's own lengths as where it is masked, scores 0
     pub scores: Vec<f64>,
@@ -48,7 +48,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
 
     let mut result = Reference {
         o: vec![0.0; strides.o.span("o", shape.o_dims())?],
-        lse: vec![0.0; shape.lse_len()?],
+        lse: vec![f64::NEG_INFINITY; shape.lse_len()?],
         scores: vec![0.0; shape.scores_len()?],
         masked_scores: vec![f64::NEG_INFINITY; shape.scores_len()?],
         weights: vec![0.0; shape.scores_len()?],
@@ -107,12 +107,15 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 let weights: Vec<f64> = (exponentials.iter().zip(&kept))
                     .map(|(e, &keep)| if keep && sum != 0.0 { e / sum } else { 0.0 })
                     .collect();
-                // o = sum over the kept keys of weight * v
+                // o = sum over the kept keys of weight * v; what isn't finite counts as it is, whatever its weight
                 for d in 0..shape.head_dim_v {
                     let term = |kv_idx: usize| {
                         let [batch, row] = places.kv_place(b, kv_idx);
-                        let v = inputs.v[at(v_strides, [batch, h_kv, row, d])];
-                        weights[kv_idx] * f64::from(v)
+                        let v = f64::from(inputs.v[at(v_strides, [batch, h_kv, row, d])]);
+                        match weights[kv_idx].is_finite() && !v.is_finite() {
+                            true => v,
+                            false => weights[kv_idx] * v,
+                        }
                     };
                     let o = (0..keys).filter(|&kv_idx| kept[kv_idx]).map(term);
                     result.o[at(o_strides, [q_batch, h, q_row, d])] = o.sum();

@@ -241,13 +241,13 @@ fn buffers_of_the_other_plans() {
     let buffers = InspectBuffers {
         q: own.q.slice(..),
         k: own.k.slice(..),
-        lse: None,
         mask: MaskBuffers::new(),
-        output: cells.slice(..),
+        output: own.lengths.slice(..),
     };
-    inspect.encode(&mut encoder, ScoreTensor::Scores, &buffers).unwrap();
     let error = inspect.encode(&mut encoder, ScoreTensor::Weights, &buffers).unwrap_err();
-    assert_says(&error, &["lse", "forward pass"]);
+    assert_says(&error, &["weights"]);
+    let buffers = InspectBuffers { output: cells.slice(..), ..buffers };
+    inspect.encode(&mut encoder, ScoreTensor::Weights, &buffers).unwrap();
 
     let problem = Problem::new(VALID).mask(Mask::KeyLengths);
     let plan = MaskPlan::new(ATTENTION.kernels(), &problem, MaskFormat::Keep).unwrap();

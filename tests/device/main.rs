@@ -6,6 +6,7 @@ mod cache;
 mod custom;
 mod decode;
 mod dtypes;
+mod edges;
 mod faults;
 mod fixture;
 mod forward;

@@ -27,7 +27,7 @@ const MATRIX: Outputs = Outputs {
 };
 
 /// Whether the adapter lists matrices that the kernel takes. Where it doesn't, the kernel refuses and says so.
-fn has_matrices() -> bool {
+pub(crate) fn has_matrices() -> bool {
     let adapters = pollster::block_on(wgpu_attention::adapters());
     let listed = adapters[0].cooperative_matrix_properties().iter().any(|shape| {
         let sizes = [shape.m_size, shape.n_size, shape.k_size];

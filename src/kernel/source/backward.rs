@@ -1,6 +1,6 @@
 //! The kernels of the backward pass.
 
-use super::{Source, WORKGROUP_SIZE, row_length, tile_class};
+use super::{SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
 use crate::dtype::Dtype;
 use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
 use crate::mask::emit::MaskText;
@@ -46,6 +46,8 @@ impl Source {
                 self.part(&tile_class(mask));
                 self.part(&shader!("query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
+                self.folds(config.rows_fold);
+                self.folded("dq", "q", "HEAD_DIM", config.form);
                 if normalizes {
                     self.part(&if score.sinks {
                         shader!("backward/sink_weight")
@@ -89,6 +91,9 @@ impl Source {
                 self.part(&shader!("backward/key_block"));
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
+                self.folds(config.columns_fold);
+                self.folded("dk", "kv", "HEAD_DIM", config.form);
+                self.folded("dv", "kv", "HEAD_DIM_V", config.form);
                 self.part(&shader!("nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
@@ -143,6 +148,22 @@ impl Source {
                 self.part(&shader!("backward/bias"));
             }
         }
+    }
+
+    /// Whether sums are folded, and after how many terms.
+    fn folds(&mut self, folds: bool) {
+        self.title("generated: kernel::source");
+        self.flag("FOLDS", folds);
+        self.constant("SEGMENT", SEGMENT);
+    }
+
+    /// `fold_TENSOR`, for rows of `side`.
+    fn folded(&mut self, tensor: &str, side: &str, capacity: &str, form: BackwardForm) {
+        let part = match form {
+            BackwardForm::Broadcast { .. } => shader!("backward/fold_broadcast"),
+            BackwardForm::Tiled { .. } => shader!("backward/fold_tiled"),
+        };
+        self.template(&part, &[("TENSOR", tensor), ("SIDE", side), ("CAPACITY", capacity)]);
     }
 
     /// `product_NEAR_FAR` of the tiled backward kernels; each tensor's rows are queries or keys.

@@ -18,6 +18,10 @@ use super::key::{
 /// Invocations in a workgroup of the kernels that have no tiles.
 pub(crate) const WORKGROUP_SIZE: u32 = 64;
 
+/// Keys of a segment, and queries: no running sum has more terms, but those of sums. A running sum in f32 of n equal terms
+/// may be off by n 2^-26 of itself, 6e-5 for so many.
+pub(crate) const SEGMENT: usize = 4096;
+
 /// Bytes that a CPU's cache loads at once.
 const CACHE_LINE: usize = 64;
 
@@ -108,6 +112,8 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&shader!("online_softmax"));
             source.part(&row_end(score.sinks));
             source.part(&shader!("nonfinite"));
+            source.part(&shader!("nonfinite_sums"));
+            source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
             if config.form.packed_rows().is_some() {
                 if let ForwardForm::DecodeLanes { .. } = config.form {
                     source.fetches_keys(dtypes);
@@ -117,8 +123,15 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 } else {
                     shader!("decode/whole")
                 });
+                source.part(&shader!("decode/nonfinite"));
             } else {
-                source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
+                if config.folds {
+                    source.title("generated: kernel::source");
+                    source.constant("SEGMENT", SEGMENT);
+                    source.part(&shader!("segments/folded"));
+                } else {
+                    source.part(&shader!("segments/one"));
+                }
                 if let ForwardForm::Broadcast { sum_steps, .. } = config.form {
                     source.part(&shader!("broadcast/broadcast"));
                     source.fetches_keys(dtypes);
@@ -157,6 +170,8 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
                 Parts::Splits => shader!("merge/splits"),
                 Parts::Results(_) => shader!("merge/results"),
             });
+            source.part(&shader!("nonfinite"));
+            source.part(&shader!("nonfinite_sums"));
             source.part(&shader!("merge/merge"));
         }
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
@@ -164,6 +179,13 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.rows(*access, dtypes.k, "k", "params.head_dim");
             source.score(score, dtypes.bias);
             source.part(&shader!("inspect"));
+        }
+        KernelKey::Weights { sinks, .. } => {
+            source.title("generated: kernel::source");
+            source.constant("SINKS_SLOT", SINKS_SLOT);
+            source.part(&shader!("online_softmax"));
+            source.part(&row_end(*sinks));
+            source.part(&shader!("weights"));
         }
         KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
         KernelKey::RowsAlone { node, mask } => {
@@ -488,6 +510,9 @@ impl Source {
             }
             Binding::Stats | Binding::StatsIn => {
                 ("[num_splits, batch, num_heads, seq_len_q]: m, l", "stats", "vec2<f32>")
+            }
+            Binding::SegmentStats => {
+                ("[batch, num_heads, seq_len_q]: m, l of the segments so far", "stats", "vec2<f32>")
             }
             Binding::PartIn(access) => (
                 "[parts, batch, num_heads, seq_len_q, head_dim_v]",

@@ -1,7 +1,9 @@
 //! `broadcast`, and its counterparts of the backward pass: how many rows a lane has, and how many it sums up at a time.
 
 use super::device::DeviceTraits;
-use super::rows::{ROOMS, backward_row_format, lane_row_format, lanes, room};
+use super::rows::{
+    ROOMS, backward_row_format, columns_fold, folds, lane_row_format, lanes, room, rows_fold,
+};
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{
     BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
@@ -19,6 +21,7 @@ pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<Forw
         head_dim,
         head_dim_v,
         rows: rows_format,
+        folds: folds(problem),
         form: ForwardForm::Broadcast {
             subgroup_size,
             rows,
@@ -101,7 +104,9 @@ pub(super) fn backward_broadcast(
             head_dim,
             head_dim_v,
             rows: lane_row_format(backward_row_format(problem, strides), device),
-            gradients: GradientDtypes::default(),
+            gradients,
+            rows_fold: rows_fold(problem, gradients),
+            columns_fold: columns_fold(problem, gradients),
             form: BackwardForm::Broadcast {
                 subgroup_size,
                 sum_steps: backward_sum_steps(subgroup_size, longest, cells),
@@ -110,8 +115,9 @@ pub(super) fn backward_broadcast(
         }
     };
     // Short rows are multiplied again in less time than they are kept. A bias takes the binding that cells would need; and
-    // sums go on from chunk to chunk in dk and dv themselves.
+    // sums go on from chunk to chunk in dk and dv themselves, in one run.
     let cells = longest.capacity > 16
+        && !columns_fold(problem, gradients)
         && !problem.score.bias
         && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
         && cell_bytes(problem, &of(true)) <= most_cell_bytes(&device.limits);

@@ -4,6 +4,7 @@ use super::device::DeviceTraits;
 use super::rows::{ROOMS, lanes, room, row_format};
 use crate::dtype::Dtype;
 use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
+use crate::kernel::source::SEGMENT;
 use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
 use crate::shape::Strides;
@@ -12,7 +13,7 @@ use crate::shape::Strides;
 pub(crate) const MAX_DECODE_QUERIES: usize = 16;
 
 /// The most splits of the keys: products of a split's and a tile's number stay within 32 bits.
-pub(crate) const MAX_SPLITS: usize = 128;
+pub(crate) const MAX_SPLITS: usize = 255;
 
 /// Keys in a decode kernel's tile.
 const DECODE_BLOCK_KV: usize = 32;
@@ -36,6 +37,7 @@ pub(super) fn decode_lanes(
         head_dim: room(shape.head_dim, &ROOMS),
         head_dim_v: room(shape.head_dim_v, &ROOMS),
         rows: rows_format,
+        folds: false,
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
     };
     Ok(split(problem, device, config, num_splits))
@@ -62,6 +64,7 @@ pub(super) fn decode_shared(
         head_dim,
         head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
         rows: rows_format,
+        folds: false,
         form: ForwardForm::Decode {
             invocations,
             columns: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
@@ -134,5 +137,10 @@ pub(crate) fn suitable_splits(
     let blocks = (shape.group_size() * shape.seq_len_q).div_ceil(rows);
     let others = (shape.batch * shape.num_kv_heads * blocks).max(1);
     let longest = shape.seq_len_kv.div_ceil(least_keys).clamp(1, MAX_SPLITS);
-    usize::div_ceil(workgroups, others).min(longest)
+    // More than fill the device where one running sum would have too many terms, as far as a binding holds what they find.
+    let row = shape.head_dim_v.next_multiple_of(4) * 4;
+    let split_bytes = shape.batch * shape.num_heads * shape.seq_len_q * row;
+    let bound = device.limits.max_storage_buffer_binding_size / split_bytes.max(1) as u64;
+    let accurate = shape.seq_len_kv.div_ceil(SEGMENT).min(MAX_SPLITS).min(bound as usize);
+    usize::div_ceil(workgroups, others).min(longest).max(accurate)
 }

@@ -20,7 +20,7 @@ pub(crate) use rows::row_format;
 
 use broadcast::{backward_broadcast, broadcast};
 use decode::{MAX_DECODE_QUERIES, decode_lanes, decode_shared};
-use rows::{ROOMS, backward_row_format, room};
+use rows::{ROOMS, backward_row_format, columns_fold, folds, room, rows_fold};
 
 /// A kernel that was considered, and its tiles or why it was refused.
 pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
@@ -82,6 +82,7 @@ fn tiled(problem: &Problem) -> ForwardConfig {
         head_dim: room(shape.head_dim, &ROOMS),
         head_dim_v,
         rows: row_format(problem),
+        folds: folds(problem),
         form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
     }
 }
@@ -104,6 +105,7 @@ fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Str
         head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
         head_dim_v: room(shape.head_dim_v, &[32, 64, 128]),
         rows: row_format(problem),
+        folds: folds(problem),
         form: ForwardForm::Matrix { columns, size },
     };
     let invocations = config.grid.block_q / 4 * columns;
@@ -181,11 +183,11 @@ pub(crate) fn backward_candidates(
                 BackwardKernel::Broadcast => {
                     backward_broadcast(problem, strides, gradients, device)
                 }
-                BackwardKernel::Tiled => Ok(backward_tiled(problem, strides)),
+                BackwardKernel::Tiled => Ok(backward_tiled(problem, strides, gradients)),
             };
             let config = config.and_then(|config| {
                 Needs::of_backward(&config).refusal(&device.limits)?;
-                Ok(BackwardConfig { gradients, ..config })
+                Ok(config)
             });
             (kernel, config)
         })
@@ -196,7 +198,11 @@ pub(crate) fn backward_candidates(
     candidates
 }
 
-fn backward_tiled(problem: &Problem, strides: &GradientStrides) -> BackwardConfig {
+fn backward_tiled(
+    problem: &Problem,
+    strides: &GradientStrides,
+    gradients: GradientDtypes,
+) -> BackwardConfig {
     let shape = &problem.shape;
     // The sums' registers per invocation: 4 rows of capacity / columns components, of dk and of dv.
     let columns = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
@@ -210,7 +216,9 @@ fn backward_tiled(problem: &Problem, strides: &GradientStrides) -> BackwardConfi
         head_dim,
         head_dim_v,
         rows: backward_row_format(problem, strides),
-        gradients: GradientDtypes::default(),
+        gradients,
+        rows_fold: rows_fold(problem, gradients),
+        columns_fold: columns_fold(problem, gradients),
         form: BackwardForm::Tiled {
             columns,
             chunk: 16,

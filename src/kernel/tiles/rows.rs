@@ -1,7 +1,9 @@
 //! What room a kernel has for rows, and how it reads them.
 
 use super::device::DeviceTraits;
+use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{RowAccess, RowFormat, RowLength};
+use crate::kernel::source::SEGMENT;
 use crate::problem::{GradientStrides, Problem};
 use crate::shape::Strides;
 
@@ -66,6 +68,22 @@ pub(super) fn lanes(
         ));
     }
     Ok((subgroup_size, rows_format))
+}
+
+/// Whether a forward kernel's sums are folded, segment by segment: where there is more than one, and o holds f32.
+pub(super) fn folds(problem: &Problem) -> bool {
+    problem.shape.seq_len_kv > SEGMENT && problem.dtypes.o == Dtype::F32
+}
+
+/// The same of dq.
+pub(super) fn rows_fold(problem: &Problem, gradients: GradientDtypes) -> bool {
+    problem.shape.seq_len_kv > SEGMENT && gradients.dq == Dtype::F32
+}
+
+/// The same of dk and dv, whose sums are over the queries of a group's heads.
+pub(super) fn columns_fold(problem: &Problem, gradients: GradientDtypes) -> bool {
+    let terms = problem.shape.seq_len_q.saturating_mul(problem.shape.group_size());
+    terms > SEGMENT && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
 }
 
 fn forward_rows_are_aligned(problem: &Problem) -> bool {

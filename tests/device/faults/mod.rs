@@ -292,7 +292,6 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                 let inspect = InspectBuffers {
                     q: buffers.q.slice(..),
                     k: buffers.k.slice(..),
-                    lse: Some(buffers.lse.slice(..)),
                     mask: buffers.mask(),
                     output: tensor.slice(..),
                 };

@@ -1,0 +1,5 @@
+// Gives an ended row back the values that aren't finite among the split's keys that it keeps; `l` is the sum of its weights.
+fn add_kept_nonfinite(block: RowBlock, row: Row, d: u32, l: f32) {
+    let kept = kept_nonfinite_v4(block.b, row.h, row.q_idx, d, block.keys);
+    end_row4(block, row, d, with_kept_nonfinite(ended_row4(block, row, d), kept, l));
+}

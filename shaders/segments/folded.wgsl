@@ -1,0 +1,80 @@
+// Rows with more keys than one running sum in f32 can hold: of n equal terms it may be off by n 2^-26 of itself. So the
+// keys come in segments of SEGMENT, each with its own m, l and o, which are folded into those of the segments before:
+//
+//   M = max(m, m'),  L = l 2^((m - M) c) + l' 2^((m' - M) c),  O = o 2^((m - M) c) + o' 2^((m' - M) c)
+//
+// The sums so far lie in o, and M and L of each row in stats. An invocation reads and writes its own components of o; the
+// stats are written by one invocation of a row and read by all of them behind a barrier.
+
+struct SegmentEnd {
+    // What the sums of this segment and of those before are multiplied with.
+    norm: f32,
+    norm_before: f32,
+    // The sum of the row's weights so far.
+    l: f32,
+}
+
+// A segment ends where a tile does.
+fn first_segment(hull: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(hull.x, min(hull.x / BLOCK_KV * BLOCK_KV + SEGMENT, hull.y));
+}
+
+fn is_last_segment(keys: vec2<u32>, hull: vec2<u32>) -> bool {
+    return keys.y >= hull.y;
+}
+
+fn next_segment(keys: vec2<u32>, hull: vec2<u32>) -> vec2<u32> {
+    return vec2<u32>(keys.y, min(keys.y + SEGMENT, hull.y));
+}
+
+// Orders the writes of stats before the reads of the next segment.
+fn await_stats() {
+    storageBarrier();
+}
+
+// (m, l) of the segments before.
+fn segment_stats(block: QueryBlock, keys: vec2<u32>, row: u32) -> vec2<f32> {
+    let at = lse_index(block.b, block.h, min(row, block.q_len - 1u));
+    return select(stats[at], vec2<f32>(LOWEST, 0.0), keys.x == block.hull.x);
+}
+
+fn segment_end(
+    block: QueryBlock,
+    keys: vec2<u32>,
+    row: u32,
+    m: f32,
+    l: f32,
+    before: vec2<f32>,
+    writes: bool,
+) -> SegmentEnd {
+    let most = max(m, before.x);
+    let shrink = exp2((m - most) * params.softmax_scale_log2);
+    let shrink_before = exp2((before.x - most) * params.softmax_scale_log2);
+    let sum = fma(before.y, shrink_before, l * shrink);
+    if (!is_last_segment(keys, block.hull)) {
+        if (writes) {
+            stats[lse_index(block.b, block.h, row)] = vec2<f32>(most, sum);
+        }
+        return SegmentEnd(shrink, shrink_before, sum);
+    }
+    let end = row_end(block.h, most, sum);
+    if (writes) {
+        lse[lse_index(block.b, block.h, row)] = end.lse;
+    }
+    return SegmentEnd(shrink * end.norm, shrink_before * end.norm, sum);
+}
+
+fn folded_o4(
+    block: QueryBlock,
+    keys: vec2<u32>,
+    place: vec2<u32>,
+    d: u32,
+    o_part: vec4<f32>,
+    end: SegmentEnd,
+) -> vec4<f32> {
+    var folded = scaled(o_part, end.norm);
+    if (keys.x != block.hull.x) {
+        folded += scaled(load_o4(place.x, block.h, place.y, d), end.norm_before);
+    }
+    return folded;
+}
