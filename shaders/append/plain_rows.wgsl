@@ -1,3 +1,3 @@
-fn incoming_TENSOR4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
-    return load_TENSOR4(place.x, h, place.y, d);
+fn incoming_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
+    return load_{{TENSOR}}4(place.x, h, place.y, d);
 }

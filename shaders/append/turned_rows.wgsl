@@ -1,12 +1,12 @@
-// Rows of TENSOR, turned by the rotary embedding: x cos - y sin in a pair's first component, x sin + y cos in its second.
+// Rows of {{TENSOR}}, turned by the rotary embedding: x cos - y sin in a pair's first component, x sin + y cos in its second.
 
-fn incoming_TENSOR4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
-    var x = load_TENSOR4(place.x, h, place.y, d);
+fn incoming_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
+    var x = load_{{TENSOR}}4(place.x, h, place.y, d);
     for (var i = 0u; i < 4u; i += 1u) {
         let own = d + i;
         if (own < rotary.dim) {
             let other = rotary_partner(own);
-            let y = load_TENSOR4(place.x, h, place.y, other & ~3u)[other & 3u];
+            let y = load_{{TENSOR}}4(place.x, h, place.y, other & ~3u)[other & 3u];
             let turn = rotary_turn(rotary_pair(own), position);
             let sine = select(turn.y, -turn.y, is_first(own));
             x[i] = fma(x[i], turn.x, y * sine);

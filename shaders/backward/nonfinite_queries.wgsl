@@ -1,10 +1,10 @@
-// The sum of the numbers that aren't finite in TENSOR's rows among the queries that keep a key.
-fn kept_nonfinite_TENSOR4(b: u32, h_kv: u32, kv_idx: u32, d: u32) -> vec4<f32> {
+// The sum of the numbers that aren't finite in {{TENSOR}}'s rows among the queries that keep a key.
+fn kept_nonfinite_{{TENSOR}}4(b: u32, h_kv: u32, kv_idx: u32, d: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
         for (var q_idx = 0u; q_idx < q_len(b); q_idx += 1u) {
             let place = q_place(b, q_idx);
-            let x = load_TENSOR4(place.x, h, place.y, d);
+            let x = load_{{TENSOR}}4(place.x, h, place.y, d);
             let found = is_nonfinite(x);
             if (any(found)) {
                 if (mask_keep(b, h, q_idx, kv_idx)) {

@@ -1,6 +1,6 @@
-// NEAR_TENSOR FAR_TENSOR^T of a tile: result[i] has the four own rows' products with the other side's row x + i * COLUMNS.
+// {{NEAR_TENSOR}} {{FAR_TENSOR}}^T of a tile: result[i] has the four own rows' products with the other side's row x + i * COLUMNS.
 // Chunks of CHUNK components of both are staged in workgroup memory.
-fn product_NEAR_TENSOR_FAR_TENSOR(own: Rows, other: Rows, length: u32, invocation: u32) -> array<vec4<f32>, OTHERS> {
+fn product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}(own: Rows, other: Rows, length: u32, invocation: u32) -> array<vec4<f32>, OTHERS> {
     let y = invocation / COLUMNS;
     let x = invocation % COLUMNS;
     var s: array<vec4<f32>, OTHERS>;
@@ -12,17 +12,17 @@ fn product_NEAR_TENSOR_FAR_TENSOR(own: Rows, other: Rows, length: u32, invocatio
         for (var i = 0u; i < turns(OWN_BLOCK * CHUNK4); i += 1u) {
             let at = i * INVOCATIONS + invocation;
             if (is_turn(at, OWN_BLOCK * CHUNK4)) {
-                let place = NEAR_ROWS_place(own.b, min(own.first + at / CHUNK4, own.last));
+                let place = {{NEAR_SIDE}}_place(own.b, min(own.first + at / CHUNK4, own.last));
                 stage[at % CHUNK4 * OWN_ROW + at / CHUNK4] =
-                    load_NEAR_TENSOR4(place.x, own.h, place.y, d0 + at % CHUNK4 * 4u);
+                    load_{{NEAR_TENSOR}}4(place.x, own.h, place.y, d0 + at % CHUNK4 * 4u);
             }
         }
         for (var i = 0u; i < turns(OTHER_BLOCK * CHUNK4); i += 1u) {
             let at = i * INVOCATIONS + invocation;
             if (is_turn(at, OTHER_BLOCK * CHUNK4)) {
-                let place = FAR_ROWS_place(other.b, min(other.first + at / CHUNK4, other.last));
+                let place = {{FAR_SIDE}}_place(other.b, min(other.first + at / CHUNK4, other.last));
                 stage[OTHER_START + at % CHUNK4 * OTHER_ROW + at / CHUNK4] =
-                    load_FAR_TENSOR4(place.x, other.h, place.y, d0 + at % CHUNK4 * 4u);
+                    load_{{FAR_TENSOR}}4(place.x, other.h, place.y, d0 + at % CHUNK4 * 4u);
             }
         }
         workgroupBarrier();

@@ -1,7 +1,7 @@
-// sums += cells^T FAR_TENSOR, over the tile's rows of the other side, of which STAGED_ROWS are staged at a time. In PARTIAL
+// sums += cells^T {{FAR_TENSOR}}, over the tile's rows of the other side, of which STAGED_ROWS are staged at a time. In PARTIAL
 // tiles what isn't finite counts as 0 and is noted.
-fn add_FAR_TENSOR(
-    sums: ptr<function, array<array<vec4<f32>, CAPACITY / 4u / COLUMNS>, 4>>,
+fn add_{{FAR_TENSOR}}(
+    sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u / COLUMNS>, 4>>,
     other: Rows,
     kind: u32,
     invocation: u32,
@@ -10,12 +10,12 @@ fn add_FAR_TENSOR(
     let x = invocation % COLUMNS;
     for (var j0 = 0u; j0 < OTHER_BLOCK; j0 += STAGED_ROWS) {
         workgroupBarrier();
-        for (var i = 0u; i < turns(STAGED_ROWS * (CAPACITY / 4u)); i += 1u) {
+        for (var i = 0u; i < turns(STAGED_ROWS * ({{CAPACITY}} / 4u)); i += 1u) {
             let at = i * INVOCATIONS + invocation;
-            if (is_turn(at, STAGED_ROWS * (CAPACITY / 4u))) {
-                let j = j0 + at / (CAPACITY / 4u);
-                let place = FAR_ROWS_place(other.b, min(other.first + j, other.last));
-                var value = load_FAR_TENSOR4(place.x, other.h, place.y, at % (CAPACITY / 4u) * 4u);
+            if (is_turn(at, STAGED_ROWS * ({{CAPACITY}} / 4u))) {
+                let j = j0 + at / ({{CAPACITY}} / 4u);
+                let place = {{FAR_SIDE}}_place(other.b, min(other.first + j, other.last));
+                var value = load_{{FAR_TENSOR}}4(place.x, other.h, place.y, at % ({{CAPACITY}} / 4u) * 4u);
                 if (kind == PARTIAL) {
                     if (any(is_nonfinite(value))) {
                         value = without_nonfinite(value);
@@ -28,8 +28,8 @@ fn add_FAR_TENSOR(
         workgroupBarrier();
         for (var j = 0u; j < STAGED_ROWS; j += 1u) {
             let cell = cells[(j0 + j) * CELL_ROW + y];
-            for (var i = 0u; i < CAPACITY / 4u / COLUMNS; i += 1u) {
-                let value = stage[j * (CAPACITY / 4u) + x + i * COLUMNS];
+            for (var i = 0u; i < {{CAPACITY}} / 4u / COLUMNS; i += 1u) {
+                let value = stage[j * ({{CAPACITY}} / 4u) + x + i * COLUMNS];
                 (*sums)[0][i] = fma(vec4<f32>(cell.x), value, (*sums)[0][i]);
                 (*sums)[1][i] = fma(vec4<f32>(cell.y), value, (*sums)[1][i]);
                 (*sums)[2][i] = fma(vec4<f32>(cell.z), value, (*sums)[2][i]);

@@ -1,7 +1,7 @@
-// sums[r] += weights[r] TENSOR[first ..] in a tile of any kind, see sums. Code of its own for each: a choice further inside
+// sums[r] += weights[r] {{TENSOR}}[first ..] in a tile of any kind, see sums. Code of its own for each: a choice further inside
 // would be made number by number, in FULL tiles too.
-fn add_TENSOR(
-    sums: ptr<function, array<array<vec4<f32>, LENGTH / 4u>, ROWS>>,
+fn add_{{TENSOR}}(
+    sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u>, ROWS>>,
     weights: ptr<function, array<array<f32, SUBGROUP_SIZE>, ROWS>>,
     b: u32,
     h: u32,
@@ -12,9 +12,9 @@ fn add_TENSOR(
 ) -> u32 {
     var nonfinite = 0u;
     if (kind == PARTIAL) {
-        nonfinite = add_partial_TENSOR(sums, weights, b, h, first, last, PARTIAL, lane);
+        nonfinite = add_partial_{{TENSOR}}(sums, weights, b, h, first, last, PARTIAL, lane);
     } else {
-        nonfinite = add_full_TENSOR(sums, weights, b, h, first, last, FULL, lane);
+        nonfinite = add_full_{{TENSOR}}(sums, weights, b, h, first, last, FULL, lane);
     }
     return nonfinite;
 }

@@ -1,5 +1,5 @@
-// TENSOR is f32, by elements.
+// {{TENSOR}} is f32, by elements.
 
-fn read_TENSOR(at: u32) -> f32 {
-    return TENSOR[at];
+fn read_{{TENSOR}}(at: u32) -> f32 {
+    return {{TENSOR}}[at];
 }

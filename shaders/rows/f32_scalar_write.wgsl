@@ -1,3 +1,3 @@
-fn write_TENSOR(at: u32, x: f32) {
-    TENSOR[at] = x;
+fn write_{{TENSOR}}(at: u32, x: f32) {
+    {{TENSOR}}[at] = x;
 }

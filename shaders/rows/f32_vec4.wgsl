@@ -1,5 +1,5 @@
-// TENSOR is f32, four elements at a time.
+// {{TENSOR}} is f32, four elements at a time.
 
-fn read_TENSOR4(at: u32) -> vec4<f32> {
-    return TENSOR[at];
+fn read_{{TENSOR}}4(at: u32) -> vec4<f32> {
+    return {{TENSOR}}[at];
 }

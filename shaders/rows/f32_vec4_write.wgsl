@@ -1,3 +1,3 @@
-fn write_TENSOR4(at: u32, x: vec4<f32>) {
-    TENSOR[at] = x;
+fn write_{{TENSOR}}4(at: u32, x: vec4<f32>) {
+    {{TENSOR}}[at] = x;
 }

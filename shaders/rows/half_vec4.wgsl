@@ -1,6 +1,6 @@
-// TENSOR has 16 bits per element, four at a time.
+// {{TENSOR}} has 16 bits per element, four at a time.
 
-fn read_TENSOR4(at: u32) -> vec4<f32> {
-    let words = TENSOR[at];
-    return vec4<f32>(HALF_unpack(words.x), HALF_unpack(words.y));
+fn read_{{TENSOR}}4(at: u32) -> vec4<f32> {
+    let words = {{TENSOR}}[at];
+    return vec4<f32>({{HALF}}_unpack(words.x), {{HALF}}_unpack(words.y));
 }

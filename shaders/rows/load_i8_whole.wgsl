@@ -1,6 +1,6 @@
-// Rows of TENSOR of 8 bits per element, which fill all the room that the kernel has for them.
+// Rows of {{TENSOR}} of 8 bits per element, which fill all the room that the kernel has for them.
 
-fn load_TENSOR4(b: u32, h: u32, row: u32, d: u32) -> vec4<f32> {
-    let place = element(params.TENSOR_strides, params.TENSOR_base, b, h, row, 0u);
-    return read_TENSOR4(place, ROW_LENGTH / 4u, words_of_TENSOR(place, ROW_LENGTH / 4u) + d / 4u);
+fn load_{{TENSOR}}4(b: u32, h: u32, row: u32, d: u32) -> vec4<f32> {
+    let place = element(params.{{TENSOR}}_strides, params.{{TENSOR}}_base, b, h, row, 0u);
+    return read_{{TENSOR}}4(place, {{ROW_LENGTH}} / 4u, words_of_{{TENSOR}}(place, {{ROW_LENGTH}} / 4u) + d / 4u);
 }

@@ -1,5 +1,5 @@
-// Rows of TENSOR, whose strides are multiples of 4, and which fill all the room that the kernel has for them.
+// Rows of {{TENSOR}}, whose strides are multiples of 4, and which fill all the room that the kernel has for them.
 
-fn load_TENSOR4(b: u32, h: u32, row: u32, d: u32) -> vec4<f32> {
-    return read_TENSOR4(element(params.TENSOR_strides, params.TENSOR_base, b, h, row, d) / 4u);
+fn load_{{TENSOR}}4(b: u32, h: u32, row: u32, d: u32) -> vec4<f32> {
+    return read_{{TENSOR}}4(element(params.{{TENSOR}}_strides, params.{{TENSOR}}_base, b, h, row, d) / 4u);
 }

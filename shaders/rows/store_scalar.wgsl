@@ -1,7 +1,7 @@
-// Rows of TENSOR, of any strides. What lies beyond a row's end isn't written.
+// Rows of {{TENSOR}}, of any strides. What lies beyond a row's end isn't written.
 
-fn store_TENSOR4(b: u32, h: u32, row: u32, d: u32, x: vec4<f32>) {
-    for (var i = 0u; i < min(4u, ROW_LENGTH - min(d, ROW_LENGTH)); i += 1u) {
-        write_TENSOR(element(params.TENSOR_strides, params.TENSOR_base, b, h, row, d + i), x[i]);
+fn store_{{TENSOR}}4(b: u32, h: u32, row: u32, d: u32, x: vec4<f32>) {
+    for (var i = 0u; i < min(4u, {{ROW_LENGTH}} - min(d, {{ROW_LENGTH}})); i += 1u) {
+        write_{{TENSOR}}(element(params.{{TENSOR}}_strides, params.{{TENSOR}}_base, b, h, row, d + i), x[i]);
     }
 }

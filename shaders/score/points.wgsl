@@ -24,7 +24,7 @@ fn score_points(
     }
     let at = points[index];
     values[index] = vec2<f32>(
-        SCORE_MOD(at.score, at.b, at.h, at.q_idx, at.kv_idx),
-        SCORE_GRADIENT(at.grad, at.score, at.b, at.h, at.q_idx, at.kv_idx),
+        {{SCORE_MOD}}(at.score, at.b, at.h, at.q_idx, at.kv_idx),
+        {{SCORE_GRADIENT}}(at.grad, at.score, at.b, at.h, at.q_idx, at.kv_idx),
     );
 }

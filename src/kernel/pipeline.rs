@@ -229,11 +229,10 @@ fn compile(
     key: &KernelKey,
 ) -> Result<Pipeline> {
     let label = Some(key.entry_point());
+    let text = source::wgsl(key)?;
     scoped(device, "compiling a kernel", || {
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(source::wgsl(key).into()),
-        };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
         let module = if key.is_custom() {
             // The user's own text keeps every check.
             device.create_shader_module(descriptor)

@@ -86,7 +86,7 @@ impl Kernels {
         problem.validate()?;
         let (_, config) = choose(&considered(self, problem, None).0, forced)?;
         let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
-        Ok(source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask }))
+        source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask })
     }
 
     /// In words, what [`crate::AttentionPlan::new`] would choose for `problem` on this device.

@@ -1,6 +1,6 @@
 //! The kernels of the backward pass.
 
-use super::{SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
+use super::{Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
 use crate::dtype::Dtype;
 use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
 use crate::mask::emit::MaskText;
@@ -61,7 +61,7 @@ impl Source {
                     shader!("backward/no_norm")
                 });
                 self.part(&shader!("nonfinite"));
-                self.template(&shader!("nonfinite_keys"), &[("TENSOR", "k")]);
+                self.template(&shader!("nonfinite_keys"), &[Fill::Tensor("k")]);
                 match config.form {
                     BackwardForm::Broadcast { sum_steps, .. } => {
                         self.part(&shader!("broadcast/broadcast"));
@@ -96,7 +96,7 @@ impl Source {
                 self.folded("dv", "kv", "HEAD_DIM_V", config.form);
                 self.part(&shader!("nonfinite"));
                 for tensor in ["q", "dout"] {
-                    self.template(&shader!("backward/nonfinite_queries"), &[("TENSOR", tensor)]);
+                    self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
                 }
                 match config.form {
                     BackwardForm::Broadcast { sum_steps, cells, .. } => {
@@ -144,7 +144,7 @@ impl Source {
                         shader!("rows/half_scalar_write")
                     }
                 };
-                self.template(&write, &[("HALF", dtype.name()), ("TENSOR", "dbias")]);
+                self.template(&write, &[Fill::Half(dtype.name()), Fill::Tensor("dbias")]);
                 self.part(&shader!("backward/bias"));
             }
         }
@@ -163,23 +163,23 @@ impl Source {
             BackwardForm::Broadcast { .. } => shader!("backward/fold_broadcast"),
             BackwardForm::Tiled { .. } => shader!("backward/fold_tiled"),
         };
-        self.template(&part, &[("TENSOR", tensor), ("SIDE", side), ("CAPACITY", capacity)]);
+        self.lane_part(&part, tensor, side, capacity);
     }
 
     /// `product_NEAR_FAR` of the tiled backward kernels; each tensor's rows are queries or keys.
-    fn product(&mut self, [near, far]: [&str; 2], [near_rows, far_rows]: [&str; 2]) {
+    fn product(&mut self, [near, far]: [&str; 2], [near_side, far_side]: [&str; 2]) {
         let values = [
-            ("NEAR_TENSOR", near),
-            ("FAR_TENSOR", far),
-            ("NEAR_ROWS", near_rows),
-            ("FAR_ROWS", far_rows),
+            Fill::NearTensor(near),
+            Fill::FarTensor(far),
+            Fill::NearSide(near_side),
+            Fill::FarSide(far_side),
         ];
         self.template(&shader!("backward/tiled_product"), &values);
     }
 
     /// `add_FAR` of the tiled backward kernels.
-    fn sum(&mut self, far: &str, far_rows: &str, capacity: &str) {
-        let values = [("FAR_TENSOR", far), ("FAR_ROWS", far_rows), ("CAPACITY", capacity)];
+    fn sum(&mut self, far: &str, far_side: &str, capacity: &str) {
+        let values = [Fill::FarTensor(far), Fill::FarSide(far_side), Fill::Capacity(capacity)];
         self.template(&shader!("backward/tiled_sum"), &values);
     }
 
@@ -195,7 +195,7 @@ impl Source {
         if wanted {
             self.written_rows(access, dtype, tensor, length);
         } else {
-            self.template(&shader!("rows/discard"), &[("TENSOR", tensor)]);
+            self.template(&shader!("rows/discard"), &[Fill::Tensor(tensor)]);
         }
     }
 

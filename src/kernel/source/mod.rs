@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::dtype::{Dtype, Dtypes, GradientDtypes};
+use crate::error::{Error, Result};
 use crate::mask::emit::MaskText;
 use crate::mask::slots::{
     BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
@@ -30,7 +31,7 @@ const SECOND_LEVEL_CACHE: usize = 1 << 20;
 
 macro_rules! shader {
     ($name:literal) => {
-        $crate::kernel::source::Part {
+        $crate::kernel::source::template::Part {
             file: concat!("shaders/", $name, ".wgsl"),
             text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
         }
@@ -40,12 +41,9 @@ macro_rules! shader {
 mod backward;
 mod rows;
 mod score;
+mod template;
 
-/// A file of shaders/.
-struct Part {
-    file: &'static str,
-    text: &'static str,
-}
+use template::{Fill, Part};
 
 /// What browsers want in front of a kernel that uses subgroups. Branches on votes are the same for a whole subgroup, which
 /// Chromium's analysis of uniformity doesn't see.
@@ -53,8 +51,11 @@ pub(super) const BROWSER_SUBGROUPS: &str =
     "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
 
 /// The whole text of a kernel, each part under the name of its file.
-pub(crate) fn wgsl(key: &KernelKey) -> String {
-    let mut source = Source(String::new());
+///
+/// # Errors
+/// Where a placeholder of a file isn't filled in.
+pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
+    let mut source = Source::default();
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
@@ -113,7 +114,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
             source.part(&row_end(score.sinks));
             source.part(&shader!("nonfinite"));
             source.part(&shader!("nonfinite_sums"));
-            source.template(&shader!("nonfinite_keys"), &[("TENSOR", "v")]);
+            source.template(&shader!("nonfinite_keys"), &[Fill::Tensor("v")]);
             if config.form.packed_rows().is_some() {
                 if let ForwardForm::DecodeLanes { .. } = config.form {
                     source.fetches_keys(dtypes);
@@ -213,7 +214,10 @@ pub(crate) fn wgsl(key: &KernelKey) -> String {
         }
         KernelKey::ScorePoints { score, .. } => source.score_points(score),
     }
-    source.0
+    match source.fault {
+        Some(message) => Err(Error::Device { during: "the composition of a kernel", message }),
+        None => Ok(source.text),
+    }
 }
 
 /// Where the classes of tiles come from.
@@ -276,7 +280,13 @@ const fn row_length(
     if length.exact { constant } else { parameter }
 }
 
-struct Source(String);
+/// A kernel's text while it is put together.
+#[derive(Default)]
+struct Source {
+    text: String,
+    /// The first placeholder that wasn't filled in.
+    fault: Option<String>,
+}
 
 impl Source {
     /// Where queries and keys lie.
@@ -301,8 +311,8 @@ impl Source {
     }
 
     fn line(&mut self, text: &str) {
-        self.0.push_str(text);
-        self.0.push('\n');
+        self.text.push_str(text);
+        self.text.push('\n');
     }
 
     fn title(&mut self, name: &str) {
@@ -314,32 +324,35 @@ impl Source {
     }
 
     /// A part with its placeholders filled in.
-    fn template(&mut self, part: &Part, values: &[(&str, &str)]) {
+    fn template(&mut self, part: &Part, values: &[Fill<'_>]) {
         self.title(part.file);
-        let filled = (values.iter())
-            .fold(part.text.to_owned(), |text, (name, value)| text.replace(name, value));
-        self.line(&filled);
+        match part.fill(values) {
+            Ok(text) => self.line(&text),
+            Err(fault) => {
+                self.fault.get_or_insert(fault);
+            }
+        }
     }
 
     /// What a lane's rows do with rows of `tensor`, which lie as `side` says.
-    fn lane_part(&mut self, part: &Part, tensor: &str, side: &str, length: &str) {
-        self.template(part, &[("TENSOR", tensor), ("SIDE", side), ("LENGTH", length)]);
+    fn lane_part(&mut self, part: &Part, tensor: &str, side: &str, capacity: &str) {
+        self.template(part, &[Fill::Tensor(tensor), Fill::Side(side), Fill::Capacity(capacity)]);
     }
 
     /// `add_TENSOR` for rows of `tensor`, so many at once.
-    fn sums(&mut self, at_once: SumSteps, tensor: &str, side: &str, length: &str) {
-        let mut sums = |name: &str, rows: usize| {
-            let rows = format!("{rows}u");
-            let (name, rows) = (("NAME", name), ("AT_ONCE", rows.as_str()));
-            let values = [name, ("TENSOR", tensor), ("SIDE", side), ("LENGTH", length), rows];
+    fn sums(&mut self, at_once: SumSteps, tensor: &str, side: &str, capacity: &str) {
+        let mut sums = |kind: &str, rows: usize| {
+            let name = format!("add_{kind}{tensor}");
+            let of = [Fill::Tensor(tensor), Fill::Side(side), Fill::Capacity(capacity)];
+            let values = [&of[..], &[Fill::Name(&name), Fill::AtOnce(rows)]].concat();
             self.template(&shader!("broadcast/sums"), &values);
         };
         match at_once.partial {
-            None => sums("add_TENSOR", at_once.full),
+            None => sums("", at_once.full),
             Some(partial) => {
-                sums("add_full_TENSOR", at_once.full);
-                sums("add_partial_TENSOR", partial);
-                self.lane_part(&shader!("broadcast/add"), tensor, side, length);
+                sums("full_", at_once.full);
+                sums("partial_", partial);
+                self.lane_part(&shader!("broadcast/add"), tensor, side, capacity);
             }
         }
     }
@@ -347,10 +360,11 @@ impl Source {
     /// `fetch_keys`.
     fn fetches_keys(&mut self, dtypes: Dtypes) {
         self.part(&shader!("fetch/line"));
-        for (tensor, dtype, length) in [("k", dtypes.k, "HEAD_DIM"), ("v", dtypes.v, "HEAD_DIM_V")]
+        for (tensor, dtype, capacity) in
+            [("k", dtypes.k, "HEAD_DIM"), ("v", dtypes.v, "HEAD_DIM_V")]
         {
-            let line = format!("{}u", CACHE_LINE / dtype.size());
-            let values = [("TENSOR", tensor), ("SIDE", "kv"), ("LENGTH", length), ("LINE", &line)];
+            let of = [Fill::Tensor(tensor), Fill::Side("kv"), Fill::Capacity(capacity)];
+            let values = [&of[..], &[Fill::Line(CACHE_LINE / dtype.size())]].concat();
             self.template(&shader!("fetch/rows"), &values);
         }
         self.part(&shader!("fetch/keys"));
@@ -358,7 +372,7 @@ impl Source {
 
     /// A part that several others need, where it isn't there yet.
     fn once(&mut self, part: &Part) {
-        if !self.0.contains(part.text) {
+        if !self.text.contains(part.text) {
             self.part(part);
         }
     }
@@ -535,7 +549,7 @@ impl Source {
             _ => format!("var<storage, read> {name}: array<{element}>;"),
         };
         // Writing to a String can't fail.
-        let _ = write!(self.0, "\n// {shape}\n@group(0) @binding({index}) {declaration}\n");
+        let _ = write!(self.text, "\n// {shape}\n@group(0) @binding({index}) {declaration}\n");
     }
 }
 

@@ -1,6 +1,6 @@
 //! How tensors' rows are read and written, and how they go into a cache.
 
-use super::Source;
+use super::{Fill, Source};
 use crate::dtype::Dtype;
 use crate::kernel::key::{AppendConfig, Pairing, RowAccess};
 
@@ -17,7 +17,7 @@ impl Source {
             (_, RowAccess::Vec4 | RowAccess::Wide) => shader!("rows/load_vec4"),
         };
         self.reads(access, dtype, tensor, false);
-        self.template(&load, &[("TENSOR", tensor), ("ROW_LENGTH", length)]);
+        self.template(&load, &[Fill::Tensor(tensor), Fill::RowLength(length)]);
     }
 
     /// `run_TENSOR4` on top of that, for kernels that read so many neighbouring vectors at a time.
@@ -36,7 +36,8 @@ impl Source {
             _ if whole => shader!("rows/run_whole"),
             _ => shader!("rows/run"),
         };
-        self.template(&part, &[("TENSOR", tensor), ("RUN", run), ("ROW_LENGTH", length)]);
+        let values = [Fill::Tensor(tensor), Fill::Run(run), Fill::RowLength(length)];
+        self.template(&part, &values);
     }
 
     /// The same for a tensor that is written: `store_TENSOR4`, and `load_TENSOR4` to read it back.
@@ -72,7 +73,7 @@ impl Source {
             ),
         };
         for part in [write, load, store] {
-            let values = [("HALF", dtype.name()), ("TENSOR", tensor), ("ROW_LENGTH", length)];
+            let values = [Fill::Half(dtype.name()), Fill::Tensor(tensor), Fill::RowLength(length)];
             self.template(&part, &values);
         }
     }
@@ -81,7 +82,7 @@ impl Source {
     pub(super) fn reads(&mut self, access: RowAccess, dtype: Dtype, tensor: &str, atomic: bool) {
         match dtype {
             Dtype::F32 => {}
-            Dtype::I8 => return self.template(&shader!("rows/i8"), &[("TENSOR", tensor)]),
+            Dtype::I8 => return self.template(&shader!("rows/i8"), &[Fill::Tensor(tensor)]),
             Dtype::F16 => self.once(&shader!("rows/f16")),
             Dtype::Bf16 => self.once(&shader!("rows/bf16")),
         }
@@ -93,8 +94,11 @@ impl Source {
             (RowAccess::Wide, Dtype::F32) => shader!("rows/f32_wide"),
             (RowAccess::Wide, _) => shader!("rows/half_wide"),
         };
-        let word = if atomic { "atomicLoad(&TENSOR[at / 2u])" } else { "TENSOR[at / 2u]" };
-        let values = [("HALF_WORD", word), ("HALF", dtype.name()), ("TENSOR", tensor)];
+        let word = match atomic {
+            true => format!("atomicLoad(&{tensor}[at / 2u])"),
+            false => format!("{tensor}[at / 2u]"),
+        };
+        let values = [Fill::Word(&word), Fill::Half(dtype.name()), Fill::Tensor(tensor)];
         self.template(&read, &values);
     }
 
@@ -134,7 +138,7 @@ impl Source {
         self.rows(config.access, config.tokens, tensor, length);
         let rows =
             if turned { shader!("append/turned_rows") } else { shader!("append/plain_rows") };
-        self.template(&rows, &[("TENSOR", tensor)]);
+        self.template(&rows, &[Fill::Tensor(tensor)]);
     }
 
     /// `append_TENSOR`: rows from one tensor to another.
@@ -153,6 +157,6 @@ impl Source {
             self.written_rows(config.access, dtype, to, length);
             shader!("append/store_row")
         };
-        self.template(&store, &[("FROM", from), ("TENSOR", to), ("ROW_LENGTH", length)]);
+        self.template(&store, &[Fill::From(from), Fill::Tensor(to), Fill::RowLength(length)]);
     }
 }

@@ -1,6 +1,6 @@
 //! Modifiers of scores, and how gradients go back through them.
 
-use super::Source;
+use super::{Fill, Source};
 use crate::dtype::Dtype;
 use crate::kernel::key::RowAccess;
 use crate::mask::slots::{ALIBI_SLOT, SINKS_SLOT};
@@ -40,7 +40,7 @@ impl Source {
         let Some((text, name)) = &score.custom else { return };
         self.line(text);
         let gradient = score.custom_gradient.as_deref().unwrap_or_default();
-        let values = [("SCORE_MOD", name.as_str()), ("SCORE_GRADIENT", gradient)];
+        let values = [Fill::ScoreMod(name), Fill::ScoreGradient(gradient)];
         self.template(&shader!("score/points"), &values);
     }
 

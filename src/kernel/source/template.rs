@@ -1,0 +1,132 @@
+//! Files of shaders/ as templates: what stands in double braces is filled in.
+
+use std::fmt;
+
+/// A file of shaders/.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) file: &'static str,
+    pub(super) text: &'static str,
+}
+
+/// A value for a placeholder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Fill<'a> {
+    /// `{{TENSOR}}`: a tensor, as its binding is called.
+    Tensor(&'a str),
+    /// `{{FROM}}`: the tensor that rows are copied from.
+    From(&'a str),
+    /// `{{NEAR_TENSOR}}` and `{{FAR_TENSOR}}`: the tensors of a workgroup's own side and of the side that it walks over.
+    NearTensor(&'a str),
+    FarTensor(&'a str),
+    /// `{{SIDE}}`: `q` or `kv`, whose `_place` says where rows lie.
+    Side(&'a str),
+    NearSide(&'a str),
+    FarSide(&'a str),
+    /// `{{CAPACITY}}`: the components that the kernel has room for in a row, an expression.
+    Capacity(&'a str),
+    /// `{{ROW_LENGTH}}`: the components of a row, an expression.
+    RowLength(&'a str),
+    /// `{{RUN}}`: the constant that says how many vectors are read at a time.
+    Run(&'a str),
+    /// `{{LINE}}`: the components that a cache line holds.
+    Line(usize),
+    /// `{{AT_ONCE}}`: the rows that are summed at a time.
+    AtOnce(usize),
+    /// `{{NAME}}`: the function's name.
+    Name(&'a str),
+    /// `{{HALF}}`: `f16` or `bf16`.
+    Half(&'a str),
+    /// `{{WORD}}`: the word of two elements at `at`, an expression.
+    Word(&'a str),
+    /// `{{SCORE_MOD}}` and `{{SCORE_GRADIENT}}`: the user-defined functions.
+    ScoreMod(&'a str),
+    ScoreGradient(&'a str),
+}
+
+impl Fill<'_> {
+    /// The placeholder's name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tensor(_) => "TENSOR",
+            Self::From(_) => "FROM",
+            Self::NearTensor(_) => "NEAR_TENSOR",
+            Self::FarTensor(_) => "FAR_TENSOR",
+            Self::Side(_) => "SIDE",
+            Self::NearSide(_) => "NEAR_SIDE",
+            Self::FarSide(_) => "FAR_SIDE",
+            Self::Capacity(_) => "CAPACITY",
+            Self::RowLength(_) => "ROW_LENGTH",
+            Self::Run(_) => "RUN",
+            Self::Line(_) => "LINE",
+            Self::AtOnce(_) => "AT_ONCE",
+            Self::Name(_) => "NAME",
+            Self::Half(_) => "HALF",
+            Self::Word(_) => "WORD",
+            Self::ScoreMod(_) => "SCORE_MOD",
+            Self::ScoreGradient(_) => "SCORE_GRADIENT",
+        }
+    }
+}
+
+/// The value as it stands in WGSL.
+impl fmt::Display for Fill<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Tensor(text)
+            | Self::From(text)
+            | Self::NearTensor(text)
+            | Self::FarTensor(text)
+            | Self::Side(text)
+            | Self::NearSide(text)
+            | Self::FarSide(text)
+            | Self::Capacity(text)
+            | Self::RowLength(text)
+            | Self::Run(text)
+            | Self::Name(text)
+            | Self::Half(text)
+            | Self::Word(text)
+            | Self::ScoreMod(text)
+            | Self::ScoreGradient(text) => f.write_str(text),
+            Self::Line(count) | Self::AtOnce(count) => write!(f, "{count}u"),
+        }
+    }
+}
+
+impl Part {
+    /// The text with its placeholders filled in; values that it has no place for are left over.
+    ///
+    /// # Errors
+    /// Names the placeholder that no value is for, or that isn't closed.
+    pub(super) fn fill(&self, values: &[Fill<'_>]) -> Result<String, String> {
+        let mut filled = String::with_capacity(self.text.len());
+        let mut rest = self.text;
+        while let Some((before, behind)) = rest.split_once("{{") {
+            let (name, after) = (behind.split_once("}}"))
+                .ok_or_else(|| format!("{}: a placeholder isn't closed", self.file))?;
+            let value = (values.iter().find(|value| value.name() == name))
+                .ok_or_else(|| format!("{}: {{{{{name}}}}} isn't filled in", self.file))?;
+            filled += before;
+            filled += &value.to_string();
+            rest = after;
+        }
+        Ok(filled + rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_filled_or_an_error() {
+        let part = |text| Part { file: "shaders/x.wgsl", text };
+        let values = [Fill::Tensor("k"), Fill::Line(8)];
+        let filled = part("load_{{TENSOR}}4(d + {{LINE}}) {").fill(&values).unwrap();
+        assert_eq!(filled, "load_k4(d + 8u) {");
+        let error = part("{{TENSOR}} {{SIDE}}_place").fill(&values).unwrap_err();
+        assert_eq!(error, "shaders/x.wgsl: {{SIDE}} isn't filled in");
+        let error = part("{{TENSOR").fill(&values).unwrap_err();
+        assert_eq!(error, "shaders/x.wgsl: a placeholder isn't closed");
+    }
+}
