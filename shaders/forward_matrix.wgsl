@@ -14,12 +14,12 @@
 //
 // What lies where in a cooperative matrix is the device's affair, so that what is done by rows (softmax, rescaling)
 // passes through workgroup memory, and o isn't kept in matrices. How large subgroups are doesn't matter: they take the
-// strips in turns. Invocations have rows, keys and components as in row_tile.wgsl.
+// strips in turns. Invocations have rows, keys and components as in cells.wgsl.
 //
 // Workgroup memory: a phase writes only after a barrier that follows the last read of what it overwrites. `q_tile` is
 // written once, before a tile's first barrier; `kv_tile` holds k from the first to the third, v behind the barrier that
 // follows the weights; `s_tile` is written by subgroups and read by invocations, with a barrier before each. `p_tile` is
-// written by rows and read by strips, between them the barrier that clears of marks; `nonfinite_keys` is cleared before that
+// written by rows and read by strips, between them the barrier that clears of marks; `nonfinite_rows` is cleared before that
 // barrier, added to after it, read after the last product. What lies between rows for the banks' sake is never read.
 //
 // Left, Right and Sum are the types of the matrices: MATRIX x MATRIX.
@@ -43,12 +43,8 @@ var<workgroup> kv_tile: array<vec4<f16>, KV_TILE>;
 var<workgroup> p_tile: array<vec4<f16>, BLOCK_Q * V_ROW>;
 // [BLOCK_Q, BLOCK_KV]: scores, or as many components of what is added to o
 var<workgroup> s_tile: array<vec4<f32>, BLOCK_Q * S_ROW>;
-// [COLUMNS, P_ROW], of four rows each
-var<workgroup> row_tile: array<vec4<f32>, COLUMNS * P_ROW>;
-// Bit j of the first: the tile's key j has a value that isn't finite. 16 bytes, so that drivers see what lies behind it
-// as aligned.
-var<workgroup> nonfinite_keys: array<atomic<u32>, 4>;
-
+// [COLUMNS, CELL_ROW], of four rows each
+var<workgroup> cells: array<vec4<f32>, COLUMNS * CELL_ROW>;
 fn tile_key(x: u32, i: u32) -> u32 {
     return x * 4u + i;
 }
@@ -184,7 +180,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
                     if (kind == PARTIAL) {
                         if (any(is_nonfinite(value))) {
                             value = without_nonfinite(value);
-                            atomicOr(&nonfinite_keys[0], 1u << (j + r));
+                            atomicOr(&nonfinite_rows[0], 1u << (j + r));
                         }
                     }
                     values[r] = value;
@@ -220,7 +216,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
             }
         }
         if (kind == PARTIAL) {
-            keeps_nonfinite |= keeps_some_of(atomicLoad(&nonfinite_keys[0]), kept, x);
+            keeps_nonfinite |= keeps_some_of(atomicLoad(&nonfinite_rows[0]), kept, x);
         }
     }
     finish_rows(block, keys, y, x, invocation, m, l, keeps_nonfinite, &o_rows);

@@ -71,7 +71,7 @@ fn backward_columns(
             }
 
             if (invocation == 0u) {
-                atomicStore(&nonfinite_others[0], 0u);
+                atomicStore(&nonfinite_rows[0], 0u);
             }
             // s becomes ds. Bit j of kept: query j of the tile keeps some of the four keys.
             var kept = 0u;
@@ -112,7 +112,7 @@ fn backward_columns(
             if (WRITE_DK) {
                 add_q(&dk_rows, other, kind, invocation);
             }
-            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
+            keeps_nonfinite |= (kept & atomicLoad(&nonfinite_rows[0])) != 0u;
 
             summed_queries += BLOCK_Q;
             if (FOLDS && summed_queries >= SEGMENT) {

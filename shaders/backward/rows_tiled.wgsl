@@ -62,7 +62,7 @@ fn backward_rows(
         let dp = product_dout_v(own, other, params.head_dim_v, invocation);
 
         if (invocation == 0u) {
-            atomicStore(&nonfinite_others[0], 0u);
+            atomicStore(&nonfinite_rows[0], 0u);
         }
         // Bit j of kept: some of the four rows keeps key j of the tile.
         var kept = 0u;
@@ -92,7 +92,7 @@ fn backward_rows(
             cells[j * CELL_ROW + y] = ds;
         }
         add_k(&dq_rows, other, kind, invocation);
-        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_others[0])) != 0u;
+        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_rows[0])) != 0u;
 
         summed_keys += BLOCK_KV;
         if (FOLDS && summed_keys >= SEGMENT) {
@@ -108,12 +108,7 @@ fn backward_rows(
 
     // The rows' shares of l, from their COLUMNS invocations.
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
-    cells[x * CELL_ROW + y] = l;
-    workgroupBarrier();
-    l = vec4<f32>(0.0);
-    for (var i = 0u; i < COLUMNS; i += 1u) {
-        l += cells[i * CELL_ROW + y];
-    }
+    l = sum_of_shares(l, y, x);
 
     let norms = vec4<f32>(
         row_norm(block, row0, x, l.x),

@@ -77,8 +77,7 @@ impl Source {
                         self.part(&shader!("backward/rows_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
-                        self.part(&shader!("turns"));
-                        self.part(&shader!("backward/tiled"));
+                        self.tile(true);
                         self.product(["q", "k"], ["q", "kv"]);
                         self.product(["dout", "v"], ["q", "kv"]);
                         self.sum("k", "kv", "HEAD_DIM");
@@ -120,8 +119,7 @@ impl Source {
                         }
                     }
                     BackwardForm::Tiled { .. } => {
-                        self.part(&shader!("turns"));
-                        self.part(&shader!("backward/tiled"));
+                        self.tile(true);
                         self.product(["k", "q"], ["kv", "q"]);
                         self.product(["v", "dout"], ["kv", "q"]);
                         self.sum("q", "q", "HEAD_DIM");
@@ -164,23 +162,6 @@ impl Source {
             BackwardForm::Tiled { .. } => shader!("backward/fold_tiled"),
         };
         self.lane_part(&part, tensor, side, capacity);
-    }
-
-    /// `product_NEAR_FAR` of the tiled backward kernels; each tensor's rows are queries or keys.
-    fn product(&mut self, [near, far]: [&str; 2], [near_side, far_side]: [&str; 2]) {
-        let values = [
-            Fill::NearTensor(near),
-            Fill::FarTensor(far),
-            Fill::NearSide(near_side),
-            Fill::FarSide(far_side),
-        ];
-        self.template(&shader!("backward/tiled_product"), &values);
-    }
-
-    /// `add_FAR` of the tiled backward kernels.
-    fn sum(&mut self, far: &str, far_side: &str, capacity: &str) {
-        let values = [Fill::FarTensor(far), Fill::FarSide(far_side), Fill::Capacity(capacity)];
-        self.template(&shader!("backward/tiled_sum"), &values);
     }
 
     /// The rows of a gradient that is written, if it is.
@@ -241,7 +222,8 @@ impl Source {
                     _ => ["BLOCK_Q", "BLOCK_KV"],
                 };
                 self.line(&format!(
-                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"
+                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};\n\
+                     const SUMMED_LENGTH: u32 = max(HEAD_DIM, HEAD_DIM_V);"
                 ));
                 self.constant("COLUMNS", columns);
                 self.constant("CHUNK", chunk);

@@ -42,6 +42,7 @@ mod backward;
 mod rows;
 mod score;
 mod template;
+mod tile;
 
 use template::{Fill, Part};
 
@@ -139,8 +140,13 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                     source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
                     source.sums(sum_steps, "v", "kv", "HEAD_DIM_V");
                 } else {
-                    source.part(&shader!("turns"));
-                    source.part(&shader!("row_tile"));
+                    let is_staged = matches!(config.form, ForwardForm::Tiled { .. });
+                    source.tile(is_staged);
+                    if is_staged {
+                        source.product(["q", "k"], ["q", "kv"]);
+                        source.sum("v", "kv", "HEAD_DIM_V");
+                    }
+                    source.part(&shader!("tile/softmax"));
                 }
             }
             source.part(&match config.form {
@@ -410,11 +416,14 @@ impl Source {
                 self.constant("CACHED_KEYS", SECOND_LEVEL_CACHE / key);
             }
             ForwardForm::Tiled { columns, chunk, v_keys } => {
+                self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
+                self.line("const SUMMED_LENGTH: u32 = HEAD_DIM_V;");
                 self.constant("COLUMNS", columns);
                 self.constant("CHUNK", chunk);
-                self.constant("V_KEYS", v_keys);
+                self.constant("STAGED_ROWS", v_keys);
             }
             ForwardForm::Matrix { columns, size } => {
+                self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
                 self.constant("COLUMNS", columns);
                 self.constant("MATRIX", size);
             }

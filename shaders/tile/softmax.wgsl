@@ -1,18 +1,10 @@
-// A workgroup's tile of scores, and the softmax over it, for kernels whose invocations share rows: invocation (y, x) of
-// the BLOCK_Q / 4 x COLUMNS has the rows 4y .. 4y + 3 (the components of its vectors), of the scores the keys
-// tile_key(x, i), and of the output the components 4x, 4 (x + COLUMNS), ... m is the same in all invocations of a row;
-// l is each invocation's own share, summed at the end.
-//
-// The kernel declares: fn tile_key(x, i), and in workgroup memory row_tile, [COLUMNS, P_ROW] vectors of four rows at
-// least, and nonfinite_keys. A row of row_tile is longer than what it holds, so that neighbours that write a column use
-// different banks.
+// The softmax over a workgroup's tile of scores, for kernels whose invocations share rows as rows.wgsl says: invocation (y, x)
+// has of the scores the keys tile_key(x, i), and of the output the components 4x, 4 (x + COLUMNS), ... m is the same in all
+// invocations of a row; l is each invocation's own share, summed at the end. The kernel declares tile_key.
 
-const ROW_GROUPS: u32 = BLOCK_Q / 4u;
-const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;
-const KEYS: u32 = BLOCK_KV / COLUMNS;
+const KEYS: u32 = OTHERS;
 const V4: u32 = HEAD_DIM_V / 4u;
 const OUTPUTS: u32 = V4 / COLUMNS;
-const P_ROW: u32 = ROW_GROUPS + 1u;
 // The bits of four rows; there are at most 8 keys of them.
 const ROW_BITS: vec4<u32> = vec4<u32>(1u, 2u, 4u, 8u);
 const_assert KEYS <= 8u;
@@ -58,23 +50,23 @@ fn score_tile(
     return kept;
 }
 
-// The rows' largest scores, from those of their COLUMNS invocations. row_tile may be written after another barrier.
+// The rows' largest scores, from those of their COLUMNS invocations. cells may be written after another barrier.
 fn rows_maximum(m: vec4<f32>, y: u32, x: u32, s: ptr<function, array<vec4<f32>, KEYS>>) -> vec4<f32> {
     var own = m;
     for (var i = 0u; i < KEYS; i += 1u) {
         own = max(own, (*s)[i]);
     }
     workgroupBarrier();
-    row_tile[x * P_ROW + y] = own;
+    cells[x * CELL_ROW + y] = own;
     workgroupBarrier();
     var most = m;
     for (var i = 0u; i < COLUMNS; i += 1u) {
-        most = max(most, row_tile[i * P_ROW + y]);
+        most = max(most, cells[i * CELL_ROW + y]);
     }
     return most;
 }
 
-// From scores to weights; `kept` is score_tile's. nonfinite_keys is cleared for a PARTIAL tile.
+// From scores to weights; `kept` is score_tile's. nonfinite_rows is cleared for a PARTIAL tile.
 fn weigh_tile(
     m: vec4<f32>,
     kind: u32,
@@ -92,7 +84,7 @@ fn weigh_tile(
             p[i] = select(vec4<f32>(0.0), p[i], bits != vec4<u32>(0u));
         }
         if (invocation == 0u) {
-            atomicStore(&nonfinite_keys[0], 0u);
+            atomicStore(&nonfinite_rows[0], 0u);
         }
     }
     for (var i = 0u; i < KEYS; i += 1u) {
@@ -138,21 +130,8 @@ fn finish_rows(
     let before1 = segment_stats(block, keys, row + 1u);
     let before2 = segment_stats(block, keys, row + 2u);
     let before3 = segment_stats(block, keys, row + 3u);
-    workgroupBarrier();
-    row_tile[x * P_ROW + y] = l_share;
-    if (invocation == 0u) {
-        atomicStore(&nonfinite_keys[0], 0u);
-    }
-    workgroupBarrier();
-    if (keeps_nonfinite) {
-        atomicOr(&nonfinite_keys[0], 1u);
-    }
-    var l = vec4<f32>(0.0);
-    for (var i = 0u; i < COLUMNS; i += 1u) {
-        l += row_tile[i * P_ROW + y];
-    }
-    workgroupBarrier();
-    let add_nonfinite = atomicLoad(&nonfinite_keys[0]) != 0u;
+    let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
+    let l = sum_of_shares(l_share, y, x);
 
     // A row at a time and by value: what a loop indexes that a compiler doesn't unroll lies in memory.
     finish_row(block, keys, row, x, m.x, l.x, before0, add_nonfinite, (*o_rows)[0]);

@@ -19,7 +19,7 @@ fn add_{{FAR_TENSOR}}(
                 if (kind == PARTIAL) {
                     if (any(is_nonfinite(value))) {
                         value = without_nonfinite(value);
-                        atomicOr(&nonfinite_others[0], 1u << j);
+                        atomicOr(&nonfinite_rows[0], 1u << j);
                     }
                 }
                 stage[at] = value;
