@@ -1,6 +1,8 @@
 //! What proves things about the library: comparisons with other implementations, compilers and drivers of all kinds, faults,
 //! fuzzing. `cargo xtask` has the same commands, and starts this program for them.
 
+#[cfg(test)]
+mod architecture;
 mod compare;
 mod faults;
 mod fuzz;

@@ -11,8 +11,8 @@ use std::ptr::{null, null_mut};
 use anyhow::{Context, Result, ensure};
 use libloading::Library;
 
+use super::objection::Objection;
 use super::translate::Hlsl;
-use super::{Objection, objection};
 
 /// Entries of IUnknown, the destructor's included.
 const UNKNOWN: usize = 5;
@@ -85,11 +85,11 @@ impl Dxc {
 
     /// With the options that wgpu gives.
     pub(crate) fn compile(&self, hlsl: &Hlsl, half: bool) -> Result<(), Objection> {
-        let failed = |error: anyhow::Error| objection("DXC", &format!("{error:#}"));
+        let failed = |error: anyhow::Error| Objection::new("DXC", &format!("{error:#}"));
         let (code, errors) = self.run(hlsl, half).map_err(failed)?;
         match errors {
-            Some(errors) => Err(objection("DXC", &errors)),
-            None if !code.starts_with(b"DXBC") => Err(objection("DXC", "it gave no DXIL")),
+            Some(errors) => Err(Objection::new("DXC", &errors)),
+            None if !code.starts_with(b"DXBC") => Err(Objection::new("DXC", "it gave no DXIL")),
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@
 
 #[expect(unsafe_code, reason = "DXC is a library of C++")]
 mod dxc;
+mod objection;
 mod translate;
 
 use std::io::Write as _;
@@ -20,6 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use dxc::Dxc;
+use objection::Objection;
 use translate::Text;
 
 /// Compile every kernel for targets that need no device, and print what came of it as JSON lines.
@@ -91,12 +93,6 @@ struct Outcome<'a> {
     message: String,
 }
 
-/// What a compiler objected to.
-struct Objection {
-    compiler: &'static str,
-    message: String,
-}
-
 fn main() -> Result<()> {
     let options = Options::parse();
     let text = std::fs::read_to_string(&options.kernels)
@@ -141,12 +137,12 @@ impl Compiler<'_> {
     /// Prints what comes of one kernel, for each target.
     fn report(&self, kernel: &Kernel) -> Result<()> {
         let text = catch_unwind(|| Text::parse(&kernel.wgsl, &kernel.entry_point));
-        let text = text.unwrap_or_else(|_| Err(objection("naga", "naga panicked")));
+        let text = text.unwrap_or_else(|_| Err(Objection::new("naga", "naga panicked")));
         for &target in &self.options.target {
             let result = match &text {
                 Ok(text) => catch_unwind(AssertUnwindSafe(|| self.compile(target, text)))
-                    .unwrap_or_else(|_| Err(objection("naga", "naga panicked"))),
-                Err(error) => Err(objection(error.compiler, &error.message)),
+                    .unwrap_or_else(|_| Err(Objection::new("naga", "naga panicked"))),
+                Err(error) => Err(Objection::new(error.compiler, &error.message)),
             };
             let name = target.to_possible_value().context("every target has a name")?;
             let (failed_in, message) = match result {
@@ -199,7 +195,8 @@ impl Compiler<'_> {
         text: &[u8],
     ) -> Result<(), Objection> {
         let Some(program) = program else { return Ok(()) };
-        let started = |error: std::io::Error| objection(name, &format!("it can't run: {error}"));
+        let started =
+            |error: std::io::Error| Objection::new(name, &format!("it can't run: {error}"));
         let mut command = match &self.options.runner {
             Some(runner) => Command::new(runner),
             None => Command::new(program),
@@ -216,10 +213,6 @@ impl Compiler<'_> {
             return Ok(());
         }
         let said = [done.stdout, done.stderr].concat();
-        Err(objection(name, &String::from_utf8_lossy(&said)))
+        Err(Objection::new(name, &String::from_utf8_lossy(&said)))
     }
-}
-
-fn objection(compiler: &'static str, message: &str) -> Objection {
-    Objection { compiler, message: message.trim().to_owned() }
 }

@@ -7,7 +7,7 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 
-use super::{Objection, objection};
+use super::objection::Objection;
 
 /// Kernels are compiled by `create_shader_module_trusted`.
 const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
@@ -121,5 +121,5 @@ pub(crate) struct Hlsl {
 }
 
 fn refused(error: impl Display) -> Objection {
-    objection("naga", &error.to_string())
+    Objection::new("naga", &error.to_string())
 }
