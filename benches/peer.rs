@@ -1,5 +1,5 @@
 //! This crate's side of `cargo xtask compare`: a process that is told on stdin what to do, a JSON object per line, and
-//! answers on stdout. `xtask/src/compare/peer.rs` says what the words are.
+//! answers on stdout. `lab/src/compare/peer.rs` says what the words are.
 
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;

@@ -40,49 +40,45 @@ pub struct KernelText {
 /// Every kernel that some device may choose: all tiles, types, sequences and score modifiers under one mask, and each
 /// kernel once under each of the other masks, since masks and tiles are composed apart.
 pub fn kernel_texts() -> Vec<KernelText> {
-    let mut texts = Vec::new();
     let mut seen = HashSet::new();
-    let mut add = |mask: &str, key: &KernelKey| {
+    let text = |(mask, key): (&str, KernelKey)| {
         // A text that isn't whole fails as a kernel wherever it is compiled.
-        let wgsl = wgsl(key).unwrap_or_else(|error| error.to_string());
-        if seen.insert(wgsl.clone()) {
-            texts.push(KernelText {
-                kernel: name(key),
-                form: format!("mask `{mask}`, {}", form(key)),
-                entry_point: key.entry_point(),
-                browser_prelude: if needs_subgroups(key) { BROWSER_SUBGROUPS } else { "" },
-                matrices: name(key) == "forward matrix",
-                wgsl,
-            });
-        }
+        let wgsl = wgsl(&key).unwrap_or_else(|error| error.to_string());
+        seen.insert(wgsl.clone()).then(|| KernelText {
+            kernel: name(&key),
+            form: format!("mask `{mask}`, {}", form(&key)),
+            entry_point: key.entry_point(),
+            browser_prelude: if needs_subgroups(&key) { BROWSER_SUBGROUPS } else { "" },
+            matrices: name(&key) == "forward matrix",
+            wgsl,
+        })
+    };
+    kernel_keys().into_iter().filter_map(text).collect()
+}
+
+/// Their keys, each with its mask. Several may have the same text.
+fn kernel_keys() -> Vec<(&'static str, KernelKey)> {
+    let mut found = Vec::new();
+    let mut add = |mask: &'static str, keys: Vec<KernelKey>| {
+        found.extend(keys.into_iter().map(|key| (mask, key)));
     };
     // Its tiles are read from the tile map; the others' are classed by closed forms too.
     let main = "documents & dense & not_self";
-    for key in keys(&mask_text(main, SequenceForms::default())) {
-        add(main, &key);
-    }
+    add(main, keys(&mask_text(main, SequenceForms::default())));
     for mask in MASKS {
-        for key in one_of_each(&mask_text(mask, SequenceForms::default())) {
-            add(mask, &key);
-        }
+        add(mask, one_of_each(&mask_text(mask, SequenceForms::default())));
     }
     for forms in sequence_forms() {
-        for key in one_of_each(&mask_text(SEQUENCES_MASK, forms)) {
-            add(SEQUENCES_MASK, &key);
-        }
+        add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
     }
-    for key in appends() {
-        add("all", &key);
-    }
+    add("all", appends());
     let problem = own_functions();
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
-    for key in one_of_each(&mask) {
-        add("wgsl", &key);
-    }
+    add("wgsl", one_of_each(&mask));
     if let Ok(score) = problem.score_text_with_gradient() {
-        add("wgsl", &KernelKey::ScorePoints { score, mask });
+        add("wgsl", vec![KernelKey::ScorePoints { score, mask }]);
     }
-    texts
+    found
 }
 
 /// A problem with functions of the user's own, each of which reads a buffer.
@@ -366,6 +362,9 @@ fn configs() -> Vec<ForwardConfig> {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
+    use super::super::key::{KernelKind, PassKind};
     use super::*;
 
     #[test]
@@ -389,70 +388,37 @@ mod tests {
         }
     }
 
-    /// The variants of an enum of the keys, and the flags of each.
-    fn variants(of: &str) -> Vec<(&str, Vec<&str>)> {
-        let source = include_str!("key.rs");
-        let (_, rest) = source.split_once(&format!("enum {of} {{\n")).unwrap();
-        let (body, _) = rest.split_once("\n}").unwrap();
-        let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
-        for line in body.lines().filter(|line| !line.trim_start().starts_with("//")) {
-            let is_start = line.starts_with("    ") && line[4..].starts_with(char::is_uppercase);
-            let mut names = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
-            if is_start {
-                let name = names.find(|name| !name.is_empty()).unwrap();
-                found.push((name, Vec::new()));
+    /// Every pass of the backward pass with all of its flags.
+    fn passes() -> Vec<BackwardPass> {
+        const FLAG: [bool; 2] = [false, true];
+        // Of two gradients, a pass makes at least one.
+        const ONE_OR_BOTH: [[bool; 2]; 3] = [[false, true], [true, false], [true, true]];
+        let of_kind = |kind: &PassKind| match kind {
+            PassKind::Terms => FLAG.map(|has_dlse| BackwardPass::Terms { has_dlse }).to_vec(),
+            PassKind::Rows => {
+                ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Rows { dq, normalizes }).to_vec()
             }
-            let flags = line.match_indices(": bool").map(|(at, _)| &line[..at]);
-            let flags = flags.filter_map(|text| text.rsplit([' ', '{']).next());
-            found.last_mut().unwrap().1.extend(flags);
-        }
-        found
+            PassKind::Columns => {
+                ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::Columns { dk, dv }).to_vec()
+            }
+            PassKind::Bias => {
+                FLAG.map(|shared_by_rows| BackwardPass::Bias { shared_by_rows }).to_vec()
+            }
+            PassKind::Sinks => vec![BackwardPass::Sinks],
+        };
+        PassKind::VARIANTS.iter().flat_map(of_kind).collect()
     }
 
     /// Whoever adds a kernel or a pass of the backward pass adds it to the catalog, too.
     #[test]
     fn no_kernel_and_no_pass_is_forgotten() {
-        let texts = kernel_texts();
-        let kernels = variants("KernelKey");
-        assert!(kernels.iter().any(|(name, _)| *name == "Append"), "{kernels:?}");
-        for (kernel, _) in kernels {
-            // `TileMap` has the entry point `tile_map`.
-            let mut entry_point = String::new();
-            for c in kernel.chars() {
-                if c.is_uppercase() && !entry_point.is_empty() {
-                    entry_point.push('_');
-                }
-                entry_point.extend(c.to_lowercase());
-            }
-            let is_its = |text: &&KernelText| match kernel {
-                "Backward" => text.entry_point.starts_with("backward_"),
-                _ => text.entry_point == entry_point,
-            };
-            assert!(texts.iter().any(|text| is_its(&text)), "{kernel}");
+        let keys = kernel_keys();
+        for kind in KernelKind::VARIANTS {
+            assert!(keys.iter().any(|(_, key)| KernelKind::from(key) == *kind), "{kind:?}");
         }
-
-        let passes = variants("BackwardPass");
-        assert!(passes.contains(&("Rows", vec!["dq", "normalizes"])), "{passes:?}");
-        let has = |wanted: &str| {
-            let is_its = |text: &KernelText| {
-                text.entry_point.starts_with("backward_") && text.form.contains(wanted)
-            };
-            assert!(texts.iter().any(is_its), "{wanted}");
-        };
-        for (pass, flags) in passes {
-            for choice in 0..1 << flags.len() {
-                // Of several gradients, a pass makes at least one.
-                if choice == 0 && flags.len() > 1 {
-                    continue;
-                }
-                let values: Vec<String> = (flags.iter().enumerate())
-                    .map(|(at, flag)| format!("{flag}: {}", choice >> at & 1 == 1))
-                    .collect();
-                match values.is_empty() {
-                    true => has(&format!(", {pass}, BackwardConfig")),
-                    false => has(&format!(", {pass} {{ {} }}, BackwardConfig", values.join(", "))),
-                }
-            }
+        for wanted in passes() {
+            let has_it = |(_, key): &(&str, KernelKey)| matches!(key, KernelKey::Backward { pass, .. } if *pass == wanted);
+            assert!(keys.iter().any(has_it), "{wanted:?}");
         }
     }
 }

@@ -152,6 +152,8 @@ impl BackwardForm {
 
 /// A kernel of the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(test, strum_discriminants(name(PassKind), derive(strum::VariantArray)))]
 pub(crate) enum BackwardPass {
     /// lse and delta of each row.
     Terms { has_dlse: bool },
@@ -341,6 +343,8 @@ impl Parts {
 
 /// A kernel in full.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(test, strum_discriminants(name(KernelKind), derive(strum::VariantArray)))]
 pub(crate) enum KernelKey {
     Forward {
         config: ForwardConfig,

@@ -1,4 +1,4 @@
-//! Random tensors, and the masks and modifiers that they are tried with; in the browser, too (`xtask/browser`).
+//! Random tensors, and the masks and modifiers that they are tried with; in the browser, too (`lab/browser`).
 
 // What `SmallRng` is on 64-bit machines: a browser has the same numbers.
 use rand::rngs::Xoshiro256PlusPlus;

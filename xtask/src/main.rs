@@ -1,18 +1,9 @@
 //! `cargo xtask`: the development tasks of wgpu-attention.
 //!
-//! Attention runs on a GPU, and most machines that build this project have none. So every task that runs something
-//! first settles on a *device*: the machine's own GPU where wgpu finds one, else a software Vulkan driver that is
-//! fetched below the target folder, with no change to the system and no root ([`driver`]). Then it calls cargo with the
-//! environment of that device ([`tasks`], [`cargo`]).
+//! Every task that runs something first settles on a device ([`drivers`]). Then it calls cargo with the environment of that
+//! device ([`tasks`]). What proves things about the library is in a program of its own ([`lab`]).
 
-mod cargo;
-mod compare;
-mod driver;
-mod faults;
-mod fuzz;
-mod isa;
-mod portability;
-mod progress;
+mod lab;
 mod report;
 mod ring;
 mod tasks;
@@ -22,9 +13,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use drivers::Choice;
+use drivers::workspace::Workspace;
 
-use crate::cargo::Workspace;
-use crate::driver::Choice;
+use crate::tasks::Tests;
 
 /// The development tasks of wgpu-attention: run, test and check it, with or without a GPU.
 #[derive(Parser)]
@@ -147,9 +139,6 @@ enum Task {
         seed: Option<u64>,
     },
 
-    /// Make the driver lose the device, or find no memory, at every call that may, one after the other (Linux)
-    Faults,
-
     /// Run the benchmarks on the device, with full optimisation.
     #[command(
         after_help = "On a software driver the times compare kernels with each other; they say little of a GPU."
@@ -160,19 +149,25 @@ enum Task {
         args: Vec<OsString>,
     },
 
+    /// Run this crate beside PyTorch, llama.cpp, cubek, burn and others, and compare times and results
+    #[command(disable_help_flag = true)]
+    Compare(lab::Arguments),
+
     /// Compile the kernels for real GPUs and report on their machine code: registers, occupancy, instructions
-    #[command(
-        after_help = "No GPU is needed: AMD's are pretended by Mesa's driver, fetched below the target folder (Linux)."
-    )]
-    Isa(isa::Options),
+    #[command(disable_help_flag = true)]
+    Isa(lab::Arguments),
 
-    Compare(compare::Arguments),
+    /// Check every kernel on every driver and compiler that needs no GPU: run and right, compiled, or refused
+    #[command(disable_help_flag = true)]
+    Portability(lab::Arguments),
 
-    Portability(portability::Options),
+    /// Make the driver lose the device, or find no memory, at every call that may, one after the other (Linux)
+    #[command(disable_help_flag = true)]
+    Faults(lab::Arguments),
 
     /// Fuzz what reads text and files of anybody's: masks, functions in WGSL, safetensors
-    #[command(after_help = fuzz::EXAMPLES)]
-    Fuzz(fuzz::Options),
+    #[command(disable_help_flag = true)]
+    Fuzz(lab::Arguments),
 
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
@@ -188,37 +183,20 @@ enum Task {
 
     /// Check everything that CI checks: formatting, lints, documentation, tests, other languages of kernels, fuzzing.
     Ci,
-
-    /// Open the first adapter, run a small shader on it, and print what it is as JSON.
-    #[command(hide = true)]
-    Probe,
 }
 
 fn main() -> ExitCode {
-    match fuzz::compile().unwrap_or_else(|| run(Cli::parse())) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error}");
-            for cause in error.chain().skip(1) {
-                eprintln!("  because: {cause}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    drivers::start(|| run(Cli::parse()))
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
-    if let Task::Probe = cli.task {
-        // Runs on an unpacked driver, perhaps with no cargo around: it needs nothing from the workspace.
-        println!("{}", driver::probe::open_adapter()?.to_json());
-        return Ok(ExitCode::SUCCESS);
-    }
     let workspace = Workspace::locate()?;
     let choice = Choice::from_option_or_environment(cli.driver)?;
+    let lab = |name, arguments: lab::Arguments| lab::run(&workspace, choice, name, &arguments);
     match cli.task {
         Task::Demo { args } => tasks::example(&workspace, choice, "minilm", &args),
         Task::Test { filter, one_device, thorough, args } => {
-            tasks::test(&workspace, choice, &tasks::Tests { filter, one_device, thorough, args })
+            tasks::test(&workspace, choice, &Tests { filter, one_device, thorough, args })
         }
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
@@ -226,15 +204,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Soak { calls, seed } => tasks::soak(&workspace, choice, calls, seed),
-        Task::Faults => faults::run(&workspace, choice),
+        Task::Faults(arguments) => lab("faults", arguments),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
-        Task::Isa(options) => isa::run(&workspace, &options),
-        Task::Portability(options) => portability::run(&workspace, &options),
-        Task::Compare(arguments) => compare::run(&workspace, choice, &arguments),
-        Task::Fuzz(options) => fuzz::run(&workspace, &options),
+        Task::Isa(arguments) => lab("isa", arguments),
+        Task::Portability(arguments) => lab("portability", arguments),
+        Task::Compare(arguments) => lab("compare", arguments),
+        Task::Fuzz(arguments) => lab("fuzz", arguments),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),
-        Task::Probe => unreachable!("answered above"),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-
-use crate::cargo::describe;
+use drivers::UNAVAILABLE;
+use drivers::workspace::describe;
 
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,12 +17,23 @@ enum Outcome {
     Skipped(String),
 }
 
+impl Outcome {
+    fn of(status: ExitStatus, time: Duration) -> Self {
+        match status.code() {
+            Some(0) => Self::Passed(time),
+            Some(code) if code == i32::from(UNAVAILABLE) => {
+                Self::Skipped("it is unavailable here, as it says above".to_owned())
+            }
+            _ => Self::Failed(time),
+        }
+    }
+}
+
 /// What a command printed, on both of its streams as it came, and how it ended.
 struct Captured {
     words: String,
     text: Vec<u8>,
-    passed: bool,
-    time: Duration,
+    outcome: Outcome,
 }
 
 fn capture(mut command: Command) -> Result<Captured> {
@@ -34,8 +45,8 @@ fn capture(mut command: Command) -> Result<Captured> {
     drop(command);
     let mut text = Vec::new();
     output.read_to_end(&mut text)?;
-    let passed = child.wait()?.success();
-    Ok(Captured { words, text, passed, time: start.elapsed() })
+    let outcome = Outcome::of(child.wait()?, start.elapsed());
+    Ok(Captured { words, text, outcome })
 }
 
 /// The steps so far.
@@ -53,10 +64,8 @@ impl Report {
         let status = command
             .status()
             .with_context(|| format!("`{}` could not be started", describe(command)))?;
-        let passed = status.success();
-        let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(start.elapsed());
-        self.steps.push((name, outcome));
-        Ok(passed)
+        self.steps.push((name, Outcome::of(status, start.elapsed())));
+        Ok(status.success())
     }
 
     /// Runs a command as one step, and beside it others, one after the other, a step each: what the one leaves idle of the
@@ -79,10 +88,9 @@ impl Report {
             });
             self.run(name, command)?;
             for (name, captured) in ended {
-                let Captured { words, text, passed, time } = captured?;
+                let Captured { words, text, outcome } = captured?;
                 eprintln!("\n── {name}\n   {words}");
                 std::io::stderr().write_all(&text)?;
-                let outcome = if passed { Outcome::Passed } else { Outcome::Failed }(time);
                 self.steps.push((name, outcome));
             }
             Ok(())
@@ -132,11 +140,22 @@ mod tests {
         let mut fails = Command::new("sh");
         // More than a pipe holds, in one line.
         fails.args(["-c", "head -c 70000 /dev/zero | tr '\\0' ' ' >&2; exit 3"]);
-        let others = vec![("second".into(), fails), ("third".into(), Command::new("true"))];
+        let mut unavailable = Command::new("sh");
+        unavailable.args(["-c", &format!("exit {UNAVAILABLE}")]);
+        let others = vec![
+            ("second".into(), fails),
+            ("third".into(), Command::new("true")),
+            ("fourth".into(), unavailable),
+        ];
         report.run_beside("first", &mut Command::new("true"), others).unwrap();
-        let passed: Vec<bool> =
-            report.steps.iter().map(|(_, how)| matches!(how, Outcome::Passed(_))).collect();
-        assert_eq!(passed, [true, false, true]);
+        let outcomes: Vec<&Outcome> = report.steps.iter().map(|(_, outcome)| outcome).collect();
+        assert!(
+            matches!(
+                outcomes[..],
+                [Outcome::Passed(_), Outcome::Failed(_), Outcome::Passed(_), Outcome::Skipped(_)]
+            ),
+            "{outcomes:?}"
+        );
     }
 
     #[test]

@@ -1,32 +1,31 @@
 //! `cargo xtask ring`: ring attention over MPI, `examples/ring_mpi`, with all ranks on this machine.
 //!
-//! The example is a workspace of its own, since its build needs an MPI and libclang, which [`driver::mpi`] fetches.
+//! The example is a workspace of its own, since its build needs an MPI and libclang, which [`drivers::mpi`] fetches.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail, ensure};
+use drivers::workspace::{Workspace, artifact, run_to_end};
+use drivers::{Choice, Device, Mpi};
 
-use crate::cargo::{Workspace, artifact};
-use crate::driver::{self, Choice, Device, Mpi};
 use crate::report::Report;
 
 /// `cargo xtask ring`.
 pub(crate) fn run(workspace: &Workspace, choice: Choice, ranks: usize) -> Result<ExitCode> {
     ensure!(ranks > 0, "there must be a rank");
-    let device = driver::select(workspace, choice)?;
-    let mpi = match driver::mpi(workspace)? {
+    let device = drivers::select(workspace, choice)?;
+    let mpi = match drivers::mpi(workspace)? {
         Ok(mpi) => mpi,
         Err(reason) => bail!("{reason}"),
     };
     eprintln!("running {ranks} ranks by {} on {device}", mpi.name);
-    let passed = ring(workspace, &device, &mpi, ranks)?.status()?.success();
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    run_to_end(&mut ring(workspace, &device, &mpi, ranks)?)
 }
 
 /// Two ranks as a step of the tests.
 pub(crate) fn test(workspace: &Workspace, device: &Device, report: &mut Report) -> Result<()> {
     let name = "ring attention, two ranks over MPI";
-    match driver::mpi(workspace)? {
+    match drivers::mpi(workspace)? {
         Err(reason) => report.skip(name, reason),
         Ok(mpi) => {
             let mut command = ring(workspace, device, &mpi, 2)?;

@@ -3,14 +3,12 @@
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use drivers::workspace::{Workspace, run_to_end};
+use drivers::{Choice, Device, Second};
 
-use crate::cargo::{Workspace, describe};
-use crate::driver::{self, Choice, Device, Second};
-use crate::faults;
-use crate::fuzz;
 use crate::report::Report;
-use crate::ring;
+use crate::{lab, ring};
 
 /// The integration test that needs a device, run once per driver.
 const DEVICE_TESTS: &str = "device";
@@ -35,6 +33,16 @@ const ON_SECOND: &[&str] = &[
     "merge::",
     "races::",
     "sequences::",
+];
+
+/// What CI runs of `lab`. All calls that may find no memory would take 100 seconds of CPU time, each third takes 40.
+const IN_CI: [(&str, &[&str]); 3] = [
+    ("all kernels in the languages of wgpu's backends", &["portability", "--quick"]),
+    ("a driver that fails at every call", &["faults", "--stride", "3"]),
+    (
+        "a minute of each fuzzing target",
+        &["fuzz", "--seconds", "60", "--jobs", "2", "--without-naga"],
+    ),
 ];
 
 /// Which tests to run.
@@ -122,9 +130,9 @@ pub(crate) fn bench(workspace: &Workspace, choice: Choice, args: &[OsString]) ->
 /// `cargo xtask driver`.
 pub(crate) fn driver(workspace: &Workspace, choice: Choice, refresh: bool) -> Result<ExitCode> {
     if refresh {
-        driver::forget(workspace)?;
+        drivers::forget(workspace)?;
     }
-    print!("{}", driver::select(workspace, choice)?.to_shell());
+    print!("{}", drivers::select(workspace, choice)?.to_shell());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -152,32 +160,13 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
             return Ok(report.finish());
         }
     }
-    let mut others = vec![(
-        "all kernels in the languages of wgpu's backends".to_owned(),
-        itself(workspace, &["portability", "--quick"]),
-    )];
-    match faults::missing() {
-        Some(reason) => report.skip(faults::NAME, reason),
-        None => {
-            let device = driver::select(workspace, choice)?;
-            let tests = faults::tests(workspace, &device, Some(faults::STRIDE_OF_CI))?;
-            others.push((faults::NAME.to_owned(), tests));
-        }
-    }
-    let fuzzing = "a minute of each fuzzing target";
-    match fuzz::missing() {
-        Some(reason) => report.skip(fuzzing, reason),
-        None => others.push((fuzzing.to_owned(), itself(workspace, &fuzz::IN_CI))),
-    }
-    test_passes(workspace, choice, &Tests::default(), others, &mut report)?;
+    let others = IN_CI.map(|(name, arguments)| {
+        let mut command = lab::command(workspace, choice);
+        command.args(arguments);
+        (name.to_owned(), command)
+    });
+    test_passes(workspace, choice, &Tests::default(), others.into(), &mut report)?;
     Ok(report.finish())
-}
-
-/// `cargo xtask …`.
-fn itself(workspace: &Workspace, args: &[&str]) -> Command {
-    let mut cargo = workspace.cargo("run");
-    cargo.args(["--quiet", "--all-features", "--bin", "xtask", "--"]).args(args);
-    cargo
 }
 
 /// Builds the tests once, then runs a pass per driver, both at a time, and `others` after the second; a failed pass doesn't keep
@@ -190,9 +179,9 @@ fn test_passes(
     report: &mut Report,
 ) -> Result<()> {
     // Drivers first: whoever lacks one should hear it before a long build.
-    let device = driver::select(workspace, choice)?;
+    let device = drivers::select(workspace, choice)?;
     let second =
-        if tests.one_device { Second::Unwanted } else { driver::second(workspace, choice)? };
+        if tests.one_device { Second::Unwanted } else { drivers::second(workspace, choice)? };
 
     let mut build = workspace.cargo("test");
     build.args(["--workspace", "--all-features", "--no-run"]);
@@ -215,7 +204,7 @@ fn test_passes(
     let mut beside = Vec::new();
     let brief = !tests.thorough && tests.filter.is_none();
     if brief {
-        driver::leave_unoptimised(&mut command);
+        drivers::leave_unoptimised(&mut command);
         let what = "each kernel, optimised,";
         beside.push(pass(what, Some(DEVICE_TESTS), &device, OPTIMISED));
     }
@@ -256,15 +245,10 @@ fn test_command(workspace: &Workspace, target: Option<&str>, tests: &Tests) -> C
 
 /// Settles on the device, says which, and runs the command there; the exit code is the command's own.
 fn on_device(workspace: &Workspace, choice: Choice, mut command: Command) -> Result<ExitCode> {
-    let device = driver::select(workspace, choice)?;
+    let device = drivers::select(workspace, choice)?;
     eprintln!("running on {device}");
     device.apply(&mut command);
-    let status = command
-        .status()
-        .with_context(|| format!("`{}` could not be started", describe(&command)))?;
-    // A program that a signal ended has no code of its own.
-    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(ExitCode::from(code))
+    run_to_end(&mut command)
 }
 
 #[cfg(test)]
@@ -280,11 +264,11 @@ mod tests {
             ..Tests::default()
         };
         assert_eq!(
-            describe(&test_command(&workspace, Some("device"), &tests)),
+            drivers::workspace::describe(&test_command(&workspace, Some("device"), &tests)),
             "cargo test --workspace --all-features --no-fail-fast --test device window -- --nocapture"
         );
         assert_eq!(
-            describe(&test_command(&workspace, None, &Tests::default())),
+            drivers::workspace::describe(&test_command(&workspace, None, &Tests::default())),
             "cargo test --workspace --all-features --no-fail-fast --"
         );
     }

@@ -1,6 +1,6 @@
 //! Faults of the driver itself: at every call that may lose the device or find no memory, one after the other, it does.
 //!
-//! `xtask/fault-layer` stands between Vulkan's loader and the driver for that; `cargo xtask faults` runs these tests with
+//! `lab/fault-layer` stands between Vulkan's loader and the driver for that; `cargo xtask faults` runs these tests with
 //! it.
 
 use std::collections::BTreeMap;

@@ -1,0 +1,152 @@
+//! Compiles the kernels that `cargo xtask isa` reports on.
+//!
+//! It runs on a driver that prints its compiler's output to standard error (see `lab/null-gpu`), and says there before
+//! each plan what it is. With `--keep` it tells on standard output what making all pipelines took.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use wgpu_attention::{
+    Attention, AttentionPlan, BackwardKernel, BackwardOptions, BackwardPlan, DeviceChoice, Dtype,
+    Dtypes, Error, ForwardKernel, KernelOptions, Kernels, Mask, Problem, Shape,
+};
+
+/// A line of the report.
+struct Line {
+    /// The kernels that the plan compiles, in that order.
+    kernels: &'static [&'static str],
+    /// Whether they use subgroups, so that the driver isn't free to choose their size.
+    subgroups: bool,
+    /// The problem's sizes but for the rows' length.
+    shape: fn(usize) -> Shape,
+    /// The types of its keys and values; the other tensors' too, but for rows of 8 bits, which caches alone have.
+    dtypes: &'static [Dtype],
+    plan: fn(&Kernels, &Problem) -> wgpu_attention::Result<()>,
+}
+
+/// Everything that is reported on.
+const LINES: &[Line] = &[
+    Line {
+        kernels: &["forward tiled"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["forward tiled, up to 32 queries"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_kv(1024),
+        dtypes: DTYPES,
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["forward matrix"],
+        subgroups: true,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
+    },
+    Line {
+        kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["merge", "forward decode"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).kv_heads(8).seq_kv(4096),
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
+    },
+];
+
+/// The lengths of rows that are compiled for.
+const HEAD_DIMS: [usize; 2] = [64, 128];
+
+/// The types that tensors are stored in.
+const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16];
+
+fn forward(
+    kernels: &Kernels,
+    problem: &Problem,
+    kernel: ForwardKernel,
+) -> wgpu_attention::Result<()> {
+    AttentionPlan::with_kernel(kernels, problem, Some(kernel)).map(|_| ())
+}
+
+fn backward(
+    kernels: &Kernels,
+    problem: &Problem,
+    kernel: BackwardKernel,
+) -> wgpu_attention::Result<()> {
+    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+    BackwardPlan::with_options(kernels, problem, &options).map(|_| ())
+}
+
+/// Compile kernels on the first device.
+#[derive(Parser)]
+struct Options {
+    /// Only kernels with this in their name.
+    filter: Option<String>,
+
+    /// Only kernels that don't use subgroups.
+    #[arg(long)]
+    without_subgroups: bool,
+
+    /// Keep pipelines in this folder, and take from it what is there.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let device = DeviceChoice::WithMatrices(Box::new(DeviceChoice::Best));
+    let attention = Attention::open_blocking(&device)?;
+    let adapter = pollster::block_on(wgpu_attention::adapters()).into_iter().next();
+    let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
+    let filter = options.filter.unwrap_or_default();
+    let wanted = |line: &&Line| {
+        line.kernels.iter().any(|name| name.contains(&filter))
+            && !(options.without_subgroups && line.subgroups)
+    };
+    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs.
+    let new = |cache_dir: Option<&Path>| {
+        let cache_dir = cache_dir.map(Path::to_owned);
+        let options = KernelOptions { cache_dir, matrices: matrices.clone(), ..Default::default() };
+        Kernels::with_options(attention.device(), options)
+    };
+    let kept = options.keep.as_deref().map(|folder| new(Some(folder)));
+    let begun = Instant::now();
+    for line in LINES.iter().filter(wanted) {
+        for &dtype in line.dtypes {
+            for head_dim in HEAD_DIMS {
+                let dtypes = match dtype {
+                    Dtype::I8 => Dtypes { k: dtype, v: dtype, ..Dtypes::default() },
+                    _ => dtype.into(),
+                };
+                let problem =
+                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtypes);
+                eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
+                let kernels = kept.clone().unwrap_or_else(|| new(None));
+                match (line.plan)(&kernels, &problem) {
+                    Ok(()) => {}
+                    Err(Error::KernelRefused { reason, .. }) => eprintln!("### refused {reason}"),
+                    Err(error) => {
+                        bail!("{:?}, head_dim {head_dim}, {dtype}: {error}", line.kernels)
+                    }
+                }
+            }
+        }
+    }
+    if let Some(kernels) = kept {
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("{} {seconds} {}", kernels.compiled(), kernels.cache_words());
+    }
+    eprintln!("### end");
+    Ok(())
+}
