@@ -69,10 +69,10 @@ impl Source {
                         self.lane_part(&shader!("broadcast/products"), "v", "kv", "HEAD_DIM_V");
                         self.sums(sum_steps, "k", "kv", "HEAD_DIM");
                         if config.form.has_cells() {
-                            self.part(&shader!("backward/cells"));
-                            self.part(&shader!("backward/keep_cells"));
+                            self.part(&shader!("backward/score_cache"));
+                            self.part(&shader!("backward/write_score_cache"));
                         } else {
-                            self.part(&shader!("backward/keep_no_cells"));
+                            self.part(&shader!("backward/no_score_cache"));
                         }
                         self.part(&shader!("backward/rows_broadcast"));
                     }
@@ -105,8 +105,8 @@ impl Source {
                         self.part(&shader!("backward/columns"));
                         if cells {
                             self.part(&shader!("fetch/line"));
-                            self.part(&shader!("backward/cells"));
-                            self.part(&shader!("backward/columns_of_cells"));
+                            self.part(&shader!("backward/score_cache"));
+                            self.part(&shader!("backward/columns_cached"));
                         } else {
                             self.lane_part(&shader!("broadcast/products"), "q", "q", "HEAD_DIM");
                             self.lane_part(

@@ -39,6 +39,8 @@ macro_rules! shader {
 }
 
 mod backward;
+#[cfg(test)]
+mod interfaces;
 mod rows;
 mod score;
 mod template;
@@ -348,9 +350,8 @@ impl Source {
     /// `add_TENSOR` for rows of `tensor`, so many at once.
     fn sums(&mut self, at_once: SumSteps, tensor: &str, side: &str, capacity: &str) {
         let mut sums = |kind: &str, rows: usize| {
-            let name = format!("add_{kind}{tensor}");
             let of = [Fill::Tensor(tensor), Fill::Side(side), Fill::Capacity(capacity)];
-            let values = [&of[..], &[Fill::Name(&name), Fill::AtOnce(rows)]].concat();
+            let values = [&of[..], &[Fill::Kind(kind), Fill::AtOnce(rows)]].concat();
             self.template(&shader!("broadcast/sums"), &values);
         };
         match at_once.partial {
@@ -501,7 +502,7 @@ impl Source {
             }
             Binding::CellsOut | Binding::Cells => (
                 "p, then ds: [workgroups, tiles of keys, groups of rows, 2, rows, keys]",
-                "cells",
+                "score_cache",
                 "f32",
             ),
             Binding::Dq => ("[batch, num_heads, seq_len_q, head_dim]", "dq", written(gradients.dq)),

@@ -33,8 +33,8 @@ pub(super) enum Fill<'a> {
     Line(usize),
     /// `{{AT_ONCE}}`: the rows that are summed at a time.
     AtOnce(usize),
-    /// `{{NAME}}`: the function's name.
-    Name(&'a str),
+    /// `{{KIND}}`: which of several functions it is, a part of its name.
+    Kind(&'a str),
     /// `{{HALF}}`: `f16` or `bf16`.
     Half(&'a str),
     /// `{{WORD}}`: the word of two elements at `at`, an expression.
@@ -60,7 +60,7 @@ impl Fill<'_> {
             Self::Run(_) => "RUN",
             Self::Line(_) => "LINE",
             Self::AtOnce(_) => "AT_ONCE",
-            Self::Name(_) => "NAME",
+            Self::Kind(_) => "KIND",
             Self::Half(_) => "HALF",
             Self::Word(_) => "WORD",
             Self::ScoreMod(_) => "SCORE_MOD",
@@ -83,7 +83,7 @@ impl fmt::Display for Fill<'_> {
             | Self::Capacity(text)
             | Self::RowLength(text)
             | Self::Run(text)
-            | Self::Name(text)
+            | Self::Kind(text)
             | Self::Half(text)
             | Self::Word(text)
             | Self::ScoreMod(text)
