@@ -211,7 +211,7 @@ impl Bound {
             guarded.read(name);
         }
         for (input, guarded) in &self.data {
-            guarded.read(input.name());
+            guarded.read(&input.name());
         }
         if let Some((name, guarded)) = &self.custom {
             guarded.read(name);
