@@ -65,6 +65,7 @@ impl MaskInput {
     }
 
     /// Which of its kind it is, from 1 on.
+    #[cfg(feature = "files")]
     pub(crate) const fn number(self) -> u32 {
         self.number
     }
@@ -189,8 +190,8 @@ pub(crate) struct TensorSpec {
     pub(crate) dims: Vec<Dim>,
     /// Its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
     pub(crate) broadcasts: bool,
-    /// The name under which queries and keys may share one tensor in files.
-    pub(crate) shared_name: Option<&'static str>,
+    /// Other names that it may have in files, such as one that queries and keys share.
+    pub(crate) other_names: &'static [&'static str],
     /// Whether its values are ones that a kernel may go by; their number has been checked.
     pub(crate) check: Check,
 }
@@ -203,7 +204,7 @@ impl TensorSpec {
             element,
             dims: dims.into(),
             broadcasts: false,
-            shared_name: None,
+            other_names: &[],
             check: |_| Ok(()),
         }
     }
@@ -213,9 +214,17 @@ impl TensorSpec {
         Self { check, ..self }
     }
 
-    /// The same where files may hold it under another name, shared by queries and keys.
-    pub(crate) fn shared_as(self, name: &'static str) -> Self {
-        Self { shared_name: Some(name), ..self }
+    /// The same where files may hold it under other names.
+    pub(crate) fn also_named(self, other_names: &'static [&'static str]) -> Self {
+        Self { other_names, ..self }
+    }
+
+    /// The names that it may have in files, its own first.
+    #[cfg(feature = "files")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let number = self.input.number();
+        let other = move |&name| MaskInput::named(name).numbered(number).to_string();
+        [self.input.to_string()].into_iter().chain(self.other_names.iter().map(other))
     }
 
     /// The same where its sizes broadcast.

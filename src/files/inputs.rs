@@ -148,15 +148,10 @@ impl TensorFile {
         Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_kv(seq_len_kv))
     }
 
-    /// The name of the file's tensor: queries and keys may share their ids.
+    /// The name of the file's tensor: queries and keys may have their ids in common.
     fn source(&self, tensor: &TensorSpec) -> String {
-        let own = tensor.input.name();
-        match tensor.shared_name {
-            Some(shared) if self.dims(&own).is_none() => {
-                MaskInput::named(shared).numbered(tensor.input.number()).to_string()
-            }
-            _ => own.into_owned(),
-        }
+        let found = tensor.names().find(|name| self.dims(name).is_some());
+        found.unwrap_or_else(|| tensor.input.to_string())
     }
 
     fn pad_id(&self, name: &str, given: Option<i32>) -> Result<i32> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Mask;
-use super::leaf::{LEAVES, Leaf, LeafSpec, Values};
+use super::leaf::{Argument, LEAVES, Leaf, LeafSpec, Values};
 use crate::custom::Custom;
 use crate::error::ParseMaskError;
 
@@ -195,23 +195,7 @@ impl Parser {
             true => given.take(DATA),
             false => None,
         };
-        let described = spec.arguments();
-        let names: Vec<&str> = described.iter().map(|argument| argument.name).collect();
-        given.at_most(self, names.len(), &names)?;
-        let mut values = Values::default();
-        for (index, (argument, value)) in described.iter().zip(&mut values).enumerate() {
-            *value = match (given.get(&names, index), argument.default()) {
-                (Some(text), _) => argument
-                    .parse(spec.name(), &text.value, text.name.is_some())
-                    .map_err(|message| self.error_at(text.value_at, message))?,
-                (None, Some(default)) => default,
-                (None, None) => {
-                    let (leaf, missing, form) = (spec.name(), names[index], names.join(", "));
-                    let message = format!("{leaf}: `{missing}` is missing; write {leaf}({form})");
-                    return Err(self.error_at(start, message));
-                }
-            };
-        }
+        let values = self.values(spec.name(), spec.arguments(), &given, start)?;
         let number = match number {
             None => 1,
             Some(number) => {
@@ -226,6 +210,33 @@ impl Parser {
         Ok(Mask::Leaf(Leaf::with(spec, values).numbered(number)))
     }
 
+    /// The values of the arguments that stand behind a name.
+    fn values(
+        &self,
+        name: &str,
+        described: &[Argument],
+        given: &Arguments,
+        start: usize,
+    ) -> Parsed<Values> {
+        let names: Vec<&str> = described.iter().map(|argument| argument.name).collect();
+        given.at_most(self, names.len(), &names)?;
+        let mut values = Values::default();
+        for (index, (argument, value)) in described.iter().zip(&mut values).enumerate() {
+            *value = match (given.get(&names, index), argument.default()) {
+                (Some(text), _) => argument
+                    .parse(name, &text.value, text.name.is_some())
+                    .map_err(|message| self.error_at(text.value_at, message))?,
+                (None, Some(default)) => default,
+                (None, None) => {
+                    let (missing, form) = (names[index], names.join(", "));
+                    let message = format!("{name}: `{missing}` is missing; write {name}({form})");
+                    return Err(self.error_at(start, message));
+                }
+            };
+        }
+        Ok(values)
+    }
+
     fn per_head(&mut self) -> Parsed<Mask> {
         self.expect('(')?;
         let mut masks = vec![self.or()?];
@@ -238,12 +249,12 @@ impl Parser {
 
     /// An optional list in parentheses.
     fn arguments(&mut self) -> Parsed<Arguments> {
-        let mut list: Vec<Argument> = Vec::new();
+        let mut list: Vec<Given> = Vec::new();
         if self.eat('(') && !self.eat(')') {
             loop {
                 self.skip_space();
                 let at = self.at;
-                let mut argument = Argument { name: None, value: self.word(), at, value_at: at };
+                let mut argument = Given { name: None, value: self.word(), at, value_at: at };
                 if self.eat('=') {
                     self.skip_space();
                     argument.value_at = self.at;
@@ -322,7 +333,7 @@ fn too_deep() -> String {
     format!("the mask nests deeper than {MAX_DEPTH} levels")
 }
 
-struct Argument {
+struct Given {
     name: Option<String>,
     value: String,
     at: usize,
@@ -330,19 +341,19 @@ struct Argument {
 }
 
 struct Arguments {
-    list: Vec<Argument>,
+    list: Vec<Given>,
 }
 
 impl Arguments {
     /// The argument of that name, or at that place.
-    fn get(&self, names: &[&str], index: usize) -> Option<&Argument> {
-        let named = |argument: &&Argument| argument.name.as_deref() == Some(names[index]);
+    fn get(&self, names: &[&str], index: usize) -> Option<&Given> {
+        let named = |argument: &&Given| argument.name.as_deref() == Some(names[index]);
         let positional = || self.list.get(index).filter(|argument| argument.name.is_none());
         self.list.iter().find(named).or_else(positional)
     }
 
     /// Takes the first argument of that name out of the list.
-    fn take(&mut self, name: &str) -> Option<Argument> {
+    fn take(&mut self, name: &str) -> Option<Given> {
         let at = self.list.iter().position(|argument| argument.name.as_deref() == Some(name))?;
         Some(self.list.remove(at))
     }
@@ -362,7 +373,7 @@ impl Arguments {
                     parser.error_at(argument.at, format!("there is no argument named `{name}`"))
                 );
             }
-            let slot = |position: usize, other: &Argument| match other.name.as_deref() {
+            let slot = |position: usize, other: &Given| match other.name.as_deref() {
                 Some(other) => other == name,
                 None => names[position] == name,
             };

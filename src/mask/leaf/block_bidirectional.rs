@@ -63,7 +63,7 @@ impl LeafSpec for BlockBidirectional {
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let ids = |input, of: Dim| {
-            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of]).shared_as("block_ids")
+            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of]).also_named(&["block_ids"])
         };
         vec![
             ids(MaskInput::BlockIdsQ, Dim::queries(shape)),

@@ -63,7 +63,8 @@ impl LeafSpec for Documents {
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let ids = |input, of: Dim| {
-            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of]).shared_as("document_ids")
+            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of])
+                .also_named(&["document_ids"])
         };
         vec![
             ids(MaskInput::DocumentIdsQ, Dim::queries(shape)),
