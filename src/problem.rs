@@ -239,6 +239,23 @@ impl Problem {
         self.tensors().into_iter().map(|tensor| tensor.input).collect()
     }
 
+    /// How many 32-bit words a tensor of [`Problem::inputs`] has on the device: one for each element, of `dense` one for 32
+    /// keys of a row. A bias of 16 bits counts as if it had 32.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the problem doesn't read it, or its sizes aren't ones that it can have.
+    pub fn input_words(&self, input: MaskInput) -> Result<usize> {
+        let tensor = self.tensors().into_iter().find(|tensor| tensor.input == input);
+        match tensor {
+            Some(tensor) => tensor.words(self.data.sizes(input)),
+            None => Err(Error::operand(
+                input.name(),
+                format!("one of {:?}", self.inputs()),
+                "no reader",
+            )),
+        }
+    }
+
     /// The same with their types and sizes.
     pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
         let score = auxiliary::score::tensors(&self.score, &self.shape);

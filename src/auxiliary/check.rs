@@ -1,12 +1,14 @@
 //! Whether what was given is there, fits the problem, and holds what a kernel may go by.
 
+use std::sync::Arc;
+
 use super::data::MaskData;
 use super::{MaskInput, TensorSpec};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, elements};
 
 /// Looks at the values of a tensor.
-pub(crate) type Check = fn(&Values<'_>) -> Result<()>;
+pub(crate) type Check = Arc<dyn Fn(&Values<'_>) -> Result<()>>;
 
 /// A tensor whose values are looked at: there are as many as its sizes say.
 pub(crate) struct Values<'a> {
@@ -36,7 +38,9 @@ impl MaskData {
                 ));
             }
             let words = self.words(input);
-            (tensor.check)(&Values { input, words, sizes: &sizes, shape, data: self })?;
+            if let Some(check) = &tensor.check {
+                check(&Values { input, words, sizes: &sizes, shape, data: self })?;
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use buffers::MaskBuffers;
-use check::Check;
+use check::{Check, Values};
 pub use data::MaskData;
 pub use shape::DataShape;
 
@@ -183,7 +183,7 @@ impl Dim {
 }
 
 /// An auxiliary tensor of a problem: its type, and the sizes that it has or may have under a shape.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct TensorSpec {
     pub(crate) input: MaskInput,
     pub(crate) element: Element,
@@ -193,25 +193,18 @@ pub(crate) struct TensorSpec {
     /// Other names that it may have in files, such as one that queries and keys share.
     pub(crate) other_names: &'static [&'static str],
     /// Whether its values are ones that a kernel may go by; their number has been checked.
-    pub(crate) check: Check,
+    pub(crate) check: Option<Check>,
 }
 
 impl TensorSpec {
     /// A tensor whose values may be anything.
     pub(crate) fn new(input: MaskInput, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
-        Self {
-            input,
-            element,
-            dims: dims.into(),
-            broadcasts: false,
-            other_names: &[],
-            check: |_| Ok(()),
-        }
+        Self { input, element, dims: dims.into(), broadcasts: false, other_names: &[], check: None }
     }
 
     /// The same with a check of its values.
-    pub(crate) fn checked(self, check: Check) -> Self {
-        Self { check, ..self }
+    pub(crate) fn checked(self, check: impl Fn(&Values<'_>) -> Result<()> + 'static) -> Self {
+        Self { check: Some(Arc::new(check)), ..self }
     }
 
     /// The same where files may hold it under other names.

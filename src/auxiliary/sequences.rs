@@ -66,28 +66,27 @@ impl MaskData {
 
 /// What the sequences of a shape need: first the lengths, which the checks of the others go by.
 pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
-    let per_sequence =
-        |input, check| TensorSpec::new(input, Element::I32, [Dim::batch(shape)]).checked(check);
-    let starts = |input, check| {
-        let ends = Dim::new("batch + 1", "B + 1", [shape.batch.saturating_add(1)]);
-        TensorSpec::new(input, Element::I32, [ends]).checked(check)
-    };
+    let ints = |input, dim: Dim| TensorSpec::new(input, Element::I32, [dim]);
+    let per_sequence = |input| ints(input, Dim::batch(shape));
+    let starts =
+        |input| ints(input, Dim::new("batch + 1", "B + 1", [shape.batch.saturating_add(1)]));
     let mut tensors = Vec::new();
     match shape.sequences.q {
         QuerySequences::Uniform => {}
         QuerySequences::Packed { .. } => {
-            tensors.push(starts(MaskInput::QStarts, |values| {
+            tensors.push(starts(MaskInput::QStarts).checked(|values| {
                 check_starts(values, values.shape.q_rows()[1], "seq_len_q", values.shape.seq_len_q)
             }));
         }
         QuerySequences::LeftPadded => {
-            tensors.push(per_sequence(MaskInput::QLengths, |values| {
-                values.lengths("seq_len_q", values.shape.seq_len_q)
-            }));
+            tensors.push(
+                per_sequence(MaskInput::QLengths)
+                    .checked(|values| values.lengths("seq_len_q", values.shape.seq_len_q)),
+            );
         }
     }
     let kv_lengths = || {
-        per_sequence(MaskInput::KvLengths, |values| match values.shape.sequences.kv {
+        per_sequence(MaskInput::KvLengths).checked(|values| match values.shape.sequences.kv {
             KeySequences::Ring => values.lengths("2^29", MAX_SEQ_LEN),
             _ => values.lengths("seq_len_kv", values.shape.seq_len_kv),
         })
@@ -95,7 +94,7 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
     match shape.sequences.kv {
         KeySequences::Uniform => {}
         KeySequences::Packed { .. } => {
-            tensors.push(starts(MaskInput::KvStarts, |values| {
+            tensors.push(starts(MaskInput::KvStarts).checked(|values| {
                 let Shape { seq_len_kv, .. } = *values.shape;
                 check_starts(values, values.shape.kv_rows()[1], "seq_len_kv", seq_len_kv)
             }));
@@ -104,7 +103,7 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
             tensors.push(kv_lengths());
         }
         KeySequences::Cached { left_padded: true } => {
-            tensors.extend([kv_lengths(), per_sequence(MaskInput::KvFirst, check_first)]);
+            tensors.extend([kv_lengths(), per_sequence(MaskInput::KvFirst).checked(check_first)]);
         }
         KeySequences::Paged { blocks_per_sequence, .. } => {
             let row = Dim::new("blocks_per_sequence", "blocks", [blocks_per_sequence]);

@@ -212,6 +212,28 @@ mod tests {
     }
 
     #[test]
+    fn blocks_that_queries_list() {
+        let data = MaskData::new().block_indices([1, 1, 3, 2], [0, -1, -1, -1, 2, 0]);
+        let rows = ["..XXX", "..XXX", "XXXXX", "XXXXX", "..XX."];
+        check("block_sparse(2)", &data, 5, &rows);
+        check(
+            "causal & block_sparse(2)",
+            &data,
+            6,
+            &["..XXXX", "..XXXX", "XXXXXX", "XXXXXX", "..XX.."],
+        );
+        let shape = Shape::new(1, 4, 1, 8).seq_kv(2).kv_heads(2);
+        let data = MaskData::new().block_indices([1, 2, 1, 1], [0, 1]);
+        let mask = Mask::block_sparse(1);
+        let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
+        let first: Vec<bool> = (0..4).map(|h| evaluator.keep(0, h, 0, 0)).collect();
+        assert_eq!(first, [true, true, false, false], "a list for each of k's heads");
+        let beyond = MaskData::new().block_indices([1, 1, 1, 1], [2]);
+        let error = Evaluator::new(&mask, &beyond, &shape).unwrap_err().to_string();
+        assert_eq!(error, "block_indices[0]: expected -1 or a block below 2, found 2");
+    }
+
+    #[test]
     fn trees() {
         // Two prompt tokens, then a tree: 0 is the root, 1 and 2 its children, 3 the child of 1.
         let data = MaskData::new().tree_parents([-1, 0, 0, 1]);

@@ -157,7 +157,9 @@ impl Builder<'_> {
                     inner.fold(1usize, |stride, &size| stride.saturating_mul(size)) as u32
                 }
             },
-            Slot::OfSizes(input, of) => of(self.sizes(input)) as u32,
+            Slot::Size(input, dim) => {
+                self.sizes(input).get(dim).copied().unwrap_or_default() as u32
+            }
             Slot::RowFlags => {
                 self.take(elements("rows-alone flags", &[batch, heads, rows])?)? as u32
             }

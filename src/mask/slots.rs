@@ -43,8 +43,8 @@ pub(crate) enum Slot {
     Start(MaskInput),
     /// The words from one index of a tensor's dimension to the next; 0 where its size is 1, so that it is broadcast.
     Stride(MaskInput, usize),
-    /// A word that depends on a tensor's sizes.
-    OfSizes(MaskInput, fn(&[usize]) -> usize),
+    /// The size of a tensor's dimension.
+    Size(MaskInput, usize),
     /// Where the flags of a `self_only_if_alone`'s rows start.
     RowFlags,
     /// The flags from one sequence to the next; 0 where all have the same.
@@ -58,17 +58,12 @@ pub(crate) enum Slot {
 }
 
 impl Slot {
-    /// The size of a tensor's last dimension.
-    pub(crate) fn last_size(input: MaskInput) -> Self {
-        Self::OfSizes(input, |sizes| sizes.last().copied().unwrap_or_default())
-    }
-
     /// The same for a leaf's data of that number.
     pub(super) fn numbered(self, number: u32) -> Self {
         match self {
             Self::Start(input) => Self::Start(input.numbered(number)),
             Self::Stride(input, dim) => Self::Stride(input.numbered(number), dim),
-            Self::OfSizes(input, of) => Self::OfSizes(input.numbered(number), of),
+            Self::Size(input, dim) => Self::Size(input.numbered(number), dim),
             Self::Number(_)
             | Self::RowFlags
             | Self::RowFlagsBatch

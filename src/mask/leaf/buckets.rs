@@ -63,7 +63,7 @@ impl LeafSpec for Buckets {
             Slot::Start(MaskInput::BucketIds),
             Slot::Stride(MaskInput::BucketIds, 0),
             Slot::Stride(MaskInput::BucketIds, 1),
-            Slot::OfSizes(MaskInput::BucketIds, |sizes| sizes[2]),
+            Slot::Size(MaskInput::BucketIds, 2),
         ]
     }
 

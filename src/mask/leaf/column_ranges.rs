@@ -119,7 +119,7 @@ impl LeafSpec for ColumnRanges {
             match is_bidirectional(leaf) {
                 // The form of two bounds that aren't a range.
                 true => Slot::Number(3),
-                false => Slot::last_size(MaskInput::ColumnRanges),
+                false => Slot::Size(MaskInput::ColumnRanges, 3),
             },
         ]
     }

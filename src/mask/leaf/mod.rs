@@ -5,6 +5,7 @@
 mod all;
 mod arguments;
 mod block_bidirectional;
+mod block_sparse;
 mod buckets;
 mod causal;
 mod chunk;
@@ -57,6 +58,7 @@ pub(crate) const LEAVES: &[&dyn LeafSpec] = &[
     &strided::Strided,
     &global::Global,
     &block_bidirectional::BlockBidirectional,
+    &block_sparse::BlockSparse,
     &buckets::Buckets,
     &column_ranges::ColumnRanges,
     &tree::Tree,

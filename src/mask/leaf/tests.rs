@@ -245,6 +245,23 @@ fn shared_tensors_have_sizes_that_all_take() {
     assert_eq!(bounds(2), Ok(()));
     let error = bounds(4).unwrap_err().to_string();
     assert!(error.contains("seq_len_kv = 2, 2], found [1, 1, 2, 4]"), "{error}");
+
+    let shape = Shape::new(1, 1, 8, 8);
+    let lists = |block: usize| {
+        let blocks = 8usize.div_ceil(block);
+        MaskData::new().block_indices([1, 1, blocks, 1], (0..blocks as i32).collect::<Vec<_>>())
+    };
+    let data = lists(2).with_numbered(2, lists(4));
+    let mask = Mask::block_sparse(2) | Mask::block_sparse(4);
+    let error = Evaluator::new(&mask, &data, &shape).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "block_indices: expected the sizes of `block_sparse(2)`: for data of its own write \
+         `block_sparse(4,data=2)`, found those of `block_sparse(4)`"
+    );
+    let mask = Mask::block_sparse(2) | Mask::block_sparse(4).numbered(2);
+    let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
+    assert!(evaluator.keep(0, 0, 0, 3) && !evaluator.keep(0, 0, 0, 4));
 }
 
 /// Sizes that a plan is given are checked like those of data.
