@@ -12,7 +12,7 @@ use std::ops::Range;
 use anyhow::Result;
 use common::{max_difference, normal};
 use wgpu_attention::{
-    Attention, Causal, DeviceChoice, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape,
+    Attention, DeviceChoice, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape,
 };
 
 /// What the decoder is given: the target, one step late, so that each position's answer is the next one's input.
@@ -114,20 +114,20 @@ fn generating_step_by_step(attention: &Attention) -> Result<()> {
     // In [batch, seq, heads, dim], a sentence's first t tokens are the first t rows: a cache grows at its end.
     let step = HEADS * HEAD_DIM;
     let [q, k, v] = [1, 2, 3].map(|seed| normal(seed, T * step));
-    let attend = |q: &[f32], known: usize, causal: Causal| -> Result<Vec<f32>> {
+    let attend = |q: &[f32], known: usize, mask: Mask| -> Result<Vec<f32>> {
         let shape = Shape::new(1, HEADS, q.len() / step, HEAD_DIM).seq_kv(known);
-        let problem = Problem::new(shape).layout(Layout::Bshd).mask(Mask::Causal(causal));
+        let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
         let inputs =
             Inputs { q, k: &k[..known * step], v: &v[..known * step], mask: &MaskData::new() };
         Ok(attention.run_blocking(&problem, &inputs, &Outputs::default())?.o)
     };
 
     println!("\nThe parallel pass of training against generation with one query per step:\n");
-    let parallel = attend(&q, T, Causal::LowerRight)?;
+    let parallel = attend(&q, T, Mask::causal())?;
     for t in 0..T {
         let query = &q[t * step..][..step];
         let row = &parallel[t * step..][..step];
-        let generated = attend(query, t + 1, Causal::LowerRight)?;
+        let generated = attend(query, t + 1, Mask::causal())?;
         let difference = max_difference(row, &generated);
         println!("  {:<9}{} keys, largest difference {difference:.1e}", TOKENS[t], t + 1);
         assert!(difference < 1e-5);
@@ -135,7 +135,7 @@ fn generating_step_by_step(attention: &Attention) -> Result<()> {
 
     // With one query and many keys, the other alignment has the query stand at the first key, not at the last.
     let last = &q[(T - 1) * step..];
-    let upper_left = attend(last, T, Causal::UpperLeft)?;
+    let upper_left = attend(last, T, Mask::causal_upper_left())?;
     let difference = max_difference(&upper_left, &v[..step]);
     println!(
         "\n  Aligned at the upper left, the last query would see <start> alone, and return its value."

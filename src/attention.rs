@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
+use crate::auxiliary::{MaskBuffers, MaskData, MaskInput};
 use crate::device::{self, DeviceChoice, scoped};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::{KernelOptions, Kernels};
 use crate::mask::tile::{TileClass, TileGrid};
-use crate::mask::{MaskData, MaskInput};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
-use crate::plan::buffers::MaskBuffers;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan};
 use crate::plan::tiles::TilePlan;
@@ -270,7 +269,7 @@ impl Attention {
         let dv = self.tensor("dv", strides.dv.span("dv", shape.v_dims())?, dtypes.dv)?;
         let dbias = match problem.score.bias {
             true => {
-                let elements = MaskInput::Bias.words(shape, &problem.data)?;
+                let elements = problem.data.bias.elements(shape)?;
                 Some(self.tensor("dbias", elements, dtypes.dbias)?)
             }
             false => None,
@@ -341,7 +340,7 @@ impl Attention {
     ) -> Result<MaskTensor> {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
-        data.check(&problem.mask_alone().inputs(), &problem.shape)?;
+        data.check(&problem.mask_alone().tensors(), &problem.shape)?;
         if format == MaskFormat::Bits {
             return Err(Error::operand("format", "Keep or Additive, which are f32", "Bits"));
         }
@@ -380,7 +379,7 @@ impl Attention {
     ) -> Result<TileClasses> {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
-        data.check(&problem.mask_alone().inputs(), &problem.shape)?;
+        data.check(&problem.mask_alone().tensors(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, grid)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
@@ -422,13 +421,13 @@ impl Attention {
 
     pub(crate) fn upload_data(&self, problem: &Problem, data: &MaskData) -> Result<Uploads> {
         let mut uploads = Uploads::default();
-        for input in problem.inputs() {
-            let words = data.device_words(input, &problem.shape);
+        for tensor in problem.tensors() {
+            let (input, words) = (tensor.input, data.device_words(&tensor));
             let bytes = match input {
                 MaskInput::Bias => problem.dtypes.bias.encode(bytemuck::cast_slice(&words)),
                 _ => bytemuck::cast_slice(&words).into(),
             };
-            uploads.known.push((input, self.upload(input.name(), &bytes)?));
+            uploads.known.push((input, self.upload(input.base(), &bytes)?));
         }
         for buffer in problem.customs().into_iter().flat_map(|(custom, _)| custom.buffers()) {
             let words = data.custom_words(buffer)?;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::attention::Attention;
+use crate::auxiliary::MaskData;
 use crate::error::{Error, Result};
-use crate::mask::MaskData;
 use crate::plan::score_points::{ScorePoint, ScorePointsPlan};
 use crate::problem::Problem;
 use crate::sequences::Sequences;

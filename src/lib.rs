@@ -27,6 +27,7 @@
 #[cfg(test)]
 mod architecture;
 mod attention;
+mod auxiliary;
 mod cache;
 mod custom;
 mod device;
@@ -53,6 +54,7 @@ mod sequences;
 mod shape;
 
 pub use attention::{Attention, Gradients, MaskTensor, Output, Outputs, TileClasses};
+pub use auxiliary::{DataShape, MaskBuffers, MaskData, MaskInput};
 pub use cache::KvCache;
 pub use cache::append::{AppendBuffers, AppendPlan, NewTokens};
 pub use cache::rotary::Rotary;
@@ -68,12 +70,12 @@ pub use kernel::catalog::{KernelText, kernel_texts};
 pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
 pub use kernel::pipeline::{KernelOptions, Kernels};
 pub use mask::compositions;
-pub use mask::data::{DataShape, DenseShape, PerHeadShape};
+#[doc(hidden)]
+pub use mask::leaf::Random;
 pub use mask::tile::{TileClass, TileGrid};
-pub use mask::{Causal, ColumnRanges, Evaluator, Mask, MaskData, MaskInput, Window};
+pub use mask::{Evaluator, Leaf, Mask, MaskLeaf, MaskSample};
 pub use plan::attention::{AttentionBuffers, AttentionPlan};
 pub use plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
-pub use plan::buffers::MaskBuffers;
 pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 pub use plan::materialize::{MaskFormat, MaskPlan};
 pub use plan::merge::{MergePlan, PartSlices};

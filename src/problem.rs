@@ -1,11 +1,11 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
+use crate::auxiliary::{self, DataShape, MaskData, MaskInput, TensorSpec};
 use crate::custom::{Custom, CustomUse};
 use crate::dtype::{Dtype, Dtypes};
 use crate::error::{Error, Result};
-use crate::mask::data::DataShape;
+use crate::mask::Mask;
 use crate::mask::emit::{score_mod_gradient, score_mod_text};
-use crate::mask::{Mask, MaskData, MaskInput};
 use crate::score::{Score, ScoreText};
 use crate::sequences::Sequences;
 use crate::shape::{Indexing, Layout, Shape, Strides};
@@ -72,7 +72,7 @@ impl Inputs<'_> {
         check_length("q", self.q, strides.q, shape.q_dims())?;
         check_length("k", self.k, strides.k, shape.k_dims())?;
         check_length("v", self.v, strides.v, shape.v_dims())?;
-        self.mask.check(&problem.inputs(), shape)
+        self.mask.check(&problem.tensors(), shape)
     }
 }
 
@@ -236,14 +236,31 @@ impl Problem {
 
     /// Everything that the mask, the score modifiers and the sequences read, each once.
     pub fn inputs(&self) -> Vec<MaskInput> {
-        let score = [
-            (self.score.bias, MaskInput::Bias),
-            (self.score.alibi, MaskInput::AlibiSlopes),
-            (self.score.sinks, MaskInput::Sinks),
-        ];
-        let score = score.into_iter().filter_map(|(used, input)| used.then_some(input));
-        let sequences = MaskInput::of_sequences(&self.shape.sequences);
-        self.mask.inputs().into_iter().chain(score).chain(sequences).collect()
+        self.tensors().into_iter().map(|tensor| tensor.input).collect()
+    }
+
+    /// How many 32-bit words a tensor of [`Problem::inputs`] has on the device: one for each element, of `dense` one for 32
+    /// keys of a row. A bias of 16 bits counts as if it had 32.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the problem doesn't read it, or its sizes aren't ones that it can have.
+    pub fn input_words(&self, input: MaskInput) -> Result<usize> {
+        let tensor = self.tensors().into_iter().find(|tensor| tensor.input == input);
+        match tensor {
+            Some(tensor) => tensor.words(self.data.sizes(input)),
+            None => Err(Error::operand(
+                input.name(),
+                format!("one of {:?}", self.inputs()),
+                "no reader",
+            )),
+        }
+    }
+
+    /// The same with their types and sizes.
+    pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
+        let score = auxiliary::score::tensors(&self.score, &self.shape);
+        let sequences = auxiliary::sequences::tensors(&self.shape);
+        self.mask.tensors(&self.shape).into_iter().chain(score).chain(sequences).collect()
     }
 
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Causal, DeviceChoice, Inputs, Mask, MaskBuffers,
-    MergePlan, Outputs, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, DeviceChoice, Inputs, Mask, MaskBuffers, MergePlan,
+    Outputs, Problem, Shape,
 };
 
 use crate::common::{max_difference, normal};
@@ -79,8 +79,7 @@ impl Sequence {
             ensure!(piece.len() == 2 * len, "a piece of {} elements, not {}", piece.len(), 2 * len);
             // A query sees the keys up to its own position, wherever either of them is.
             let offset = queries.start as i32 - keys.start as i32;
-            let problem =
-                Problem::new(shape.seq_kv(keys.len())).mask(Mask::Causal(Causal::Offset(offset)));
+            let problem = Problem::new(shape.seq_kv(keys.len())).mask(Mask::causal_offset(offset));
             let plan = AttentionPlan::new(attention.kernels(), &problem)?;
             let [k, v] = [&piece[..len], &piece[len..]].map(upload);
             let slices = merge.part(part)?;

@@ -7,11 +7,11 @@ pub(crate) mod shape;
 
 use wgpu::{BufferSlice, BufferUsages};
 
+use crate::auxiliary::{MaskBuffers, MaskInput};
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
-use crate::mask::MaskInput;
 use crate::plan::attention::AttentionBuffers;
-use crate::plan::buffers::{MaskBuffers, Operand};
+use crate::plan::buffers::Operand;
 use crate::problem::Problem;
 use crate::shape::MAX_SEQ_LEN;
 use shape::{CacheForm, CacheShape};

@@ -2,11 +2,13 @@
 
 use safetensors::tensor::Dtype;
 
-use super::sizes::{broadcast_sizes, check_sizes, four_sizes};
+use super::sizes::{broadcast_sizes, check_sizes};
 use super::{TensorFile, wrong_type};
+use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
 use crate::custom::{Custom, CustomType};
 use crate::error::{Error, Result};
-use crate::mask::{Mask, MaskData, MaskInput};
+use crate::mask::Mask;
+use crate::problem::Problem;
 use crate::shape::Shape;
 
 impl TensorFile {
@@ -17,93 +19,64 @@ impl TensorFile {
     /// go with `shape`, and where no pad id is known. Lengths beyond `seq_len_kv` are refused by the call that uses
     /// the data.
     pub fn mask_data(&self, mask: &Mask, shape: &Shape, pad_id: Option<i32>) -> Result<MaskData> {
-        self.input_data(&mask.inputs(), shape, pad_id)
+        self.data_of(&mask.tensors(shape), pad_id)
     }
 
-    /// As [`TensorFile::mask_data`], for all that a problem with score modifiers reads: [`crate::Problem::inputs`].
+    /// As [`TensorFile::mask_data`], for all that a problem reads: [`Problem::inputs`].
     ///
     /// # Errors
     /// As [`TensorFile::mask_data`].
-    pub fn input_data(
+    pub fn input_data(&self, problem: &Problem, pad_id: Option<i32>) -> Result<MaskData> {
+        self.data_of(&problem.tensors(), pad_id)
+    }
+
+    fn data_of(&self, tensors: &[TensorSpec], pad_id: Option<i32>) -> Result<MaskData> {
+        tensors
+            .iter()
+            .try_fold(MaskData::new(), |data, tensor| self.read_into(data, tensor, pad_id))
+    }
+
+    /// `data` with one tensor.
+    fn read_into(
         &self,
-        inputs: &[MaskInput],
-        shape: &Shape,
+        data: MaskData,
+        tensor: &TensorSpec,
         pad_id: Option<i32>,
     ) -> Result<MaskData> {
-        let per_head = [("num_heads", shape.num_heads)];
-        let per_sequence = [("batch", shape.batch)];
-        // Sizes of a tensor without elements may be anything.
-        let starts = [("batch + 1", shape.batch.saturating_add(1))];
-        let per_query = [("batch", shape.batch), ("seq_len_q", shape.seq_len_q)];
-        let per_key = [("batch", shape.batch), ("seq_len_kv", shape.seq_len_kv)];
-        let ints = |input: MaskInput, sizes: &[(&str, usize)]| {
-            let name = self.source(input);
-            let tensor = self.read_i32(name)?;
-            check_sizes(name, &tensor.dims, sizes)?;
-            Ok::<_, Error>(tensor.values)
+        let input = tensor.input;
+        if input == MaskInput::PadId.numbered(input.number()) {
+            return Ok(data.ints(input, [self.pad_id(&input.name(), pad_id)?]));
+        }
+        let name = self.source(tensor);
+        let (data, found) = match tensor.element {
+            Element::I32 => {
+                let read = self.read_i32(&name)?;
+                (data.ints(input, read.values), read.dims)
+            }
+            Element::F32 => {
+                let read = self.read_f32(&name)?;
+                (data.floats(input, read.values), read.dims)
+            }
+            Element::Flag => {
+                let read = self.read_bool(&name)?;
+                (data.ints(input, read.values.into_iter().map(i32::from)), read.dims)
+            }
+            Element::Bit => {
+                let read = self.read_bool(&name)?;
+                (data.bits(input, read.values), read.dims)
+            }
         };
-        let floats = |input: MaskInput| {
-            let tensor = self.read_f32(input.name())?;
-            check_sizes(input.name(), &tensor.dims, &per_head)?;
-            Ok::<_, Error>(tensor.values)
-        };
-        inputs.iter().try_fold(MaskData::new(), |data, &input| {
-            Ok(match input {
-                MaskInput::KeyLengths => data.key_lengths(ints(input, &per_sequence)?),
-                MaskInput::PrefixLengths => data.prefix_lengths(ints(input, &per_sequence)?),
-                MaskInput::KeyPadding => {
-                    let tensor = self.read_bool(input.name())?;
-                    check_sizes(input.name(), &tensor.dims, &per_key)?;
-                    data.key_padding(tensor.values)
-                }
-                MaskInput::TokenIds => data.token_ids(ints(input, &per_key)?, self.pad_id(pad_id)?),
-                // It comes with the token ids.
-                MaskInput::PadId => data,
-                MaskInput::DocumentIdsQ => data.document_ids_q_kv(
-                    ints(MaskInput::DocumentIdsQ, &per_query)?,
-                    ints(MaskInput::DocumentIdsKv, &per_key)?,
-                ),
-                // They come with the queries'.
-                MaskInput::DocumentIdsKv => data,
-                MaskInput::BlockIdsQ => data.block_ids_q_kv(
-                    ints(MaskInput::BlockIdsQ, &per_query)?,
-                    ints(MaskInput::BlockIdsKv, &per_key)?,
-                ),
-                MaskInput::BlockIdsKv => data,
-                MaskInput::TreeParents => data.tree_parents(ints(input, &per_query)?),
-                MaskInput::BucketIds => {
-                    let tensor = self.read_i32(input.name())?;
-                    let expected = "[batch, num_heads or 1, rounds, seq_len_kv]";
-                    data.bucket_ids(
-                        four_sizes(input.name(), &tensor.dims, expected)?,
-                        tensor.values,
-                    )
-                }
-                MaskInput::ColumnRanges => {
-                    let tensor = self.read_i32(input.name())?;
-                    let expected = "[batch, num_heads or 1, seq_len_kv, 1, 2 or 4]";
-                    let sizes = four_sizes(input.name(), &tensor.dims, expected)?;
-                    data.column_ranges(sizes, tensor.values)
-                }
-                MaskInput::Bias => {
-                    let tensor = self.read_f32(input.name())?;
-                    data.bias(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)
-                }
-                MaskInput::AlibiSlopes => data.alibi_slopes(floats(input)?),
-                MaskInput::Sinks => data.sinks(floats(input)?),
-                MaskInput::QStarts => data.q_starts(ints(input, &starts)?),
-                MaskInput::KvStarts => data.kv_starts(ints(input, &starts)?),
-                MaskInput::QLengths => data.q_lengths(ints(input, &per_sequence)?),
-                MaskInput::KvLengths => data.kv_lengths(ints(input, &per_sequence)?),
-                MaskInput::KvFirst => data.kv_first(ints(input, &per_sequence)?),
-                // Its row's length is checked with the rest.
-                MaskInput::BlockTables => data.block_tables(self.read_i32(input.name())?.values),
-                MaskInput::Dense => {
-                    let tensor = self.read_bool(input.name())?;
-                    data.dense(broadcast_sizes(input.name(), &tensor.dims)?, tensor.values)
-                }
-            })
-        })
+        if tensor.is_open() {
+            let sizes = open_sizes(tensor, &name, &found)?;
+            return Ok(data.sized(input, sizes));
+        }
+        // A table's row length is checked with the rest of it.
+        if input != MaskInput::BlockTables {
+            let named = |dim: &Dim| (dim.name, dim.sizes[0]);
+            let expected: Vec<_> = tensor.dims.iter().map(named).collect();
+            check_sizes(&name, &found, &expected)?;
+        }
+        Ok(data)
     }
 
     /// A custom function with the tensors of this file that its text names for buffers: f32, i32, or u8 and bool as u32 of
@@ -154,50 +127,56 @@ impl TensorFile {
     /// As [`TensorFile::mask_data`], which gets the rest of the checks.
     pub fn mask_shape(&self, mask: &Mask, seq_len_q: usize, seq_len_kv: usize) -> Result<Shape> {
         let (mut batch, mut heads) = (None, 1);
-        for input in mask.inputs() {
-            let Some(dims) = self.dims(self.source(input)) else {
+        let unknown = Shape::new(1, 1, seq_len_q, 1).seq_kv(seq_len_kv);
+        for tensor in mask.tensors(&unknown) {
+            let name = self.source(&tensor);
+            let Some(dims) = self.dims(&name) else {
                 continue;
             };
-            let sizes = match input {
-                MaskInput::Dense => broadcast_sizes(input.name(), dims)?,
-                MaskInput::BucketIds | MaskInput::ColumnRanges => {
-                    four_sizes(input.name(), dims, "four dimensions")?
-                }
-                _ => {
-                    batch = batch.or_else(|| dims.first().copied());
-                    continue;
-                }
+            if !tensor.is_open() {
+                batch = batch.or_else(|| dims.first().copied());
+                continue;
+            }
+            let sizes = open_sizes(&tensor, &name, dims)?;
+            let size_of = |symbol| {
+                let is_it = |(dim, _): &(&Dim, &usize)| dim.symbol.starts_with(symbol);
+                tensor.dims.iter().zip(&sizes).find(is_it).map(|(_, &size)| size)
             };
-            batch = batch.or(Some(sizes[0]));
-            heads = heads.max(sizes[1]);
+            batch = batch.or(size_of("B"));
+            heads = heads.max(size_of("H").unwrap_or(1));
         }
         Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_kv(seq_len_kv))
     }
 
-    /// The tensor that holds an input: queries and keys may have their document ids in common.
-    fn source(&self, input: MaskInput) -> &'static str {
-        match input {
-            MaskInput::DocumentIdsQ | MaskInput::DocumentIdsKv
-                if self.dims(input.name()).is_none() =>
-            {
-                "document_ids"
-            }
-            MaskInput::BlockIdsQ | MaskInput::BlockIdsKv if self.dims(input.name()).is_none() => {
-                "block_ids"
-            }
-            _ => input.name(),
-        }
+    /// The name of the file's tensor: queries and keys may have their ids in common.
+    fn source(&self, tensor: &TensorSpec) -> String {
+        let found = tensor.names().find(|name| self.dims(name).is_some());
+        found.unwrap_or_else(|| tensor.input.to_string())
     }
 
-    fn pad_id(&self, given: Option<i32>) -> Result<i32> {
+    fn pad_id(&self, name: &str, given: Option<i32>) -> Result<i32> {
         let expected = "the token id of padding, given or in the file's metadata";
-        match (given, self.metadata("pad_id")) {
+        match (given, self.metadata(name)) {
             (Some(given), _) => Ok(given),
-            (None, Some(text)) => text
-                .trim()
-                .parse()
-                .map_err(|_| Error::operand("pad_id", expected, format!("`{text}`"))),
-            (None, None) => Err(Error::operand("pad_id", expected, "none")),
+            (None, Some(text)) => {
+                text.trim().parse().map_err(|_| Error::operand(name, expected, format!("`{text}`")))
+            }
+            (None, None) => Err(Error::operand(name, expected, "none")),
+        }
+    }
+}
+
+/// The sizes of a tensor whose shape the problem leaves open; they are checked with its values.
+fn open_sizes(tensor: &TensorSpec, name: &str, dims: &[usize]) -> Result<Vec<usize>> {
+    if tensor.broadcasts {
+        return broadcast_sizes(name, dims).map(Vec::from);
+    }
+    match dims.len() == tensor.dims.len() {
+        true => Ok(dims.to_vec()),
+        false => {
+            let names: Vec<&str> = tensor.dims.iter().map(|dim| dim.name).collect();
+            let expected = format!("[{}]", names.join(", "));
+            Err(Error::operand(name, expected, format!("{dims:?}")))
         }
     }
 }

@@ -3,9 +3,10 @@
 use super::TensorFile;
 use super::sequences::Batch;
 use super::sizes::{named_sizes, reorder, sizes};
+use crate::auxiliary::MaskData;
 use crate::dtype::Dtypes;
 use crate::error::{Error, Result};
-use crate::mask::{Mask, MaskData};
+use crate::mask::Mask;
 use crate::problem::{Inputs, Problem};
 use crate::shape::{Layout, Shape};
 

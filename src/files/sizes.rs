@@ -39,11 +39,6 @@ pub(super) fn check_sizes(name: &str, dims: &[usize], expected: &[(&str, usize)]
     Err(Error::operand(name, format!("[{}]", expected.join(", ")), format!("{dims:?}")))
 }
 
-/// The sizes of a tensor of four dimensions.
-pub(super) fn four_sizes(name: &str, dims: &[usize], expected: &str) -> Result<[usize; 4]> {
-    dims.try_into().map_err(|_| Error::operand(name, expected, format!("{dims:?}")))
-}
-
 /// The sizes of a tensor that broadcasts, with 1 for those that are missing in front.
 pub(super) fn broadcast_sizes(name: &str, dims: &[usize]) -> Result<[usize; 4]> {
     let mut sizes = [1; 4];

@@ -1,7 +1,8 @@
 use safetensors::tensor::TensorView;
 
 use super::*;
-use crate::mask::{Mask, MaskData};
+use crate::auxiliary::MaskData;
+use crate::mask::Mask;
 use crate::shape::{Layout, Shape};
 
 fn file(writer: &TensorWriter) -> TensorFile {

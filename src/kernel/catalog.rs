@@ -41,7 +41,7 @@ pub struct KernelText {
 /// kernel once under each of the other masks, since masks and tiles are composed apart.
 pub fn kernel_texts() -> Vec<KernelText> {
     let mut seen = HashSet::new();
-    let text = |(mask, key): (&str, KernelKey)| {
+    let text = |(mask, key): (String, KernelKey)| {
         // A text that isn't whole fails as a kernel wherever it is compiled.
         let wgsl = wgsl(&key).unwrap_or_else(|error| error.to_string());
         seen.insert(wgsl.clone()).then(|| KernelText {
@@ -57,16 +57,17 @@ pub fn kernel_texts() -> Vec<KernelText> {
 }
 
 /// Their keys, each with its mask. Several may have the same text.
-fn kernel_keys() -> Vec<(&'static str, KernelKey)> {
+fn kernel_keys() -> Vec<(String, KernelKey)> {
     let mut found = Vec::new();
-    let mut add = |mask: &'static str, keys: Vec<KernelKey>| {
-        found.extend(keys.into_iter().map(|key| (mask, key)));
+    let mut add = |mask: &str, keys: Vec<KernelKey>| {
+        found.extend(keys.into_iter().map(|key| (mask.to_owned(), key)));
     };
     // Its tiles are read from the tile map; the others' are classed by closed forms too.
     let main = "documents & dense & not_self";
     add(main, keys(&mask_text(main, SequenceForms::default())));
-    for mask in MASKS {
-        add(mask, one_of_each(&mask_text(mask, SequenceForms::default())));
+    for mask in masks() {
+        let text = Arc::new(MaskText::new(&mask, SequenceForms::default()));
+        add(&mask.to_string(), one_of_each(&text));
     }
     for forms in sequence_forms() {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
@@ -163,18 +164,30 @@ fn form(key: &KernelKey) -> String {
     }
 }
 
-/// Every leaf and operator.
-pub(crate) const MASKS: &[&str] = &[
-    "all",
+/// The operators that join no leaves of every kind.
+const OPERATORS: &[&str] = &[
     "causal & !window(3,0)",
-    "key_lengths | prefix",
-    "key_padding & token_padding",
-    "documents & dense & not_self",
-    "chunk(3) | dilated(2,2) & strided(3) | global(1)",
-    "block_bidirectional | buckets & column_ranges & tree",
     "per_head(causal, window(2,0) & prefix)",
     "self_only_if_alone(causal & self_only_if_alone(dense))",
 ];
+
+/// Every operator, and every leaf: those of LEAVES, a few in each mask, as their samples have them.
+pub(crate) fn masks() -> Vec<Mask> {
+    let samples: Vec<Mask> = (Mask::leaves())
+        .filter_map(|leaf| leaf.samples().into_iter().next())
+        .map(|sample| sample.mask)
+        .collect();
+    let joined = samples.chunks(LEAVES_OF_A_MASK).filter_map(|leaves| {
+        // `a & b | c & d | e`
+        let pairs = leaves.chunks(2).filter_map(|pair| pair.iter().cloned().reduce(|a, b| a & b));
+        pairs.reduce(|a, b| a | b)
+    });
+    // The operators are constants, which a test parses.
+    OPERATORS.iter().filter_map(|mask| mask.parse().ok()).chain([Mask::All]).chain(joined).collect()
+}
+
+/// More than two, so that a mask has several fragments; few, so that one leaf's error is found in a short text.
+const LEAVES_OF_A_MASK: usize = 5;
 
 /// Every kernel that any device may choose for a mask but those that append and those that are for a function of the
 /// user's own: their tiles and types, the score modifiers.
@@ -369,17 +382,22 @@ mod tests {
 
     #[test]
     fn every_mask_parses_and_every_kernel_is_there() {
-        for mask in MASKS.iter().chain([&SEQUENCES_MASK]) {
+        for mask in OPERATORS.iter().chain([&SEQUENCES_MASK]) {
             mask.parse::<Mask>().unwrap();
+        }
+        let masks = masks();
+        for leaf in Mask::leaves() {
+            let is_in = |mask: &Mask| mask.to_string().contains(leaf.name());
+            assert!(masks.iter().any(is_in), "{}", leaf.name());
         }
         let texts = kernel_texts();
         let count = |name: &str| texts.iter().filter(|text| text.kernel == name).count();
         for kernel in ForwardKernel::ALL {
-            assert!(count(&format!("forward {kernel}")) > MASKS.len(), "{kernel}");
+            assert!(count(&format!("forward {kernel}")) > masks.len(), "{kernel}");
         }
         for kernel in BackwardKernel::ALL {
             for pass in ["rows", "columns"] {
-                assert!(count(&format!("backward {pass} {kernel}")) > MASKS.len(), "{kernel}");
+                assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
         let single = ["score points"];
@@ -417,7 +435,7 @@ mod tests {
             assert!(keys.iter().any(|(_, key)| KernelKind::from(key) == *kind), "{kind:?}");
         }
         for wanted in passes() {
-            let has_it = |(_, key): &(&str, KernelKey)| matches!(key, KernelKey::Backward { pass, .. } if *pass == wanted);
+            let has_it = |(_, key): &(String, KernelKey)| matches!(key, KernelKey::Backward { pass, .. } if *pass == wanted);
             assert!(keys.iter().any(has_it), "{wanted:?}");
         }
     }

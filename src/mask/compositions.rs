@@ -34,7 +34,7 @@ pub fn sliding_window(size: u32) -> Mask {
 /// assert_eq!(mask.to_string(), "window(256,256) | global(1)");
 /// ```
 pub fn longformer(window: u32, global: u32) -> Mask {
-    Mask::window(window, window) | Mask::Global(global)
+    Mask::window(window, window) | Mask::global(global)
 }
 
 /// BigBird: a window, the first tokens, and blocks of keys chosen at random, which are data: `dense`.
@@ -84,7 +84,7 @@ pub fn packed_documents() -> Mask {
 /// assert_eq!(mask.to_string(), "causal & (window(1019,0) | global(4))");
 /// ```
 pub fn streaming_llm(window: u32, sinks: u32) -> Mask {
-    Mask::causal() & (sliding_window(window) | Mask::Global(sinks))
+    Mask::causal() & (sliding_window(window) | Mask::global(sinks))
 }
 
 /// Gemma 2: layers 0, 2, 4 … see a sliding window (of 4096), layers 1, 3, 5 … everything before.
@@ -125,7 +125,7 @@ pub fn gemma3(layer: usize, window: u32) -> Mask {
 /// assert_eq!([2, 3].map(|layer| llama4(layer, 8192).to_string()), ["chunk(8192) & causal", "causal"]);
 /// ```
 pub fn llama4(layer: usize, chunk: u32) -> Mask {
-    alternating(layer, 4, Mask::Chunk(chunk) & Mask::causal())
+    alternating(layer, 4, Mask::chunk(chunk) & Mask::causal())
 }
 
 /// Every `period`th layer sees everything before, the others what is local.
@@ -162,7 +162,8 @@ pub fn speculative_tree() -> Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask::{Evaluator, MaskData};
+    use crate::auxiliary::MaskData;
+    use crate::mask::Evaluator;
     use crate::shape::Shape;
 
     /// Compares a mask of one sequence and head with a drawing: `#` is kept, `.` isn't.

@@ -2,57 +2,25 @@
 //! (lengths, offsets, bounds, ids) have the same text and share pipelines.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::Mask;
-use super::slots::HEADER_SLOTS;
-use crate::custom::{Custom, CustomUse};
+use super::leaf::{Leaf, Shader};
+use super::slots::{HEADER_SLOTS, Slot};
+use crate::custom::{Custom, CustomBuffer, CustomUse};
 use crate::sequences::SequenceForms;
 
-/// A leaf's WGSL fragment: `NAME_keep`, `NAME_tile` and `NAME_hull`.
-#[derive(Debug, PartialEq, Eq)]
+/// The WGSL of a leaf or of `self_only_if_alone`: the functions' prefix, and the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fragment {
     name: &'static str,
     source: &'static str,
-    slots: usize,
 }
 
-macro_rules! fragment {
-    ($name:literal, $slots:literal) => {
-        &Fragment {
-            name: $name,
-            source: include_str!(concat!("../../shaders/mask/", $name, ".wgsl")),
-            slots: $slots,
-        }
-    };
-}
-
-/// The fragment that a leaf (or `self_only_if_alone`) calls.
-fn fragment_of(mask: &Mask) -> Option<&'static Fragment> {
-    Some(match mask {
-        Mask::All
-        | Mask::Wgsl(_)
-        | Mask::And(..)
-        | Mask::Or(..)
-        | Mask::Not(_)
-        | Mask::PerHead(_) => return None,
-        Mask::Causal(_) => fragment!("causal", 2),
-        Mask::Window(_) => fragment!("window", 2),
-        Mask::KeyLengths | Mask::Prefix => fragment!("leading_keys", 1),
-        Mask::KeyPadding => fragment!("key_padding", 1),
-        Mask::TokenPadding => fragment!("token_padding", 2),
-        Mask::Documents => fragment!("documents", 2),
-        Mask::NotSelf => fragment!("not_self", 0),
-        Mask::SelfOnlyIfAlone(_) => fragment!("self_only_if_alone", 3),
-        Mask::Dense => fragment!("dense", 4),
-        Mask::Chunk(_) => fragment!("chunk", 1),
-        Mask::Dilated { .. } | Mask::Strided(_) => fragment!("dilated", 2),
-        Mask::Global(_) => fragment!("global", 1),
-        Mask::BlockBidirectional => fragment!("block_bidirectional", 2),
-        Mask::Buckets => fragment!("buckets", 4),
-        Mask::ColumnRanges(_) => fragment!("column_ranges", 4),
-        Mask::Tree => fragment!("tree", 1),
-    })
-}
+const SELF_ONLY_IF_ALONE: Fragment = Fragment {
+    name: "self_only_if_alone",
+    source: include_str!("../../shaders/mask/self_only_if_alone.wgsl"),
+};
 
 /// The functions that a mask's structure decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,12 +48,7 @@ pub(crate) struct RowsAlone {
 
 impl MaskText {
     pub(crate) fn new(mask: &Mask, sequences: SequenceForms) -> Self {
-        let mut emitter = Emitter {
-            next_slot: HEADER_SLOTS,
-            fragments: Vec::new(),
-            custom: String::new(),
-            rows_alone: Vec::new(),
-        };
+        let mut emitter = Emitter::default();
         let Expressions { keep, tile, hull } = emitter.node(mask);
         let mut functions = String::new();
         for fragment in &emitter.fragments {
@@ -119,22 +82,22 @@ struct Expressions {
     hull: String,
 }
 
-/// A custom function's slots: where each buffer lies, and its length.
-pub(super) fn custom_slots(custom: &Custom) -> usize {
-    custom.buffers().len() * 2
-}
-
-/// How many slots a mask's leaves have.
-fn slots(mask: &Mask) -> usize {
-    let below: usize = mask.children().into_iter().map(slots).sum();
-    let own = match mask {
-        Mask::Wgsl(custom) => custom_slots(custom),
-        _ => fragment_of(mask).map_or(0, |fragment| fragment.slots),
+/// The slots of a user-defined function: where each buffer starts, and its length.
+pub(super) fn custom_slots(custom: &Custom) -> Vec<Slot> {
+    let of = |buffer: &CustomBuffer| {
+        [Slot::CustomStart(Arc::clone(&buffer.name)), Slot::CustomLen(buffer.len)]
     };
-    below + own
+    custom.buffers().iter().flat_map(of).collect()
 }
 
-/// A custom function, under the name of its use and its first slot, and the functions that read its buffers.
+/// The slots of a mask, behind the header's: those that [`MaskText`] numbers.
+pub(super) fn slots(mask: &Mask) -> Vec<Slot> {
+    let mut emitter = Emitter::default();
+    emitter.node(mask);
+    emitter.slots
+}
+
+/// A user-defined function, under the name of its use and its first slot, and the functions that read its buffers.
 fn custom_text(custom: &Custom, usage: CustomUse, slot: usize) -> String {
     let mut text = format!("// ---- the user's {} ----\n", usage.function());
     text += &custom.renamed(usage, &format!("_{slot}"));
@@ -150,12 +113,12 @@ fn custom_text(custom: &Custom, usage: CustomUse, slot: usize) -> String {
     text + "\n"
 }
 
-/// The first slot of a score's custom function: behind those of the mask.
-pub(super) fn score_mod_slot(mask: &Mask) -> usize {
-    HEADER_SLOTS + slots(mask)
+/// The first slot of a score's user-defined function: behind those of the mask.
+fn score_mod_slot(mask: &Mask) -> usize {
+    HEADER_SLOTS + slots(mask).len()
 }
 
-/// A score's custom function, `score_mod_SLOT`, and its name.
+/// A score's user-defined function, `score_mod_SLOT`, and its name.
 pub(crate) fn score_mod_text(mask: &Mask, custom: &Custom) -> (String, String) {
     let slot = score_mod_slot(mask);
     (custom_text(custom, CustomUse::Score, slot), format!("score_mod_{slot}"))
@@ -166,9 +129,12 @@ pub(crate) fn score_mod_gradient(mask: &Mask) -> String {
     format!("{}_{}", CustomUse::ScoreGradient.function(), score_mod_slot(mask))
 }
 
+/// Goes through an expression once, and leaves what its nodes need.
+#[derive(Default)]
 struct Emitter {
-    next_slot: usize,
-    fragments: Vec<&'static Fragment>,
+    /// What the slots behind the header hold.
+    slots: Vec<Slot>,
+    fragments: Vec<Fragment>,
     custom: String,
     rows_alone: Vec<RowsAlone>,
 }
@@ -188,7 +154,10 @@ impl Emitter {
             }
             Mask::SelfOnlyIfAlone(inner) => {
                 let inner = self.node(inner);
-                let (name, slot) = self.call(mask);
+                let (name, slot) = self.call(
+                    SELF_ONLY_IF_ALONE,
+                    [Slot::RowFlags, Slot::RowFlagsBatch, Slot::RowFlagsHead],
+                );
                 self.rows_alone.push(RowsAlone { slot, inner_keep: inner.keep.clone() });
                 Expressions {
                     keep: format!("{name}_keep({slot}u, {}, b, h, q_idx, kv_idx)", inner.keep),
@@ -198,8 +167,7 @@ impl Emitter {
             }
             Mask::PerHead(masks) => self.per_head(masks),
             Mask::Wgsl(custom) => {
-                let slot = self.next_slot;
-                self.next_slot += custom_slots(custom);
+                let slot = self.take(custom_slots(custom));
                 self.custom.push_str(&custom_text(custom, CustomUse::Mask, slot));
                 Expressions {
                     keep: format!("keep_{slot}(b, h, q_idx, kv_idx)"),
@@ -207,13 +175,19 @@ impl Emitter {
                     hull: "hull_all(b)".to_owned(),
                 }
             }
-            Mask::All => Expressions {
+            Mask::Leaf(leaf) => self.leaf(leaf),
+        }
+    }
+
+    fn leaf(&mut self, leaf: &Leaf) -> Expressions {
+        match leaf.spec().shader() {
+            Shader::Everything => Expressions {
                 keep: "true".to_owned(),
                 tile: "FULL".to_owned(),
                 hull: "hull_all(b)".to_owned(),
             },
-            _ => {
-                let (name, slot) = self.call(mask);
+            Shader::Functions { name, source } => {
+                let (name, slot) = self.call(Fragment { name, source }, leaf.slots());
                 Expressions {
                     keep: format!("{name}_keep({slot}u, b, h, q_idx, kv_idx)"),
                     tile: format!("{name}_tile({slot}u, b, h, tile)"),
@@ -251,16 +225,22 @@ impl Emitter {
         }
     }
 
-    /// The node's function prefix and its first slot.
-    fn call(&mut self, mask: &Mask) -> (&'static str, usize) {
-        let Some(fragment) = fragment_of(mask) else {
-            return ("", 0);
-        };
+    /// Includes a fragment, once. Returns its functions' prefix and the first of these slots.
+    fn call(
+        &mut self,
+        fragment: Fragment,
+        slots: impl IntoIterator<Item = Slot>,
+    ) -> (&'static str, usize) {
         if !self.fragments.contains(&fragment) {
             self.fragments.push(fragment);
         }
-        let slot = self.next_slot;
-        self.next_slot += fragment.slots;
-        (fragment.name, slot)
+        (fragment.name, self.take(slots))
+    }
+
+    /// The number of the first of these slots.
+    fn take(&mut self, slots: impl IntoIterator<Item = Slot>) -> usize {
+        let first = HEADER_SLOTS + self.slots.len();
+        self.slots.extend(slots);
+        first
     }
 }

@@ -1,7 +1,9 @@
 //! A mask's value at a cell, on the CPU: the definition that everything else is held against.
 
+use super::Mask;
+use super::leaf::Cell;
 use super::places::Places;
-use super::{Causal, ColumnRanges, Mask, MaskData, MaskInput};
+use crate::auxiliary::{self, MaskData};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -38,9 +40,9 @@ impl<'a> Evaluator<'a> {
                 format!("`{mask}`"),
             ));
         }
-        let sequences = MaskInput::of_sequences(&shape.sequences);
-        let inputs: Vec<_> = mask.inputs().into_iter().chain(sequences).collect();
-        data.check(&inputs, shape)?;
+        let mut tensors = mask.tensors(shape);
+        tensors.extend(auxiliary::sequences::tensors(shape));
+        data.check(&tensors, shape)?;
         Ok(Self { mask, data, shape })
     }
 
@@ -62,91 +64,28 @@ impl<'a> Evaluator<'a> {
         let places = self.places();
         q_idx < places.q_len(b)
             && kv_idx < places.kv_len(b)
-            && self.node(self.mask, b, h, q_idx, kv_idx)
+            && self
+                .node(self.mask, &Cell::new([b, h, q_idx, kv_idx], &places, self.shape, self.data))
     }
 
-    fn node(&self, mask: &Mask, b: usize, h: usize, q_idx: usize, kv_idx: usize) -> bool {
-        let int = |input, index| self.data.int(input, index);
-        let key = || b * self.shape.seq_len_kv + kv_idx;
-        // Sequence lengths are below 2^29 (Shape::validate), so i64 holds every sum.
-        let (q, kv) = (q_idx as i64, kv_idx as i64);
-        let own = q + self.places().diagonal(b);
+    fn node(&self, mask: &Mask, cell: &Cell<'_>) -> bool {
         match mask {
-            Mask::All => true,
-            Mask::Causal(Causal::LowerRight) => kv <= own,
-            Mask::Causal(Causal::UpperLeft) => kv <= q,
-            Mask::Causal(Causal::Offset(offset)) => kv <= q + i64::from(*offset),
-            Mask::Window(window) => {
-                window.left.is_none_or(|left| kv >= own - i64::from(left))
-                    && window.right.is_none_or(|right| kv <= own + i64::from(right))
-            }
-            Mask::KeyLengths => kv < i64::from(int(MaskInput::KeyLengths, b)),
-            Mask::KeyPadding => int(MaskInput::KeyPadding, key()) != 0,
-            Mask::TokenPadding => int(MaskInput::TokenIds, key()) != int(MaskInput::PadId, 0),
-            Mask::Prefix => kv < i64::from(int(MaskInput::PrefixLengths, b)),
-            Mask::Documents => {
-                let query = b * self.shape.seq_len_q + q_idx;
-                int(MaskInput::DocumentIdsQ, query) == int(MaskInput::DocumentIdsKv, key())
-            }
-            Mask::NotSelf => kv != own,
+            Mask::Leaf(leaf) => leaf.keep(cell),
             Mask::SelfOnlyIfAlone(inner) => {
-                let kept = |other: usize| self.node(inner, b, h, q_idx, other);
-                let others = || (0..self.places().kv_len(b)).filter(|&other| other as i64 != own);
-                kept(kv_idx) && (kv != own || !others().any(kept))
-            }
-            Mask::Dense => self.data.dense_cell([b, h, q_idx, kv_idx]),
-            Mask::Chunk(size) => {
-                kv.div_euclid(i64::from(*size)) == own.div_euclid(i64::from(*size))
-            }
-            Mask::Dilated { window, step } => {
-                let (window, step) = (i64::from(*window), i64::from(*step));
-                (kv - own) % step == 0 && (kv - own).abs() <= window.saturating_mul(step)
-            }
-            Mask::Strided(step) => (kv - own) % i64::from(*step) == 0,
-            Mask::Global(tokens) => kv < i64::from(*tokens) || own < i64::from(*tokens),
-            Mask::BlockBidirectional => {
-                let block = int(MaskInput::BlockIdsQ, b * self.shape.seq_len_q + q_idx);
-                block >= 0 && block == int(MaskInput::BlockIdsKv, key())
-            }
-            Mask::Buckets => usize::try_from(own).is_ok_and(|own| {
-                (0..self.data.bucket_rounds()).any(|round| {
-                    let bucket = |at| self.data.bucket(self.shape, b, h, round, at);
-                    bucket(own) == bucket(kv_idx)
-                })
-            }),
-            Mask::ColumnRanges(form) => {
-                let bounds = self.data.column(self.shape, b, h, kv_idx);
-                !match (form, &bounds[..]) {
-                    (ColumnRanges::Bidirectional, &[start, end]) => q >= start || q < end,
-                    (ColumnRanges::Ranges, &[start, end]) => (start..end).contains(&q),
-                    (_, &[start, end, start_above, end_above]) => {
-                        (start..end).contains(&q) || (start_above..end_above).contains(&q)
-                    }
-                    _ => q >= bounds[0],
-                }
-            }
-            Mask::Tree => {
-                let token = kv - self.places().diagonal(b);
-                let first = b * self.shape.seq_len_q;
-                let parent = |&at: &i64| {
-                    let parent = int(MaskInput::TreeParents, first + at as usize);
-                    (parent >= 0).then_some(i64::from(parent))
-                };
-                token < 0 || std::iter::successors(Some(q), parent).any(|at| at == token)
+                let kept = |kv_idx: usize| self.node(inner, &Cell { kv_idx, ..*cell });
+                let own = cell.own();
+                let mut others =
+                    (0..self.places().kv_len(cell.b)).filter(|&other| other as i64 != own);
+                kept(cell.kv_idx) && (cell.kv() != own || !others.any(kept))
             }
             // Evaluator::new refuses it.
             Mask::Wgsl(_) => false,
             Mask::PerHead(masks) => {
-                let mask = &masks[h / (self.shape.num_heads / masks.len())];
-                self.node(mask, b, h, q_idx, kv_idx)
+                self.node(&masks[cell.h / (self.shape.num_heads / masks.len())], cell)
             }
-            Mask::And(left, right) => {
-                self.node(left, b, h, q_idx, kv_idx) && self.node(right, b, h, q_idx, kv_idx)
-            }
-            Mask::Or(left, right) => {
-                self.node(left, b, h, q_idx, kv_idx) || self.node(right, b, h, q_idx, kv_idx)
-            }
-            Mask::Not(inner) => !self.node(inner, b, h, q_idx, kv_idx),
+            Mask::And(left, right) => self.node(left, cell) && self.node(right, cell),
+            Mask::Or(left, right) => self.node(left, cell) || self.node(right, cell),
+            Mask::Not(inner) => !self.node(inner, cell),
         }
     }
 }
@@ -270,6 +209,28 @@ mod tests {
         check("column_ranges(bidirectional)", &columns(2, &[3, 1, 2, 0, 3, 2]), 3, &rows);
         let rows = ["X.", "X.", ".X", "X."];
         check("column_ranges", &columns(4, &[3, 4, 0, 2, 2, 3, 0, 0]), 2, &rows);
+    }
+
+    #[test]
+    fn blocks_that_queries_list() {
+        let data = MaskData::new().block_indices([1, 1, 3, 2], [0, -1, -1, -1, 2, 0]);
+        let rows = ["..XXX", "..XXX", "XXXXX", "XXXXX", "..XX."];
+        check("block_sparse(2)", &data, 5, &rows);
+        check(
+            "causal & block_sparse(2)",
+            &data,
+            6,
+            &["..XXXX", "..XXXX", "XXXXXX", "XXXXXX", "..XX.."],
+        );
+        let shape = Shape::new(1, 4, 1, 8).seq_kv(2).kv_heads(2);
+        let data = MaskData::new().block_indices([1, 2, 1, 1], [0, 1]);
+        let mask = Mask::block_sparse(1);
+        let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
+        let first: Vec<bool> = (0..4).map(|h| evaluator.keep(0, h, 0, 0)).collect();
+        assert_eq!(first, [true, true, false, false], "a list for each of k's heads");
+        let beyond = MaskData::new().block_indices([1, 1, 1, 1], [2]);
+        let error = Evaluator::new(&mask, &beyond, &shape).unwrap_err().to_string();
+        assert_eq!(error, "block_indices[0]: expected -1 or a block below 2, found 2");
     }
 
     #[test]

@@ -4,16 +4,17 @@
 //! mask buffer: | header | slots of the leaves | inputs | lengths | rows-alone flags | tile map |
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::data::DataShape;
-use super::emit::{custom_slots, score_mod_slot};
+use super::Mask;
+use super::emit;
 use super::slots::{
     ALIBI_SLOT, BLOCK_TABLES_SLOT, HEADER_SLOTS, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
-    Q_SEQUENCES_SLOT, SINKS_SLOT,
+    Q_SEQUENCES_SLOT, SINKS_SLOT, Slot,
 };
 use super::tile::TileGrid;
-use super::{Causal, ColumnRanges, Mask, MaskInput};
+use crate::auxiliary::{DataShape, InputName, MaskInput, TensorSpec};
 use crate::custom::{Custom, CustomBuffer};
 use crate::error::{Error, Result};
 use crate::sequences::KeySequences;
@@ -25,21 +26,16 @@ const TILES_PER_WORD: usize = 16;
 /// Beyond every position, and small enough that sums with positions stay within `i32`.
 const FAR: i64 = 1 << 30;
 
-/// What the caller copies into the mask buffer.
+/// What the caller copies into the mask buffer, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum InputName {
-    Known(MaskInput),
-    /// A buffer of a custom function.
-    Custom(Arc<str>),
-}
-
-impl InputName {
-    pub(crate) fn as_str(&self) -> &str {
-        match self {
-            Self::Known(input) => input.name(),
-            Self::Custom(name) => name,
-        }
-    }
+pub(crate) struct Region {
+    pub(crate) input: InputName,
+    /// In messages.
+    pub(crate) name: String,
+    /// Its first word.
+    pub(crate) at: usize,
+    /// Its number of words.
+    pub(crate) words: usize,
 }
 
 /// Where everything lies in the mask buffer.
@@ -47,8 +43,8 @@ impl InputName {
 pub(crate) struct MaskLayout {
     /// The words from the start that are known beforehand.
     pub(crate) head: Vec<u32>,
-    /// Each input, its first word and its number of words.
-    pub(crate) inputs: Vec<(InputName, usize, usize)>,
+    /// What the caller copies in.
+    pub(crate) inputs: Vec<Region>,
     /// The whole buffer's size in words.
     pub(crate) words: usize,
     /// The sizes of the materialized mask: batch and heads are 1 where the mask is the same along them.
@@ -58,49 +54,34 @@ pub(crate) struct MaskLayout {
 }
 
 impl MaskLayout {
-    /// Lays out the mask buffer with room for `inputs`; where a kernel walks over tiles of `grid`, with the tile map that the mask may need.
+    /// Lays out the mask buffer with space for `tensors`; where a kernel walks over tiles of `grid`, with the tile map that
+    /// the mask may need.
     pub(crate) fn new(
         mask: &Mask,
-        inputs: &[MaskInput],
+        tensors: &[TensorSpec],
         score_mod: Option<&Custom>,
         shape: &Shape,
         data: &DataShape,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
-        let broadcast = [
-            if !shape.sequences.are_uniform() || depends_on_batch(mask, data) {
-                shape.batch
-            } else {
-                1
-            },
-            if depends_on_heads(mask, data) { shape.num_heads } else { 1 },
-        ];
+        let mut slots = emit::slots(mask);
+        slots.extend(score_mod.into_iter().flat_map(emit::custom_slots));
         let mut builder = Builder {
             shape,
-            data,
-            broadcast,
+            broadcast: [1, 1],
+            sizes: BTreeMap::new(),
             inputs: Vec::new(),
             head: vec![0; HEADER_SLOTS],
-            at: score_mod_slot(mask) + score_mod.map_or(0, custom_slots),
+            at: HEADER_SLOTS + slots.len(),
         };
-        for &input in inputs {
-            let words = input.words(shape, data)?;
-            let at = builder.take(words)?;
-            match input {
-                MaskInput::AlibiSlopes => builder.head[ALIBI_SLOT] = at as u32,
-                MaskInput::Sinks => builder.head[SINKS_SLOT] = at as u32,
-                MaskInput::QStarts | MaskInput::QLengths => {
-                    builder.head[Q_SEQUENCES_SLOT] = at as u32;
-                }
-                MaskInput::KvStarts | MaskInput::KvLengths => {
-                    builder.head[KV_SEQUENCES_SLOT] = at as u32;
-                }
-                MaskInput::KvFirst => builder.head[KV_FIRST_SLOT] = at as u32,
-                MaskInput::BlockTables => builder.head[BLOCK_TABLES_SLOT] = at as u32,
-                _ => {}
-            }
-            builder.inputs.push((InputName::Known(input), at, words));
+        for tensor in tensors {
+            builder.tensor(tensor, data)?;
         }
+        let differs = mask.differs(&builder.sizes);
+        builder.broadcast = [
+            if differs.batch || !shape.sequences.are_uniform() { shape.batch } else { 1 },
+            if differs.heads { shape.num_heads } else { 1 },
+        ];
         for buffer in mask.customs().into_iter().chain(score_mod).flat_map(Custom::buffers) {
             builder.custom_buffer(buffer)?;
         }
@@ -111,9 +92,8 @@ impl MaskLayout {
         if !shape.sequences.are_uniform() {
             builder.head[LENGTHS_SLOT] = builder.take(shape.batch.saturating_mul(2))? as u32;
         }
-        builder.node(mask)?;
-        if let Some(custom) = score_mod {
-            builder.custom(custom);
+        for slot in slots {
+            builder.slot(slot)?;
         }
         let tile_map = match grid.filter(|_| mask.needs_tile_map()) {
             Some(grid) => Some(builder.tile_map(grid)?),
@@ -123,99 +103,88 @@ impl MaskLayout {
             head: builder.head,
             inputs: builder.inputs,
             words: builder.at,
-            broadcast,
+            broadcast: builder.broadcast,
             tile_map,
         })
     }
 }
 
-fn depends_on_batch(mask: &Mask, data: &DataShape) -> bool {
-    mask.any(&|mask| match mask {
-        Mask::Dense => !data.dense.broadcast_batch,
-        Mask::Wgsl(_) => true,
-        _ => mask.leaf_inputs().iter().any(|&input| input != MaskInput::PadId),
-    })
-}
-
-fn depends_on_heads(mask: &Mask, data: &DataShape) -> bool {
-    mask.any(&|mask| match mask {
-        Mask::Dense => !data.dense.broadcast_heads,
-        Mask::Buckets => !data.buckets.broadcast_heads,
-        Mask::ColumnRanges(_) => !data.columns.broadcast_heads,
-        Mask::PerHead(masks) => masks.len() > 1,
-        Mask::Wgsl(_) => true,
-        _ => false,
-    })
+/// The header's slot that says where a tensor starts. Leaves have slots of their own.
+fn header_slot(input: MaskInput) -> Option<usize> {
+    match input {
+        MaskInput::AlibiSlopes => Some(ALIBI_SLOT),
+        MaskInput::Sinks => Some(SINKS_SLOT),
+        MaskInput::QStarts | MaskInput::QLengths => Some(Q_SEQUENCES_SLOT),
+        MaskInput::KvStarts | MaskInput::KvLengths => Some(KV_SEQUENCES_SLOT),
+        MaskInput::KvFirst => Some(KV_FIRST_SLOT),
+        MaskInput::BlockTables => Some(BLOCK_TABLES_SLOT),
+        _ => None,
+    }
 }
 
 struct Builder<'a> {
     shape: &'a Shape,
-    data: &'a DataShape,
     broadcast: [usize; 2],
-    inputs: Vec<(InputName, usize, usize)>,
+    /// The tensors' sizes in words.
+    sizes: BTreeMap<MaskInput, Vec<usize>>,
+    inputs: Vec<Region>,
     head: Vec<u32>,
     at: usize,
 }
 
 impl Builder<'_> {
-    /// The slots of a node and of those below it, in the order in which [`super::emit`] numbers them.
-    fn node(&mut self, mask: &Mask) -> Result<()> {
-        for child in mask.children() {
-            self.node(child)?;
+    fn tensor(&mut self, tensor: &TensorSpec, data: &DataShape) -> Result<()> {
+        let given = data.sizes(tensor.input);
+        let at = self.region(InputName::Known(tensor.input), tensor.words(given)?)?;
+        if let Some(slot) = header_slot(tensor.input) {
+            self.head[slot] = at as u32;
         }
-        match mask {
-            Mask::Causal(alignment) => {
-                let (offset, from_diagonal) = match alignment {
-                    Causal::LowerRight => (0, true),
-                    Causal::UpperLeft => (0, false),
-                    Causal::Offset(offset) => (*offset, false),
-                };
-                self.push_offset(i64::from(offset));
-                self.push_offset(if from_diagonal { -1 } else { 0 });
-            }
-            Mask::Window(window) => {
-                self.push_offset(window.left.map_or(-FAR, |left| -i64::from(left)));
-                self.push_offset(window.right.map_or(FAR, i64::from));
-            }
-            Mask::SelfOnlyIfAlone(_) => {
-                let [batch, heads] = self.broadcast;
-                let rows = self.shape.seq_len_q;
-                let flags = self.take(elements("rows-alone flags", &[batch, heads, rows])?)?;
-                self.push(flags);
-                self.push(if batch > 1 { heads * rows } else { 0 });
-                self.push(if heads > 1 { rows } else { 0 });
-            }
-            Mask::Chunk(size) => self.push_offset(i64::from(*size)),
-            Mask::Dilated { window, step } => {
-                self.push_offset(i64::from(*window).saturating_mul(i64::from(*step)));
-                self.push_offset(i64::from(*step));
-            }
-            Mask::Strided(step) => {
-                self.push_offset(FAR);
-                self.push_offset(i64::from(*step));
-            }
-            Mask::Global(tokens) => self.push_offset(i64::from(*tokens)),
-            Mask::Wgsl(custom) => self.custom(custom),
-            _ => {
-                for &input in mask.leaf_inputs() {
-                    self.push(self.input_at(&InputName::Known(input)));
-                }
-                self.shape_slots(mask);
-            }
-        }
+        self.sizes.insert(tensor.input, tensor.device_sizes(tensor.sizes(given)?));
         Ok(())
     }
 
-    /// Makes room for a custom function's buffer; functions that name the same one share it.
-    fn custom_buffer(&mut self, buffer: &CustomBuffer) -> Result<()> {
-        let name = InputName::Custom(Arc::clone(&buffer.name));
-        match self.inputs.iter().find(|(other, ..)| *other == name) {
-            None => {
-                let at = self.take(buffer.len)?;
-                self.inputs.push((name, at, buffer.len));
+    /// Appends the word of a slot.
+    fn slot(&mut self, slot: Slot) -> Result<()> {
+        let [batch, heads] = self.broadcast;
+        let rows = self.shape.seq_len_q;
+        let word = match slot {
+            Slot::Number(number) => (number.clamp(-FAR, FAR) as i32).cast_unsigned(),
+            Slot::Start(input) => self.input_at(&InputName::Known(input)) as u32,
+            Slot::Stride(input, dim) => match self.sizes(input) {
+                sizes if sizes.get(dim) == Some(&1) => 0,
+                sizes => {
+                    let inner = sizes.iter().skip(dim + 1);
+                    inner.fold(1usize, |stride, &size| stride.saturating_mul(size)) as u32
+                }
+            },
+            Slot::Size(input, dim) => {
+                self.sizes(input).get(dim).copied().unwrap_or_default() as u32
             }
-            Some((_, _, len)) if *len == buffer.len => {}
-            Some((_, _, len)) => {
+            Slot::RowFlags => {
+                self.take(elements("rows-alone flags", &[batch, heads, rows])?)? as u32
+            }
+            Slot::RowFlagsBatch => (if batch > 1 { heads * rows } else { 0 }) as u32,
+            Slot::RowFlagsHead => (if heads > 1 { rows } else { 0 }) as u32,
+            Slot::CustomStart(name) => self.input_at(&InputName::Custom(name)) as u32,
+            Slot::CustomLen(len) => len as u32,
+        };
+        self.head.push(word);
+        Ok(())
+    }
+
+    fn sizes(&self, input: MaskInput) -> &[usize] {
+        self.sizes.get(&input).map_or(&[], Vec::as_slice)
+    }
+
+    /// Appends the buffer of a user-defined function; functions that name the same one share it.
+    fn custom_buffer(&mut self, buffer: &CustomBuffer) -> Result<()> {
+        let input = InputName::Custom(Arc::clone(&buffer.name));
+        match self.inputs.iter().find(|region| region.input == input) {
+            None => {
+                self.region(input, buffer.len)?;
+            }
+            Some(region) if region.words == buffer.len => {}
+            Some(Region { words: len, .. }) => {
                 return Err(Error::operand(
                     format!("wgsl buffer `{}`", buffer.name),
                     format!("the same number of elements in every function, {len}"),
@@ -226,46 +195,19 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The slots of a custom function.
-    fn custom(&mut self, custom: &Custom) {
-        for buffer in custom.buffers() {
-            self.push(self.input_at(&InputName::Custom(Arc::clone(&buffer.name))));
-            self.push(buffer.len);
-        }
-    }
-
     fn input_at(&self, name: &InputName) -> usize {
-        self.inputs.iter().find(|(other, ..)| other == name).map_or(0, |&(_, at, _)| at)
+        self.inputs.iter().find(|region| region.input == *name).map_or(0, |region| region.at)
     }
 
-    /// What follows a leaf's inputs: their strides and sizes.
-    fn shape_slots(&mut self, mask: &Mask) {
-        match mask {
-            Mask::Dense => {
-                for stride in self.data.dense.strides(self.shape) {
-                    self.push(stride);
-                }
-            }
-            Mask::Buckets => {
-                for stride in self.data.buckets.strides(self.shape) {
-                    self.push(stride);
-                }
-                self.push(self.data.buckets.elements);
-            }
-            Mask::ColumnRanges(form) => {
-                for stride in self.data.columns.strides(self.shape) {
-                    self.push(stride);
-                }
-                self.push(match (form, self.data.columns.elements) {
-                    (ColumnRanges::Bidirectional, 2) => 3,
-                    (_, bounds) => bounds,
-                });
-            }
-            _ => {}
-        }
+    /// Appends what the caller copies in. Returns its first word.
+    fn region(&mut self, input: InputName, words: usize) -> Result<usize> {
+        let at = self.take(words)?;
+        let name = input.name().into_owned();
+        self.inputs.push(Region { input, name, at, words });
+        Ok(at)
     }
 
-    /// Makes room for the tile map and fills the header.
+    /// Appends the tile map and fills the header.
     fn tile_map(&mut self, grid: TileGrid) -> Result<[usize; 2]> {
         let [batch, heads] = self.broadcast;
         let rows = self.shape.seq_len_q.div_ceil(grid.block_q);
@@ -296,13 +238,5 @@ impl Builder<'_> {
                 )
             })?;
         Ok(at)
-    }
-
-    fn push_offset(&mut self, offset: i64) {
-        self.head.push((offset.clamp(-FAR, FAR) as i32).cast_unsigned());
-    }
-
-    fn push(&mut self, word: usize) {
-        self.head.push(word as u32);
     }
 }

@@ -1,7 +1,7 @@
 //! The lengths of a batch's sequences and where their queries and keys lie, on the CPU: what shaders/sequences/ is on
 //! the device.
 
-use super::{MaskData, MaskInput};
+use crate::auxiliary::{MaskData, MaskInput};
 use crate::sequences::{KeySequences, QuerySequences};
 use crate::shape::Shape;
 

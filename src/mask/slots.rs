@@ -1,5 +1,9 @@
 //! The first words of a device's mask buffer, which kernels find by their numbers.
 
+use std::sync::Arc;
+
+use crate::auxiliary::MaskInput;
+
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
 /// where ALiBi's slopes lie, and the sinks; then where what sequences are given lies, what was wrong with it, and the
 /// lengths that kernels go by.
@@ -28,3 +32,44 @@ pub(crate) const FAULT_SLOT: usize = 10;
 
 /// The slot that says where `sequences_check` writes each sequence's numbers of queries and keys.
 pub(crate) const LENGTHS_SLOT: usize = 11;
+
+/// What a slot holds. [`super::emit`] numbers the slots that an expression's nodes list, [`super::layout`] fills the same
+/// list with words, so the two can't disagree.
+#[derive(Debug, Clone)]
+pub(crate) enum Slot {
+    /// A number; what lies beyond ±2^30 is beyond every position, and is ±2^30.
+    Number(i64),
+    /// Where a tensor starts.
+    Start(MaskInput),
+    /// The words from one index of a tensor's dimension to the next; 0 where its size is 1, so that it is broadcast.
+    Stride(MaskInput, usize),
+    /// The size of a tensor's dimension.
+    Size(MaskInput, usize),
+    /// Where the flags of a `self_only_if_alone`'s rows start.
+    RowFlags,
+    /// The flags from one sequence to the next; 0 where all have the same.
+    RowFlagsBatch,
+    /// The flags from one head to the next; 0 where all have the same.
+    RowFlagsHead,
+    /// Where the buffer of a user-defined function starts.
+    CustomStart(Arc<str>),
+    /// Its number of elements.
+    CustomLen(usize),
+}
+
+impl Slot {
+    /// The same for a leaf's data of that number.
+    pub(super) fn numbered(self, number: u32) -> Self {
+        match self {
+            Self::Start(input) => Self::Start(input.numbered(number)),
+            Self::Stride(input, dim) => Self::Stride(input.numbered(number), dim),
+            Self::Size(input, dim) => Self::Size(input.numbered(number), dim),
+            Self::Number(_)
+            | Self::RowFlags
+            | Self::RowFlagsBatch
+            | Self::RowFlagsHead
+            | Self::CustomStart(_)
+            | Self::CustomLen(_) => self,
+        }
+    }
+}

@@ -10,47 +10,30 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Causal, ColumnRanges, Mask, Window};
+use super::Mask;
+use super::leaf::{Argument, LEAVES, Leaf, LeafSpec, Values};
 use crate::custom::Custom;
 use crate::error::ParseMaskError;
 
 /// Deeper expressions are refused, so that no text exhausts the stack.
 pub(crate) const MAX_DEPTH: usize = 64;
 
-/// Every leaf's name, for messages.
-const NAMES: &str = "all, causal, window, key_lengths, key_padding, token_padding, prefix, documents, \
-                     not_self, self_only_if_alone, dense, chunk, dilated, strided, global, \
-                     block_bidirectional, buckets, column_ranges, tree, per_head, wgsl";
+/// What isn't a leaf but is written like one.
+const OPERATORS: [&str; 3] = ["self_only_if_alone", "per_head", "wgsl"];
+
+/// The argument that numbers a leaf's data.
+const DATA: &str = "data";
+
+/// Every name, for messages.
+fn names() -> Vec<&'static str> {
+    LEAVES.iter().map(|leaf| leaf.name()).chain(OPERATORS).collect()
+}
 
 impl fmt::Display for Mask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All => f.write_str("all"),
-            Self::Causal(Causal::LowerRight) => f.write_str("causal"),
-            Self::Causal(Causal::UpperLeft) => f.write_str("causal(upper_left)"),
-            Self::Causal(Causal::Offset(offset)) => write!(f, "causal(offset={offset})"),
-            Self::Window(Window { left, right }) => {
-                write!(f, "window({},{})", Bound(*left), Bound(*right))
-            }
-            Self::KeyLengths => f.write_str("key_lengths"),
-            Self::KeyPadding => f.write_str("key_padding"),
-            Self::TokenPadding => f.write_str("token_padding"),
-            Self::Prefix => f.write_str("prefix"),
-            Self::Documents => f.write_str("documents"),
-            Self::NotSelf => f.write_str("not_self"),
+            Self::Leaf(leaf) => write!(f, "{leaf}"),
             Self::SelfOnlyIfAlone(mask) => write!(f, "self_only_if_alone({mask})"),
-            Self::Dense => f.write_str("dense"),
-            Self::Chunk(size) => write!(f, "chunk({size})"),
-            Self::Dilated { window, step } => write!(f, "dilated({window},{step})"),
-            Self::Strided(step) => write!(f, "strided({step})"),
-            Self::Global(tokens) => write!(f, "global({tokens})"),
-            Self::BlockBidirectional => f.write_str("block_bidirectional"),
-            Self::Buckets => f.write_str("buckets"),
-            Self::ColumnRanges(ColumnRanges::Ranges) => f.write_str("column_ranges"),
-            Self::ColumnRanges(ColumnRanges::Bidirectional) => {
-                f.write_str("column_ranges(bidirectional)")
-            }
-            Self::Tree => f.write_str("tree"),
             Self::Wgsl(_) => f.write_str("wgsl"),
             Self::PerHead(masks) => {
                 f.write_str("per_head(")?;
@@ -63,18 +46,6 @@ impl fmt::Display for Mask {
             Self::And(a, b) => write!(f, "{} & {}", Wrapped(a, 2), Wrapped(b, 3)),
             Self::Or(a, b) => write!(f, "{} | {}", Wrapped(a, 1), Wrapped(b, 2)),
             Self::Not(a) => write!(f, "!{}", Wrapped(a, 3)),
-        }
-    }
-}
-
-/// A window's bound: a number or `inf`.
-struct Bound(Option<u32>);
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(bound) => write!(f, "{bound}"),
-            None => f.write_str("inf"),
         }
     }
 }
@@ -102,7 +73,7 @@ impl FromStr for Mask {
 }
 
 impl Mask {
-    /// Parses a text in which `wgsl` stands for a function of the user's own.
+    /// Parses a text in which `wgsl` stands for a user-defined function.
     ///
     /// # Errors
     /// [`ParseMaskError`], which says the column.
@@ -187,41 +158,18 @@ impl Parser {
         self.skip_space();
         let start = self.at;
         let name = self.word();
-        let plain = |parser: &mut Self, mask| {
-            let arguments = parser.arguments()?;
-            arguments.at_most(parser, 0, &[])?;
-            Ok(mask)
-        };
         match name.as_str() {
-            "all" => plain(self, Mask::All),
-            "causal" => self.causal(),
-            "window" => self.window(start),
-            "key_lengths" => plain(self, Mask::KeyLengths),
-            "key_padding" => plain(self, Mask::KeyPadding),
-            "token_padding" => plain(self, Mask::TokenPadding),
-            "prefix" => plain(self, Mask::Prefix),
-            "documents" => plain(self, Mask::Documents),
-            "not_self" => plain(self, Mask::NotSelf),
             "self_only_if_alone" => {
                 self.expect('(')?;
                 let mask = self.or()?;
                 self.expect(')')?;
                 Ok(mask.self_only_if_alone())
             }
-            "dense" => plain(self, Mask::Dense),
-            "chunk" => Ok(Mask::Chunk(self.counts(start, "chunk", ["size"], 1)?[0])),
-            "dilated" => {
-                let [window, step] = self.counts(start, "dilated", ["window", "step"], 0)?;
-                Ok(Mask::Dilated { window, step })
-            }
-            "strided" => Ok(Mask::Strided(self.counts(start, "strided", ["step"], 1)?[0])),
-            "global" => Ok(Mask::Global(self.counts(start, "global", ["tokens"], 0)?[0])),
-            "block_bidirectional" => plain(self, Mask::BlockBidirectional),
-            "buckets" => plain(self, Mask::Buckets),
-            "column_ranges" => self.column_ranges(),
-            "tree" => plain(self, Mask::Tree),
             "wgsl" => match self.wgsl.clone() {
-                Some(custom) => plain(self, Mask::Wgsl(custom)),
+                Some(custom) => {
+                    self.arguments()?.at_most(self, 0, &[])?;
+                    Ok(Mask::Wgsl(custom))
+                }
                 None => Err(self.error_at(start, "`wgsl` needs a function's text".to_owned())),
             },
             "per_head" => self.per_head(),
@@ -229,98 +177,64 @@ impl Parser {
                 None => "expected a mask, found the end".to_owned(),
                 Some(found) => format!("expected a mask, found `{found}`"),
             })),
-            _ => {
-                Err(self
-                    .error_at(start, format!("there is no mask named `{name}`; there are {NAMES}")))
-            }
+            _ => match LEAVES.iter().find(|leaf| leaf.name() == name) {
+                Some(&leaf) => self.leaf_with_arguments(leaf, start),
+                None => {
+                    let names = names().join(", ");
+                    let message = format!("there is no mask named `{name}`; there are {names}");
+                    Err(self.error_at(start, message))
+                }
+            },
         }
     }
 
-    fn causal(&mut self) -> Parsed<Mask> {
-        let arguments = self.arguments()?;
-        arguments.at_most(self, 1, &["offset"])?;
-        let Some(argument) = arguments.list.first() else {
-            return Ok(Mask::causal());
+    /// A leaf whose name has been read.
+    fn leaf_with_arguments(&mut self, spec: &'static dyn LeafSpec, start: usize) -> Parsed<Mask> {
+        let mut given = self.arguments()?;
+        let number = match Leaf::plain(spec).reads_data() {
+            true => given.take(DATA),
+            false => None,
         };
-        let alignment = match (argument.name.as_deref(), argument.value.as_str()) {
-            (None, "lower_right") => Causal::LowerRight,
-            (None, "upper_left") => Causal::UpperLeft,
-            (Some("offset"), value) => Causal::Offset(value.parse().map_err(|_| {
-                self.error_at(
-                    argument.value_at,
-                    format!("offset: expected a whole number within i32, found `{value}`"),
-                )
-            })?),
-            (_, value) => {
-                return Err(self.error_at(
-                    argument.value_at,
-                    format!("causal: expected `lower_right`, `upper_left` or `offset=N`, found `{value}`"),
-                ));
+        let values = self.values(spec.name(), spec.arguments(), &given, start)?;
+        let number = match number {
+            None => 1,
+            Some(number) => {
+                number.value.parse().ok().filter(|&number| number > 0).ok_or_else(|| {
+                    let (most, found) = (u32::MAX, &number.value);
+                    let message =
+                        format!("{DATA}: expected a number from 1 to {most}, found `{found}`");
+                    self.error_at(number.value_at, message)
+                })?
             }
         };
-        Ok(Mask::Causal(alignment))
+        Ok(Mask::Leaf(Leaf::with(spec, values).numbered(number)))
     }
 
-    fn window(&mut self, start: usize) -> Parsed<Mask> {
-        let names = ["left", "right"];
-        let arguments = self.arguments()?;
-        arguments.at_most(self, 2, &names)?;
-        let bound = |index: usize| {
-            let argument = arguments.get(self, start, "window", &names, index)?;
-            match argument.value.as_str() {
-                "inf" => Ok(None),
-                _ => self.count(argument, names[index], " or `inf`", 0).map(Some),
-            }
-        };
-        Ok(Mask::Window(Window { left: bound(0)?, right: bound(1)? }))
-    }
-
-    /// The arguments of a leaf that takes numbers, none smaller than `least`.
-    fn counts<const N: usize>(
-        &mut self,
+    /// The values of the arguments that stand behind a name.
+    fn values(
+        &self,
+        name: &str,
+        described: &[Argument],
+        given: &Arguments,
         start: usize,
-        leaf: &str,
-        names: [&str; N],
-        least: u32,
-    ) -> Parsed<[u32; N]> {
-        let arguments = self.arguments()?;
-        arguments.at_most(self, N, &names)?;
-        let mut counts = [0; N];
-        for (index, count) in counts.iter_mut().enumerate() {
-            let argument = arguments.get(self, start, leaf, &names, index)?;
-            // A step is what positions are divided by.
-            let least = if names[index] == "step" { 1 } else { least };
-            *count = self.count(argument, names[index], "", least)?;
+    ) -> Parsed<Values> {
+        let names: Vec<&str> = described.iter().map(|argument| argument.name).collect();
+        given.at_most(self, names.len(), &names)?;
+        let mut values = Values::default();
+        for (index, (argument, value)) in described.iter().zip(&mut values).enumerate() {
+            *value = match (given.get(&names, index), argument.default()) {
+                (Some(text), _) => argument
+                    .parse(name, &text.value, text.name.is_some())
+                    .map_err(|message| self.error_at(text.value_at, message))?,
+                (None, Some(default)) => default,
+                (None, None) => {
+                    let (missing, form) = (names[index], names.join(", "));
+                    let message = format!("{name}: `{missing}` is missing; write {name}({form})");
+                    return Err(self.error_at(start, message));
+                }
+            };
         }
-        Ok(counts)
-    }
-
-    fn count(&self, argument: &Argument, name: &str, or: &str, least: u32) -> Parsed<u32> {
-        (argument.value.parse().ok().filter(|&count| count >= least)).ok_or_else(|| {
-            self.error_at(
-                argument.value_at,
-                format!(
-                    "{name}: expected a number from {least} to {}{or}, found `{}`",
-                    u32::MAX,
-                    argument.value
-                ),
-            )
-        })
-    }
-
-    fn column_ranges(&mut self) -> Parsed<Mask> {
-        let arguments = self.arguments()?;
-        arguments.at_most(self, 1, &[])?;
-        match arguments.list.first() {
-            None => Ok(Mask::ColumnRanges(ColumnRanges::Ranges)),
-            Some(argument) if argument.value == "bidirectional" => {
-                Ok(Mask::ColumnRanges(ColumnRanges::Bidirectional))
-            }
-            Some(argument) => Err(self.error_at(
-                argument.value_at,
-                format!("column_ranges: expected `bidirectional`, found `{}`", argument.value),
-            )),
-        }
+        Ok(values)
     }
 
     fn per_head(&mut self) -> Parsed<Mask> {
@@ -335,12 +249,12 @@ impl Parser {
 
     /// An optional list in parentheses.
     fn arguments(&mut self) -> Parsed<Arguments> {
-        let mut list: Vec<Argument> = Vec::new();
+        let mut list: Vec<Given> = Vec::new();
         if self.eat('(') && !self.eat(')') {
             loop {
                 self.skip_space();
                 let at = self.at;
-                let mut argument = Argument { name: None, value: self.word(), at, value_at: at };
+                let mut argument = Given { name: None, value: self.word(), at, value_at: at };
                 if self.eat('=') {
                     self.skip_space();
                     argument.value_at = self.at;
@@ -419,7 +333,7 @@ fn too_deep() -> String {
     format!("the mask nests deeper than {MAX_DEPTH} levels")
 }
 
-struct Argument {
+struct Given {
     name: Option<String>,
     value: String,
     at: usize,
@@ -427,28 +341,21 @@ struct Argument {
 }
 
 struct Arguments {
-    list: Vec<Argument>,
+    list: Vec<Given>,
 }
 
 impl Arguments {
     /// The argument of that name, or at that place.
-    fn get(
-        &self,
-        parser: &Parser,
-        start: usize,
-        leaf: &str,
-        names: &[&str],
-        index: usize,
-    ) -> Parsed<&Argument> {
-        let named = |argument: &&Argument| argument.name.as_deref() == Some(names[index]);
+    fn get(&self, names: &[&str], index: usize) -> Option<&Given> {
+        let named = |argument: &&Given| argument.name.as_deref() == Some(names[index]);
         let positional = || self.list.get(index).filter(|argument| argument.name.is_none());
-        self.list.iter().find(named).or_else(positional).ok_or_else(|| {
-            let form = names.join(", ");
-            parser.error_at(
-                start,
-                format!("{leaf}: `{}` is missing; write {leaf}({form})", names[index]),
-            )
-        })
+        self.list.iter().find(named).or_else(positional)
+    }
+
+    /// Takes the first argument of that name out of the list.
+    fn take(&mut self, name: &str) -> Option<Given> {
+        let at = self.list.iter().position(|argument| argument.name.as_deref() == Some(name))?;
+        Some(self.list.remove(at))
     }
 
     /// Refuses what is too many, named otherwise than `names`, or named twice.
@@ -466,7 +373,7 @@ impl Arguments {
                     parser.error_at(argument.at, format!("there is no argument named `{name}`"))
                 );
             }
-            let slot = |position: usize, other: &Argument| match other.name.as_deref() {
+            let slot = |position: usize, other: &Given| match other.name.as_deref() {
                 Some(other) => other == name,
                 None => names[position] == name,
             };
@@ -572,12 +479,12 @@ mod tests {
     fn every_leaf_is_in_the_gallery() {
         let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
         let page = std::fs::read_to_string(docs.join("masks.md")).unwrap();
-        for name in NAMES.split(", ") {
+        for name in names() {
             let found =
                 [' ', '`', '('].iter().any(|end| page.contains(&format!("### `{name}{end}")));
             assert!(
                 found,
-                "docs/masks.md lacks {name}: add it to examples/gallery.rs, run `cargo xtask gallery`"
+                "docs/masks.md lacks {name}: run `cargo xtask gallery`, which draws its samples"
             );
         }
         for picture in page.split("<img src=\"").skip(1).filter_map(|rest| rest.split('"').next()) {

@@ -3,8 +3,8 @@
 use super::clock::{Clock, Contender, Effort, in_turns};
 use super::workload::Workload;
 use crate::attention::Attention;
+use crate::auxiliary::MaskData;
 use crate::error::Result;
-use crate::mask::MaskData;
 use crate::plan::attention::AttentionPlan;
 use crate::problem::Problem;
 use crate::profile::{Choice, DeviceId, Measured, Profile};

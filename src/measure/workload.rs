@@ -1,9 +1,10 @@
 //! A problem with operands on the device, and what its result costs at least.
 
 use crate::attention::{Attention, Uploads};
+use crate::auxiliary::MaskData;
 use crate::error::Result;
+use crate::mask::Evaluator;
 use crate::mask::tile::{TileClass, TileGrid};
-use crate::mask::{Evaluator, MaskData};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::problem::{Inputs, Problem};
 use crate::readback;

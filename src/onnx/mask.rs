@@ -1,8 +1,9 @@
 //! From `is_causal`, the windows, `nonpad_kv_seqlen` and `attn_mask` to a mask and a bias.
 
 use super::{AttnMask, Operator, OperatorInputs, Tensor, tensors};
+use crate::auxiliary::MaskData;
 use crate::error::{Error, Result};
-use crate::mask::{Causal, ColumnRanges, Mask, MaskData};
+use crate::mask::Mask;
 use crate::shape::{MAX_SEQ_LEN, Shape};
 
 /// What of a call isn't scale and softcap.
@@ -42,7 +43,7 @@ pub(super) fn lower(
                 // A position that differs from sequence to sequence, which the leaves with a closed form don't know.
                 let rows = band.columns(&lengths, shape);
                 data = data.column_ranges([shape.batch, 1, shape.seq_len_kv, 4], rows);
-                leaves.push(Mask::ColumnRanges(ColumnRanges::Ranges));
+                leaves.push(Mask::ColumnRanges);
             }
             data = data.key_lengths(lengths);
             leaves.push(Mask::KeyLengths);
@@ -111,7 +112,7 @@ impl Band {
 /// `key ≤ q_idx + offset`. Beyond the longest sequence an offset keeps all or none, as does the nearest that is in it.
 fn diagonal(offset: i64) -> Mask {
     let most = MAX_SEQ_LEN as i64;
-    Mask::Causal(Causal::Offset(offset.clamp(-most, most) as i32))
+    Mask::causal_offset(offset.clamp(-most, most) as i32)
 }
 
 /// A length, of which those that are too long are refused by the shape later.

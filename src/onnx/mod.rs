@@ -19,8 +19,9 @@ mod tensors;
 use std::borrow::Cow;
 
 use crate::attention::{Attention, Outputs};
+use crate::auxiliary::MaskData;
 use crate::error::{Error, Result};
-use crate::mask::{Mask, MaskData};
+use crate::mask::Mask;
 use crate::plan::inspect::ScoreTensor;
 use crate::problem::{Inputs, Problem};
 use crate::score::Score;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::buffers::{Operand, check_outputs_apart};
 use super::choice::{choose, considered, explain};
 use super::mask_tables::MaskTables;
 use super::merge::{Merge, PartLayout};
 use super::pieces::{Pieces, Schedule, Source, steps_within};
 use super::work::packed_blocks;
 use super::{BindGroups, begin_pass, empty_buffer, work};
+use crate::auxiliary::MaskBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts};
 use crate::kernel::params::Params;

@@ -1,63 +1,13 @@
 //! The caller's buffers, checked before they are bound: usage, size, alignment, overlap.
 
-use std::collections::BTreeMap;
-
 use wgpu::{BufferSlice, BufferUsages};
 
+use crate::auxiliary::{InputName, MaskBuffers, MaskInput};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
-use crate::mask::MaskInput;
-use crate::mask::layout::InputName;
 use crate::problem::Problem;
 use crate::shape::Indexing;
-
-/// The device's buffers with the data that a mask names.
-///
-/// Formats: [`MaskInput`]; 32-bit words throughout. The buffers need `BufferUsages::COPY_SRC`.
-///
-/// ```no_run
-/// # fn f(lengths: wgpu::Buffer) {
-/// use wgpu_attention::{MaskBuffers, MaskInput};
-/// let data = MaskBuffers::new().with(MaskInput::KeyLengths, lengths.slice(..));
-/// # }
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct MaskBuffers<'a> {
-    slices: BTreeMap<MaskInput, BufferSlice<'a>>,
-    custom: BTreeMap<&'a str, BufferSlice<'a>>,
-}
-
-impl<'a> MaskBuffers<'a> {
-    /// No data, as for masks that need none.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Where `input` lies.
-    #[must_use]
-    pub fn with(mut self, input: MaskInput, slice: BufferSlice<'a>) -> Self {
-        self.slices.insert(input, slice);
-        self
-    }
-
-    /// Where a custom function's buffer of that name lies.
-    #[must_use]
-    pub fn with_custom(mut self, name: &'a str, slice: BufferSlice<'a>) -> Self {
-        self.custom.insert(name, slice);
-        self
-    }
-
-    pub(crate) fn get(&self, input: &InputName) -> Result<BufferSlice<'a>> {
-        let slice = match input {
-            InputName::Known(input) => self.slices.get(input),
-            InputName::Custom(name) => self.custom.get(&**name),
-        };
-        slice.copied().ok_or_else(|| {
-            Error::operand(input.as_str(), "a buffer, for the problem names it", "none")
-        })
-    }
-}
 
 /// A slice of the caller's that is to be bound or copied from.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +45,7 @@ impl<'a> Operand<'a> {
         if !problem.score.bias {
             return Ok(None);
         }
-        let words = MaskInput::Bias.words(&problem.shape, &problem.data)?;
+        let words = problem.data.bias.elements(&problem.shape)?;
         Ok(Some(Self::of(
             "bias",
             data.get(&InputName::Known(MaskInput::Bias))?,

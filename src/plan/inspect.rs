@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::buffers::{Operand, check_outputs_apart};
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::{MaskTables, WORK_OF_CELL};
 use super::masked_kernel::MaskedKernel;
 use super::pieces::{Pieces, Schedule, Source};
 use super::tensors::{Numbering, Tensors};
+use crate::auxiliary::MaskBuffers;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::Needs;

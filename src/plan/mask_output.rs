@@ -2,11 +2,12 @@
 
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand, check_outputs_apart};
+use super::buffers::{Operand, check_outputs_apart};
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::MaskTables;
 use super::masked_kernel::MaskedKernel;
 use super::pieces::{Pieces, Schedule, Source};
+use crate::auxiliary::MaskBuffers;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::params::Params;

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffers::{MaskBuffers, Operand};
+use super::buffers::Operand;
 use super::cut::Grid;
 use super::pieces::{Pieces, Source, steps_within};
 use super::{begin_pass, bind};
+use crate::auxiliary::{MaskBuffers, MaskInput, TensorSpec};
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::{Needs, check_binding_size};
@@ -14,9 +15,8 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::tile_map_parts;
-use crate::mask::MaskInput;
 use crate::mask::emit::MaskText;
-use crate::mask::layout::MaskLayout;
+use crate::mask::layout::{MaskLayout, Region};
 use crate::mask::slots::FAULT_SLOT;
 use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
@@ -70,7 +70,7 @@ impl MaskTables {
         let text = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         let layout = MaskLayout::new(
             &problem.mask,
-            &copied_inputs(problem),
+            &copied_tensors(problem),
             problem.score_mod.as_ref(),
             &problem.shape,
             &problem.data,
@@ -118,8 +118,8 @@ impl MaskTables {
     /// The mask's inputs among the caller's buffers, checked.
     pub(crate) fn operands<'a>(&'a self, data: &MaskBuffers<'a>) -> Result<Vec<Operand<'a>>> {
         (self.layout.inputs.iter())
-            .map(|(input, _, words)| {
-                let operand = Operand::new(input.as_str(), data.get(input)?, *words);
+            .map(|Region { input, name, words, .. }| {
+                let operand = Operand::new(name, data.get(input)?, *words);
                 operand.check(wgpu::BufferUsages::COPY_SRC, wgpu::COPY_BUFFER_ALIGNMENT)?;
                 Ok(operand)
             })
@@ -128,13 +128,13 @@ impl MaskTables {
 
     /// Records the copy of the caller's data.
     pub(crate) fn copy(&self, encoder: &mut wgpu::CommandEncoder, operands: &[Operand<'_>]) {
-        for (operand, (_, at, _)) in operands.iter().zip(&self.layout.inputs) {
+        for (operand, region) in operands.iter().zip(&self.layout.inputs) {
             if operand.bytes > 0 {
                 encoder.copy_buffer_to_buffer(
                     operand.slice.buffer(),
                     operand.slice.offset(),
                     &self.buffer,
-                    *at as u64 * 4,
+                    region.at as u64 * 4,
                     operand.bytes,
                 );
             }
@@ -233,6 +233,6 @@ fn makers(
 }
 
 /// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.
-fn copied_inputs(problem: &Problem) -> Vec<MaskInput> {
-    problem.inputs().into_iter().filter(|&input| input != MaskInput::Bias).collect()
+fn copied_tensors(problem: &Problem) -> Vec<TensorSpec> {
+    problem.tensors().into_iter().filter(|tensor| tensor.input != MaskInput::Bias).collect()
 }

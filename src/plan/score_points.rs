@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use wgpu::BufferSlice;
 
-use super::buffers::{MaskBuffers, Operand};
+use super::buffers::Operand;
 use super::cut::Grid;
 use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Source};
 use super::{begin_pass, bind, empty_buffer};
+use crate::auxiliary::MaskBuffers;
 use crate::custom::CustomUse;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};

@@ -179,12 +179,12 @@ mod tests {
     use super::super::cut::Bounds;
     use super::super::work::{self, Stage};
     use super::*;
+    use crate::auxiliary::shape::DenseShape;
     use crate::cache::shape::CacheShape;
     use crate::error::Result;
     use crate::kernel::params::Params;
     use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, suitable_splits};
     use crate::mask::Mask;
-    use crate::mask::data::DenseShape;
     use crate::mask::layout::MaskLayout;
     use crate::plan::backward::BackwardOptions;
     use crate::score::Score;
@@ -303,8 +303,8 @@ mod tests {
             let splits = suitable_splits(problem, &traits, &config);
             tried(work::forward(problem, &config, splits));
             let grid = Some(config.grid);
-            let (inputs, shape) = (problem.inputs(), &problem.shape);
-            let layout = MaskLayout::new(&problem.mask, &inputs, None, shape, &problem.data, grid);
+            let (tensors, shape) = (problem.tensors(), &problem.shape);
+            let layout = MaskLayout::new(&problem.mask, &tensors, None, shape, &problem.data, grid);
             let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
         }
         let options = BackwardOptions::default();

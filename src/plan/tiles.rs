@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
-use super::buffers::MaskBuffers;
 use super::cut::Grid;
 use super::mask_output::MaskOutput;
 use super::mask_tables::{MaskTables, WORK_OF_CELL};
+use crate::auxiliary::MaskBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;

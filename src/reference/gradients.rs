@@ -68,7 +68,8 @@ pub fn gradients(
                 let delta = (0..shape.head_dim_v).map(share).sum::<f64>()
                     - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
                 if problem.score.sinks {
-                    let sink = f64::from(inputs.mask.of_head(crate::mask::MaskInput::Sinks, h));
+                    let sink =
+                        f64::from(inputs.mask.of_head(crate::auxiliary::MaskInput::Sinks, h));
                     // A sink of -inf is none, whatever the row's lse is.
                     if sink != f64::NEG_INFINITY {
                         result.dsinks[h] -= (sink - forward.lse[lse_index]).exp() * delta;
@@ -114,7 +115,8 @@ pub fn gradients(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask::{Mask, MaskData};
+    use crate::auxiliary::MaskData;
+    use crate::mask::Mask;
     use crate::score::Score;
     use crate::shape::Shape;
 

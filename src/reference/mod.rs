@@ -6,8 +6,9 @@ mod gradients;
 
 pub use gradients::{ReferenceGradients, gradients};
 
+use crate::auxiliary::MaskInput;
 use crate::error::{Error, Result};
-use crate::mask::{Evaluator, MaskInput};
+use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem};
 
 /// Every output in f64.
@@ -79,7 +80,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                         score = softcap * (score / softcap).tanh();
                     }
                     if problem.score.bias {
-                        score += f64::from(inputs.mask.bias_at(shape, [b, h, q_idx, kv_idx]));
+                        score += f64::from(inputs.mask.bias_at([b, h, q_idx, kv_idx]));
                     }
                     if problem.score.alibi {
                         let own = q_idx as f64 + places.diagonal(b) as f64;

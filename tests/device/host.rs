@@ -133,8 +133,8 @@ fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
     let kernels = Kernels::new(device());
     let structures = [
         |n: u32| Mask::window(n, 0),
-        |n: u32| Mask::Chunk(n + 1) & Mask::causal(),
-        |n: u32| Mask::Dilated { window: n, step: n + 1 } | Mask::Global(n),
+        |n: u32| Mask::chunk(n + 1) & Mask::causal(),
+        |n: u32| Mask::dilated(n, n + 1) | Mask::global(n),
         |n: u32| Mask::PerHead(vec![Mask::causal(), Mask::window(n, n)]),
     ];
     for n in 0..5 {

@@ -15,6 +15,7 @@ mod hostile;
 mod inspect;
 mod kept;
 mod kernels;
+mod leaves;
 mod limits;
 mod masks;
 mod matrix;

@@ -39,7 +39,7 @@ fn merged(problem: &Problem, operands: &Operands, bounds: &[usize]) -> Output {
         ];
         let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
-        let causal = Mask::Causal(wgpu_attention::Causal::Offset(offset));
+        let causal = Mask::causal_offset(offset);
         let plan = AttentionPlan::new(ATTENTION.kernels(), &Problem::new(own).mask(causal));
         let plan = plan.unwrap();
         let slices = merge.part(part).unwrap();

@@ -83,7 +83,7 @@ fn check(case: &Case) {
         Some(scale) => problem.with_scale(scale),
         None => problem,
     };
-    let data = file.input_data(&problem.inputs(), &operands.shape, None).unwrap();
+    let data = file.input_data(&problem, None).unwrap();
     let problem: Problem = problem.data_shape(data.shape());
     // The best kernel alone: that they agree among themselves is tested elsewhere.
     let outputs = Outputs { lse: true, ..Outputs::default() };

@@ -1,7 +1,7 @@
 //! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference.
 
 use proptest::prelude::*;
-use wgpu_attention::{Causal, ColumnRanges, Mask, Shape, TileGrid};
+use wgpu_attention::{Mask, Shape, TileGrid};
 
 use crate::fixture::{check_forward, mask_data};
 use crate::masks::{check_materialized, check_tiles};
@@ -12,8 +12,8 @@ pub(crate) fn mask() -> impl Strategy<Value = Mask> {
     let leaf = prop_oneof![
         Just(Mask::All),
         Just(Mask::causal()),
-        Just(Mask::Causal(Causal::UpperLeft)),
-        (-20..20i32).prop_map(|offset| Mask::Causal(Causal::Offset(offset))),
+        Just(Mask::causal_upper_left()),
+        (-20..20i32).prop_map(Mask::causal_offset),
         (bound.clone(), bound).prop_map(|(left, right)| Mask::window(left, right)),
         Just(Mask::KeyLengths),
         Just(Mask::KeyPadding),
@@ -22,14 +22,14 @@ pub(crate) fn mask() -> impl Strategy<Value = Mask> {
         Just(Mask::Documents),
         Just(Mask::NotSelf),
         Just(Mask::Dense),
-        (1..30u32).prop_map(Mask::Chunk),
-        (0..9u32, 1..6u32).prop_map(|(window, step)| Mask::Dilated { window, step }),
-        (1..9u32).prop_map(Mask::Strided),
-        (0..9u32).prop_map(Mask::Global),
+        (1..30u32).prop_map(Mask::chunk),
+        (0..9u32, 1..6u32).prop_map(|(window, step)| Mask::dilated(window, step)),
+        (1..9u32).prop_map(Mask::strided),
+        (0..9u32).prop_map(Mask::global),
         Just(Mask::BlockBidirectional),
         Just(Mask::Buckets),
-        Just(Mask::ColumnRanges(ColumnRanges::Ranges)),
-        Just(Mask::ColumnRanges(ColumnRanges::Bidirectional)),
+        Just(Mask::ColumnRanges),
+        Just(Mask::column_ranges_bidirectional()),
     ];
     leaf.prop_recursive(3, 8, 2, |inner| {
         prop_oneof![

@@ -1,8 +1,9 @@
+use std::ops::RangeInclusive;
+
 use arbitrary::{Result, Unstructured};
 use wgpu_attention::{
-    AttentionPlan, BackwardPlan, Causal, ColumnRanges, Evaluator, Inputs, InspectPlan, Mask,
-    MaskData, MaskFormat, MaskInput, MaskPlan, Problem, Shape, TileGrid, TilePlan, Window,
-    reference,
+    AttentionPlan, BackwardPlan, Evaluator, Inputs, InspectPlan, Mask, MaskData, MaskFormat,
+    MaskPlan, Problem, Random, Shape, TileGrid, TilePlan, reference,
 };
 
 use super::device::{kernels, made_or_refused};
@@ -39,106 +40,56 @@ fn case(u: &mut Unstructured<'_>) -> Result<Case> {
         Shape::new(u.int_in_range(1..=2)?, heads, u.int_in_range(1..=19)?, u.int_in_range(1..=5)?)
             .kv_heads(kv_heads)
             .seq_kv(u.int_in_range(1..=19)?);
-    let mask = mask(u, 4)?;
-    let data = mask
-        .inputs()
-        .into_iter()
-        .try_fold(MaskData::new(), |data, input| fill(data, input, &shape, u))?;
+    let mut data = MaskData::new();
+    let mask = mask(u, 4, &shape, &mut data)?;
     Ok(Case { text: mask.to_string(), mask, shape, data, plan })
 }
 
-/// A number as masks have them: small more often than not.
-fn number(u: &mut Unstructured<'_>) -> Result<u32> {
-    if u.ratio(7, 8)? { u.int_in_range(0..=20) } else { u.arbitrary() }
-}
-
-fn mask(u: &mut Unstructured<'_>, depth: usize) -> Result<Mask> {
-    let bound = |u: &mut Unstructured<'_>| Ok(if u.ratio(1, 4)? { None } else { Some(number(u)?) });
-    let inner = |u: &mut Unstructured<'_>| mask(u, depth - 1);
-    Ok(match u.int_in_range(0..=if depth == 0 { 20 } else { 28 })? {
-        0 => Mask::All,
-        1 => Mask::Causal(Causal::LowerRight),
-        2 => Mask::Causal(Causal::UpperLeft),
-        3 if u.ratio(1, 8)? => Mask::Causal(Causal::Offset(u.arbitrary()?)),
-        3 => Mask::Causal(Causal::Offset(u.int_in_range(-20..=20)?)),
-        4 => Mask::Window(Window { left: bound(u)?, right: bound(u)? }),
-        5 => Mask::KeyLengths,
-        6 => Mask::KeyPadding,
-        7 => Mask::TokenPadding,
-        8 => Mask::Prefix,
-        9 => Mask::Documents,
-        10 => Mask::NotSelf,
-        11 => Mask::Dense,
-        12 => Mask::Chunk(number(u)?),
-        13 => Mask::Dilated { window: number(u)?, step: number(u)? },
-        14 => Mask::Strided(number(u)?),
-        15 => Mask::Global(number(u)?),
-        16 => Mask::BlockBidirectional,
-        17 => Mask::Buckets,
-        18 => Mask::ColumnRanges(ColumnRanges::Ranges),
-        19 => Mask::ColumnRanges(ColumnRanges::Bidirectional),
-        20 => Mask::Tree,
-        21 => inner(u)?.self_only_if_alone(),
-        22 => Mask::PerHead((0..u.int_in_range(0..=4)?).map(|_| inner(u)).collect::<Result<_>>()?),
-        23 | 24 => !inner(u)?,
-        25 | 26 => inner(u)? & inner(u)?,
+/// An expression, and in `data` what it reads.
+fn mask(
+    u: &mut Unstructured<'_>,
+    depth: usize,
+    shape: &Shape,
+    data: &mut MaskData,
+) -> Result<Mask> {
+    if depth == 0 || u.ratio(21, 29)? {
+        return leaf(u, shape, data);
+    }
+    let mut inner = |u: &mut Unstructured<'_>| mask(u, depth - 1, shape, data);
+    Ok(match u.int_in_range(0..=7)? {
+        0 => inner(u)?.self_only_if_alone(),
+        1 => Mask::PerHead((0..u.int_in_range(0..=4)?).map(|_| inner(u)).collect::<Result<_>>()?),
+        2 | 3 => !inner(u)?,
+        4 | 5 => inner(u)? & inner(u)?,
         _ => inner(u)? | inner(u)?,
     })
 }
 
-/// Data for an input: mostly of its sizes and within its bounds, so that what is refused doesn't hide the rest.
-fn fill(
-    data: MaskData,
-    input: MaskInput,
-    shape: &Shape,
-    u: &mut Unstructured<'_>,
-) -> Result<MaskData> {
-    let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
-    let extra = usize::from(u.ratio(1, 64)?);
-    let int = |u: &mut Unstructured<'_>, most: usize| {
-        if u.ratio(1, 128)? { u.arbitrary() } else { u.int_in_range(0..=most as i32) }
+/// Any leaf, mostly with arguments and data that fit the shape, so that what is refused doesn't hide the rest. Leaves of one
+/// kind share their data, or have data of their own.
+fn leaf(u: &mut Unstructured<'_>, shape: &Shape, data: &mut MaskData) -> Result<Mask> {
+    let kinds: Vec<_> = Mask::leaves().collect();
+    let kind = u.choose(&kinds)?;
+    let surplus = usize::from(u.ratio(1, 64)?);
+    let mut ended = false;
+    let mut draw = |range: RangeInclusive<i64>| {
+        let drawn = match u.ratio(1, 128) {
+            Ok(true) => u.arbitrary::<i32>().map(i64::from),
+            Ok(false) => u.int_in_range(range.clone()),
+            Err(error) => Err(error),
+        };
+        drawn.unwrap_or_else(|_| {
+            ended = true;
+            *range.start()
+        })
     };
-    let ints = |u: &mut Unstructured<'_>, len: usize, most: usize| {
-        (0..len + extra).map(|_| int(u, most)).collect::<Result<Vec<i32>>>()
-    };
-    let bools = |u: &mut Unstructured<'_>, len: usize| {
-        (0..len + extra).map(|_| u.arbitrary()).collect::<Result<Vec<bool>>>()
-    };
-    let or_one = |u: &mut Unstructured<'_>, size: usize| Ok(if u.arbitrary()? { size } else { 1 });
-    let (queries, keys) = (batch * seq_len_q, batch * seq_len_kv);
-    Ok(match input {
-        MaskInput::KeyLengths => data.key_lengths(ints(u, batch, seq_len_kv)?),
-        MaskInput::PrefixLengths => data.prefix_lengths(ints(u, batch, seq_len_kv)?),
-        MaskInput::KeyPadding => data.key_padding(bools(u, keys)?),
-        MaskInput::TokenIds => data.token_ids(ints(u, keys, 3)?, int(u, 3)?),
-        MaskInput::DocumentIdsQ => data.document_ids_q_kv(ints(u, queries, 3)?, ints(u, keys, 3)?),
-        MaskInput::BlockIdsQ => data.block_ids_q_kv(ints(u, queries, 3)?, ints(u, keys, 3)?),
-        MaskInput::TreeParents => {
-            let parents =
-                (0..queries + extra).map(|at| Ok(int(u, at % seq_len_q)?.wrapping_sub(1)));
-            data.tree_parents(parents.collect::<Result<Vec<i32>>>()?)
-        }
-        MaskInput::BucketIds => {
-            let sizes = [batch, or_one(u, num_heads)?, u.int_in_range(1..=3)?, seq_len_kv];
-            data.bucket_ids(sizes, ints(u, sizes.iter().product(), 3)?)
-        }
-        MaskInput::ColumnRanges => {
-            let bounds = *u.choose(&[1, 2, 4])?;
-            let sizes = [batch, or_one(u, num_heads)?, seq_len_kv, bounds];
-            let mut rows = ints(u, sizes.iter().product(), seq_len_q)?;
-            for range in rows.chunks_mut(2).filter(|_| bounds > 1) {
-                range.sort_unstable();
-            }
-            data.column_ranges(sizes, rows)
-        }
-        MaskInput::Dense => {
-            let sizes =
-                [or_one(u, batch)?, or_one(u, num_heads)?, or_one(u, seq_len_q)?, seq_len_kv];
-            data.dense(sizes, bools(u, sizes.iter().product())?)
-        }
-        // They come with those before them; masks read no others.
-        _ => data,
-    })
+    let (mask, own) = kind.random(shape, &mut Random::new(&mut draw).surplus(surplus));
+    if ended {
+        return Err(arbitrary::Error::NotEnoughData);
+    }
+    let number = u.int_in_range(1..=2)?;
+    *data = std::mem::take(data).with_numbered(number, own);
+    Ok(mask.numbered(number))
 }
 
 /// Whether mask, shape and data go together.

@@ -11,48 +11,63 @@ mod run;
 mod tune;
 mod wgsl;
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout, Shape};
+use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout, Mask, Shape};
 
-const MASKS: &str = "\
-MASKS say which keys each query attends to. By name:
-  all                       every key
-  causal                    the query's own position and those before it; the last query stands at the last key
-  causal(upper_left)        the same, but the first query stands at the first key
-  causal(offset=N)          kv_idx <= q_idx + N
-  window(LEFT,RIGHT)        so many keys before and after the own position; `inf` for all
-  not_self                  every key but the query's own position
-  self_only_if_alone(MASK)  what MASK keeps, the own position only where it keeps nothing else (Reformer)
-  chunk(SIZE)               the keys of the own position's chunk of so many positions (Llama 4)
-  dilated(WINDOW,STEP)      every STEPth key, up to WINDOW of them on either side
-  strided(STEP)             every STEPth key, counted from the own position
-  global(TOKENS)            the first keys for every query, every key for the first queries (Longformer, BigBird)
-  per_head(MASK, ...)       a mask for each head, or each run of heads
-and by name, reading a tensor of the file:
-  key_lengths               the first key_lengths[b] keys: i32 [batch]
-  prefix                    the first prefix_lengths[b] keys: i32 [batch]
-  key_padding               keys whose key_padding isn't 0: u8 or bool [batch, seq_len_kv]
-  token_padding             keys whose token_ids aren't the pad id: i32 [batch, seq_len_kv]
-  documents                 keys of the query's own document: i32 document_ids [batch, seq_len],
-                            or document_ids_q and document_ids_kv
-  block_bidirectional       keys of the query's own block: i32 block_ids [batch, seq_len], or block_ids_q and
-                            block_ids_kv; negative in no block
-  buckets                   keys of the own position's bucket in some round:
-                            i32 bucket_ids [batch, heads or 1, rounds, seq_len_kv] (Reformer's LSH)
-  column_ranges             all but the rows that each key's column_ranges name:
-                            i32 [batch, heads or 1, seq_len_kv, 1: start, 2: start end, 4: two ranges] (FlashMask)
-  column_ranges(bidirectional)
-                            all but the rows from the first bound on and before the second
-  tree                      keys before the last seq_len_q, the own position and its ancestors:
-                            i32 tree_parents [batch, seq_len_q], -1 for a root (speculative decoding)
-  wgsl                      what the function of --wgsl-mask FILE keeps:
-                            fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool;
-                            a tensor x of the file, f32, i32 or bool, is read by calling x(index)
-  dense                     cells whose dense isn't 0: u8 or bool, broadcasts to [batch, heads, seq_len_q, seq_len_kv]
+/// What masks are made of, for help.
+const MASKS: Masks = Masks;
+
+/// The leaves that read nothing, those that read a tensor, and what isn't a leaf.
+struct Masks;
+
+impl fmt::Display for Masks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = |f: &mut fmt::Formatter<'_>, read_data: bool, others: &[(&str, &str)]| {
+            let leaves = Mask::leaves().filter(|leaf| leaf.reads_data() == read_data);
+            let forms = leaves.flat_map(|leaf| leaf.help()).chain(others);
+            forms.into_iter().try_for_each(|(usage, text)| f.write_str(&help_line(usage, text)))
+        };
+        writeln!(f, "MASKS say which keys each query attends to. By name:")?;
+        lines(f, false, &OPERATORS)?;
+        writeln!(f, "and by name, reading a tensor of the file:")?;
+        lines(f, true, &[WGSL])?;
+        f.write_str(JOINED)
+    }
+}
+
+/// A form and what it keeps, in two columns.
+fn help_line(usage: &str, text: &str) -> String {
+    const COLUMN: usize = 26;
+    let text = text.replace('\n', &format!("\n  {:COLUMN$}", ""));
+    match usage.len() < COLUMN {
+        true => format!("  {usage:COLUMN$}{text}\n"),
+        false => format!("  {usage}\n  {:COLUMN$}{text}\n", ""),
+    }
+}
+
+const OPERATORS: [(&str, &str); 2] = [
+    (
+        "self_only_if_alone(MASK)",
+        "what MASK keeps, the own position only where it keeps nothing else (Reformer)",
+    ),
+    ("per_head(MASK, ...)", "a mask for each head, or each run of heads"),
+];
+
+const WGSL: (&str, &str) = (
+    "wgsl",
+    "what the function of --wgsl-mask FILE keeps:
+fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool;
+a tensor x of the file, f32, i32 or bool, is read by calling x(index)",
+);
+
+const JOINED: &str = "\
+A mask that appears twice reads the same tensors twice; with data=2 it reads those with _2 behind their names:
+  documents | documents(data=2)
 Joined by `!` (not), `&` (and), `|` (or), which bind in this order, and parentheses:
   'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'";
 

@@ -178,7 +178,7 @@ fn problem(
     let mask = function::mask(arguments.mask.as_deref().unwrap_or(otherwise), keep.as_ref())?;
 
     let mut problem = operands.problem(mask.clone()).score(score(file, arguments.softcap));
-    let mut data = file.input_data(&problem.inputs(), &operands.shape, arguments.pad_id)?;
+    let mut data = file.input_data(&problem, arguments.pad_id)?;
     for function in keep.iter().chain(&score_mod) {
         data = file.custom_data(function, data)?;
     }
@@ -197,7 +197,7 @@ fn problem(
 
 /// What is done to the scores: what is given, and what the file has data for.
 fn score(file: &TensorFile, softcap: Option<f32>) -> Score {
-    let has = |input: MaskInput| file.dims(input.name()).is_some();
+    let has = |input: MaskInput| file.dims(&input.name()).is_some();
     Score {
         softcap,
         bias: has(MaskInput::Bias),

@@ -3,9 +3,9 @@
 use wgpu::BufferSlice;
 
 use super::BackwardPlan;
+use crate::auxiliary::MaskBuffers;
 use crate::error::{Error, Result};
-use crate::mask::MaskInput;
-use crate::plan::buffers::{MaskBuffers, Operand};
+use crate::plan::buffers::Operand;
 use crate::shape::Strides;
 
 /// The caller's buffers for [`crate::BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
@@ -112,7 +112,7 @@ impl<'a> Operands<'a> {
             slice.map(|slice| of(name, slice, strides, dims, dtype)).transpose()
         };
         let bias_words = match problem.score.bias {
-            true => MaskInput::Bias.words(shape, &problem.data)?,
+            true => problem.data.bias.elements(shape)?,
             false => 0,
         };
         Ok(Self {

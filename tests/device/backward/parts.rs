@@ -2,7 +2,7 @@
 
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::{
-    BackwardBuffers, BackwardKernel, BackwardOptions, BackwardPlan, Causal, Dtype, Gradients, Mask,
+    BackwardBuffers, BackwardKernel, BackwardOptions, BackwardPlan, Dtype, Gradients, Mask,
     MaskBuffers, MaskInput, Outputs, Problem, Score, Shape, reference,
 };
 
@@ -53,7 +53,7 @@ fn of_parts(
         let cut = |values: &[f32]| upload(&places.iter().map(|&at| values[at]).collect::<Vec<_>>());
         let [k, v] = [cut(&operands.k), cut(&operands.v)];
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
-        let mask = Mask::Causal(Causal::Offset(offset));
+        let mask = Mask::causal_offset(offset);
         let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
         let plan = BackwardPlan::with_options(ATTENTION.kernels(), &problem(own, mask), options);
         let plan = plan.unwrap();

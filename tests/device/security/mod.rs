@@ -7,10 +7,12 @@ mod backward;
 mod decode;
 mod forward;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::{
-    Custom, CustomType, KeySequences, Mask, MaskBuffers, MaskInput, Problem, QuerySequences, Shape,
-    Strides,
+    Custom, CustomType, KeySequences, Mask, MaskBuffers, MaskInput, MaskLeaf, Problem,
+    QuerySequences, Random, Shape, Strides,
 };
 
 use crate::fixture::{ATTENTION, Operands};
@@ -211,7 +213,7 @@ impl Bound {
             guarded.read(name);
         }
         for (input, guarded) in &self.data {
-            guarded.read(input.name());
+            guarded.read(&input.name());
         }
         if let Some((name, guarded)) = &self.custom {
             guarded.read(name);
@@ -254,31 +256,18 @@ fn hostile(words: usize, turn: usize) -> Vec<u32> {
     (0..words).map(|at| HOSTILE[(at * 3 + turn + at / 8) % HOSTILE.len()]).collect()
 }
 
-/// Masks that read ids, lengths, ranges and parents, in the dimensions that `mask_data` gives them; hostile data for each.
+/// Every leaf that reads data, with hostile words for each of its tensors.
 fn masks<'a>(operands: &'a Operands, shape: Shape, turn: usize) -> Vec<(&'static str, Case<'a>)> {
-    use MaskInput as Input;
-    let Shape { batch, num_heads, seq_len_q: q, seq_len_kv: kv, .. } = shape;
-    [
-        ("key_lengths", vec![(Input::KeyLengths, batch)]),
-        ("prefix & causal", vec![(Input::PrefixLengths, batch)]),
-        ("token_padding", vec![(Input::TokenIds, batch * kv), (Input::PadId, 1)]),
-        ("documents", vec![(Input::DocumentIdsQ, batch * q), (Input::DocumentIdsKv, batch * kv)]),
-        (
-            "block_bidirectional",
-            vec![(Input::BlockIdsQ, batch * q), (Input::BlockIdsKv, batch * kv)],
-        ),
-        ("buckets", vec![(Input::BucketIds, batch * 2 * kv)]),
-        ("column_ranges", vec![(Input::ColumnRanges, batch * num_heads * kv * 2)]),
-        ("tree", vec![(Input::TreeParents, batch * q)]),
-    ]
-    .into_iter()
-    .map(|(mask, inputs)| {
-        let problem = Problem::new(shape).mask(mask.parse().unwrap());
-        let problem = problem.data_shape(operands.mask.shape());
-        let data = inputs.into_iter().map(|(input, words)| (input, hostile(words, turn)));
-        (mask, Case::new(problem, operands, data.collect()))
-    })
-    .collect()
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(turn as u64);
+    let mut draw = |range| rng.random_range(range);
+    let mut case = |leaf: MaskLeaf| {
+        let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
+        let problem = Problem::new(shape).mask(mask).data_shape(data.shape());
+        let words = |input| hostile(problem.input_words(input).unwrap(), turn);
+        let data = problem.inputs().into_iter().map(|input| (input, words(input))).collect();
+        (leaf.name(), Case::new(problem, operands, data))
+    };
+    Mask::leaves().filter(MaskLeaf::reads_data).map(&mut case).collect()
 }
 
 /// A batch of sequences in one of the forms, with hostile lengths, starts and tables.

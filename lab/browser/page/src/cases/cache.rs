@@ -2,7 +2,7 @@
 
 use wgpu_attention::{
     AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheForm, CacheShape,
-    Causal, Dtype, Inputs, KvCache, Mask, MaskBuffers, MaskData, MergePlan, NewTokens, Problem,
+    Dtype, Inputs, KvCache, Mask, MaskBuffers, MaskData, MergePlan, NewTokens, Problem,
     QuerySequences, Score, Shape, reference,
 };
 
@@ -115,7 +115,7 @@ async fn merge(attention: &Attention) -> Outcome {
         let (k, v) = (tensor(&operands.k), tensor(&operands.v));
         let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
-        let causal = Mask::Causal(Causal::Offset(offset));
+        let causal = Mask::causal_offset(offset);
         let plan = AttentionPlan::new(attention.kernels(), &Problem::new(own).mask(causal))?;
         let slices = merge.part(part)?;
         let buffers = AttentionBuffers {

@@ -1,0 +1,322 @@
+//! Auxiliary tensors: what masks, score modifiers and sequences of different lengths read beside q, k and v. Their names,
+//! types and sizes; their data on the CPU ([`data`]) and on the device ([`buffers`]).
+//!
+//! The module isn't called `aux`, since Windows reserves that file name.
+
+mod buffers;
+pub(crate) mod check;
+mod data;
+pub(crate) mod score;
+pub(crate) mod sequences;
+pub(crate) mod shape;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+pub use buffers::MaskBuffers;
+use check::{Check, Values};
+pub use data::MaskData;
+pub use shape::DataShape;
+
+use crate::error::{Error, Result};
+use crate::shape::{Shape, elements};
+
+/// The name of an auxiliary tensor.
+///
+/// Each tensor has a constant, declared beside what reads it: [`MaskInput::KeyLengths`], [`MaskInput::Bias`],
+/// [`MaskInput::BlockTables`]. A mask leaf that appears twice can read data of its own, whose names are numbered:
+///
+/// ```
+/// use wgpu_attention::{Mask, MaskInput};
+/// let mask = Mask::KeyLengths | Mask::KeyLengths.numbered(2);
+/// assert_eq!(mask.inputs(), [MaskInput::KeyLengths, MaskInput::KeyLengths.numbered(2)]);
+/// assert_eq!(mask.inputs()[1].name(), "key_lengths_2");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MaskInput {
+    base: &'static str,
+    number: u32,
+}
+
+impl MaskInput {
+    /// A tensor of that name, the first of its kind.
+    pub(crate) const fn named(base: &'static str) -> Self {
+        Self { base, number: 1 }
+    }
+
+    /// The tensor of a leaf's data number `number`; the first is 1, and so is 0.
+    #[must_use]
+    pub const fn numbered(self, number: u32) -> Self {
+        Self { number: if number == 0 { 1 } else { number }, ..self }
+    }
+
+    /// The name in files, messages and the documentation.
+    pub fn name(self) -> Cow<'static, str> {
+        match self.number {
+            1 => self.base.into(),
+            number => format!("{}_{number}", self.base).into(),
+        }
+    }
+
+    /// The name without its number, for labels.
+    pub(crate) const fn base(self) -> &'static str {
+        self.base
+    }
+
+    /// Which of its kind it is, from 1 on.
+    #[cfg(feature = "files")]
+    pub(crate) const fn number(self) -> u32 {
+        self.number
+    }
+}
+
+impl fmt::Display for MaskInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+impl fmt::Debug for MaskInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}
+
+/// What the caller copies into the mask buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InputName {
+    Known(MaskInput),
+    /// A buffer of a user-defined function.
+    Custom(Arc<str>),
+}
+
+impl InputName {
+    /// The name in files and messages.
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::Known(input) => input.name(),
+            Self::Custom(name) => Cow::Borrowed(name),
+        }
+    }
+}
+
+/// The type of a tensor's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    I32,
+    F32,
+    /// Not zero where the key is kept: a word on the device, u8 or bool in files.
+    Flag,
+    /// Set where the cell is kept: a bit on the device, u8 or bool in files.
+    Bit,
+}
+
+impl Element {
+    /// The name in the documentation.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::I32 => "i32",
+            Self::F32 => "f32",
+            Self::Flag => "u32",
+            Self::Bit => "bits",
+        }
+    }
+}
+
+/// A dimension of an auxiliary tensor: what it counts, and the sizes that it may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Dim {
+    /// In messages.
+    pub(crate) name: &'static str,
+    /// In tables of the documentation.
+    pub(crate) symbol: &'static str,
+    /// Any size where there are none; unless data say otherwise, the first.
+    pub(crate) sizes: Vec<usize>,
+}
+
+impl Dim {
+    pub(crate) fn new(
+        name: &'static str,
+        symbol: &'static str,
+        sizes: impl Into<Vec<usize>>,
+    ) -> Self {
+        Self { name, symbol, sizes: sizes.into() }
+    }
+
+    pub(crate) fn batch(shape: &Shape) -> Self {
+        Self::new("batch", "B", [shape.batch])
+    }
+
+    pub(crate) fn batch_or_1(shape: &Shape) -> Self {
+        Self::new("batch or 1", "B or 1", [shape.batch, 1])
+    }
+
+    pub(crate) fn heads(shape: &Shape) -> Self {
+        Self::new("num_heads", "H", [shape.num_heads])
+    }
+
+    pub(crate) fn heads_or_1(shape: &Shape) -> Self {
+        Self::new("num_heads or 1", "H or 1", [shape.num_heads, 1])
+    }
+
+    pub(crate) fn queries(shape: &Shape) -> Self {
+        Self::new("seq_len_q", "Tq", [shape.seq_len_q])
+    }
+
+    pub(crate) fn queries_or_1(shape: &Shape) -> Self {
+        Self::new("seq_len_q or 1", "Tq or 1", [shape.seq_len_q, 1])
+    }
+
+    pub(crate) fn keys(shape: &Shape) -> Self {
+        Self::new("seq_len_kv", "Tk", [shape.seq_len_kv])
+    }
+
+    /// Of whatever size.
+    pub(crate) fn any(name: &'static str) -> Self {
+        Self::new(name, name, [])
+    }
+
+    fn default_size(&self) -> usize {
+        self.sizes.first().copied().unwrap_or(1)
+    }
+}
+
+/// An auxiliary tensor of a problem: its type, and the sizes that it has or may have under a shape.
+#[derive(Clone)]
+pub(crate) struct TensorSpec {
+    pub(crate) input: MaskInput,
+    pub(crate) element: Element,
+    pub(crate) dims: Vec<Dim>,
+    /// Its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
+    pub(crate) broadcasts: bool,
+    /// Other names that it may have in files, such as one that queries and keys share.
+    pub(crate) other_names: &'static [&'static str],
+    /// Whether its values are ones that a kernel may go by; their number has been checked.
+    pub(crate) check: Option<Check>,
+}
+
+impl TensorSpec {
+    /// A tensor whose values may be anything.
+    pub(crate) fn new(input: MaskInput, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
+        Self { input, element, dims: dims.into(), broadcasts: false, other_names: &[], check: None }
+    }
+
+    /// The same with a check of its values.
+    pub(crate) fn checked(self, check: impl Fn(&Values<'_>) -> Result<()> + 'static) -> Self {
+        Self { check: Some(Arc::new(check)), ..self }
+    }
+
+    /// The same where files may hold it under other names.
+    pub(crate) fn also_named(self, other_names: &'static [&'static str]) -> Self {
+        Self { other_names, ..self }
+    }
+
+    /// The names that it may have in files, its own first.
+    #[cfg(feature = "files")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let number = self.input.number();
+        let other = move |&name| MaskInput::named(name).numbered(number).to_string();
+        [self.input.to_string()].into_iter().chain(self.other_names.iter().map(other))
+    }
+
+    /// The same where its sizes broadcast.
+    pub(crate) fn broadcasting(self) -> Self {
+        Self { broadcasts: true, ..self }
+    }
+
+    /// Whether the problem's shape leaves its sizes open, so that they come with the data.
+    pub(crate) fn is_open(&self) -> bool {
+        self.broadcasts || self.dims.iter().any(|dim| dim.sizes.len() != 1)
+    }
+
+    /// Its sizes: those that are given, or as the shape has them.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where a given size isn't one that the dimension may have.
+    pub(crate) fn sizes(&self, given: Option<&[usize]>) -> Result<Vec<usize>> {
+        let Some(given) = given else {
+            return Ok(self.dims.iter().map(Dim::default_size).collect());
+        };
+        let fits = |(dim, size): (&Dim, &usize)| dim.sizes.is_empty() || dim.sizes.contains(size);
+        if given.len() == self.dims.len() && self.dims.iter().zip(given).all(fits) {
+            return Ok(given.to_vec());
+        }
+        Err(self.wrong_sizes(given))
+    }
+
+    /// The tensor that both are, if there are sizes that both may have.
+    pub(crate) fn common(&self, other: &Self) -> Option<Self> {
+        let dims = (self.dims.iter().zip(&other.dims)).map(|(a, b)| {
+            let both = |size: &&usize| b.sizes.is_empty() || b.sizes.contains(size);
+            match (a.sizes.is_empty(), b.sizes.is_empty()) {
+                (true, _) => Some(b.clone()),
+                (false, true) => Some(a.clone()),
+                (false, false) => {
+                    let sizes: Vec<usize> = a.sizes.iter().filter(both).copied().collect();
+                    let narrower = if sizes.len() == b.sizes.len() { b } else { a };
+                    (!sizes.is_empty()).then(|| Dim { sizes, ..narrower.clone() })
+                }
+            }
+        });
+        Some(Self { dims: dims.collect::<Option<_>>()?, ..self.clone() })
+    }
+
+    /// The error about sizes that don't fit.
+    pub(crate) fn wrong_sizes(&self, found: &[usize]) -> Error {
+        let expected = match self.broadcasts {
+            true => {
+                let full: Vec<usize> = self.dims.iter().map(Dim::default_size).collect();
+                format!("sizes that broadcast to {full:?}")
+            }
+            false => self.expected_sizes(),
+        };
+        Error::operand(self.input.name(), expected, format!("{found:?}"))
+    }
+
+    /// `[batch = 2, num_heads or 1 = 4 or 1, rounds]`
+    fn expected_sizes(&self) -> String {
+        let dims: Vec<String> = (self.dims.iter())
+            .map(|dim| match &dim.sizes[..] {
+                [] => dim.name.to_owned(),
+                [size] if size.to_string() == dim.name => dim.name.to_owned(),
+                [size] => format!("{} = {size}", dim.name),
+                // The name has the sizes.
+                _ if dim.name.starts_with(|c: char| c.is_ascii_digit()) => dim.name.to_owned(),
+                sizes => {
+                    let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+                    format!("{} = {}", dim.name, sizes.join(" or "))
+                }
+            })
+            .collect();
+        format!("[{}]", dims.join(", "))
+    }
+
+    /// Its sizes on the device, in words: of bits, 32 keys of a row share one.
+    pub(crate) fn device_sizes(&self, mut sizes: Vec<usize>) -> Vec<usize> {
+        if self.element == Element::Bit
+            && let (Some(row), Some(keys)) = (sizes.last_mut(), self.dims.last())
+        {
+            *row = keys.default_size().div_ceil(32);
+        }
+        sizes
+    }
+
+    /// How many 32-bit words it has on the device, with sizes that are given or as the shape has them.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the sizes don't fit, or the number doesn't fit `usize`.
+    pub(crate) fn words(&self, given: Option<&[usize]>) -> Result<usize> {
+        elements(&self.input.name(), &self.device_sizes(self.sizes(given)?))
+    }
+
+    /// Its row in tables of the documentation: `` `bucket_ids` i32 [B,H or 1,rounds,Tk] ``.
+    pub(crate) fn description(&self) -> String {
+        let name = self.input.name();
+        if self.broadcasts {
+            return format!("`{name}` {}, broadcast over [B,H,Tq]", self.element.name());
+        }
+        let symbols: Vec<&str> = self.dims.iter().map(|dim| dim.symbol).collect();
+        format!("`{name}` {} [{}]", self.element.name(), symbols.join(","))
+    }
+}

@@ -1,0 +1,128 @@
+//! The sizes of auxiliary tensors that a problem's shape leaves open.
+
+use std::collections::BTreeMap;
+
+use super::MaskInput;
+use crate::error::Result;
+use crate::shape::{Shape, Strides, elements};
+
+/// The sizes of the auxiliary tensors that a problem's shape leaves open: dimensions that broadcast, rounds of hashing,
+/// bounds of columns. What isn't in here has its full sizes, and 1 where a size may be anything.
+///
+/// One-shot calls take it from the data ([`crate::MaskData::shape`]); whoever makes plans says it:
+///
+/// ```
+/// use wgpu_attention::{DataShape, Mask, MaskInput, Problem, Shape};
+/// // One mask for all sequences and heads.
+/// let problem = Problem::new(Shape::new(2, 8, 128, 64))
+///     .mask(Mask::Dense)
+///     .data_shape(DataShape::new().with(MaskInput::Dense, [1, 1, 128, 128]));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct DataShape {
+    /// How `bias` broadcasts.
+    pub(crate) bias: DenseShape,
+    sizes: BTreeMap<MaskInput, Vec<usize>>,
+}
+
+impl DataShape {
+    /// The sizes that follow from the shape.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with a tensor of these sizes.
+    #[must_use]
+    pub fn with(mut self, input: MaskInput, sizes: impl Into<Vec<usize>>) -> Self {
+        let sizes = sizes.into();
+        if input == MaskInput::Bias {
+            let is_one = |at: usize| sizes.get(at) == Some(&1);
+            self.bias = DenseShape {
+                broadcast_batch: is_one(0),
+                broadcast_heads: is_one(1),
+                broadcast_q: is_one(2),
+            };
+        }
+        self.sizes.insert(input, sizes);
+        self
+    }
+
+    /// A tensor's sizes, where they are given.
+    pub fn sizes(&self, input: MaskInput) -> Option<&[usize]> {
+        self.sizes.get(&input).map(Vec::as_slice)
+    }
+}
+
+/// A stride: of a tensor whose size overflows, which is refused where its elements are counted.
+const fn times(a: usize, b: usize) -> usize {
+    a.saturating_mul(b)
+}
+
+/// Along which dimensions the bias is the same: `true` means one copy serves all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct DenseShape {
+    /// The same for every sequence.
+    pub(crate) broadcast_batch: bool,
+    /// The same for every query head.
+    pub(crate) broadcast_heads: bool,
+    /// The same for every query.
+    pub(crate) broadcast_q: bool,
+}
+
+impl DenseShape {
+    /// `[batch, heads, rows]` as stored.
+    pub(crate) const fn dims(self, shape: &Shape) -> [usize; 3] {
+        [
+            if self.broadcast_batch { 1 } else { shape.batch },
+            if self.broadcast_heads { 1 } else { shape.num_heads },
+            if self.broadcast_q { 1 } else { shape.seq_len_q },
+        ]
+    }
+
+    /// The number of elements of a tensor of full rows.
+    pub(crate) fn elements(self, shape: &Shape) -> Result<usize> {
+        let [batch, heads, rows] = self.dims(shape);
+        elements("bias", &[batch, heads, rows, shape.seq_len_kv])
+    }
+
+    /// Distances in elements of a tensor of full rows, 0 where broadcast.
+    pub(crate) fn element_strides(self, shape: &Shape) -> Strides {
+        let [_, heads, rows] = self.dims(shape);
+        let unless = |broadcast: bool, stride: usize| if broadcast { 0 } else { stride };
+        Strides {
+            batch: unless(self.broadcast_batch, times(times(heads, rows), shape.seq_len_kv)),
+            head: unless(self.broadcast_heads, times(rows, shape.seq_len_kv)),
+            seq: unless(self.broadcast_q, shape.seq_len_kv),
+            dim: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auxiliary::{Dim, Element, TensorSpec};
+
+    #[test]
+    fn sizes_are_given_or_follow_from_the_shape() {
+        let shape = Shape::new(2, 4, 3, 8).seq_kv(40);
+        let dims = [Dim::batch(&shape), Dim::heads_or_1(&shape), Dim::any("rounds")];
+        let tensor = TensorSpec::new(MaskInput::named("x"), Element::I32, dims);
+        assert_eq!(tensor.sizes(None).unwrap(), [2, 4, 1]);
+        assert_eq!(tensor.sizes(Some(&[2, 1, 7])).unwrap(), [2, 1, 7]);
+        let error = tensor.sizes(Some(&[2, 3, 7])).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "x: expected [batch = 2, num_heads or 1 = 4 or 1, rounds], found [2, 3, 7]"
+        );
+        assert!(tensor.sizes(Some(&[2, 1])).is_err());
+        assert!(tensor.words(Some(&[2, 1, usize::MAX])).is_err());
+
+        let dims = [Dim::batch_or_1(&shape), Dim::keys(&shape)];
+        let bits = TensorSpec::new(MaskInput::named("x"), Element::Bit, dims).broadcasting();
+        assert_eq!(bits.words(None).unwrap(), 4);
+        assert_eq!(bits.words(Some(&[1, 40])).unwrap(), 2);
+        let error = bits.sizes(Some(&[3, 40])).unwrap_err().to_string();
+        assert_eq!(error, "x: expected sizes that broadcast to [2, 40], found [3, 40]");
+    }
+}
