@@ -9,6 +9,24 @@
 //
 // No workgroup memory, no barriers: a workgroup is one subgroup. Row r of a lane is q0 + r * SUBGROUP_SIZE + lane.
 
+// needs bindings: params
+// needs broadcast/: add_v
+// needs broadcast/products: products_with_k
+// needs constants: BLOCK_KV, CACHED_KEYS, HEAD_DIM, HEAD_DIM_V, MODIFIED, ROWS, SUBGROUP_SIZE
+// needs fetch/keys: fetch_keys
+// needs generated: modified_score
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite: is_nonfinite
+// needs nonfinite_keys: kept_nonfinite_v4
+// needs nonfinite_sums: with_kept_nonfinite
+// needs online_softmax: LOWEST
+// needs problem: linear_workgroup
+// needs query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs rows/: load_o4, load_q4, store_o4
+// needs segments/: first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
+// needs sequences/: q_place
+// offers forward
+
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn forward(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -17,6 +17,21 @@
 // written before the first barrier of a tile and read before the second; `scores` is written before the second and
 // read until the next tile's first; `weights` and `shrinks` are written before the third and read until then, too.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, COLUMNS, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, K_RUN, MODIFIED, ROWS, V_RUN
+// needs decode/: end_row, end_row4
+// needs decode/nonfinite: add_kept_nonfinite
+// needs decode/row_block: cell_kept, is_empty, kv_tile_class, packed_row, row_block
+// needs generated: modified_score
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite: is_nonfinite, without_nonfinite
+// needs nonfinite_sums: scaled
+// needs online_softmax: LOWEST
+// needs problem: linear_workgroup
+// needs rows/: load_q4, run_k4, run_v4
+// needs sequences/: kv_place, q_place
+// offers forward
+
 const KEY_SLOTS: u32 = INVOCATIONS / COLUMNS;
 const KEYS: u32 = BLOCK_KV / KEY_SLOTS;
 const CELLS: u32 = (ROWS * BLOCK_KV + INVOCATIONS - 1u) / INVOCATIONS;

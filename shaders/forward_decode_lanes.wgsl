@@ -10,6 +10,22 @@
 //
 // Every key and value is read once, by one lane. No workgroup memory, no barriers.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, HEAD_DIM, HEAD_DIM_V, MODIFIED, ROWS, SUBGROUP_SIZE
+// needs decode/: end_row, end_row4
+// needs decode/nonfinite: add_kept_nonfinite
+// needs decode/row_block: Row, cell_kept, is_empty, kv_tile_class, packed_row, row_block
+// needs fetch/keys: fetch_keys
+// needs generated: modified_score
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite: is_nonfinite, without_nonfinite
+// needs nonfinite_sums: scaled
+// needs online_softmax: LOWEST
+// needs problem: linear_workgroup
+// needs rows/: load_k4, load_q4, load_v4
+// needs sequences/: kv_place, q_place
+// offers forward
+
 // Pieces of a key and of a value that a lane has.
 const K_SLICES: u32 = (HEAD_DIM / 4u + 3u) / 4u;
 const V_SLICES: u32 = (HEAD_DIM_V / 4u + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;

@@ -24,6 +24,21 @@
 //
 // Left, Right and Sum are the types of the matrices: MATRIX x MATRIX.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, BLOCK_Q, COLUMNS, HEAD_DIM, HEAD_DIM_V, MATRIX
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite: is_nonfinite, without_nonfinite
+// needs online_softmax: LOWEST
+// needs problem: linear_workgroup
+// needs query_block: QueryBlock, is_empty, kv_tile_class, query_block
+// needs rows/: load_k4, load_q4, load_v4
+// needs segments/one: first_segment, is_last_segment, next_segment
+// needs sequences/: kv_place, q_place
+// needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
+// needs tile/softmax: KEYS, OUTPUTS, V4, finish_rows, keeps_some_of, rows_maximum, score_tile, weigh_tile
+// needs tile/turns: is_turn, turns
+// offers cells, forward, tile_key
+
 const Q4: u32 = HEAD_DIM / 4u;
 const KV4: u32 = BLOCK_KV / 4u;
 const STRIPS: u32 = BLOCK_Q / MATRIX;

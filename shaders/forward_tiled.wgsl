@@ -12,6 +12,20 @@
 // Invocations have rows, keys and components as in tile/rows.wgsl and tile/softmax.wgsl; barriers are as in
 // tile/staged.wgsl, where `cells` holds first the rows' maxima, then the weights.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, COLUMNS
+// needs mask/algebra: PARTIAL, SKIP
+// needs online_softmax: LOWEST
+// needs problem: linear_workgroup
+// needs query_block: QueryBlock, is_empty, kv_tile_class, query_block
+// needs segments/: first_segment, is_last_segment, next_segment
+// needs tile/product: product_q_k
+// needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
+// needs tile/softmax: KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
+// needs tile/staged: Rows, cells
+// needs tile/sum: add_v
+// offers forward, tile_key
+
 fn tile_key(x: u32, i: u32) -> u32 {
     return x + i * COLUMNS;
 }

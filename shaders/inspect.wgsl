@@ -8,6 +8,14 @@
 //
 // One invocation per cell; params.output_mode says which tensor.
 
+// needs bindings: output, params
+// needs constants: MODIFIED, WORKGROUP_SIZE
+// needs generated: mask_keep, modified_score
+// needs problem: linear_workgroup
+// needs rows/: load_k4, load_q4
+// needs sequences/: kv_len, kv_place, q_len, q_place
+// offers inspect
+
 const SCORES: u32 = 0u;
 const WEIGHTS: u32 = 2u;
 

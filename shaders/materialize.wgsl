@@ -6,6 +6,13 @@
 //
 // Cells beyond the ends of a sequence aren't kept. One invocation per 32 keys of a row; params.output_mode says which form.
 
+// needs bindings: output, params
+// needs constants: WORKGROUP_SIZE
+// needs generated: mask_keep
+// needs problem: linear_workgroup
+// needs sequences/: kv_len, q_len
+// offers materialize
+
 const BITS: u32 = 0u;
 const KEEP: u32 = 1u;
 

@@ -4,6 +4,9 @@
 // a row that keeps one of them gets it back at the end: what is masked never reaches an output, and what is kept always
 // does, whatever its weight, since a weight may round to 0.
 
+// needs problem: EXPONENT_BITS
+// offers is_nonfinite, without_nonfinite
+
 // By the bits: WGSL lets compilers assume that comparisons see no NaN.
 fn is_nonfinite(x: vec4<f32>) -> vec4<bool> {
     let exponent = vec4<u32>(EXPONENT_BITS);

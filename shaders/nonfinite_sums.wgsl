@@ -1,5 +1,9 @@
 // Weighted sums that may hold numbers that aren't finite.
 
+// needs nonfinite: is_nonfinite
+// needs problem: EXPONENT_BITS
+// offers scaled, with_kept_nonfinite
+
 // x * factor, where what isn't finite stays as it is: the factor may have rounded to 0.
 fn scaled(x: vec4<f32>, factor: f32) -> vec4<f32> {
     return select(x * factor, x, is_nonfinite(x));

@@ -11,6 +11,9 @@
 // Infinities stay out of the arithmetic: a masked score is LOWEST, and a row that has kept nothing yet has m = LOWEST,
 // l = 0 and o = 0, which any factor leaves as they are. A masked score's weight is set to 0, not computed.
 
+// needs problem: EXPONENT_BITS, NAN_BITS
+// offers LN_2, LOWEST, nan_if_lost
+
 const LOWEST: f32 = -3.4028234e38;
 const LN_2: f32 = 0.6931471805599453;
 

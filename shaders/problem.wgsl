@@ -1,5 +1,8 @@
 // The problem's sizes and how its tensors lie in memory. Rust's side of it is `kernel::params::Params`.
 
+// needs bindings: params
+// offers EXPONENT_BITS, LOG2_E, NAN_BITS, Params, SIGN_BIT, element, linear_workgroup
+
 struct Params {
     // Distances in elements between neighbours along [batch, head, seq, dim].
     q_strides: vec4<u32>,

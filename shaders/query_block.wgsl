@@ -1,5 +1,12 @@
 // Which rows a workgroup has, and which tiles of keys they visit.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, BLOCK_Q
+// needs generated: mask_hull, mask_keep
+// needs mask/algebra: PARTIAL, Tile
+// needs tile_class_closed or tile_class_map: mask_tile, visited_hull
+// offers QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+
 struct QueryBlock {
     b: u32,
     h: u32,

@@ -2,6 +2,15 @@
 //
 // One invocation per row of [mask_batch, mask_heads, seq_len_q].
 
+// needs bindings: mask_words, params
+// needs constants: SLOT, WORKGROUP_SIZE
+// needs generated: row_keep
+// needs mask/self_only_if_alone: self_only_if_alone_row
+// needs problem: linear_workgroup
+// needs sequences: own_position
+// needs sequences/: kv_len
+// offers rows_alone
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn rows_alone(
     @builtin(workgroup_id) workgroup: vec3<u32>,

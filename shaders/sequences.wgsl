@@ -8,6 +8,10 @@
 // and writes down what everything after it goes by: given_q_len and given_kv_len, or no queries and no keys for any
 // sequence where anything is wrong, so that nothing is read or written then.
 
+// needs bindings: params
+// needs sequences/: kv_len, q_len, q_place
+// offers diagonal, lse_index, own_position, row_index
+
 // The position among the keys at which query 0 of a sequence stands: the last query stands at the last key.
 fn diagonal(b: u32) -> i32 {
     return i32(kv_len(b)) - i32(q_len(b));

@@ -6,6 +6,13 @@
 //
 // One workgroup. `first_fault` is set by the first invocation, lowered by all after a barrier, read after another.
 
+// needs append/ or sequences/: is_refused
+// needs bindings: mask_words, params
+// needs constants: FAULT_SLOT, LENGTHS_SLOT, WORKGROUP_SIZE
+// needs mask/words: slot_u32
+// needs sequences/: given_kv_len, given_q_len, kv_is_faulty, q_is_faulty
+// offers sequences_check
+
 const NOTHING: u32 = 0xffffffffu;
 // Noted elsewhere: shaders/append/append.wgsl.
 const REFUSED: u32 = 0xfffffffeu;

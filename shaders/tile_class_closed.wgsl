@@ -1,5 +1,9 @@
 // Every leaf of this mask classes its tiles by a closed form.
 
+// needs generated: mask_tile_closed
+// needs mask/algebra: SKIP, Tile
+// offers is_surely_empty, mask_tile, visited_hull
+
 fn mask_tile(b: u32, h: u32, tile: Tile) -> u32 {
     return mask_tile_closed(b, h, tile);
 }

@@ -1,5 +1,10 @@
 // Some leaf of this mask has no closed form: the classes were found by tile_map.wgsl, 2 bits each, 16 to a word.
 
+// needs bindings: mask_words
+// needs constants: BLOCK_KV, BLOCK_Q
+// needs mask/algebra: Tile
+// offers is_surely_empty, mask_tile, visited_hull
+
 const TILES_PER_WORD: u32 = 16u;
 
 // Where the classes of the tiles of a block of queries begin.

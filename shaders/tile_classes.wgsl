@@ -3,6 +3,15 @@
 //
 // One invocation per tile.
 
+// needs bindings: output, params
+// needs constants: BLOCK_KV, BLOCK_Q, WORKGROUP_SIZE
+// needs generated: mask_hull
+// needs mask/algebra: SKIP, Tile
+// needs problem: linear_workgroup
+// needs sequences/: kv_len, q_len
+// needs tile_class_closed or tile_class_map: mask_tile
+// offers tile_classes
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn tile_classes(
     @builtin(workgroup_id) workgroup: vec3<u32>,

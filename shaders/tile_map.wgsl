@@ -5,6 +5,14 @@
 // every PARTS-th row of a tile that is left PARTIAL. `classes` and `seen` are written by their tile's first invocation,
 // and read or added to by others after a barrier.
 
+// needs bindings: mask_words, params
+// needs constants: BLOCK_KV, BLOCK_Q, PARTS
+// needs generated: mask_keep, mask_tile_closed
+// needs mask/algebra: PARTIAL, SKIP, Tile, tile_class
+// needs problem: linear_workgroup
+// needs sequences/: kv_len, q_len
+// offers tile_map
+
 const TILES: u32 = 16u;
 const NONE_SEEN: u32 = 0u;
 const KEPT_SEEN: u32 = 1u;

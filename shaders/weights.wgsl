@@ -7,6 +7,13 @@
 //
 // One workgroup per row; `shares` is written by each invocation, a barrier before all are read, and again behind a barrier.
 
+// needs bindings: output, params
+// needs constants: WORKGROUP_SIZE
+// needs online_softmax: LOWEST
+// needs problem: EXPONENT_BITS, NAN_BITS, SIGN_BIT, linear_workgroup
+// needs score/: row_end
+// offers weights
+
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 // Not 0: some kept score isn't finite. 16 bytes, so that drivers see what lies behind it as aligned.
 var<workgroup> undefined: array<atomic<u32>, 4>;

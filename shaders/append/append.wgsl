@@ -11,6 +11,15 @@
 //
 // One invocation per part of a row of [batch, query heads + kv heads of k + kv heads of v, seq_len_q, PARTS].
 
+// needs append/: append_k, append_rotated_q, append_v
+// needs append/room: NO_FAULT, append_fault
+// needs bindings: cache_lengths, params
+// needs constants: PARTS, ROTATES_Q, WORKGROUP_SIZE
+// needs problem: linear_workgroup
+// needs sequences/: cache_place, cached_len, q_place
+// needs sequences/lengths_checked: q_len
+// offers append
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn append(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -1,5 +1,8 @@
 // Components i and i + rotary_dim / 2 are a pair.
 
+// needs bindings: rotary
+// offers is_first, rotary_pair, rotary_partner
+
 fn rotary_pair(d: u32) -> u32 {
     return d % (rotary.dim / 2u);
 }

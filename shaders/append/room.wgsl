@@ -1,5 +1,8 @@
 // Why the new tokens of a sequence can't be added: NO_FAULT, or what the host puts into words.
 
+// needs sequences/: cached_len, given_q_len, has_places, kv_is_faulty, most_cached, q_is_faulty
+// offers NO_FAULT, append_fault, is_refused
+
 const NO_FAULT: u32 = 0u;
 // More tokens than there is room for.
 const NO_ROOM: u32 = 1u;

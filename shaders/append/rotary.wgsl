@@ -4,6 +4,9 @@
 // that wraps around loses whole turns and nothing else. So an angle is as exact at the last position as at the first, and
 // sines and cosines are to an f32's last bits, whatever the device's own are.
 
+// needs bindings: rotary
+// offers Rotary, rotary_turn
+
 struct Rotary {
     // Two pairs to a vector: high and low word of each.
     steps: array<vec4<u32>, 64>,

@@ -1,6 +1,12 @@
 // A whole row from {{FROM}} to {{TENSOR}}: its largest magnitude, then its components in 127ths of that, rounded. So the error is
 // at most 1/254 of the row's largest component. A row with a NaN or an infinity reads as NaN throughout.
 
+// needs append/: incoming_{{FROM}}4
+// needs bindings: params
+// needs problem: EXPONENT_BITS, NAN_BITS, element
+// needs rows/i8: scale_of_{{TENSOR}}, words_of_{{TENSOR}}
+// offers append_{{TENSOR}}
+
 fn append_{{TENSOR}}(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {
     if (part != 0u) {
         return;

@@ -1,5 +1,11 @@
 // Rows of {{TENSOR}}, turned by the rotary embedding: x cos - y sin in a pair's first component, x sin + y cos in its second.
 
+// needs append/: is_first, rotary_pair, rotary_partner
+// needs append/rotary: rotary_turn
+// needs bindings: rotary
+// needs rows/: load_{{TENSOR}}4
+// offers incoming_{{TENSOR}}4
+
 fn incoming_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
     var x = load_{{TENSOR}}4(place.x, h, place.y, d);
     for (var i = 0u; i < 4u; i += 1u) {

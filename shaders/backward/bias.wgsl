@@ -6,6 +6,17 @@
 // its value once for that many queries, which all invocations of a workgroup read together. Sums run in order, in runs of
 // RUN_TILES tiles: a running sum in f32 of n equal terms may be off by n 2^-26 of itself.
 
+// needs backward/cell: cell_of
+// needs bindings: params, row_terms
+// needs constants: BIAS_SHARED_BY_ROWS, WORKGROUP_SIZE
+// needs generated: mask_keep, mask_tile_closed
+// needs mask/algebra: SKIP, Tile
+// needs problem: element, linear_workgroup
+// needs rows/: load_dout4, load_k4, load_q4, load_v4, write_dbias
+// needs sequences: lse_index
+// needs sequences/: kv_len, kv_place, q_len, q_place
+// offers backward_bias
+
 const TILE_ROWS: u32 = 8u;
 const RUN_TILES: u32 = 512u;
 

@@ -4,6 +4,12 @@
 //   p  = exp(score - lse) norm
 //   ds = p (dp - delta), and back through what modified the score      the gradient of scale * q . k
 
+// needs bindings: params
+// needs constants: MODIFIED
+// needs generated: modified_score, score_gradient
+// needs problem: LOG2_E
+// offers cell_of
+
 struct Cell {
     p: f32,
     ds: f32,

@@ -1,5 +1,17 @@
 // Adds a tile's weights and gradients of scores to a lane's rows of dv and dk: those that are kept. Whether a row that keeps
 // one of the keys has numbers that aren't finite, which were left out.
+
+// needs backward/fold_broadcast: fold_dk, fold_dv
+// needs backward/key_block: KeyBlock, key_kept
+// needs backward/nonfinite_queries: kept_nonfinite_dout4, kept_nonfinite_q4
+// needs bindings: params
+// needs broadcast/: add_dout, add_q
+// needs constants: HEAD_DIM, HEAD_DIM_V, ROWS, SUBGROUP_SIZE, WRITE_DK, WRITE_DV
+// needs mask/algebra: PARTIAL
+// needs rows/: load_dk4, load_dv4, store_dk4, store_dv4
+// needs sequences/: kv_place
+// offers add_columns, end_columns
+
 fn add_columns(
     block: KeyBlock,
     h: u32,

@@ -10,6 +10,19 @@
 // The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
 // WRITE_DK and WRITE_DV say which of the two are made: both, unless the bindings don't reach.
 
+// needs backward/cell: cell_of
+// needs backward/columns: add_columns, end_columns
+// needs backward/key_block: has_no_keys, key_block, q_tile_class, skipped_rows
+// needs bindings: params, row_terms
+// needs broadcast/products: products_with_dout, products_with_q
+// needs constants: BLOCK_Q, FOLDS, HEAD_DIM, HEAD_DIM_V, ROWS, SEGMENT, SUBGROUP_SIZE, WRITE_DK
+// needs mask/algebra: SKIP
+// needs problem: linear_workgroup
+// needs rows/: load_k4, load_v4
+// needs sequences: lse_index
+// needs sequences/: kv_place
+// offers backward_columns
+
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn backward_columns(
     @builtin(workgroup_id) workgroup: vec3<u32>,

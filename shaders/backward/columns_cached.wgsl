@@ -10,12 +10,25 @@
 // 5 products in all where computing s and dp again makes 7. Each key's sums run in one order, however the rows are cut.
 // WRITE_DK and WRITE_DV say which of the two are made.
 
+// needs backward/columns: add_columns, end_columns
+// needs backward/key_block: SKIPPED_RUN, has_no_keys, key_block, q_tile_class, skipped_rows
+// needs backward/score_cache: score_cache_at
+// needs bindings: params, row_terms, score_cache
+// needs constants: BLOCK_Q, GROUPS, HEAD_DIM, HEAD_DIM_V, ROWS, SUBGROUP_SIZE
+// needs fetch/line: is_unlikely
+// needs mask/algebra: SKIP
+// needs problem: linear_workgroup
+// needs rows/: load_dk4, load_dv4
+// needs sequences: lse_index
+// needs sequences/kv_uniform: kv_place
+// offers backward_columns
+
 // Asks for a tile's cells, as fetch/rows does for rows.
-fn fetch_cells(at: u32) -> bool {
+fn prefetch_scores(at: u32) -> bool {
     const LINE: u32 = 16u;
     var unlikely = false;
     for (var i = 0u; i < 2u * SUBGROUP_SIZE * SUBGROUP_SIZE; i += LINE) {
-        unlikely |= is_unlikely(cells[at + i]);
+        unlikely |= is_unlikely(score_cache[at + i]);
     }
     return unlikely;
 }
@@ -88,8 +101,8 @@ fn backward_columns(
                 let next = min(tile + 1u, end * GROUPS - 1u);
                 for (var r = 0u; r < ROWS; r += 1u) {
                     let kv0 = block.kv0 + r * SUBGROUP_SIZE;
-                    let at = cells_at(head + next / GROUPS, GROUPS - 1u - next % GROUPS, kv0);
-                    keeps_nonfinite |= fetch_cells(at);
+                    let at = score_cache_at(head + next / GROUPS, GROUPS - 1u - next % GROUPS, kv0);
+                    keeps_nonfinite |= prefetch_scores(at);
                 }
                 let own_norm = row_terms[lse_index(b, h, min(q0 + lane, block.q_len - 1u))].z;
 
@@ -97,11 +110,11 @@ fn backward_columns(
                 var ds: array<array<f32, SUBGROUP_SIZE>, ROWS>;
                 for (var r = 0u; r < ROWS; r += 1u) {
                     let kv0 = block.kv0 + r * SUBGROUP_SIZE;
-                    let at = cells_at(head + tile / GROUPS, GROUPS - 1u - tile % GROUPS, kv0) + lane;
+                    let at = score_cache_at(head + tile / GROUPS, GROUPS - 1u - tile % GROUPS, kv0) + lane;
                     for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                         let norm = subgroupShuffle(own_norm, j);
-                        p[r][j] = cells[at + j * SUBGROUP_SIZE] * norm;
-                        ds[r][j] = cells[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
+                        p[r][j] = score_cache[at + j * SUBGROUP_SIZE] * norm;
+                        ds[r][j] = score_cache[at + (SUBGROUP_SIZE + j) * SUBGROUP_SIZE] * (norm * scale);
                     }
                 }
                 keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &p, &ds, &dk_rows, &dv_rows);

@@ -16,6 +16,23 @@
 // Barriers as in tiled.wgsl; where both are made, `cells` holds p, then ds: one more stands between the reads of the sum for dv
 // and the writes of ds.
 
+// needs backward/cell: cell_of
+// needs backward/fold_tiled: fold_dk, fold_dv
+// needs backward/key_block: has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
+// needs backward/nonfinite_queries: kept_nonfinite_dout4, kept_nonfinite_q4
+// needs bindings: params, row_terms
+// needs constants: BLOCK_Q, COLUMNS, FOLDS, HEAD_DIM, HEAD_DIM_V, SEGMENT, WRITE_DK, WRITE_DV
+// needs mask/algebra: PARTIAL, SKIP
+// needs problem: linear_workgroup
+// needs rows/: load_dk4, load_dv4, store_dk4, store_dv4
+// needs sequences: lse_index
+// needs sequences/: kv_place
+// needs tile/product: product_k_q, product_v_dout
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows
+// needs tile/staged: Rows, cells
+// needs tile/sum: add_dout, add_q
+// offers backward_columns
+
 @compute @workgroup_size(INVOCATIONS)
 fn backward_columns(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -1,4 +1,8 @@
 // Stores sums of a lane's row of {{TENSOR}} times `factor`; on top of what {{TENSOR}} holds of it if `goes_on`.
+
+// needs rows/: load_{{TENSOR}}4, store_{{TENSOR}}4
+// offers fold_{{TENSOR}}
+
 fn fold_{{TENSOR}}(
     place: vec2<u32>,
     h: u32,

@@ -1,5 +1,10 @@
 // Stores sums of {{TENSOR}}'s rows first .. first + 3 times `factors`; on top of what {{TENSOR}} holds of them if `goes_on`. Rows from
 // `end` on aren't there.
+
+// needs constants: COLUMNS
+// needs rows/: load_{{TENSOR}}4, store_{{TENSOR}}4
+// offers fold_{{TENSOR}}
+
 fn fold_{{TENSOR}}(
     b: u32,
     h: u32,

@@ -1,5 +1,9 @@
 // dk and dv are made without what is known here.
-fn keep_cells(
+
+// needs constants: SUBGROUP_SIZE
+// offers write_score_cache
+
+fn write_score_cache(
     workgroup: u32,
     group: u32,
     kv0: u32,

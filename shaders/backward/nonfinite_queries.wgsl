@@ -1,4 +1,12 @@
 // The sum of the numbers that aren't finite in {{TENSOR}}'s rows among the queries that keep a key.
+
+// needs bindings: params
+// needs generated: mask_keep
+// needs nonfinite: is_nonfinite
+// needs rows/: load_{{TENSOR}}4
+// needs sequences/: q_len, q_place
+// offers kept_nonfinite_{{TENSOR}}4
+
 fn kept_nonfinite_{{TENSOR}}4(b: u32, h_kv: u32, kv_idx: u32, d: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
     for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {

@@ -6,6 +6,10 @@
 // kernels that follow.
 //
 // `l` is the sum of the weights, `sink_weight` that of the sink; both are 0 in a row that keeps nothing.
+
+// needs backward/: sink_weight
+// offers norm_of
+
 fn norm_of(lse: f32, l: f32, h: u32) -> f32 {
     let sum = l + sink_weight(lse, h);
     return select(1.0, 1.0 / sum, sum > 0.0);

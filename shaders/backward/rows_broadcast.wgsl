@@ -3,12 +3,28 @@
 //   for each tile of BLOCK_KV = SUBGROUP_SIZE keys that the mask doesn't empty:
 //       s  = q k^T,  dp = dout v^T              lane: ROWS rows x BLOCK_KV keys, see broadcast/products
 //       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
-//       p and ds are kept for dk and dv         where these are made of them, see keep_cells.wgsl
+//       p and ds are kept for dk and dv         where these are made of them, see write_score_cache.wgsl
 //       l  = l + sum p,  dq = dq + ds k         see broadcast/sums
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
 // Here rows have a kernel of their own: no atomics, and the same bits each time.
+
+// needs backward/: norm_of, write_score_cache
+// needs backward/cell: cell_of
+// needs backward/fold_broadcast: fold_dq
+// needs bindings: params, row_terms
+// needs broadcast/: add_k
+// needs broadcast/products: products_with_k, products_with_v
+// needs constants: BLOCK_KV, FOLDS, HEAD_DIM, HEAD_DIM_V, ROWS, SEGMENT, SUBGROUP_SIZE
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite_keys: kept_nonfinite_k4
+// needs problem: linear_workgroup
+// needs query_block: cell_kept, is_empty, kv_tile_class, query_block
+// needs rows/: load_dout4, load_dq4, load_q4, store_dq4
+// needs sequences: lse_index
+// needs sequences/: q_place
+// offers backward_rows
 
 @compute @workgroup_size(SUBGROUP_SIZE)
 fn backward_rows(
@@ -87,7 +103,7 @@ fn backward_rows(
                     tile_sum += dp[r][j];
                 }
                 l[r] += tile_sum;
-                keep_cells(index, r, kv0, lane, dp[r], s[r]);
+                write_score_cache(index, r, kv0, lane, dp[r], s[r]);
             }
 
             let nonfinite_keys = add_k(&dq_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);

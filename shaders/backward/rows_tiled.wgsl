@@ -17,6 +17,24 @@
 // Barriers as in tiled.wgsl; at the end `cells` holds the shares of l, written behind the barriers of any_invocation, which
 // follow the last sum's reads, and read behind one more.
 
+// needs backward/: norm_of
+// needs backward/cell: cell_of
+// needs backward/fold_tiled: fold_dq
+// needs bindings: params, row_terms
+// needs constants: BLOCK_KV, COLUMNS, FOLDS, HEAD_DIM, SEGMENT
+// needs mask/algebra: PARTIAL, SKIP
+// needs nonfinite_keys: kept_nonfinite_k4
+// needs problem: linear_workgroup
+// needs query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs rows/: load_dq4, store_dq4
+// needs sequences: lse_index
+// needs sequences/: q_place
+// needs tile/product: product_dout_v, product_q_k
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// needs tile/staged: Rows, cells
+// needs tile/sum: add_k
+// offers backward_rows
+
 @compute @workgroup_size(INVOCATIONS)
 fn backward_rows(
     @builtin(workgroup_id) workgroup: vec3<u32>,

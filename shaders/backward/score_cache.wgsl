@@ -3,7 +3,12 @@
 // anything.
 //
 // Rows lie as the workgroups that made them are numbered, each with GROUPS of SUBGROUP_SIZE rows, by tiles of as many keys.
-fn cells_at(workgroup: u32, group: u32, kv0: u32) -> u32 {
+
+// needs bindings: params
+// needs constants: GROUPS, SUBGROUP_SIZE
+// offers score_cache_at
+
+fn score_cache_at(workgroup: u32, group: u32, kv0: u32) -> u32 {
     let tiles = (params.seq_len_kv + SUBGROUP_SIZE - 1u) / SUBGROUP_SIZE;
     let tile = min(kv0 / SUBGROUP_SIZE, tiles - 1u);
     let place = ((workgroup - params.cells_first_workgroup) * tiles + tile) * GROUPS + group;

@@ -5,6 +5,14 @@
 // One workgroup per head; each invocation sums every WORKGROUP_SIZE-th row, and the first adds them up, in order, after the
 // barrier behind which every invocation's element of `sums` is written.
 
+// needs backward/sink_weight: sink_weight
+// needs bindings: dsinks, params, row_terms
+// needs constants: WORKGROUP_SIZE
+// needs problem: linear_workgroup
+// needs sequences: lse_index
+// needs sequences/: q_len
+// offers backward_sinks
+
 var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -1,5 +1,11 @@
 // A lane's own row of a tile.
-fn keep_cells(
+
+// needs backward/score_cache: score_cache_at
+// needs bindings: score_cache
+// needs constants: SUBGROUP_SIZE
+// offers write_score_cache
+
+fn write_score_cache(
     workgroup: u32,
     group: u32,
     kv0: u32,
@@ -7,9 +13,9 @@ fn keep_cells(
     p: array<f32, SUBGROUP_SIZE>,
     ds: array<f32, SUBGROUP_SIZE>,
 ) {
-    let at = cells_at(workgroup, group, kv0) + lane * SUBGROUP_SIZE;
+    let at = score_cache_at(workgroup, group, kv0) + lane * SUBGROUP_SIZE;
     for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
-        cells[at + j] = p[j];
-        cells[at + SUBGROUP_SIZE * SUBGROUP_SIZE + j] = ds[j];
+        score_cache[at + j] = p[j];
+        score_cache[at + SUBGROUP_SIZE * SUBGROUP_SIZE + j] = ds[j];
     }
 }

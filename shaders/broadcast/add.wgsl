@@ -1,5 +1,11 @@
 // sums[r] += weights[r] {{TENSOR}}[first ..] in a tile of any kind, see sums. Code of its own for each: a choice further inside
 // would be made number by number, in FULL tiles too.
+
+// needs broadcast/sums: add_full_{{TENSOR}}, add_partial_{{TENSOR}}
+// needs constants: ROWS, SUBGROUP_SIZE
+// needs mask/algebra: FULL, PARTIAL
+// offers add_{{TENSOR}}
+
 fn add_{{TENSOR}}(
     sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u>, ROWS>>,
     weights: ptr<function, array<array<f32, SUBGROUP_SIZE>, ROWS>>,

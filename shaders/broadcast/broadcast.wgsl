@@ -6,4 +6,6 @@
 // instruction cache. On the other hand, each time round a loop such drivers merge all that it changes with what it was, by the
 // mask of lanes that are on, which counts where it changes whole rows: so more rows are summed up at once, see sums.
 
+// offers STEP
+
 const STEP: u32 = 2u;

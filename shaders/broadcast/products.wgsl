@@ -3,6 +3,12 @@
 // The products move up as the next ones join them, since an index that isn't constant would put them into memory. The row is
 // gone through by two: Mesa unrolls no loop of more than 32 turns here, and it would be in memory as well. The lanes' numbers
 // aren't constants, on purpose: for one that is, Mesa's driver for CPUs takes two instructions a broadcast instead of one.
+
+// needs broadcast/broadcast: STEP
+// needs constants: ROWS, SUBGROUP_SIZE
+// needs rows/: load_{{TENSOR}}4
+// offers products_with_{{TENSOR}}
+
 fn products_with_{{TENSOR}}(
     own: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u>, ROWS>>,
     b: u32,

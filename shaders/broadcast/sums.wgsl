@@ -2,7 +2,14 @@
 // as 0; bit j of the result says that row first + j had some. Of the weights nothing is left.
 //
 // {{AT_ONCE}} lanes share the rows that are summed up at a time; each has every n-th vector of one, so that sums run in order.
-fn {{NAME}}(
+
+// needs constants: ROWS, SUBGROUP_SIZE
+// needs mask/algebra: PARTIAL
+// needs nonfinite: is_nonfinite, without_nonfinite
+// needs rows/: load_{{TENSOR}}4
+// offers add_{{KIND}}{{TENSOR}}
+
+fn add_{{KIND}}{{TENSOR}}(
     sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u>, ROWS>>,
     weights: ptr<function, array<array<f32, SUBGROUP_SIZE>, ROWS>>,
     b: u32,

@@ -6,6 +6,13 @@
 // The keys that the mask's hull leaves are split by whole tiles, as evenly as they go; what a split finds doesn't depend
 // on when it runs.
 
+// needs bindings: params
+// needs constants: BLOCK_KV, ROWS
+// needs generated: mask_hull, mask_keep
+// needs mask/algebra: FULL, PARTIAL, SKIP, Tile, hull_or
+// needs tile_class_closed or tile_class_map: mask_tile, visited_hull
+// offers Row, RowBlock, cell_kept, is_empty, kv_tile_class, packed_row, row_block
+
 struct RowBlock {
     b: u32,
     h_kv: u32,

@@ -1,5 +1,13 @@
 // The keys aren't split: a row's end is o and lse.
 
+// needs bindings: lse
+// needs decode/row_block: Row, RowBlock
+// needs rows/: load_o4, store_o4
+// needs score/: row_end
+// needs sequences: lse_index
+// needs sequences/q_uniform: q_place
+// offers end_row, end_row4, ended_row4
+
 // What the row's components are multiplied with. `writes` is true in one invocation of the row.
 fn end_row(block: RowBlock, row: Row, m: f32, l: f32, writes: bool) -> f32 {
     let end = row_end(row.h, m, l);

@@ -3,6 +3,10 @@
 // A tile is [q0, q1) x [kv0, kv1), not empty, within its sequence. Its class holds for all of its cells:
 // SKIP keeps none, FULL keeps all, PARTIAL may do either. A hull [x, y) bounds the keys that any of some rows keeps.
 
+// needs mask/words: slot_i32
+// needs sequences/: kv_len
+// offers FULL, PARTIAL, SKIP, Tile, hull_all, hull_and, hull_of, hull_or, tile_and, tile_class, tile_not, tile_or, words_range
+
 const SKIP: u32 = 0u;
 const PARTIAL: u32 = 1u;
 const FULL: u32 = 2u;

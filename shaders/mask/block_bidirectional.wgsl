@@ -2,6 +2,11 @@
 // tile map.
 // slots: [where the queries' ids lie, i32 [batch, seq_len_q]; where the keys' ids lie, i32 [batch, seq_len_kv]]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: Tile, hull_all, tile_class, words_range
+// needs mask/words: slot_u32
+// offers block_bidirectional_hull, block_bidirectional_keep, block_bidirectional_tile
+
 fn block_bidirectional_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let block_q = bitcast<i32>(mask_words[slot_u32(slot) + b * params.seq_len_q + q_idx]);
     let block_kv = bitcast<i32>(mask_words[slot_u32(slot + 1u) + b * params.seq_len_kv + kv_idx]);

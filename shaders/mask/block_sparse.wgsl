@@ -3,6 +3,12 @@
 // slots: [where the lists lie, i32 [batch, num_heads|num_kv_heads|1, blocks of queries, blocks of a list]; words from one
 //         sequence and head to the next, 0 where they share them; heads of the tensor; block; blocks of a list]
 
+// needs bindings: params
+// needs mask/algebra: Tile, tile_class
+// needs mask/words: slot_i32, slot_u32
+// needs sequences/lengths_uniform: kv_len
+// offers block_sparse_hull, block_sparse_keep, block_sparse_tile
+
 fn block_sparse_list(slot: u32, b: u32, h: u32, query_block: u32) -> u32 {
     // The heads of a group share a list where the tensor has one for each of k's heads.
     let head = h * slot_u32(slot + 3u) / params.num_heads;

@@ -3,6 +3,12 @@
 // slots: [where the ids lie, i32 [batch, num_heads|1, rounds, seq_len_kv]; words from one sequence and head to the
 //         next, 0 where the heads share them; rounds]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: PARTIAL, Tile, hull_all
+// needs mask/words: slot_u32
+// needs sequences: own_position
+// offers buckets_hull, buckets_keep, buckets_tile
+
 fn buckets_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let first = slot_u32(slot) + b * slot_u32(slot + 1u) + h * slot_u32(slot + 2u);
     let own = own_position(b, q_idx);

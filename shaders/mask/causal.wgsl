@@ -1,6 +1,11 @@
 // causal: kv_idx <= q_idx + offset, where the offset of `causal` is the sequence's diagonal.
 // slots: [offset; -1 where the diagonal is added to it, else 0]
 
+// needs mask/algebra: Tile, hull_of, tile_class
+// needs mask/words: slot_i32
+// needs sequences: diagonal
+// offers causal_hull, causal_keep, causal_tile
+
 fn causal_offset(slot: u32, b: u32) -> i32 {
     return slot_i32(slot) + (diagonal(b) & slot_i32(slot + 1u));
 }

@@ -1,6 +1,11 @@
 // chunk: the key lies in the chunk of `size` positions that the query's own position lies in.
 // slots: [size]
 
+// needs mask/algebra: Tile, hull_of, tile_class
+// needs mask/words: slot_i32
+// needs sequences: own_position
+// offers chunk_hull, chunk_keep, chunk_tile
+
 // Floor division, for own positions before the first key.
 fn chunk_of(position: i32, size: i32) -> i32 {
     return select(position / size, (position + 1) / size - 1, position < 0);

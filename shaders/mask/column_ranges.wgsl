@@ -10,6 +10,11 @@
 // slots: [where the bounds lie, i32 [batch, num_heads|1, seq_len_kv, 1, 2 or 4]; words from one sequence and head to the
 //         next, 0 where the heads share them; form]
 
+// needs bindings: params
+// needs mask/algebra: Tile, hull_all, tile_class
+// needs mask/words: slot_i32, slot_u32
+// offers column_ranges_hull, column_ranges_keep, column_ranges_tile
+
 struct MaskedRows {
     // [start, end), empty where the column has none.
     below: vec2<i32>,

@@ -2,6 +2,11 @@
 // slots: [where the rows lie, u32 [batch|1, num_heads|1, seq_len_q|1, ceil(seq_len_kv / 32)];
 //         words from one sequence, head and query to the next, 0 where broadcast]
 
+// needs bindings: mask_words
+// needs mask/algebra: Tile, hull_all, tile_class
+// needs mask/words: slot_u32
+// offers dense_hull, dense_keep, dense_tile
+
 fn dense_row(slot: u32, b: u32, h: u32, q_idx: u32) -> u32 {
     return slot_u32(slot) + b * slot_u32(slot + 1u) + h * slot_u32(slot + 2u) + q_idx * slot_u32(slot + 3u);
 }

@@ -1,6 +1,11 @@
 // dilated, strided: kv_idx - own is a multiple of `step` within [-reach, reach].
 // slots: [reach; step]
 
+// needs mask/algebra: Tile, hull_of, tile_class
+// needs mask/words: slot_i32
+// needs sequences: own_position
+// offers dilated_hull, dilated_keep, dilated_tile
+
 fn dilated_multiple_in(first: i32, last: i32, step: i32) -> bool {
     // The largest multiple that isn't beyond `last`.
     let below = select(last / step, (last + 1) / step - 1, last < 0);

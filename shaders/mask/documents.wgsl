@@ -1,6 +1,11 @@
 // documents: document_ids_q[b, q_idx] == document_ids_kv[b, kv_idx]. Its tiles are classed by the tile map.
 // slots: [where the queries' ids lie, i32 [batch, seq_len_q]; where the keys' ids lie, i32 [batch, seq_len_kv]]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: Tile, hull_all, tile_class, words_range
+// needs mask/words: slot_u32
+// offers documents_hull, documents_keep, documents_tile
+
 fn documents_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let document_q = mask_words[slot_u32(slot) + b * params.seq_len_q + q_idx];
     let document_kv = mask_words[slot_u32(slot + 1u) + b * params.seq_len_kv + kv_idx];

@@ -1,6 +1,11 @@
 // global: the key or the query's own position is among the first `tokens`.
 // slots: [tokens]
 
+// needs mask/algebra: Tile, hull_all, hull_of, tile_class
+// needs mask/words: slot_i32
+// needs sequences: own_position
+// offers global_hull, global_keep, global_tile
+
 fn global_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let tokens = slot_i32(slot);
     return (i32(kv_idx) < tokens) | (own_position(b, q_idx) < tokens);

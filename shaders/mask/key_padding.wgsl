@@ -1,6 +1,11 @@
 // key_padding: key_padding[b, kv_idx] != 0. Its tiles are classed by the tile map.
 // slots: [where the flags lie, u32 [batch, seq_len_kv]]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: Tile, hull_all, tile_class
+// needs mask/words: slot_u32
+// offers key_padding_hull, key_padding_tile
+
 fn key_padding_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     return mask_words[slot_u32(slot) + b * params.seq_len_kv + kv_idx] != 0u;
 }

@@ -1,6 +1,12 @@
 // key_lengths, prefix: kv_idx < length[b].
 // slots: [where the lengths lie, i32 [batch]]
 
+// needs bindings: mask_words
+// needs mask/algebra: Tile, tile_class
+// needs mask/words: slot_u32
+// needs sequences/lengths_uniform: kv_len
+// offers leading_keys_hull, leading_keys_keep, leading_keys_tile
+
 fn leading_keys_length(slot: u32, b: u32) -> u32 {
     return u32(max(bitcast<i32>(mask_words[slot_u32(slot) + b]), 0));
 }

@@ -1,6 +1,11 @@
 // token_padding: token_ids[b, kv_idx] != pad_id. Its tiles are classed by the tile map.
 // slots: [where the ids lie, i32 [batch, seq_len_kv]; where the pad id lies, i32 [1]]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: Tile, hull_all, tile_class
+// needs mask/words: slot_u32
+// offers token_padding_hull, token_padding_tile
+
 fn token_padding_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let token_id = mask_words[slot_u32(slot) + b * params.seq_len_kv + kv_idx];
     let pad_id = mask_words[slot_u32(slot + 1u)];

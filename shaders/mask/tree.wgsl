@@ -3,6 +3,12 @@
 // taken for a root, so the walk ends. Its tiles are classed by the tile map.
 // slots: [where the parents lie, i32 [batch, seq_len_q]]
 
+// needs bindings: mask_words, params
+// needs mask/algebra: Tile, hull_of, tile_class
+// needs mask/words: slot_u32
+// needs sequences: diagonal
+// offers tree_hull, tree_keep, tree_tile
+
 fn tree_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let token = i32(kv_idx) - diagonal(b);
     var at = i32(q_idx);

@@ -1,6 +1,11 @@
 // window: own + first <= kv_idx <= own + last. An open end lies 2^30 away, beyond every position.
 // slots: [first, last]
 
+// needs mask/algebra: Tile, hull_of, tile_class
+// needs mask/words: slot_i32
+// needs sequences: own_position
+// offers window_hull, window_keep, window_tile
+
 fn window_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     let relative = i32(kv_idx) - own_position(b, q_idx);
     return (relative >= slot_i32(slot)) & (relative <= slot_i32(slot + 1u));

@@ -1,5 +1,7 @@
 // A copy and nothing else: 16 bytes to an invocation, neighbours beside each other.
 
+// offers copy
+
 @group(0) @binding(0) var<storage, read> source: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> target_words: array<vec4<f32>>;
 

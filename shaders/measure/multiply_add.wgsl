@@ -2,6 +2,8 @@
 // every cycle, and stay in registers. 32 rounds of them to a turn of the loop, so that the loop costs little even where a
 // driver for CPUs merges what each turn changed by the mask of lanes; the inner loop is for the drivers to unroll.
 
+// offers multiply_add, storage, uniform
+
 struct Params { turns: u32, x: f32, y: f32 }
 
 @group(0) @binding(0) var<uniform> params: Params;

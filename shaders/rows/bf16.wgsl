@@ -1,5 +1,8 @@
 // bf16: the upper half of an f32.
 
+// needs problem: EXPONENT_BITS
+// offers bf16_pack, bf16_unpack
+
 fn bf16_unpack(word: u32) -> vec2<f32> {
     return bitcast<vec2<f32>>(vec2<u32>(word << 16u, word & 0xffff0000u));
 }

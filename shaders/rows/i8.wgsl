@@ -1,6 +1,8 @@
 // {{TENSOR}} has rows of 8 bits per element, which kernels number through. Four rows stand together: first each one's largest
 // magnitude as an f32, then the rows, four elements to a word, in 127ths of their magnitude.
 
+// offers read_{{TENSOR}}4, scale_of_{{TENSOR}}, words_of_{{TENSOR}}
+
 // Where the magnitude of a row of `words` words lies: as many magnitudes before it as rows, and all rows but those of its
 // four.
 fn scale_of_{{TENSOR}}(row: u32, words: u32) -> u32 {

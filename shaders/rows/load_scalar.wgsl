@@ -1,5 +1,10 @@
 // Rows of {{TENSOR}}, of any strides. What lies beyond a row's end reads as zero.
 
+// needs bindings: params
+// needs problem: element
+// needs rows/: read_{{TENSOR}}
+// offers load_{{TENSOR}}4
+
 fn load_{{TENSOR}}(b: u32, h: u32, row: u32, d: u32) -> f32 {
     let x = read_{{TENSOR}}(element(params.{{TENSOR}}_strides, params.{{TENSOR}}_base, b, h, row, min(d, {{ROW_LENGTH}} - 1u)));
     return select(0.0, x, d < {{ROW_LENGTH}});

@@ -1,5 +1,9 @@
 // The end of a row without sinks: o = o / l, lse = ln l + m. A row that kept nothing has l = 0 and o = 0.
 
+// needs bindings: params
+// needs online_softmax: LN_2, nan_if_lost
+// offers row_end
+
 struct RowEnd {
     // What o is multiplied with.
     norm: f32,

@@ -2,6 +2,11 @@
 //
 // One invocation per point.
 
+// needs bindings: params, points, values
+// needs constants: WORKGROUP_SIZE
+// needs problem: linear_workgroup
+// offers ScorePoint, score_points
+
 struct ScorePoint {
     b: u32,
     h: u32,

@@ -3,6 +3,13 @@
 //
 //   M = max(m, sink)    l' = l e^(m - M) + e^(sink - M)    o = o e^(m - M) / l'    lse = M + ln l'
 
+// needs bindings: mask_words, params
+// needs constants: SINKS_SLOT
+// needs mask/words: slot_u32
+// needs online_softmax: LN_2, LOWEST, nan_if_lost
+// needs problem: EXPONENT_BITS, LOG2_E, SIGN_BIT
+// offers row_end
+
 struct RowEnd {
     // What o is multiplied with.
     norm: f32,

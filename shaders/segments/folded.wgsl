@@ -6,6 +6,16 @@
 // The sums so far lie in o, and M and L of each row in stats. An invocation reads and writes its own components of o; the
 // stats are written by one invocation of a row and read by all of them behind a barrier.
 
+// needs bindings: lse, params, stats
+// needs constants: BLOCK_KV, SEGMENT
+// needs nonfinite_sums: scaled
+// needs online_softmax: LOWEST
+// needs query_block: QueryBlock
+// needs rows/: load_o4
+// needs score/: row_end
+// needs sequences: lse_index
+// offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
+
 struct SegmentEnd {
     // What the sums of this segment and of those before are multiplied with.
     norm: f32,

@@ -1,5 +1,13 @@
 // A row's keys are one segment: its end is o and lse.
 
+// needs bindings: lse
+// needs nonfinite_sums: scaled
+// needs online_softmax: LOWEST
+// needs query_block: QueryBlock
+// needs score/: row_end
+// needs sequences: lse_index
+// offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
+
 struct SegmentEnd {
     // What the row's sums are multiplied with.
     norm: f32,

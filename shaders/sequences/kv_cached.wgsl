@@ -1,6 +1,11 @@
 // Sequence b has the rows [kv_first[b], kv_lengths[b]) of the seq_len_kv that there is room for.
 // kv_lengths: i32 [batch]; kv_first: i32 [batch], zeros without left padding
 
+// needs bindings: mask_words, params
+// needs constants: KV_FIRST_SLOT, KV_SEQUENCES_SLOT
+// needs mask/words: slot_u32
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached
+
 // What has been appended, padding included.
 fn cached_len(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.seq_len_kv);

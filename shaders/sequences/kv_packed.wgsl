@@ -1,6 +1,11 @@
 // The keys of all sequences lie one behind the other: sequence b has the rows [kv_starts[b], kv_starts[b + 1]).
 // kv_starts: i32 [batch + 1]
 
+// needs bindings: mask_words, params
+// needs constants: KV_SEQUENCES_SLOT
+// needs mask/words: slot_u32
+// offers given_kv_len, kv_is_faulty, kv_place
+
 fn kv_start(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.kv_rows);
 }

@@ -1,6 +1,11 @@
 // Key p of sequence b lies in row p % block_size of block block_tables[b, p / block_size] of a pool that all share.
 // kv_lengths: i32 [batch]; block_tables: i32 [batch, blocks_per_sequence]
 
+// needs bindings: mask_words, params
+// needs constants: BLOCK_TABLES_SLOT, KV_SEQUENCES_SLOT
+// needs mask/words: slot_u32
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached
+
 fn cached_len(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.seq_len_kv);
 }

@@ -1,6 +1,12 @@
 // Sequence b has the last seq_len_kv of the kv_lengths[b] keys that there have been; key p lies in row p % seq_len_kv.
 // kv_lengths: i32 [batch]
 
+// needs bindings: mask_words, params
+// needs constants: KV_SEQUENCES_SLOT
+// needs mask/words: slot_u32
+// needs sequences/lengths_checked: kv_len
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached
+
 const MOST_POSITIONS: u32 = 1u << 29u;
 
 // What has been appended, overwritten keys included.

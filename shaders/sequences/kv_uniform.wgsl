@@ -1,5 +1,8 @@
 // Every sequence has seq_len_kv keys.
 
+// needs bindings: params
+// offers given_kv_len, kv_is_faulty, kv_place
+
 fn given_kv_len(b: u32) -> u32 {
     return params.seq_len_kv;
 }

@@ -1,3 +1,7 @@
+// needs sequences/kv_uniform: given_kv_len
+// needs sequences/q_uniform: given_q_len
+// offers kv_len, q_len
+
 fn q_len(b: u32) -> u32 {
     return given_q_len(b);
 }

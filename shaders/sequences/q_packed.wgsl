@@ -1,6 +1,11 @@
 // The queries of all sequences lie one behind the other: sequence b has the rows [q_starts[b], q_starts[b + 1]).
 // q_starts: i32 [batch + 1]
 
+// needs bindings: mask_words, params
+// needs constants: Q_SEQUENCES_SLOT
+// needs mask/words: slot_u32
+// offers given_q_len, q_is_faulty, q_place
+
 fn q_start(b: u32) -> u32 {
     return min(mask_words[slot_u32(Q_SEQUENCES_SLOT) + b], params.q_rows);
 }

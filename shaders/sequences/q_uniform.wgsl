@@ -1,5 +1,8 @@
 // Every sequence has seq_len_q queries.
 
+// needs bindings: params
+// offers given_q_len, q_is_faulty, q_place
+
 fn given_q_len(b: u32) -> u32 {
     return params.seq_len_q;
 }

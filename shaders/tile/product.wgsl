@@ -1,5 +1,13 @@
 // {{NEAR_TENSOR}} {{FAR_TENSOR}}^T of a tile: result[i] has the four own rows' products with the other side's row x + i * COLUMNS.
 // Chunks of CHUNK components of both are staged in workgroup memory.
+
+// needs constants: CHUNK, COLUMNS, OTHER_BLOCK, OWN_BLOCK
+// needs rows/: load_{{FAR_TENSOR}}4, load_{{NEAR_TENSOR}}4
+// needs tile/rows: INVOCATIONS, OTHERS
+// needs tile/staged: CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, dot4, stage
+// needs tile/turns: is_turn, turns
+// offers product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}
+
 fn product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}(own: Rows, other: Rows, length: u32, invocation: u32) -> array<vec4<f32>, OTHERS> {
     let y = invocation / COLUMNS;
     let x = invocation % COLUMNS;

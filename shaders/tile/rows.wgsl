@@ -6,6 +6,10 @@
 // `nonfinite_rows`. A row of `cells` is longer than what it holds, so that neighbours that write a column use different
 // banks.
 
+// needs constants: COLUMNS, OTHER_BLOCK, OWN_BLOCK
+// needs forward_matrix or tile/: cells
+// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;
 // Rows of the other side that an invocation has the scores of.

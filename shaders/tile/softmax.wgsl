@@ -2,6 +2,23 @@
 // has of the scores the keys tile_key(x, i), and of the output the components 4x, 4 (x + COLUMNS), ... m is the same in all
 // invocations of a row; l is each invocation's own share, summed at the end. The kernel declares tile_key.
 
+// needs bindings: params
+// needs constants: COLUMNS, HEAD_DIM_V, MODIFIED
+// needs forward_matrix or forward_tiled: tile_key
+// needs forward_matrix or tile/: cells
+// needs generated: modified_score
+// needs mask/algebra: PARTIAL
+// needs nonfinite: is_nonfinite
+// needs nonfinite_keys: kept_nonfinite_v4
+// needs nonfinite_sums: with_kept_nonfinite
+// needs online_softmax: LOWEST
+// needs query_block: QueryBlock, cell_kept
+// needs rows/: load_o4, store_o4
+// needs segments/: await_stats, folded_o4, segment_end, segment_stats
+// needs sequences/: q_place
+// needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// offers KEYS, OUTPUTS, V4, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
+
 const KEYS: u32 = OTHERS;
 const V4: u32 = HEAD_DIM_V / 4u;
 const OUTPUTS: u32 = V4 / COLUMNS;

@@ -8,6 +8,10 @@
 // barrier. `nonfinite_rows` is cleared by the first invocation after the products, added to after that same barrier, and read
 // after the sum's last one. Rows are longer than what they hold, so that neighbours that write a column use different banks.
 
+// needs constants: CHUNK, OTHER_BLOCK, OWN_BLOCK, STAGED_ROWS, SUMMED_LENGTH
+// needs tile/rows: CELL_ROW
+// offers CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, cells, dot4, stage
+
 const CHUNK4: u32 = CHUNK / 4u;
 const OWN_ROW: u32 = OWN_BLOCK + 2u;
 const OTHER_ROW: u32 = OTHER_BLOCK + 2u;

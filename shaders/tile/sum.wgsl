@@ -1,5 +1,15 @@
 // sums += cells^T {{FAR_TENSOR}}, over the tile's rows of the other side, of which STAGED_ROWS are staged at a time. In PARTIAL
 // tiles what isn't finite counts as 0 and is noted.
+
+// needs constants: COLUMNS, OTHER_BLOCK, STAGED_ROWS
+// needs mask/algebra: PARTIAL
+// needs nonfinite: is_nonfinite, without_nonfinite
+// needs rows/: load_{{FAR_TENSOR}}4
+// needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
+// needs tile/staged: Rows, cells, stage
+// needs tile/turns: is_turn, turns
+// offers add_{{FAR_TENSOR}}
+
 fn add_{{FAR_TENSOR}}(
     sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u / COLUMNS>, 4>>,
     other: Rows,
