@@ -4,9 +4,14 @@ use std::ops::RangeInclusive;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
-use wgpu_attention::{Mask, MaskData, Random, Shape, TileGrid};
+use wgpu_attention::{
+    Inputs, Mask, MaskData, Outputs, Problem, Random, Shape, TileGrid, reference,
+};
 
+use crate::fixture::{ATTENTION, Operands, kernels};
+use crate::forward::MASKS;
 use crate::masks::{check_materialized, check_tiles};
+use crate::tolerance::{assert_close, naive};
 
 /// Groups of heads, sequences that differ in number from heads, and lengths that are no multiples of anything.
 const SHAPES: [Shape; 3] = [
@@ -57,6 +62,31 @@ fn leaves_beside_each_other_read_their_own() {
         for mask in [(a.clone() & !b.clone()) | c.clone(), Mask::PerHead(vec![c, a & b])] {
             check_materialized(&mask, shape, &all);
             check_tiles(&mask, shape, &all, GRID);
+        }
+    }
+}
+
+/// Attention under leaves that no mask of the other tests has, by every kernel that serves: prefill, decode.
+#[test]
+fn attention_under_the_leaves_without_tests_of_their_own() {
+    let has = |mask: &&str, name: &str| mask.contains(name);
+    let untested = Mask::leaves().filter(|leaf| !MASKS.iter().any(|mask| has(&mask, leaf.name())));
+    for (seed, leaf) in (0..).zip(untested) {
+        let mut draw = numbers(seed);
+        for shape in [Shape::new(2, 4, 40, 20).seq_kv(77).kv_heads(2), Shape::new(2, 4, 3, 20)] {
+            let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
+            let operands = Operands::random(&shape, seed);
+            let inputs = Inputs { mask: &data, ..operands.inputs() };
+            let problem = Problem::new(shape).mask(mask.clone()).data_shape(data.shape());
+            let truth = reference::attention(&problem, &inputs).unwrap();
+            let naive = naive(&problem, &mask, &inputs);
+            for kernel in kernels(&problem) {
+                let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+                let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
+                let what = format!("{kernel}, {mask}, {shape:?}");
+                assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
+                assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
+            }
         }
     }
 }
