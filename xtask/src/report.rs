@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -68,33 +69,43 @@ impl Report {
         Ok(status.success())
     }
 
-    /// Runs a command as one step, and beside it others, one after the other, a step each: what the one leaves idle of the
-    /// processor, the others take. What they print follows when it has ended.
-    pub(crate) fn run_beside(
-        &mut self,
-        name: impl Into<String>,
-        command: &mut Command,
-        others: Vec<(String, Command)>,
-    ) -> Result<()> {
+    /// Runs commands as a step each, two at a time, in their order: most drivers for CPUs compile one kernel at a time, which
+    /// leaves half of two cores idle. One of the two prints as it goes; what the other prints follows when the first has ended.
+    pub(crate) fn run_two_at_a_time(&mut self, steps: Vec<(String, Command)>) -> Result<()> {
+        let queue = Mutex::new(steps.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let (sender, ended) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
+            // It gets the second of them: this thread takes the first before it starts.
+            let mut first = next();
             scope.spawn(move || {
-                for (name, command) in others {
-                    // Nobody waits for more where the first couldn't be started.
+                while let Some((name, command)) = next() {
+                    // Nobody waits for more where one couldn't be started.
                     if sender.send((name, capture(command))).is_err() {
                         return;
                     }
                 }
             });
-            self.run(name, command)?;
+            while let Some((name, mut command)) = first.take().or_else(next) {
+                self.run(name, &mut command)?;
+                for (name, captured) in ended.try_iter() {
+                    self.show(name, captured?)?;
+                }
+            }
             for (name, captured) in ended {
-                let Captured { words, text, outcome } = captured?;
-                eprintln!("\n── {name}\n   {words}");
-                std::io::stderr().write_all(&text)?;
-                self.steps.push((name, outcome));
+                self.show(name, captured?)?;
             }
             Ok(())
         })
+    }
+
+    /// Prints what a command printed, and notes how it ended.
+    fn show(&mut self, name: String, captured: Captured) -> Result<()> {
+        let Captured { words, text, outcome } = captured;
+        eprintln!("\n── {name}\n   {words}");
+        std::io::stderr().write_all(&text)?;
+        self.steps.push((name, outcome));
+        Ok(())
     }
 
     /// Notes a step that was left out, and says so at once.
@@ -142,12 +153,15 @@ mod tests {
         fails.args(["-c", "head -c 70000 /dev/zero | tr '\\0' ' ' >&2; exit 3"]);
         let mut unavailable = Command::new("sh");
         unavailable.args(["-c", &format!("exit {UNAVAILABLE}")]);
-        let others = vec![
-            ("second".into(), fails),
-            ("third".into(), Command::new("true")),
-            ("fourth".into(), unavailable),
+        let steps = vec![
+            ("passes".to_owned(), Command::new("true")),
+            ("fails".to_owned(), fails),
+            ("passes too".to_owned(), Command::new("true")),
+            ("unavailable".to_owned(), unavailable),
         ];
-        report.run_beside("first", &mut Command::new("true"), others).unwrap();
+        report.run_two_at_a_time(steps).unwrap();
+        // They end in any order.
+        report.steps.sort_by(|(one, _), (other, _)| one.cmp(other));
         let outcomes: Vec<&Outcome> = report.steps.iter().map(|(_, outcome)| outcome).collect();
         assert!(
             matches!(

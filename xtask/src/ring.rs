@@ -4,35 +4,17 @@
 
 use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use drivers::workspace::{Workspace, artifact, run_to_end};
-use drivers::{Choice, Device, Mpi};
-
-use crate::report::Report;
+use drivers::{Choice, Device, Mpi, Unavailable};
 
 /// `cargo xtask ring`.
 pub(crate) fn run(workspace: &Workspace, choice: Choice, ranks: usize) -> Result<ExitCode> {
     ensure!(ranks > 0, "there must be a rank");
     let device = drivers::select(workspace, choice)?;
-    let mpi = match drivers::mpi(workspace)? {
-        Ok(mpi) => mpi,
-        Err(reason) => bail!("{reason}"),
-    };
+    let mpi = drivers::mpi(workspace)?.map_err(Unavailable)?;
     eprintln!("running {ranks} ranks by {} on {device}", mpi.name);
     run_to_end(&mut ring(workspace, &device, &mpi, ranks)?)
-}
-
-/// Two ranks as a step of the tests.
-pub(crate) fn test(workspace: &Workspace, device: &Device, report: &mut Report) -> Result<()> {
-    let name = "ring attention, two ranks over MPI";
-    match drivers::mpi(workspace)? {
-        Err(reason) => report.skip(name, reason),
-        Ok(mpi) => {
-            let mut command = ring(workspace, device, &mpi, 2)?;
-            report.run(format!("{name} ({}) on {device}", mpi.name), &mut command)?;
-        }
-    }
-    Ok(())
 }
 
 /// Builds the example, and gives the command that starts its ranks.

@@ -4,14 +4,19 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use drivers::workspace::{Workspace, run_to_end};
+use drivers::workspace::{Workspace, own_program, run_to_end};
 use drivers::{Choice, Device, Second};
 
+use crate::lab;
 use crate::report::Report;
-use crate::{lab, ring};
 
 /// The integration test that needs a device, run once per driver.
-const DEVICE_TESTS: &str = "device";
+const DEVICE: &str = "device";
+const DEVICE_TESTS: &[&str] = &["--test", DEVICE];
+
+/// Modules that take half of its time, which is that of compiling kernels. Mesa's driver for CPUs compiles one at a time in each
+/// process, so two processes take half as long.
+const HALF: &[&str] = &["backward::", "decode::"];
 
 /// By what the test over MPI, which cargo doesn't know, is found.
 const RING_TEST: &str = "ring_mpi";
@@ -112,7 +117,7 @@ pub(crate) fn soak(
         args: vec!["--ignored".into(), "--nocapture".into()],
         ..Tests::default()
     };
-    let mut cargo = test_command(workspace, Some(DEVICE_TESTS), &tests);
+    let mut cargo = test_command(workspace, DEVICE_TESTS, &tests);
     cargo.env("WGPU_ATTENTION_SOAK_CALLS", calls.to_string());
     if let Some(seed) = seed {
         cargo.env("WGPU_ATTENTION_SOAK_SEED", seed.to_string());
@@ -169,8 +174,8 @@ pub(crate) fn ci(workspace: &Workspace, choice: Choice) -> Result<ExitCode> {
     Ok(report.finish())
 }
 
-/// Builds the tests once, then runs a pass per driver, both at a time, and `others` after the second; a failed pass doesn't keep
-/// the next from running, since what fails on one driver alone is the first thing one wants to know.
+/// Builds the tests once, then runs them on the drivers, and `others` behind them. What fails doesn't keep the next from
+/// running: what fails on one driver alone is the first thing one wants to know.
 fn test_passes(
     workspace: &Workspace,
     choice: Choice,
@@ -194,19 +199,37 @@ fn test_passes(
         Some(filter) => format!(" named *{filter}*"),
         None => String::new(),
     };
-    let pass = |what: &str, target: Option<&str>, device: &Device, only: &[&str]| {
-        let mut command = test_command(workspace, target, tests);
+    let brief = !tests.thorough && tests.filter.is_none();
+    let pass = |what: &str, device: &Device, targets: &[&str], only: &[&str]| {
+        let mut command = test_command(workspace, targets, tests);
         command.args(only);
         device.apply(&mut command);
         (format!("{what}{named} on {device}"), command)
     };
-    let (name, mut command) = pass("all tests", None, &device, &[]);
-    let mut beside = Vec::new();
-    let brief = !tests.thorough && tests.filter.is_none();
+    // What takes longest comes first.
+    let mut steps = Vec::new();
+    if tests.filter.is_some() {
+        steps.push(pass("all tests", &device, &[], &[]));
+    } else {
+        let skipped: Vec<&str> = HALF.iter().flat_map(|module| ["--skip", module]).collect();
+        let but_device: Vec<&str> = ["--lib", "--bins"]
+            .into_iter()
+            .chain(
+                workspace
+                    .tests()
+                    .iter()
+                    .filter(|name| *name != DEVICE)
+                    .flat_map(|name| ["--test", name.as_str()]),
+            )
+            .collect();
+        steps.push(pass("device tests, one half,", &device, DEVICE_TESTS, &skipped));
+        steps.push(pass("device tests, the other half,", &device, DEVICE_TESTS, HALF));
+        steps.push(pass("all other tests", &device, &but_device, &[]));
+        steps.push(pass("tests of the documentation", &device, &["--doc"], &[]));
+    }
     if brief {
-        drivers::leave_unoptimised(&mut command);
-        let what = "each kernel, optimised,";
-        beside.push(pass(what, Some(DEVICE_TESTS), &device, OPTIMISED));
+        steps.iter_mut().for_each(|(_, command)| drivers::leave_unoptimised(command));
+        steps.push(pass("each kernel, optimised,", &device, DEVICE_TESTS, OPTIMISED));
     }
     match second {
         Second::Device(device) => {
@@ -214,31 +237,28 @@ fn test_passes(
                 true => ("part of the device tests", ON_SECOND),
                 false => ("device tests", &[][..]),
             };
-            beside.push(pass(what, Some(DEVICE_TESTS), &device, only));
+            steps.insert(steps.len().min(2), pass(what, &device, DEVICE_TESTS, only));
         }
         Second::Unavailable(reason) => {
             report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
         Second::Unwanted => {}
     }
-    beside.extend(others);
-    // lavapipe compiles one kernel at a time, so that its pass leaves half of two cores idle.
-    report.run_beside(name, &mut command, beside)?;
     if tests.filter.as_ref().is_none_or(|filter| RING_TEST.contains(filter.as_str())) {
-        ring::test(workspace, &device, report)?;
+        let mut ring = Command::new(own_program()?);
+        ring.args(["ring", "--driver"]).arg(choice.to_string());
+        steps.push(("ring attention, two ranks over MPI".to_owned(), ring));
     }
-    Ok(())
+    steps.extend(others);
+    report.run_two_at_a_time(steps)
 }
 
-/// A run of the tests of one target, or of all of them.
-fn test_command(workspace: &Workspace, target: Option<&str>, tests: &Tests) -> Command {
+/// A run of the tests of these targets, or of all.
+fn test_command(workspace: &Workspace, targets: &[&str], tests: &Tests) -> Command {
     let mut cargo = workspace.cargo("test");
     // Always the whole workspace: another selection of packages may select other features of shared dependencies,
     // and then cargo builds them once more.
-    cargo.args(["--workspace", "--all-features", "--no-fail-fast"]);
-    if let Some(target) = target {
-        cargo.args(["--test", target]);
-    }
+    cargo.args(["--workspace", "--all-features", "--no-fail-fast"]).args(targets);
     cargo.args(&tests.filter).arg("--").args(&tests.args);
     cargo
 }
@@ -264,11 +284,11 @@ mod tests {
             ..Tests::default()
         };
         assert_eq!(
-            drivers::workspace::describe(&test_command(&workspace, Some("device"), &tests)),
+            drivers::workspace::describe(&test_command(&workspace, DEVICE_TESTS, &tests)),
             "cargo test --workspace --all-features --no-fail-fast --test device window -- --nocapture"
         );
         assert_eq!(
-            drivers::workspace::describe(&test_command(&workspace, None, &Tests::default())),
+            drivers::workspace::describe(&test_command(&workspace, &[], &Tests::default())),
             "cargo test --workspace --all-features --no-fail-fast --"
         );
     }

@@ -19,6 +19,8 @@ pub struct Workspace {
     target: PathBuf,
     /// The target triple that programs are built for.
     host: String,
+    /// The names of all packages' integration tests.
+    tests: Vec<String>,
 }
 
 impl Workspace {
@@ -52,6 +54,7 @@ impl Workspace {
             root: folder("workspace_root")?,
             target: folder("target_directory")?,
             host: host.to_owned(),
+            tests: tests(&metadata),
         })
     }
 
@@ -63,6 +66,11 @@ impl Workspace {
     /// Where cargo builds; what the tasks download goes there too, so that `cargo clean` removes it.
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// The names of all packages' integration tests.
+    pub fn tests(&self) -> &[String] {
+        &self.tests
     }
 
     /// A call of `cargo <subcommand>` on this workspace, in the caller's folder, so that relative paths among the
@@ -96,6 +104,17 @@ fn cargo_in(root: &Path, subcommand: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).arg("--manifest-path").arg(root.join("Cargo.toml"));
     command
+}
+
+/// The names of the integration tests in what `cargo metadata` printed.
+fn tests(metadata: &Value) -> Vec<String> {
+    let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
+    list(metadata, "packages")
+        .iter()
+        .flat_map(|package| list(package, "targets"))
+        .filter(|target| list(target, "kind").iter().any(|kind| kind == "test"))
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect()
 }
 
 fn host_triple(version: &str) -> Option<&str> {
