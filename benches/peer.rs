@@ -7,9 +7,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use wgpu_attention::measure::{Clock, Workload};
+use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan, Inputs, Mask,
-    MaskBuffers, MaskData, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Inputs, Mask, MaskBuffers, MaskData,
+    Problem, Shape,
 };
 
 enum Prepared {
@@ -93,7 +94,7 @@ fn answer(
 fn prepare(command: &Value, attention: &Attention) -> Result<Prepared> {
     let sizes: [usize; 6] = serde_json::from_value(command["shape"].clone())?;
     let [batch, heads, kv_heads, seq_q, seq_kv, dim] = sizes;
-    let shape = Shape::new(batch, heads, seq_q, dim).kv_heads(kv_heads).seq_kv(seq_kv);
+    let shape = Shape::new(batch, heads, seq_q, dim).num_kv_heads(kv_heads).seq_len_kv(seq_kv);
     let mut mask = if command["causal"] == true { Mask::causal() } else { Mask::All };
     let mut data = MaskData::new();
     if let Ok(lengths) = serde_json::from_value::<Vec<i32>>(command["lengths"].clone()) {
@@ -112,7 +113,7 @@ fn prepare(command: &Value, attention: &Attention) -> Result<Prepared> {
     }
     let inputs = Inputs::new(&q, &k, &v).mask(&data);
     let work = Workload::with_operands(attention, &problem, &inputs)?;
-    let plan = AttentionPlan::new(attention.kernels(), work.problem())?;
+    let plan = AttentionPlan::new(attention.kernels(), work.problem(), &Default::default())?;
     Ok(Prepared::Forward { work: Box::new(work), plan: Box::new(plan) })
 }
 
@@ -138,8 +139,8 @@ impl Training {
         };
         let shape = problem.shape();
         Ok(Self {
-            forward: AttentionPlan::new(kernels, problem)?,
-            backward: BackwardPlan::new(kernels, problem)?,
+            forward: AttentionPlan::new(kernels, problem, &Default::default())?,
+            backward: BackwardPlan::new(kernels, problem, &Default::default())?,
             operands: operands.each_ref().map(upload),
             kept: [output(shape.o_len()?), output(shape.lse_len()?)],
             gradients: [output(shape.q_len()?), output(shape.k_len()?), output(shape.v_len()?)],
@@ -149,11 +150,13 @@ impl Training {
     fn encode(&self, encoder: &mut wgpu::CommandEncoder) -> wgpu_attention::Result<()> {
         let [q, k, v, dout] = self.operands.each_ref().map(|buffer| buffer.slice(..));
         let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
-        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| Some(buffer.slice(..)));
+        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| buffer.slice(..));
         let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
         self.forward.encode(encoder, &buffers)?;
-        let own = BackwardBuffers::new(q, k, v, o, lse, dout);
-        self.backward.encode(encoder, &BackwardBuffers { dq, dk, dv, ..own })
+        let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
+        let mask = MaskBuffers::new();
+        let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
+        self.backward.encode(encoder, &buffers)
     }
 
     /// dq, dk and dv, one after the other.

@@ -8,10 +8,8 @@ mod common;
 
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
-use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Mask, MaskData, MaskFormat, Output, Outputs, Problem,
-    ScoreTensor, Shape,
-};
+use wgpu_attention::plan::{MaskFormat, ScoreTensor};
+use wgpu_attention::{Attention, Inputs, Mask, MaskData, Output, Outputs, Problem, Shape};
 
 const SEQ: usize = 3;
 const HEAD_DIM: usize = 4;
@@ -19,7 +17,7 @@ const PAD: &str = "[PAD]";
 const CATS: [&str; SEQ] = ["I", "love", "cats"];
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
 
     // A mask is an expression, and its text parses.
     let right_padded: Mask = "causal & key_lengths".parse()?;
@@ -56,10 +54,10 @@ fn rows_that_keep_nothing(attention: &Attention, mask: &Mask, flags: &MaskData) 
     let shape = Shape::new(2, 1, SEQ, HEAD_DIM);
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
-    let inputs = Inputs { q: &q, k: &k, v: &v, mask: flags };
-    let outputs = Outputs { lse: true, tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+    let inputs = Inputs::new(&q, &k, &v).mask(flags);
+    let outputs = Outputs::default().lse(true).tensors(vec![ScoreTensor::Weights]);
     let problem = Problem::new(shape).mask(mask.clone());
-    let Output { o, lse, tensors } = attention.run_blocking(&problem, &inputs, &outputs)?;
+    let Output { o, lse, tensors, .. } = attention.run_blocking(&problem, &inputs, &outputs)?;
 
     let (weights, empty_row) = (&tensors[0][SEQ * SEQ..], &o[SEQ * HEAD_DIM..][..HEAD_DIM]);
     let rows = [PAD, "Dogs", "are"];

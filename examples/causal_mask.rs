@@ -8,12 +8,13 @@ mod common;
 
 use anyhow::Result;
 use common::print_matrix;
-use wgpu_attention::{Attention, DeviceChoice, Mask, MaskData, MaskFormat, Problem, Shape};
+use wgpu_attention::plan::MaskFormat;
+use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
 
 const INF: f32 = f32::INFINITY;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     three_tokens(&attention)?;
     five_tokens(&attention)
 }

@@ -16,9 +16,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use common::{max_difference, normal};
 use indicatif::{ProgressBar, ProgressStyle};
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionPlan, CacheShape, DeviceChoice, Inputs, KvCache,
-    Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs, Problem, QuerySequences, Shape,
+    Attention, AttentionPlan, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, Outputs,
+    Problem, Shape,
 };
 
 const HEADS: usize = 8;
@@ -83,7 +85,7 @@ struct Running {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     let mut engine = Engine::new(&attention)?;
     engine.fill_system_prompt()?;
 
@@ -180,7 +182,7 @@ impl<'a> Engine<'a> {
             attention,
             cache: KvCache::new(kernels, &shape)?,
             append: AppendPlan::new(kernels, &shape, &tokens)?,
-            plan: AttentionPlan::new(kernels, &problem)?,
+            plan: AttentionPlan::new(kernels, &problem, &Default::default())?,
             problem,
             q: buffer(BUDGET * HEADS * HEAD_DIM),
             k: buffer(BUDGET * KV_HEADS * HEAD_DIM),
@@ -273,7 +275,8 @@ impl<'a> Engine<'a> {
         let data = MaskBuffers::new().with(MaskInput::QStarts, self.starts.slice(..));
         let mut encoder = self.attention.device().create_command_encoder(&Default::default());
         let buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
-            .sequences(data.clone(), Some(&lengths));
+            .sequences(data.clone())
+            .lengths(&lengths);
         self.append.encode(&mut encoder, &mut self.cache, &buffers)?;
         let (q, o) = (self.q.slice(..), self.o.slice(..));
         let buffers = self.cache.attention_buffers(&self.problem, q, data, o)?;
@@ -331,7 +334,7 @@ fn difference_alone(attention: &Attention, running: &Running) -> Result<f32> {
         (0..request.tokens()).flat_map(|position| request.row(tensor, heads, position)).collect()
     };
     let (q, k, v) = (tensor(0, HEADS), tensor(1, KV_HEADS), tensor(2, KV_HEADS));
-    let shape = Shape::new(1, HEADS, request.tokens(), HEAD_DIM).kv_heads(KV_HEADS);
+    let shape = Shape::new(1, HEADS, request.tokens(), HEAD_DIM).num_kv_heads(KV_HEADS);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(Mask::causal());
     let whole = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
     Ok(max_difference(&running.o, &whole.o[SYSTEM * HEADS * HEAD_DIM..]))

@@ -8,9 +8,9 @@ mod common;
 
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
+use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Mask, MaskData, Output, Outputs, Problem, ScoreTensor, Shape,
-    reference,
+    Attention, Inputs, Mask, MaskData, Output, Outputs, Problem, Shape, reference,
 };
 
 const PAD: &str = "<PAD>";
@@ -22,8 +22,8 @@ const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
-    let shape = Shape::new(2, HEADS, TARGETS[0].len(), HEAD_DIM).seq_kv(SOURCES[0].len());
+    let attention = Attention::open_blocking(&Default::default())?;
+    let shape = Shape::new(2, HEADS, TARGETS[0].len(), HEAD_DIM).seq_len_kv(SOURCES[0].len());
     let problem = Problem::new(shape).mask(Mask::KeyLengths);
     let lengths = MaskData::new().key_lengths(SOURCES.map(real_tokens));
 
@@ -31,8 +31,8 @@ fn main() -> Result<()> {
     let clean = [normal(2, shape.k_len()?), normal(3, shape.v_len()?)];
     let hostile = clean.clone().map(fill_padding);
     let run = |problem: &Problem, [k, v]: &[Vec<f32>; 2]| {
-        let inputs = Inputs { q: &q, k, v, mask: &lengths };
-        let outputs = Outputs { tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+        let inputs = Inputs::new(&q, k, v).mask(&lengths);
+        let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
         attention.run_blocking(problem, &inputs, &outputs)
     };
 
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     println!("Without the mask, {spoilt} of {} outputs are NaN.", unmasked.len());
     assert_eq!(spoilt, unmasked.len() / 2, "all of the second sentence");
 
-    let inputs = Inputs { q: &q, k: &clean[0], v: &clean[1], mask: &lengths };
+    let inputs = Inputs::new(&q, &clean[0], &clean[1]).mask(&lengths);
     let truth: Vec<f32> =
         reference::attention(&problem, &inputs)?.o.into_iter().map(|value| value as f32).collect();
     let error = max_difference(&o, &truth);

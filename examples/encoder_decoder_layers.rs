@@ -13,9 +13,7 @@ mod common;
 
 use anyhow::Result;
 use common::normal;
-use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape,
-};
+use wgpu_attention::{Attention, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape};
 
 const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
@@ -33,7 +31,7 @@ struct Translation {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     let (source, target) = (normal(1, SOURCE.len() * WIDTH), normal(2, TARGET.len() * WIDTH));
     let before = translate(&attention, &source, &target)?;
 
@@ -88,9 +86,9 @@ fn sublayer(
     let weights = |offset: u64| normal(seed + offset, WIDTH * WIDTH);
     let (q, k, v) = (project(x, &weights(0)), project(y, &weights(1)), project(y, &weights(2)));
     // In [batch, seq, heads, dim] a row of WIDTH numbers is its heads side by side: nothing to split, nothing to join.
-    let shape = Shape::new(1, HEADS, x.len() / WIDTH, HEAD_DIM).seq_kv(y.len() / WIDTH);
+    let shape = Shape::new(1, HEADS, x.len() / WIDTH, HEAD_DIM).seq_len_kv(y.len() / WIDTH);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
-    let inputs = Inputs { q: &q, k: &k, v: &v, mask: data };
+    let inputs = Inputs::new(&q, &k, &v).mask(data);
     let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
 
     let residual: Vec<f32> =

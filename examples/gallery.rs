@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use wgpu_attention::mask::{MaskSample, TileGrid, compositions};
 use wgpu_attention::picture::{Heatmap, Panel};
-use wgpu_attention::{
-    Attention, Custom, DeviceChoice, Mask, MaskData, MaskFormat, MaskSample, Problem, Shape,
-    TileGrid, compositions,
-};
+use wgpu_attention::plan::{MaskFormat, TileOptions};
+use wgpu_attention::wgsl::Custom;
+use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
 
 /// Of the operators' pictures, in which single cells are seen, as in the leaves'.
 const SMALL: usize = 24;
@@ -43,7 +43,7 @@ impl From<MaskSample> for Entry {
 
 fn main() -> Result<()> {
     let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("docs"), PathBuf::from);
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     let (leaves, named) = (leaves()?, named_compositions());
     for entry in leaves.iter().chain(&named) {
         let path = folder.join("masks").join(format!("{}.png", entry.name));
@@ -63,7 +63,11 @@ fn shown(path: &Path) -> String {
 fn draw(attention: &Attention, entry: &Entry) -> Result<Heatmap> {
     let problem = Problem::new(entry.shape).mask(entry.mask.clone());
     let mask = attention.materialize_blocking(&problem, &entry.data, MaskFormat::Additive)?;
-    let tiles = attention.tile_classes_blocking(&problem, &entry.data, Some(GRID))?;
+    let tiles = attention.tile_classes_blocking(
+        &problem,
+        &entry.data,
+        &TileOptions::default().grid(GRID),
+    )?;
     let [batch, heads, rows, columns] = mask.dims;
     let planes = mask.values.chunks(rows * columns).enumerate();
     let panels = planes.map(|(at, values)| {
@@ -135,7 +139,7 @@ fn leaves() -> Result<Vec<Entry>> {
     let samples = Mask::leaves().flat_map(|leaf| leaf.samples());
     let leaves: Vec<Entry> = samples.map(Entry::from).collect();
     let square = Shape::new(1, 1, SMALL, 1);
-    let two_heads = Shape { num_heads: 2, num_kv_heads: 2, ..square };
+    let two_heads = square.num_heads(2).num_kv_heads(2);
     let documents = [7, 3, 9, 5].into_iter().zip(0..).flat_map(|(length, id)| vec![id; length]);
     let operator = |name, mask, sentence, reads: &str, source| Entry {
         name,
@@ -297,7 +301,7 @@ fn named_compositions() -> Vec<Entry> {
             none().bucket_ids([1, 1, 1, LARGE], buckets),
         ),
         Entry {
-            shape: Shape { seq_len_q: 40, ..square },
+            shape: square.seq_len_q(40),
             ..entry(
                 "speculative_tree",
                 compositions::speculative_tree(),

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use common::max_difference;
 use indicatif::{ProgressBar, ProgressStyle};
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::files::TensorFile;
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionPlan, CacheShape, DeviceChoice, Inputs, KvCache,
-    Layout, Mask, MaskBuffers, MaskInput, NewTokens, Outputs, Pairing, Problem, QuerySequences,
-    Rotary, Shape,
+    Attention, AttentionPlan, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, Outputs,
+    Problem, Shape,
 };
 
 const LAYERS: usize = 4;
@@ -36,7 +37,7 @@ const PROMPTS: [&str; 3] = ["Alice was beginning to", "The Queen said", "`Oh, "]
 const ALLOWED: f32 = 1e-4;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/data/gpt.safetensors"))?;
     let prompts = PROMPTS.map(|prompt| prompt.bytes().map(usize::from).collect());
     let generated = generate(&attention, &model, prompts.to_vec())?;
@@ -234,7 +235,8 @@ impl Stage {
         let tokens = NewTokens::new(seq_len)
             .sequences(sequences)
             .layout(Layout::Bshd)
-            .rotary(rotary(), HEADS);
+            .rotary(rotary())
+            .query_heads(HEADS);
         let problem =
             shape.problem(HEADS, seq_len, sequences).layout(Layout::Bshd).mask(Mask::causal());
         let buffer = |elements: usize| {
@@ -249,7 +251,7 @@ impl Stage {
         };
         Ok(Self {
             append: AppendPlan::new(kernels, shape, &tokens)?,
-            attention: AttentionPlan::new(kernels, &problem)?,
+            attention: AttentionPlan::new(kernels, &problem, &Default::default())?,
             problem,
             q: buffer(rows * DIM),
             rotated_q: buffer(rows * DIM),
@@ -276,9 +278,11 @@ impl Stage {
         let data = MaskBuffers::new().with(MaskInput::QStarts, self.starts.slice(..));
         let before = allocations(attention);
         let mut encoder = attention.device().create_command_encoder(&Default::default());
-        let buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
-            .queries(self.q.slice(..), self.rotated_q.slice(..))
-            .sequences(data.clone(), lengths);
+        let mut buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
+            .q(self.q.slice(..))
+            .rotated_q(self.rotated_q.slice(..))
+            .sequences(data.clone());
+        buffers.lengths = lengths;
         self.append.encode(&mut encoder, cache, &buffers)?;
         let (q, o) = (self.rotated_q.slice(..), self.o.slice(..));
         let buffers = cache.attention_buffers(&self.problem, q, data, o)?;

@@ -74,8 +74,9 @@ impl App {
             wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
         let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
         let descriptor = wgpu::DeviceDescriptor {
-            // Attention asks for no feature. Where the application enables subgroups, it makes use of them.
-            required_features: adapter.features() & wgpu::Features::SUBGROUP,
+            // Attention computes everything without any feature, and faster with these.
+            required_features: wgpu_attention::required_features(&adapter),
+            required_limits: wgpu_attention::required_limits(&adapter),
             ..Default::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await?;
@@ -125,9 +126,9 @@ impl App {
     /// Renders all frames in one submit and returns the embeddings afterwards.
     fn render_frames(&self, x: &[f32]) -> Result<Vec<f32>> {
         // Once: validation, the choice of a kernel, compilation.
-        let kernels = Kernels::new(&self.device);
+        let kernels = Kernels::new(&self.device, &Default::default());
         let problem = Problem::new(SHAPE).mask(Mask::causal() & Mask::KeyLengths);
-        let plan = AttentionPlan::new(&kernels, &problem)?;
+        let plan = AttentionPlan::new(&kernels, &problem, &Default::default())?;
         println!("the plan: {}", plan.explain());
 
         // q, k and v lie in one buffer, at offsets that the device can bind; o in the middle of another.
@@ -231,6 +232,6 @@ fn expected(x: &[f32], lengths: [i32; 2]) -> Result<Vec<f32>> {
     let (q, k, v) = (of(|x| 1.5 * x), of(|x| x - 0.25), of(|x| x * x));
     let problem = Problem::new(SHAPE).mask(Mask::causal() & Mask::KeyLengths);
     let data = MaskData::new().key_lengths(lengths);
-    let o = reference::attention(&problem, &Inputs { q: &q, k: &k, v: &v, mask: &data })?.o;
+    let o = reference::attention(&problem, &Inputs::new(&q, &k, &v).mask(&data))?.o;
     Ok(x.iter().zip(o).map(|(x, o)| (f64::from(*x) + o) as f32).collect())
 }

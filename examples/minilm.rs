@@ -15,9 +15,9 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_attention::files::{Operands, TensorFile};
 use wgpu_attention::picture::{Heatmap, Panel};
+use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Layout, Mask, MaskData, Output, Outputs, Problem, ScoreTensor,
-    Shape, reference,
+    Attention, Inputs, Layout, Mask, MaskData, Output, Outputs, Problem, Shape, reference,
 };
 
 const PAD: &str = "[PAD]";
@@ -50,7 +50,7 @@ impl Weights {
 
 fn main() -> Result<()> {
     let layers: Vec<Layer> = files().iter().map(|path| Layer::open(path)).collect::<Result<_>>()?;
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     println!("device: {}", attention.kernels().device().adapter_info().name);
 
     let weights: Vec<Weights> =
@@ -169,7 +169,7 @@ fn check(attention: &Attention, layer: &Layer) -> Result<Weights> {
         layer.name, layer.lengths
     );
     let problem = layer.operands.problem(Mask::KeyLengths);
-    println!("  {}\n", attention.kernels().explain(&problem)?);
+    println!("  {}\n", attention.kernels().explain(&problem, &Default::default())?);
 
     // The first call compiles the kernels.
     let run = |mask: Mask, data: &MaskData| run(attention, layer, mask, data);
@@ -230,7 +230,7 @@ fn run(
     mask: Mask,
     data: &MaskData,
 ) -> Result<(Duration, Output)> {
-    let outputs = Outputs { tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
     let start = Instant::now();
     let problem = layer.operands.problem(mask);
     let output = attention.run_blocking(&problem, &layer.operands.inputs(data), &outputs)?;
@@ -254,14 +254,15 @@ fn max_error(values: &[f32], truth: &[f64]) -> f64 {
 /// Output and weights over the first `lengths[b]` keys, in f32 throughout, as one would write it down.
 fn naive_f32(problem: &Problem, inputs: &Inputs<'_>, lengths: &[usize]) -> [Vec<f32>; 2] {
     let Shape { num_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v, .. } = *problem.shape();
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
     let (mut o, mut all_weights) = (Vec::new(), Vec::new());
-    for (row, q) in inputs.q.chunks(head_dim).enumerate() {
+    for (row, q) in q.chunks(head_dim).enumerate() {
         let head = row / seq_len_q;
         let length = lengths[head / num_heads];
-        let k = inputs.k[head * seq_len_kv * head_dim..].chunks(head_dim).take(length);
-        let v = || inputs.v[head * seq_len_kv * head_dim_v..].chunks(head_dim_v).take(length);
+        let k = k[head * seq_len_kv * head_dim..].chunks(head_dim).take(length);
+        let v = || v[head * seq_len_kv * head_dim_v..].chunks(head_dim_v).take(length);
         let dot = |k: &[f32]| q.iter().zip(k).map(|(q, k)| q * k).sum::<f32>();
-        let scores: Vec<f32> = k.map(|k| dot(k) * problem.scale()).collect();
+        let scores: Vec<f32> = k.map(|k| dot(k) * problem.get_scale()).collect();
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let exponentials = scores.iter().map(|score| (score - largest).exp());
         let sum: f32 = exponentials.clone().sum();

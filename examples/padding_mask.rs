@@ -8,10 +8,8 @@ mod common;
 
 use anyhow::Result;
 use common::{normal, print_matrix};
-use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Mask, MaskData, MaskFormat, Outputs, Problem, ScoreTensor,
-    Shape,
-};
+use wgpu_attention::plan::{MaskFormat, ScoreTensor};
+use wgpu_attention::{Attention, Inputs, Mask, MaskData, Outputs, Problem, Shape};
 
 const PAD: &str = "<PAD>";
 const PAD_ID: i32 = 0;
@@ -27,7 +25,7 @@ const LEFT_PADDED: Batch =
     [["The", "cat", "sat", "on", "the", "mat"], [PAD, PAD, PAD, "Dogs", "bark", "loudly"]];
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     keep_masks(&attention)?;
     effect_on_weights(&attention)
 }
@@ -35,7 +33,7 @@ fn main() -> Result<()> {
 /// The same mask from four kinds of data.
 fn keep_masks(attention: &Attention) -> Result<()> {
     // One query stands for all of them, as the 1 in [batch, 1, 1, seq] says; heads share the mask anyway.
-    let one_query = Shape::new(2, HEADS, 1, HEAD_DIM).seq_kv(SEQ);
+    let one_query = Shape::new(2, HEADS, 1, HEAD_DIM).seq_len_kv(SEQ);
     let make = |mask: Mask, data: MaskData| {
         attention.materialize_blocking(&Problem::new(one_query).mask(mask), &data, MaskFormat::Keep)
     };
@@ -82,9 +80,9 @@ fn effect_on_weights(attention: &Attention) -> Result<()> {
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
     let lengths = MaskData::new().key_lengths([6, 3]);
-    let outputs = Outputs { tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
     let run = |mask: Mask, v: &[f32]| {
-        let inputs = Inputs { q: &q, k: &k, v, mask: &lengths };
+        let inputs = Inputs::new(&q, &k, v).mask(&lengths);
         attention.run_blocking(&Problem::new(shape).mask(mask), &inputs, &outputs)
     };
 

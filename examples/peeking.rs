@@ -11,9 +11,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use common::{max_difference, normal};
-use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape,
-};
+use wgpu_attention::{Attention, Inputs, Layout, Mask, Outputs, Problem, Shape};
 
 /// What the decoder is given: the target, one step late, so that each position's answer is the next one's input.
 const TOKENS: [&str; 6] = ["<start>", "I", "love", "cats", "and", "dogs"];
@@ -22,7 +20,7 @@ const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
     who_notices_a_change(&attention)?;
     copying_the_answer(&attention)?;
     generating_step_by_step(&attention)
@@ -47,7 +45,7 @@ fn who_notices_a_change(attention: &Attention) -> Result<()> {
 
     for (title, mask) in [("Without a mask", Mask::All), ("With the causal mask", Mask::causal())] {
         let problem = Problem::new(shape).mask(mask.clone());
-        let inputs = Inputs { q: &q, k: &k, v: &v, mask: &MaskData::new() };
+        let inputs = Inputs::new(&q, &k, &v);
         let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
         println!("\n{title}, change one token; the outputs that notice:\n");
         for (changed, token) in TOKENS.iter().enumerate() {
@@ -70,15 +68,14 @@ fn copying_the_answer(attention: &Attention) -> Result<()> {
     let tokens: Vec<f32> = (0..T).flat_map(unit).collect();
     let next: Vec<f32> = (1..=T).flat_map(unit).collect();
     let predict = |queries: Range<usize>, known: usize, mask: Mask| -> Result<Vec<Option<usize>>> {
-        let shape = Shape::new(1, 1, queries.len(), T).seq_kv(known);
+        let shape = Shape::new(1, 1, queries.len(), T).seq_len_kv(known);
         // A large scale makes up its mind.
-        let problem = Problem::new(shape).mask(mask).with_scale(20.0);
-        let inputs = Inputs {
-            q: &next[queries.start * T..queries.end * T],
-            k: &tokens[..known * T],
-            v: &tokens[..known * T],
-            mask: &MaskData::new(),
-        };
+        let problem = Problem::new(shape).mask(mask).scale(20.0);
+        let inputs = Inputs::new(
+            &next[queries.start * T..queries.end * T],
+            &tokens[..known * T],
+            &tokens[..known * T],
+        );
         let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
         // Where it found nothing, the output is a mixture without a winner.
         Ok(o.chunks(T).map(|row| row.iter().position(|&weight| weight > 0.99)).collect())
@@ -115,10 +112,9 @@ fn generating_step_by_step(attention: &Attention) -> Result<()> {
     let step = HEADS * HEAD_DIM;
     let [q, k, v] = [1, 2, 3].map(|seed| normal(seed, T * step));
     let attend = |q: &[f32], known: usize, mask: Mask| -> Result<Vec<f32>> {
-        let shape = Shape::new(1, HEADS, q.len() / step, HEAD_DIM).seq_kv(known);
+        let shape = Shape::new(1, HEADS, q.len() / step, HEAD_DIM).seq_len_kv(known);
         let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
-        let inputs =
-            Inputs { q, k: &k[..known * step], v: &v[..known * step], mask: &MaskData::new() };
+        let inputs = Inputs::new(q, &k[..known * step], &v[..known * step]);
         Ok(attention.run_blocking(&problem, &inputs, &Outputs::default())?.o)
     };
 

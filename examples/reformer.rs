@@ -8,16 +8,15 @@ mod common;
 
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
-use wgpu_attention::{
-    Attention, DeviceChoice, Inputs, Mask, MaskData, Outputs, Problem, ScoreTensor, Shape,
-};
+use wgpu_attention::plan::ScoreTensor;
+use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
 
 const TOKENS: [&str; 6] = ["the", "pupil", "writes", "an", "own", "answer"];
 const T: usize = TOKENS.len();
 const HEAD_DIM: usize = 16;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+    let attention = Attention::open_blocking(&Default::default())?;
 
     let all = weights(&attention, &Mask::All)?;
     assert!(mean_self_weight(&all) > 0.5);
@@ -39,8 +38,8 @@ fn weights(attention: &Attention, mask: &Mask) -> Result<Vec<f32>> {
     let shape = Shape::new(1, 1, T, HEAD_DIM);
     let shared = normal(7, shape.q_len()?);
     let v = normal(8, shape.v_len()?);
-    let inputs = Inputs { q: &shared, k: &shared, v: &v, mask: &MaskData::new() };
-    let outputs = Outputs { tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+    let inputs = Inputs::new(&shared, &shared, &v);
+    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
     let problem = Problem::new(shape).mask(mask.clone());
     let weights = attention.run_blocking(&problem, &inputs, &outputs)?.tensors.remove(0);
     print_matrix(&format!("q = k, `{mask}`:"), &TOKENS, &TOKENS, &weights);

@@ -11,10 +11,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use common::{max_difference, normal};
-use wgpu_attention::{
-    Attention, AttentionPlan, DeviceChoice, Inputs, Mask, MaskData, Outputs, Problem, Shape,
-    compositions,
-};
+use wgpu_attention::mask::compositions;
+use wgpu_attention::{Attention, AttentionPlan, Inputs, Mask, MaskData, Outputs, Problem, Shape};
 
 const HEADS: usize = 8;
 const KV_HEADS: usize = 2;
@@ -73,7 +71,8 @@ fn main() -> Result<()> {
         "{}\n",
         AttentionPlan::new(
             model.attention.kernels(),
-            &problem(tree.len(), CONTEXT + tree.len(), &mask)
+            &problem(tree.len(), CONTEXT + tree.len(), &mask),
+            &Default::default()
         )?
         .explain()
     );
@@ -122,14 +121,14 @@ fn main() -> Result<()> {
 }
 
 fn problem(queries: usize, keys: usize, mask: &Mask) -> Problem {
-    let shape = Shape::new(1, HEADS, queries, HEAD_DIM).kv_heads(KV_HEADS).seq_kv(keys);
+    let shape = Shape::new(1, HEADS, queries, HEAD_DIM).num_kv_heads(KV_HEADS).seq_len_kv(keys);
     Problem::new(shape).mask(mask.clone()).layout(wgpu_attention::Layout::Bshd)
 }
 
 impl Model {
     fn new() -> Result<Self> {
         Ok(Self {
-            attention: Attention::open_blocking(&DeviceChoice::Best)?,
+            attention: Attention::open_blocking(&Default::default())?,
             q: normal(1, VOCABULARY * WIDTH),
             k: normal(2, VOCABULARY * KV_WIDTH),
             v: normal(3, VOCABULARY * KV_WIDTH),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 /// From what knows nothing to what knows everything; a module imports only from rows above its own.
 const LAYERS: &[&[&str]] = &[
-    &["error"],
+    &["error", "setters"],
     &["score", "dtype", "custom", "sequences"],
-    &["shape"],
+    &["shape", "elements"],
     &["auxiliary"],
     &["mask"],
     &["problem"],
@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
 const WITHOUT_WGPU: &[&str] = &[
     "error",
     "shape",
+    "elements",
     "score",
     "dtype",
     "custom",

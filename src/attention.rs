@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use crate::auxiliary::{MaskBuffers, MaskData, MaskInput};
-use crate::device::{self, DeviceChoice, scoped};
+use crate::device::{self, DeviceOptions, scoped};
 use crate::dtype::Dtype;
+use crate::elements::{self, Element};
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::{KernelOptions, Kernels};
-use crate::mask::tile::{TileClass, TileGrid};
-use crate::plan::attention::{AttentionBuffers, AttentionPlan};
-use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
+use crate::mask::tile::TileClass;
+use crate::plan::attention::{AttentionBuffers, AttentionPlan, PlanOptions};
+use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
-use crate::plan::materialize::{MaskFormat, MaskPlan};
-use crate::plan::tiles::TilePlan;
+use crate::plan::materialize::{MaskFormat, MaskPlan, MaskTensor};
+use crate::plan::tiles::{TileClasses, TileOptions, TilePlan};
 use crate::problem::{Inputs, OutputGradients, Problem};
 use crate::readback;
 
@@ -36,7 +37,8 @@ pub struct Attention {
 }
 
 /// What to compute besides o.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Outputs {
     /// The logarithm of the softmax's denominator, per row.
     pub lse: bool,
@@ -44,15 +46,30 @@ pub struct Outputs {
     pub tensors: Vec<ScoreTensor>,
     /// A kernel to use instead of the best one.
     pub kernel: Option<ForwardKernel>,
-    /// In how many parts a decode kernel has the keys, instead of as many as suit the device.
+    /// In how many splits a decode kernel has the keys: see [`PlanOptions::num_splits`](field@PlanOptions::num_splits).
     pub num_splits: Option<usize>,
 }
 
+impl Outputs {
+    setters! {
+        lse: bool,
+        into tensors: Vec<ScoreTensor>,
+        option kernel: ForwardKernel,
+        option num_splits: usize,
+    }
+
+    /// The options of the forward pass's plan.
+    fn plan(&self) -> PlanOptions {
+        PlanOptions::default().kernel(self.kernel).num_splits(self.num_splits)
+    }
+}
+
 /// What was computed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Output<T = f32> {
     /// `[batch, num_heads, seq_len_q, head_dim_v]` in the problem's layout; zeros in rows that keep no key
-    pub o: Vec<f32>,
+    pub o: Vec<T>,
     /// `[batch, num_heads, seq_len_q]`, natural logarithm; −∞ in rows that keep no key. Empty unless asked for.
     pub lse: Vec<f32>,
     /// What [`Outputs::tensors`] asked for, in its order, each dense.
@@ -60,38 +77,19 @@ pub struct Output {
 }
 
 /// The gradients of a loss with respect to the operands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Gradients {
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Gradients<T = f32> {
     /// As q, or with the strides of [`BackwardOptions`]
-    pub dq: Vec<f32>,
+    pub dq: Vec<T>,
     /// As k
-    pub dk: Vec<f32>,
+    pub dk: Vec<T>,
     /// As v
-    pub dv: Vec<f32>,
+    pub dv: Vec<T>,
     /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`; empty without one
-    pub dbias: Vec<f32>,
+    pub dbias: Vec<T>,
     /// `[num_heads]`; empty without sinks
     pub dsinks: Vec<f32>,
-}
-
-/// A mask as a tensor on the CPU.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MaskTensor {
-    /// `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`
-    pub dims: [usize; 4],
-    /// The elements.
-    pub values: Vec<f32>,
-}
-
-/// The classes of a mask's tiles.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TileClasses {
-    /// The tiles' size.
-    pub grid: TileGrid,
-    /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
-    pub dims: [usize; 4],
-    /// The elements.
-    pub classes: Vec<TileClass>,
 }
 
 impl Attention {
@@ -99,24 +97,24 @@ impl Attention {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] where there's none, or none like that.
-    pub async fn open(choice: &DeviceChoice) -> Result<Self> {
-        let adapter = device::adapter(choice).await?;
-        if !choice.with_matrices() {
+    pub async fn open(options: &DeviceOptions) -> Result<Self> {
+        let adapter = device::adapter(&options.adapter).await?;
+        if !options.matrices {
             return Self::from_adapter(&adapter).await;
         }
         let (device, queue) = device::open(&adapter, true).await?;
         let matrices = adapter.cooperative_matrix_properties();
-        let options = KernelOptions { matrices, ..KernelOptions::default() };
-        Ok(Self { kernels: Kernels::with_options(&device, options), queue })
+        let options = KernelOptions::default().matrices(matrices);
+        Ok(Self { kernels: Kernels::new(&device, &options), queue })
     }
 
     /// [`Attention::open`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
-    pub fn open_blocking(choice: &DeviceChoice) -> Result<Self> {
-        pollster::block_on(Self::open(choice))
+    pub fn open_blocking(options: &DeviceOptions) -> Result<Self> {
+        pollster::block_on(Self::open(options))
     }
 
-    /// Opens one of [`crate::adapters`].
+    /// Opens one of [`crate::device::adapters`].
     ///
     /// # Errors
     /// [`Error::NoAdapter`] where it can't be opened.
@@ -127,7 +125,7 @@ impl Attention {
 
     /// Works on a device that is open already.
     pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
-        Self { queue: queue.clone(), kernels: Kernels::new(device) }
+        Self { queue: queue.clone(), kernels: Kernels::new(device, &Default::default()) }
     }
 
     /// Works with kernels that are there already, perhaps with options of their own.
@@ -162,17 +160,39 @@ impl Attention {
         inputs: &Inputs<'_>,
         outputs: &Outputs,
     ) -> Result<Output> {
+        self.run_as(problem, inputs, outputs).await
+    }
+
+    /// [`Attention::run`] with o in a type of the caller's choice: as it is stored, where the problem stores it in this type.
+    ///
+    /// ```no_run
+    /// use wgpu_attention::{Attention, Dtype, Inputs, Output, Problem, Shape, half::f16};
+    /// let attention = Attention::open_blocking(&Default::default())?;
+    /// let problem = Problem::new(Shape::new(1, 1, 2, 4)).dtypes(Dtype::F16);
+    /// let x = [f16::ONE; 8];
+    /// let inputs = Inputs::new(&x, &x, &x);
+    /// let result: Output<f16> = attention.run_as_blocking(&problem, &inputs, &Default::default())?;
+    /// # Ok::<(), wgpu_attention::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Attention::run`].
+    pub async fn run_as<T: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        outputs: &Outputs,
+    ) -> Result<Output<T>> {
         let problem = problem.clone().data_shape(inputs.mask.shape());
         problem.validate()?;
         let shape = &problem.shape;
         inputs.check(&problem)?;
         let strides = problem.strides();
 
-        let (kernel, splits) = (outputs.kernel, outputs.num_splits);
-        let plan = AttentionPlan::with_splits(&self.kernels, &problem, kernel, splits)?;
-        let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
-        let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
-        let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
+        let plan = AttentionPlan::new(&self.kernels, &problem, &outputs.plan())?;
+        let q = self.upload("q", &inputs.q.encode(problem.dtypes.q))?;
+        let k = self.upload("k", &inputs.k.encode(problem.dtypes.k))?;
+        let v = self.upload("v", &inputs.v.encode(problem.dtypes.v))?;
         let uploads = self.upload_data(&problem, inputs.mask)?;
         let o_len = strides.o.span("o", shape.o_dims())?;
         let o_words = (o_len * problem.dtypes.o.size()).div_ceil(4);
@@ -188,12 +208,12 @@ impl Attention {
             o: o.slice(..),
             lse: Some(lse.slice(..)),
         };
-        self.submit(plan.pieces(), |encoder, piece| plan.encode_piece(encoder, &buffers, piece))?;
+        self.submit(plan.submissions(), |encoder, submission| {
+            plan.encode_submission(encoder, &buffers, submission)
+        })?;
+        let words: Vec<u32> = readback::read(self.device(), &self.queue, &o, o_words).await?;
         let mut output = Output {
-            o: problem
-                .dtypes
-                .o
-                .decode(&readback::read(self.device(), &self.queue, &o, o_words).await?, o_len),
+            o: elements::decode(problem.dtypes.o, &words, o_len),
             lse: Vec::new(),
             tensors: Vec::new(),
         };
@@ -213,8 +233,8 @@ impl Attention {
                 mask: uploads.buffers(),
                 output: tensor.slice(..),
             };
-            self.submit(inspect.pieces(), |encoder, piece| {
-                inspect.encode_piece(encoder, kind, &buffers, piece)
+            self.submit(inspect.submissions(), |encoder, submission| {
+                inspect.encode_submission(encoder, kind, &buffers, submission)
             })?;
             let values = readback::read(self.device(), &self.queue, &tensor, cells).await?;
             output.tensors.push(values);
@@ -233,10 +253,21 @@ impl Attention {
         pollster::block_on(self.run(problem, inputs, outputs))
     }
 
+    /// [`Attention::run_as`], waiting for it. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn run_as_blocking<T: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        outputs: &Outputs,
+    ) -> Result<Output<T>> {
+        pollster::block_on(self.run_as(problem, inputs, outputs))
+    }
+
     /// Uploads the operands, computes forward and backward, reads every gradient back.
     ///
     /// # Errors
-    /// As [`Attention::run`] and [`BackwardPlan::with_options`].
+    /// As [`Attention::run`] and [`BackwardPlan::new`].
     pub async fn gradients(
         &self,
         problem: &Problem,
@@ -244,6 +275,21 @@ impl Attention {
         upstream: &OutputGradients<'_>,
         options: &BackwardOptions,
     ) -> Result<Gradients> {
+        self.gradients_as(problem, inputs, upstream, options).await
+    }
+
+    /// [`Attention::gradients`] in a type of the caller's choice, but for dsinks: as they are stored, where the options store
+    /// them in this type.
+    ///
+    /// # Errors
+    /// As [`Attention::gradients`].
+    pub async fn gradients_as<T: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        upstream: &OutputGradients<'_>,
+        options: &BackwardOptions,
+    ) -> Result<Gradients<T>> {
         let problem = problem.clone().data_shape(inputs.mask.shape());
         problem.validate()?;
         inputs.check(&problem)?;
@@ -252,11 +298,11 @@ impl Attention {
         upstream.check(&problem, strides.dout)?;
 
         let forward = AttentionPlan::in_order(&self.kernels, &problem)?;
-        let backward = BackwardPlan::with_options(&self.kernels, &problem, options)?;
-        let q = self.upload("q", &problem.dtypes.q.encode(inputs.q))?;
-        let k = self.upload("k", &problem.dtypes.k.encode(inputs.k))?;
-        let v = self.upload("v", &problem.dtypes.v.encode(inputs.v))?;
-        let dout = self.upload("dout", &problem.dtypes.o.encode(upstream.dout))?;
+        let backward = BackwardPlan::new(&self.kernels, &problem, options)?;
+        let q = self.upload("q", &inputs.q.encode(problem.dtypes.q))?;
+        let k = self.upload("k", &inputs.k.encode(problem.dtypes.k))?;
+        let v = self.upload("v", &inputs.v.encode(problem.dtypes.v))?;
+        let dout = self.upload("dout", &upstream.dout.encode(problem.dtypes.o))?;
         let dlse = (upstream.dlse)
             .map(|dlse| self.upload("dlse", bytemuck::cast_slice(dlse)))
             .transpose()?;
@@ -286,33 +332,42 @@ impl Attention {
             o: o.buffer.slice(..),
             lse: Some(lse.slice(..)),
         };
-        self.submit(forward.pieces(), |encoder, piece| {
-            forward.encode_piece(encoder, &buffers, piece)
+        self.submit(forward.submissions(), |encoder, submission| {
+            forward.encode_submission(encoder, &buffers, submission)
         })?;
         let AttentionBuffers { q, k, v, mask, o: o_slice, .. } = buffers;
         let buffers = BackwardBuffers {
+            q,
+            k,
+            v,
+            o: o_slice,
+            lse: lse.slice(..),
+            dout: dout.slice(..),
             dlse: dlse.as_ref().map(|dlse| dlse.slice(..)),
             mask,
-            dq: Some(dq.buffer.slice(..)),
-            dk: Some(dk.buffer.slice(..)),
-            dv: Some(dv.buffer.slice(..)),
-            dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
-            dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
-            ..BackwardBuffers::new(q, k, v, o_slice, lse.slice(..), dout.slice(..))
+            gradients: GradientBuffers {
+                dq: Some(dq.buffer.slice(..)),
+                dk: Some(dk.buffer.slice(..)),
+                dv: Some(dv.buffer.slice(..)),
+                dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
+                dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
+            },
         };
-        self.submit(backward.pieces(), |encoder, piece| {
-            backward.encode_piece(encoder, &buffers, piece)
+        self.submit(backward.submissions(), |encoder, submission| {
+            backward.encode_submission(encoder, &buffers, submission)
         })?;
-        let optional = async |tensor: Option<Tensor>| match tensor {
-            Some(tensor) => self.download(&tensor).await,
-            None => Ok(Vec::new()),
-        };
         Ok(Gradients {
             dq: self.download(&dq).await?,
             dk: self.download(&dk).await?,
             dv: self.download(&dv).await?,
-            dbias: optional(dbias).await?,
-            dsinks: optional(dsinks).await?,
+            dbias: match &dbias {
+                Some(dbias) => self.download(dbias).await?,
+                None => Vec::new(),
+            },
+            dsinks: match &dsinks {
+                Some(dsinks) => self.download(dsinks).await?,
+                None => Vec::new(),
+            },
         })
     }
 
@@ -326,6 +381,18 @@ impl Attention {
         options: &BackwardOptions,
     ) -> Result<Gradients> {
         pollster::block_on(self.gradients(problem, inputs, upstream, options))
+    }
+
+    /// [`Attention::gradients_as`], waiting for them. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn gradients_as_blocking<T: Element>(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        upstream: &OutputGradients<'_>,
+        options: &BackwardOptions,
+    ) -> Result<Gradients<T>> {
+        pollster::block_on(self.gradients_as(problem, inputs, upstream, options))
     }
 
     /// The problem's mask, made on the device.
@@ -349,8 +416,8 @@ impl Attention {
         let elements = crate::shape::elements("mask", &dims)?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("mask", elements)?;
-        self.submit(plan.pieces(), |encoder, piece| {
-            plan.encode_piece(encoder, &uploads.buffers(), output.slice(..), piece)
+        self.submit(plan.submissions(), |encoder, submission| {
+            plan.encode_submission(encoder, &uploads.buffers(), output.slice(..), submission)
         })?;
         let values = readback::read(self.device(), &self.queue, &output, elements).await?;
         Ok(MaskTensor { dims, values })
@@ -367,7 +434,7 @@ impl Attention {
         pollster::block_on(self.materialize(problem, data, format))
     }
 
-    /// The classes of the mask's tiles for tiles of `grid`, or of the kernel that serves the problem for `None`.
+    /// The classes of the mask's tiles: of the kernel that serves the problem, unless the options say otherwise.
     ///
     /// # Errors
     /// As [`Attention::run`].
@@ -375,17 +442,17 @@ impl Attention {
         &self,
         problem: &Problem,
         data: &MaskData,
-        grid: Option<TileGrid>,
+        options: &TileOptions,
     ) -> Result<TileClasses> {
         let problem = problem.clone().data_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask_alone().tensors(), &problem.shape)?;
-        let plan = TilePlan::new(&self.kernels, &problem, grid)?;
+        let plan = TilePlan::new(&self.kernels, &problem, options)?;
         let elements = crate::shape::elements("tiles", &plan.dims())?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("tiles", elements)?;
-        self.submit(plan.pieces(), |encoder, piece| {
-            plan.encode_piece(encoder, &uploads.buffers(), output.slice(..), piece)
+        self.submit(plan.submissions(), |encoder, submission| {
+            plan.encode_submission(encoder, &uploads.buffers(), output.slice(..), submission)
         })?;
         let words = readback::read::<u32>(self.device(), &self.queue, &output, elements).await?;
         let classes = words.into_iter().map(TileClass::from_word).collect();
@@ -398,9 +465,9 @@ impl Attention {
         &self,
         problem: &Problem,
         data: &MaskData,
-        grid: Option<TileGrid>,
+        options: &TileOptions,
     ) -> Result<TileClasses> {
-        pollster::block_on(self.tile_classes(problem, data, grid))
+        pollster::block_on(self.tile_classes(problem, data, options))
     }
 
     /// Reads `elements` f32 from the start of a buffer with `BufferUsages::COPY_SRC`, in pieces of bounded size.
@@ -460,23 +527,23 @@ impl Attention {
         Ok(Tensor { buffer: self.allocate(label, words)?, elements, words, dtype })
     }
 
-    async fn download(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        let words =
+    async fn download<T: Element>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        let words: Vec<u32> =
             readback::read(self.device(), &self.queue, &tensor.buffer, tensor.words).await?;
-        Ok(tensor.dtype.decode(&words, tensor.elements))
+        Ok(elements::decode(tensor.dtype, &words, tensor.elements))
     }
 
-    /// Submits pieces of work one by one, so that none takes longer than the device's driver has patience for.
+    /// Submits work one submission after the other, so that none takes longer than the device's driver has patience for.
     pub(crate) fn submit(
         &self,
-        pieces: usize,
+        submissions: usize,
         record: impl Fn(&mut wgpu::CommandEncoder, usize) -> Result<()>,
     ) -> Result<()> {
-        for piece in 0..pieces {
+        for submission in 0..submissions {
             let submitted: Result<()> = scoped(self.device(), "computing", || {
                 let descriptor = wgpu::CommandEncoderDescriptor { label: Some("attention") };
                 let mut encoder = self.device().create_command_encoder(&descriptor);
-                record(&mut encoder, piece)?;
+                record(&mut encoder, submission)?;
                 self.queue.submit([encoder.finish()]);
                 Ok(())
             })?;
@@ -551,22 +618,21 @@ mod tests {
         let kernels = attention.kernels();
         let shape = Shape::new(2, 2, 9, 20);
         let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
-        let score = Score { bias: true, sinks: true, ..Score::default() };
+        let score = Score::default().bias(true).sinks(true);
         let problem = Problem::new(shape).mask(mask).score(score);
         let values = vec![0.5; shape.q_len().unwrap()];
         let data =
             MaskData::new().document_ids([1; 18]).bias([1, 1, 9, 9], [0.0; 81]).sinks([0.0; 2]);
         let inputs = Inputs::new(&values, &values, &values).mask(&data);
         let mut count = 0;
-        let outputs =
-            Outputs { lse: true, tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+        let outputs = Outputs::default().lse(true).tensors(vec![ScoreTensor::Weights]);
         count += every_allocation_fails_once("a forward pass", || {
             attention.run_blocking(&problem, &inputs, &outputs)
         });
-        let decode = Problem::new(Shape::new(1, 1, 1, 20).seq_kv(700));
+        let decode = Problem::new(Shape::new(1, 1, 1, 20).seq_len_kv(700));
         let long = vec![0.5; 700 * 20];
         let inputs_of_decode = Inputs::new(&values[..20], &long, &long);
-        let splits = Outputs { num_splits: Some(3), ..Outputs::default() };
+        let splits = Outputs::default().num_splits(3);
         count += every_allocation_fails_once("a decode pass", || {
             attention.run_blocking(&decode, &inputs_of_decode, &splits)
         });
@@ -578,12 +644,12 @@ mod tests {
             attention.materialize_blocking(&problem, &data, MaskFormat::Keep)
         });
         count += every_allocation_fails_once("tile classes", || {
-            attention.tile_classes_blocking(&problem, &data, None)
+            attention.tile_classes_blocking(&problem, &data, &Default::default())
         });
         count += every_allocation_fails_once("a merge", || MergePlan::new(kernels, &problem, 2));
         let cache = CacheShape::new(2, 2, 40, 20).paged(16, 9);
         count += every_allocation_fails_once("a cache", || KvCache::new(kernels, &cache));
-        let tokens = NewTokens::new(3).rotary(Rotary::new(20, 1e4, Pairing::Half), 4);
+        let tokens = NewTokens::new(3).rotary(Rotary::new(20, 1e4, Pairing::Half)).query_heads(4);
         count +=
             every_allocation_fails_once("an append", || AppendPlan::new(kernels, &cache, &tokens));
         assert!(count > 50, "{count} allocations");

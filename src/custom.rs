@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 /// loops are bounded, but a bound of 2^64 doesn't save a device from its watchdog.
 ///
 /// ```
-/// use wgpu_attention::{Custom, CustomType, Mask};
+/// use wgpu_attention::Mask;
+/// use wgpu_attention::wgsl::{Custom, CustomType};
 /// let even = Custom::new("fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx % 2u == limit(b); }")?
 ///     .buffer("limit", CustomType::U32, 4)?;
 /// let mask = Mask::causal() & Mask::Wgsl(even);
@@ -35,6 +36,7 @@ pub(crate) struct CustomBuffer {
 
 /// The type of a custom buffer's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CustomType {
     /// f32
     F32,

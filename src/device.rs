@@ -5,55 +5,79 @@ mod late;
 
 use crate::error::{Error, Result};
 
-/// Which adapter to open.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Which adapter to open, and how.
+///
+/// ```no_run
+/// use wgpu_attention::{Attention, DeviceOptions};
+/// use wgpu_attention::device::AdapterChoice;
+/// let options = DeviceOptions::default().adapter(AdapterChoice::Name("radeon".to_owned()));
+/// let attention = Attention::open_blocking(&options)?;
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum DeviceChoice {
-    /// The fastest kind there is: a discrete GPU before an integrated one, a CPU last.
+pub struct DeviceOptions {
+    /// Which adapter.
+    pub adapter: AdapterChoice,
+    /// Whether it is opened with cooperative matrices where it has them, for
+    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix).
+    ///
+    /// They are an experimental feature of wgpu's, whose validation isn't complete: a shader that misuses them may do
+    /// anything. The kernels of this crate don't; what else the application runs on the device is the application's
+    /// responsibility.
+    pub matrices: bool,
+}
+
+/// Which adapter to open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AdapterChoice {
+    /// The fastest kind: a discrete GPU before an integrated one, a CPU last.
     #[default]
     Best,
     /// The adapter at this place of [`adapters`].
     Index(usize),
     /// The first adapter whose name contains this text, in any case.
     Name(String),
-    /// That one, opened with cooperative matrices where it has them, for
-    /// [`ForwardKernel::Matrix`](crate::ForwardKernel::Matrix).
-    ///
-    /// They are an experimental feature of wgpu's, whose validation isn't complete: a shader that misuses them may do
-    /// anything. The kernels here don't; what else the application runs on the device is its own affair.
-    WithMatrices(Box<Self>),
 }
 
-impl DeviceChoice {
-    /// The choice without its options, and whether cooperative matrices are wanted.
-    fn parts(&self) -> (&Self, bool) {
-        match self {
-            Self::WithMatrices(choice) => (choice.parts().0, true),
-            choice => (choice, false),
-        }
-    }
-
-    pub(crate) fn with_matrices(&self) -> bool {
-        self.parts().1
+impl DeviceOptions {
+    setters! {
+        adapter: AdapterChoice,
+        matrices: bool,
     }
 }
 
-/// Behind a device's text, it asks for cooperative matrices.
-const WITH_MATRICES: &str = "+matrices";
+/// The features to open a device with, so that the fastest kernels serve: those of `SUBGROUP`, `SHADER_F16`, `SHADER_INT64` and
+/// `PIPELINE_CACHE` that the adapter has. Every problem can be computed without any of them.
+///
+/// ```no_run
+/// # async fn f(adapter: wgpu::Adapter) -> Result<(), wgpu::RequestDeviceError> {
+/// let (device, queue) = adapter
+///     .request_device(&wgpu::DeviceDescriptor {
+///         required_features: wgpu_attention::required_features(&adapter),
+///         required_limits: wgpu_attention::required_limits(&adapter),
+///         ..Default::default()
+///     })
+///     .await?;
+/// # Ok(()) }
+/// ```
+pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    use wgpu::Features;
+    let used = Features::SUBGROUP
+        | Features::SHADER_F16
+        | Features::SHADER_INT64
+        | Features::PIPELINE_CACHE;
+    adapter.features() & used
+}
 
-impl From<&str> for DeviceChoice {
-    /// A number is an index, everything else a part of a name; `+matrices` behind it is
-    /// [`DeviceChoice::WithMatrices`], and nothing before that is the best one.
-    fn from(text: &str) -> Self {
-        if let Some(choice) = text.strip_suffix(WITH_MATRICES) {
-            let choice = if choice.is_empty() { Self::Best } else { Self::from(choice) };
-            return Self::WithMatrices(Box::new(choice));
-        }
-        match text.parse() {
-            Ok(index) => Self::Index(index),
-            Err(_) => Self::Name(text.to_owned()),
-        }
-    }
+/// The limits to open a device with, so that the fastest kernels and the largest tensors are served: all that the adapter
+/// allows. With `wgpu::Limits::default()` or the downlevel ones larger kernels are refused, and tensors that exceed a binding
+/// take more dispatches.
+///
+/// See [`required_features`] for how to use it.
+pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+    adapter.limits()
 }
 
 #[cfg(not(target_family = "wasm"))]
@@ -81,35 +105,29 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
 }
 
 /// Finds the chosen adapter.
-pub(crate) async fn adapter(choice: &DeviceChoice) -> Result<wgpu::Adapter> {
+pub(crate) async fn adapter(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     let mut adapters = adapters().await;
-    let names: Vec<String> = (adapters.iter().enumerate())
-        .map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name))
-        .collect();
     if adapters.is_empty() {
         return Err(Error::NoAdapter(NO_ADAPTER.to_owned()));
     }
-    let (choice, _) = choice.parts();
-    let found = match choice {
-        DeviceChoice::Best | DeviceChoice::WithMatrices(_) => Some(0),
-        DeviceChoice::Index(index) => Some(*index),
-        DeviceChoice::Name(part) => adapters.iter().position(|adapter| {
-            let name = adapter.get_info().name.to_lowercase();
-            name.contains(&part.to_lowercase())
-        }),
-    };
-    match found {
-        Some(index) if index < adapters.len() => Ok(adapters.swap_remove(index)),
-        _ => {
-            let asked = match choice {
-                DeviceChoice::Index(index) => format!("number {index}"),
-                DeviceChoice::Name(part) => format!("named like `{part}`"),
-                DeviceChoice::Best | DeviceChoice::WithMatrices(_) => "at all".to_owned(),
+    let (index, asked) = match choice {
+        AdapterChoice::Best => (Some(0), String::new()),
+        AdapterChoice::Index(index) => (Some(*index), format!("number {index}")),
+        AdapterChoice::Name(part) => {
+            let is_named = |adapter: &wgpu::Adapter| {
+                adapter.get_info().name.to_lowercase().contains(&part.to_lowercase())
             };
-            Err(Error::NoAdapter(format!(
-                "there is no device {asked}; there are {}",
-                names.join(", ")
-            )))
+            (adapters.iter().position(is_named), format!("named like `{part}`"))
+        }
+    };
+    match index.filter(|&index| index < adapters.len()) {
+        Some(index) => Ok(adapters.swap_remove(index)),
+        None => {
+            let names: Vec<String> = (adapters.iter().enumerate())
+                .map(|(index, adapter)| format!("{index}: {}", adapter.get_info().name))
+                .collect();
+            let names = names.join(", ");
+            Err(Error::NoAdapter(format!("there is no device {asked}; there are {names}")))
         }
     }
 }
@@ -122,20 +140,17 @@ pub(crate) async fn open(
 ) -> Result<(wgpu::Device, wgpu::Queue)> {
     let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let with_matrices = with_matrices && adapter.features().contains(matrices);
-    let wanted = wgpu::Features::SUBGROUP
-        | wgpu::Features::SHADER_F16
-        | wgpu::Features::SHADER_INT64
-        | if with_matrices { matrices } else { wgpu::Features::empty() }
-        | wgpu::Features::PIPELINE_CACHE
-        | wgpu::Features::TIMESTAMP_QUERY
-        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    // Timestamps are for the module `measure`.
+    let wanted = wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+        | if with_matrices { matrices } else { wgpu::Features::empty() };
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu-attention"),
-        required_features: adapter.features() & wanted,
-        required_limits: adapter.limits(),
+        required_features: required_features(adapter) | adapter.features() & wanted,
+        required_limits: required_limits(adapter),
         #[expect(unsafe_code)]
         experimental_features: if with_matrices {
-            // SAFETY: the caller asked for it, knowing `DeviceChoice::WithMatrices`. This crate's kernels load and
+            // SAFETY: the caller asked for it by `DeviceOptions::matrices`. This crate's kernels load and
             // store matrices within their arrays, in the roles and sizes that the adapter lists.
             unsafe { wgpu::ExperimentalFeatures::enabled() }
         } else {

@@ -5,6 +5,7 @@ use std::fmt;
 
 /// How an element is stored on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE 754 binary32.
     #[default]
@@ -102,6 +103,7 @@ impl fmt::Display for Dtype {
 
 /// How each tensor is stored; K and V may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub struct Dtypes {
     /// The type of q.
     pub q: Dtype,
@@ -117,6 +119,7 @@ pub struct Dtypes {
 
 /// How each gradient is stored: f32 unless said otherwise. dout is of o's type; dlse and dsinks are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub struct GradientDtypes {
     /// The type of dq.
     pub dq: Dtype,
@@ -128,14 +131,43 @@ pub struct GradientDtypes {
     pub dbias: Dtype,
 }
 
+impl Dtypes {
+    setters! {
+        const q: Dtype,
+        const k: Dtype,
+        const v: Dtype,
+        const o: Dtype,
+        const bias: Dtype,
+    }
+
+    /// One type for all.
+    pub const fn all(dtype: Dtype) -> Self {
+        Self { q: dtype, k: dtype, v: dtype, o: dtype, bias: dtype }
+    }
+}
+
+impl GradientDtypes {
+    setters! {
+        const dq: Dtype,
+        const dk: Dtype,
+        const dv: Dtype,
+        const dbias: Dtype,
+    }
+
+    /// One type for all.
+    pub const fn all(dtype: Dtype) -> Self {
+        Self { dq: dtype, dk: dtype, dv: dtype, dbias: dtype }
+    }
+}
+
 impl From<Dtype> for GradientDtypes {
     fn from(dtype: Dtype) -> Self {
-        Self { dq: dtype, dk: dtype, dv: dtype, dbias: dtype }
+        Self::all(dtype)
     }
 }
 
 impl From<Dtype> for Dtypes {
     fn from(dtype: Dtype) -> Self {
-        Self { q: dtype, k: dtype, v: dtype, o: dtype, bias: dtype }
+        Self::all(dtype)
     }
 }

@@ -103,6 +103,7 @@ impl Error {
 
 /// A mask's text that doesn't parse, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParseMaskError {
     /// The whole text.
     pub text: String,

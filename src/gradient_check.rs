@@ -22,11 +22,12 @@ const SMALL: f64 = 1e-3;
 /// How [`Attention::check_score_mod_grad`] looks at a derivative.
 ///
 /// ```
-/// use wgpu_attention::GradientCheck;
-/// let wide = GradientCheck { scores: -50.0..50.0, ..GradientCheck::default() };
+/// use wgpu_attention::wgsl::GradientCheck;
+/// let wide = GradientCheck::default().scores(-50.0..50.0);
 /// assert_eq!(wide.cells, 1024);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct GradientCheck {
     /// The scores to take slopes at, before the function; −8 to 8 unless said otherwise
     pub scores: Range<f32>,
@@ -34,6 +35,14 @@ pub struct GradientCheck {
     pub cells: usize,
     /// The relative error to allow, beyond what differences of f32 leave open; 0.01 unless said otherwise
     pub tolerance: f64,
+}
+
+impl GradientCheck {
+    setters! {
+        scores: Range<f32>,
+        cells: usize,
+        tolerance: f64,
+    }
 }
 
 impl Default for GradientCheck {
@@ -44,6 +53,7 @@ impl Default for GradientCheck {
 
 /// What [`Attention::check_score_mod_grad`] found.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct GradientReport {
     /// How many cells were compared: all but those where the function isn't finite
     pub compared: usize,
@@ -53,6 +63,7 @@ pub struct GradientReport {
 
 /// A cell of a [`GradientReport`].
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct GradientCell {
     /// Batch index
     pub b: usize,
@@ -83,7 +94,8 @@ impl Attention {
     /// nothing is compared.
     ///
     /// ```no_run
-    /// use wgpu_attention::{Attention, Custom, GradientCheck, MaskData, Problem, Shape};
+    /// use wgpu_attention::{Attention, MaskData, Problem, Shape};
+    /// use wgpu_attention::wgsl::{Custom, GradientCheck};
     /// let attention = Attention::open_blocking(&Default::default())?;
     /// let score_mod = Custom::new("
     ///     fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return score * abs(score); }
@@ -266,7 +278,7 @@ mod tests {
         scores: Range<f32>,
     ) -> Result<GradientReport> {
         let check = GradientCheck { scores, ..GradientCheck::default() };
-        let cells = cells(&Shape::new(2, 3, 5, 1).seq_kv(7), &check).unwrap();
+        let cells = cells(&Shape::new(2, 3, 5, 1).seq_len_kv(7), &check).unwrap();
         let points: Vec<_> = cells.iter().flat_map(points_of).collect();
         let values = points.iter().flat_map(|x| [function(x.score), gradient(x.grad, x.score)]);
         judge(&points, &values.collect::<Vec<_>>(), check.tolerance)

@@ -2,8 +2,8 @@
 //!
 //! - A [`Problem`] says what is to be computed: a [`Shape`], a [`Mask`], a scale, a [`Score`], types and strides.
 //! - [`Attention`] computes it from slices and reads the result back.
-//! - [`AttentionPlan`] encodes it into the command encoder of a wgpu application; [`InspectPlan`] writes scores and
-//!   weights, [`MaskPlan`] the mask as a tensor, [`TilePlan`] which tiles are skipped. [`Kernels`] holds their pipelines.
+//! - [`AttentionPlan`] encodes it into the command encoder of a wgpu application, [`BackwardPlan`] its gradients; other
+//!   plans ([`plan`]) write scores, weights and masks. [`Kernels`] holds their pipelines.
 //! - [`mod@reference`] computes the same in f64 on the CPU.
 //!
 //! ```no_run
@@ -20,31 +20,61 @@
 //! futures are. A device answers late there, so that what it objects to comes back from [`Kernels::settle`] and from the
 //! calls that read results back, not from those that make plans.
 //!
+//! # How things are made
+//! Everything is made from what it works with, what it is for, and its options: `AttentionPlan::new(&kernels, &problem,
+//! &options)`. Options have a `Default`, so that `&Default::default()` is an argument for all of them.
+//!
+//! Options, shapes and problems are changed by setters, one rule for all types: a setter is named after its field, consumes the
+//! value and returns it changed. The setter of an optional field takes a value or an `Option`. A getter that would have the
+//! same name begins with `get_`. Types whose fields may become more are `#[non_exhaustive]`: `Default` or `new` makes them.
+//! Structs of buffers are written out instead, field by field, so that none is forgotten or mistaken for another.
+//!
+//! ```
+//! use wgpu_attention::tensor::{Dtype, Dtypes};
+//! use wgpu_attention::{Layout, Mask, Problem, Score, Shape};
+//! let shape = Shape::new(2, 8, 1, 64).num_kv_heads(2).seq_len_kv(4096);
+//! let problem = Problem::new(shape)
+//!     .mask(Mask::causal())
+//!     .score(Score::default().softcap(30.0))
+//!     .layout(Layout::Bshd)
+//!     .dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32))
+//!     .scale(0.2);
+//! assert_eq!(problem.get_scale(), 0.2);
+//! ```
+//!
+//! The crate's root has what most programs need; the rest is in modules by topic: [`tensor`], [`mask`], [`auxiliary`] (what masks and
+//! scores read), [`wgsl`] (user-defined functions), [`kernel`], [`plan`], [`cache`], [`device`].
+//!
 //! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
 //! `Attention`, `measure` times kernels and devices, `cli` is the command line; the last two aren't for browsers. How it works
 //! is told in `docs/ARCHITECTURE.md`.
 
+// Its macro is for all modules below.
+#[macro_use]
+mod setters;
+
 #[cfg(test)]
 mod architecture;
 mod attention;
-mod auxiliary;
-mod cache;
+pub mod auxiliary;
+pub mod cache;
 mod custom;
-mod device;
+pub mod device;
 mod dtype;
+mod elements;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
 mod gradient_check;
-mod kernel;
-mod mask;
+pub mod kernel;
+pub mod mask;
 #[cfg(feature = "measure")]
 pub mod measure;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "pictures")]
 pub mod picture;
-mod plan;
+pub mod plan;
 mod problem;
 mod profile;
 mod readback;
@@ -53,38 +83,42 @@ mod score;
 mod sequences;
 mod shape;
 
-pub use attention::{Attention, Gradients, MaskTensor, Output, Outputs, TileClasses};
-pub use auxiliary::{DataShape, MaskBuffers, MaskData, MaskInput};
+pub use attention::{Attention, Gradients, Output, Outputs};
+#[doc(inline)]
 pub use cache::KvCache;
-pub use cache::append::{AppendBuffers, AppendPlan, NewTokens};
-pub use cache::rotary::Rotary;
-pub use cache::shape::{CacheForm, CacheShape};
-pub use custom::{Custom, CustomType};
-pub use device::{DeviceChoice, adapters};
-pub use dtype::{Dtype, Dtypes, GradientDtypes};
-pub use error::{Error, ParseMaskError, Result};
-pub use gradient_check::{GradientCell, GradientCheck, GradientReport};
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub use kernel::catalog::{KernelText, kernel_texts};
-pub use kernel::key::{BackwardKernel, ForwardKernel, Pairing};
-pub use kernel::pipeline::{KernelOptions, Kernels};
-pub use mask::compositions;
-#[doc(hidden)]
-pub use mask::leaf::Random;
-pub use mask::tile::{TileClass, TileGrid};
-pub use mask::{Evaluator, Leaf, Mask, MaskLeaf, MaskSample};
-pub use plan::attention::{AttentionBuffers, AttentionPlan};
-pub use plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan};
-pub use plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
-pub use plan::materialize::{MaskFormat, MaskPlan};
-pub use plan::merge::{MergePlan, PartSlices};
-pub use plan::tiles::TilePlan;
+#[doc(inline)]
+pub use device::{DeviceOptions, required_features, required_limits};
+pub use error::{Error, Result};
+#[doc(inline)]
+pub use kernel::Kernels;
+#[doc(inline)]
+pub use mask::Mask;
+#[doc(inline)]
+pub use plan::{AttentionBuffers, AttentionPlan, BackwardPlan};
 pub use problem::{Inputs, OutputGradients, Problem};
-pub use profile::Profile;
 pub use score::Score;
-pub use sequences::{KeySequences, QuerySequences, Sequences};
-pub use shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};
+
+#[doc(inline)]
+pub use auxiliary::{MaskBuffers, MaskData, MaskInput};
+#[doc(inline)]
+pub use tensor::{Dtype, Layout, Shape};
+
+/// Sizes, layouts, types and sequences of tensors.
+pub mod tensor {
+    pub use crate::dtype::{Dtype, Dtypes, GradientDtypes};
+    pub use crate::elements::{Element, Elements};
+    pub use crate::sequences::{KeySequences, QuerySequences, Sequences};
+    pub use crate::shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};
+}
+
+/// User-defined functions in WGSL, for masks and for scores, and the check of a derivative.
+pub mod wgsl {
+    pub use crate::custom::{Custom, CustomType};
+    pub use crate::gradient_check::{GradientCell, GradientCheck, GradientReport};
+}
+
+/// The crates whose types are part of this one's interface.
+pub use {half, wgpu};
 
 /// The code of the pages that readers copy from.
 #[cfg(doctest)]
@@ -94,4 +128,35 @@ mod pages {
 
     #[doc = include_str!("../docs/pytorch.md")]
     struct PyTorch;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn is_shared_between_threads<T: Send + Sync>() {}
+
+    /// Compiles, or doesn't.
+    #[test]
+    fn what_applications_keep_is_shared_between_threads() {
+        is_shared_between_threads::<Attention>();
+        is_shared_between_threads::<Kernels>();
+        is_shared_between_threads::<kernel::KernelOptions>();
+        is_shared_between_threads::<kernel::Profile>();
+        is_shared_between_threads::<Problem>();
+        is_shared_between_threads::<MaskData>();
+        is_shared_between_threads::<AttentionPlan>();
+        is_shared_between_threads::<BackwardPlan>();
+        is_shared_between_threads::<plan::InspectPlan>();
+        is_shared_between_threads::<plan::MaskPlan>();
+        is_shared_between_threads::<plan::TilePlan>();
+        is_shared_between_threads::<plan::MergePlan>();
+        is_shared_between_threads::<cache::AppendPlan>();
+        is_shared_between_threads::<KvCache>();
+        is_shared_between_threads::<AttentionBuffers<'_>>();
+        is_shared_between_threads::<plan::BackwardBuffers<'_>>();
+        is_shared_between_threads::<Output>();
+        is_shared_between_threads::<Gradients>();
+        is_shared_between_threads::<Error>();
+    }
 }

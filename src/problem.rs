@@ -3,6 +3,7 @@
 use crate::auxiliary::{self, DataShape, MaskData, MaskInput, TensorSpec};
 use crate::custom::{Custom, CustomUse};
 use crate::dtype::{Dtype, Dtypes};
+use crate::elements::Elements;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::emit::{score_mod_gradient, score_mod_text};
@@ -17,9 +18,12 @@ use crate::shape::{Indexing, Layout, Shape, Strides};
 /// let problem = Problem::new(Shape::new(2, 8, 128, 64))
 ///     .mask(Mask::causal() & Mask::KeyLengths)
 ///     .layout(Layout::Bshd);
-/// assert_eq!(problem.scale(), 0.125);
+/// assert_eq!(problem.get_scale(), 0.125);
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Problems are equal, and hash alike, where everything is the same, numbers by their bits: so an application can keep plans
+/// by their problems.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub(crate) shape: Shape,
     pub(crate) mask: Mask,
@@ -27,35 +31,49 @@ pub struct Problem {
     pub(crate) score: Score,
     pub(crate) score_mod: Option<Custom>,
     pub(crate) dtypes: Dtypes,
-    scale: Option<f32>,
+    scale: Option<Bits>,
     layout: Layout,
     strides: [Option<Strides>; 4],
 }
 
+/// A number that is compared by its bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Bits(u32);
+
 /// The operands, each as long as its strides span; dense unless the problem says otherwise.
+///
+/// ```
+/// use wgpu_attention::{Inputs, MaskData, half};
+/// let (q, kv) = ([0.5; 24], vec![half::f16::ONE; 24]);
+/// let data = MaskData::new().key_lengths([3]);
+/// let inputs = Inputs::new(&q, &kv, &kv).mask(&data);
+/// ```
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Inputs<'a> {
     /// `[batch, num_heads, seq_len_q, head_dim]`
-    pub q: &'a [f32],
+    pub q: Elements<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
-    pub k: &'a [f32],
+    pub k: Elements<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
-    pub v: &'a [f32],
+    pub v: Elements<'a>,
     /// What the mask names.
     pub mask: &'a MaskData,
 }
 
 impl<'a> Inputs<'a> {
-    /// Operands of a problem whose mask names no data.
-    pub const fn new(q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        static NO_DATA: MaskData = MaskData::new();
-        Self { q, k, v, mask: &NO_DATA }
+    setters! {
+        const mask: &'a MaskData,
     }
 
-    /// The same with what the mask names.
-    #[must_use]
-    pub const fn mask(self, mask: &'a MaskData) -> Self {
-        Self { mask, ..self }
+    /// Operands of a problem whose mask names no data.
+    pub fn new(
+        q: impl Into<Elements<'a>>,
+        k: impl Into<Elements<'a>>,
+        v: impl Into<Elements<'a>>,
+    ) -> Self {
+        static NO_DATA: MaskData = MaskData::new();
+        Self { q: q.into(), k: k.into(), v: v.into(), mask: &NO_DATA }
     }
 }
 
@@ -76,7 +94,12 @@ impl Inputs<'_> {
     }
 }
 
-fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) -> Result<()> {
+fn check_length(
+    name: &str,
+    values: Elements<'_>,
+    strides: Strides,
+    dims: [usize; 4],
+) -> Result<()> {
     let expected = strides.span(name, dims)?;
     if values.len() == expected {
         return Ok(());
@@ -90,23 +113,22 @@ fn check_length(name: &str, values: &[f32], strides: Strides, dims: [usize; 4]) 
 
 /// The gradients of a loss with respect to what the forward pass gave.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct OutputGradients<'a> {
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, as long as o's strides span
-    pub dout: &'a [f32],
+    pub dout: Elements<'a>,
     /// `[batch, num_heads, seq_len_q]`, where the loss uses lse too
     pub dlse: Option<&'a [f32]>,
 }
 
 impl<'a> OutputGradients<'a> {
-    /// Of a loss that uses o alone.
-    pub const fn new(dout: &'a [f32]) -> Self {
-        Self { dout, dlse: None }
+    setters! {
+        some dlse: &'a [f32],
     }
 
-    /// The same for a loss that uses lse too.
-    #[must_use]
-    pub const fn dlse(self, dlse: &'a [f32]) -> Self {
-        Self { dlse: Some(dlse), ..self }
+    /// Of a loss that uses o alone.
+    pub fn new(dout: impl Into<Elements<'a>>) -> Self {
+        Self { dout: dout.into(), dlse: None }
     }
 
     /// Whether both are as long as the problem has them.
@@ -228,7 +250,7 @@ impl Problem {
     }
 
     /// How q, k, v, o and the bias are stored on the device: one [`crate::Dtype`] for all, or [`Dtypes`] for each. One-shot
-    /// calls take and give f32, and round to these types on the way.
+    /// calls convert what comes in other types ([`Elements`]).
     #[must_use]
     pub fn dtypes(self, dtypes: impl Into<Dtypes>) -> Self {
         Self { dtypes: dtypes.into(), ..self }
@@ -272,8 +294,8 @@ impl Problem {
 
     /// What scores are multiplied with instead of `1 / sqrt(head_dim)`.
     #[must_use]
-    pub fn with_scale(self, scale: f32) -> Self {
-        Self { scale: Some(scale), ..self }
+    pub fn scale(self, scale: f32) -> Self {
+        Self { scale: Some(Bits(scale.to_bits())), ..self }
     }
 
     /// How q, k, v and o lie in memory, all four dense.
@@ -317,8 +339,8 @@ impl Problem {
     }
 
     /// What scores are multiplied with.
-    pub fn scale(&self) -> f32 {
-        self.scale.unwrap_or_else(|| self.shape.default_scale())
+    pub fn get_scale(&self) -> f32 {
+        self.scale.map_or_else(|| self.shape.default_scale(), |Bits(bits)| f32::from_bits(bits))
     }
 
     pub(crate) fn strides(&self) -> TensorStrides {
@@ -360,8 +382,8 @@ impl Problem {
     /// [`Error::Operand`] that names what doesn't fit.
     pub fn validate(&self) -> Result<()> {
         self.shape.validate()?;
-        if !self.scale().is_finite() {
-            return Err(Error::operand("scale", "a finite number", self.scale()));
+        if !self.get_scale().is_finite() {
+            return Err(Error::operand("scale", "a finite number", self.get_scale()));
         }
         if let Some(softcap) = self.score.softcap
             && !(softcap.is_finite() && softcap > 0.0)
@@ -415,5 +437,35 @@ impl Problem {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn problems_are_keys() {
+        let shape = Shape::new(1, 2, 3, 4);
+        let problem = |scale: f32, softcap: f32| {
+            let score = Score::default().softcap(softcap);
+            Problem::new(shape).mask(Mask::causal()).score(score).scale(scale)
+        };
+        let mut plans = HashMap::from([(problem(0.5, 2.0), "a plan")]);
+        assert_eq!(plans.get(&problem(0.5, 2.0)), Some(&"a plan"));
+        for other in [
+            problem(0.25, 2.0),
+            problem(0.5, 3.0),
+            problem(0.5, 2.0).layout(Layout::Bshd),
+            problem(0.5, 2.0).dtypes(Dtype::F16),
+            Problem::new(shape),
+        ] {
+            assert_eq!(plans.insert(other.clone(), "another"), None, "{other:?}");
+        }
+        // By bits: −0 isn't 0, and what isn't a number is equal to itself.
+        assert_ne!(problem(0.0, 2.0), problem(-0.0, 2.0));
+        assert_eq!(problem(f32::NAN, f32::NAN), problem(f32::NAN, f32::NAN));
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::problem::Problem;
 
 /// The fastest kernels for some problems on one device, as `wgpu-attention tune` or `measure::tune` found them. Plans go
-/// by it where it is given to [`crate::KernelOptions`]; [`crate::AttentionPlan::explain`] says whether one did.
+/// by it where it is given to [`crate::kernel::KernelOptions`]; [`crate::AttentionPlan::explain`] says whether one did.
 ///
 /// A measurement speaks for problems with the same head sizes and types whose numbers of rows (batch · heads · queries)
 /// and of keys are within a factor of 8 of those that were measured; of several, the nearest one. For all others the
@@ -62,7 +62,7 @@ pub(crate) struct Choice {
     pub(crate) measured: Vec<Measured>,
 }
 
-/// A kernel with its tiles, as the tile table spells them, and how long it took.
+/// A kernel with its tiles, by the names that `ForwardConfig::tiles` gives them, and how long it took.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "measure", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Measured {
@@ -146,9 +146,11 @@ impl Profile {
     }
 }
 
-/// The file's version; others are refused.
+/// The file's version: of its fields, and of the words that name kernels and tiles. Others are refused.
+///
+/// Version 1 named tiles by the types of the release that wrote it.
 #[cfg(feature = "measure")]
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[cfg(feature = "measure")]
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -173,9 +175,11 @@ impl Profile {
         match value["wgpu_attention_profile"].as_u64() {
             Some(version) if version == u64::from(VERSION) => {}
             Some(version) => {
-                let message =
-                    format!("a profile of version {version}, but {VERSION} is known here");
-                return Err(failed(message));
+                let written = if version < u64::from(VERSION) { "an earlier" } else { "a later" };
+                return Err(failed(format!(
+                    "a profile of version {version}, written by {written} release, but version {VERSION} is read here: measure \
+                     again with `wgpu-attention tune`"
+                )));
             }
             None => {
                 return Err(failed("it isn't a profile: wgpu_attention_profile is missing".into()));
@@ -264,8 +268,18 @@ mod tests {
         };
         assert!(refused("{").contains("it isn't JSON"));
         assert!(refused("[]").contains("it isn't a profile"));
-        assert!(refused("{\"wgpu_attention_profile\":2}").contains("version 2, but 1 is known"));
-        assert!(refused("{\"wgpu_attention_profile\":1}").contains("missing field"));
+        for (version, written) in [(1, "an earlier"), (3, "a later")] {
+            let message = refused(&format!("{{\"wgpu_attention_profile\":{version}}}"));
+            let told = format!("version {version}, written by {written} release, but version 2");
+            assert!(message.contains(&told) && message.contains("tune"), "{message}");
+        }
+        assert!(refused("{\"wgpu_attention_profile\":2}").contains("missing field"));
+        // As releases of version 1 wrote it.
+        let old = r#"{"wgpu_attention_profile":1,"device":{"name":"gpu","vendor":1,"device":2,"backend":"vulkan",
+            "driver":"driver","driver_info":"1"},"choices":[{"rows":8,"keys":8,"head_dim":64,"head_dim_v":64,
+            "dtypes":["f32","f32","f32","f32"],"mask":"all","best":{"kernel":"tiled","tiles":
+            "64 queries x 32 keys, Tiled { columns: 8, chunk: 16, v_keys: 16 }","ns":1},"measured":[]}]}"#;
+        assert!(refused(old).contains("a profile of version 1"), "{}", refused(old));
         std::fs::remove_file(&path).unwrap();
         assert!(Profile::load(&path).is_err());
     }

@@ -1,14 +1,19 @@
 //! Score modifiers: what happens to a score between the scale and the mask.
 
+use std::hash::{Hash, Hasher};
+
 /// What is done to the scores, in this order: scale, softcap, bias, ALiBi, mask, softmax with sinks.
 ///
 /// Their data is found by name: `bias`, `alibi_slopes`, `sinks` ([`crate::MaskInput`]).
 ///
 /// ```
 /// use wgpu_attention::{Problem, Score, Shape};
-/// let gemma2 = Problem::new(Shape::new(1, 8, 128, 256)).score(Score { softcap: Some(50.0), ..Score::default() });
+/// let gemma2 = Problem::new(Shape::new(1, 8, 128, 256)).score(Score::default().softcap(50.0));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+///
+/// Two are equal where their numbers have the same bits, so that a [`crate::Problem`] can be a key.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct Score {
     /// `softcap · tanh(score / softcap)` (Gemma 2).
     pub softcap: Option<f32>,
@@ -33,7 +38,39 @@ pub(crate) struct ScoreText {
     pub(crate) custom_gradient: Option<String>,
 }
 
+impl PartialEq for Score {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits() == other.bits()
+    }
+}
+
+impl Eq for Score {}
+
+impl Hash for Score {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits().hash(state);
+    }
+}
+
 impl Score {
+    setters! {
+        const some softcap: f32,
+        const bias: bool,
+        const alibi: bool,
+        const sinks: bool,
+    }
+
+    /// No modifiers, as [`Score::default`], also in constants.
+    pub const fn new() -> Self {
+        Self { softcap: None, bias: false, alibi: false, sinks: false }
+    }
+
+    /// What tells it from others. A field that is missing here doesn't compile.
+    fn bits(&self) -> (Option<u32>, [bool; 3]) {
+        let Self { softcap, bias, alibi, sinks } = *self;
+        (softcap.map(f32::to_bits), [bias, alibi, sinks])
+    }
+
     /// The modifiers' names, in the order in which they are applied.
     pub(crate) fn words(&self) -> Vec<&'static str> {
         let used = [

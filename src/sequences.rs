@@ -21,7 +21,8 @@
 /// and `kv_starts` its `cu_seqlens_q` and `cu_seqlens_k`, and lse `[num_heads, total]`.
 ///
 /// ```
-/// use wgpu_attention::{KeySequences, QuerySequences, Sequences, Shape};
+/// use wgpu_attention::Shape;
+/// use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 /// let varlen = Shape::new(3, 8, 128, 64) // three sequences of at most 128 tokens, 200 in all
 ///     .sequences(Sequences {
 ///         q: QuerySequences::Packed { total: 200 },

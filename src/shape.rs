@@ -27,12 +27,13 @@ const MOST_ELEMENTS: usize = isize::MAX as usize >> if usize::BITS == 64 { 7 } e
 ///
 /// ```
 /// use wgpu_attention::Shape;
-/// let decoder = Shape::new(2, 8, 128, 64).kv_heads(2); // grouped-query self-attention
-/// let cross = Shape::new(2, 8, 10, 64).seq_kv(128);    // 10 queries over 128 encoder outputs
+/// let decoder = Shape::new(2, 8, 128, 64).num_kv_heads(2); // grouped-query self-attention
+/// let cross = Shape::new(2, 8, 10, 64).seq_len_kv(128);    // 10 queries over 128 encoder outputs
 /// assert_eq!(decoder.k_len().unwrap(), 2 * 2 * 128 * 64);
 /// assert_eq!(cross.o_len().unwrap(), 2 * 8 * 10 * 64);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Shape {
     /// Number of sequences; may be 0.
     pub batch: usize,
@@ -67,28 +68,15 @@ impl Shape {
         }
     }
 
-    /// The same with sequences of different lengths.
-    #[must_use]
-    pub const fn sequences(self, sequences: Sequences) -> Self {
-        Self { sequences, ..self }
-    }
-
-    /// The same with another number of keys.
-    #[must_use]
-    pub const fn seq_kv(self, seq_len_kv: usize) -> Self {
-        Self { seq_len_kv, ..self }
-    }
-
-    /// The same with fewer key and value heads (grouped-query attention; 1 is multi-query).
-    #[must_use]
-    pub const fn kv_heads(self, num_kv_heads: usize) -> Self {
-        Self { num_kv_heads, ..self }
-    }
-
-    /// The same with values of another width.
-    #[must_use]
-    pub const fn dim_v(self, head_dim_v: usize) -> Self {
-        Self { head_dim_v, ..self }
+    setters! {
+        const batch: usize,
+        const num_heads: usize,
+        const num_kv_heads: usize,
+        const seq_len_q: usize,
+        const seq_len_kv: usize,
+        const head_dim: usize,
+        const head_dim_v: usize,
+        const sequences: Sequences,
     }
 
     /// Whether every size is one that the kernels serve.

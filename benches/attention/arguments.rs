@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use wgpu_attention::ForwardKernel;
+use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::Effort;
 
 const HELP: &str = "\

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::measure::{Clock, in_turns, uniform};
+use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardKernel, BackwardPlan,
-    Mask, MaskBuffers, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Mask, MaskBuffers, Problem, Shape,
 };
 
 use crate::arguments::Arguments;
@@ -70,8 +71,8 @@ impl Passes {
         let mask = if causal { Mask::causal() } else { Mask::All };
         let problem = Problem::new(shape).mask(mask);
         Ok(Self {
-            forward: AttentionPlan::new(kernels, &problem)?,
-            backward: BackwardPlan::new(kernels, &problem)?,
+            forward: AttentionPlan::new(kernels, &problem, &Default::default())?,
+            backward: BackwardPlan::new(kernels, &problem, &Default::default())?,
             inputs: [1, 2, 3, 4].map(|seed| upload(device, &uniform(seed, len))),
             kept: [output(device, len), output(device, shape.lse_len()?)],
             gradients: [(); 3].map(|()| output(device, len)),
@@ -91,9 +92,11 @@ impl Passes {
     ) -> wgpu_attention::Result<()> {
         let [q, k, v, dout] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
         let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
-        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| Some(buffer.slice(..)));
-        let own = BackwardBuffers::new(q, k, v, o, lse, dout);
-        self.backward.encode(encoder, &BackwardBuffers { dq, dk, dv, ..own })
+        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| buffer.slice(..));
+        let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
+        let mask = MaskBuffers::new();
+        let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
+        self.backward.encode(encoder, &buffers)
     }
 
     /// What is held beyond operands and gradients: o and lse, and the backward plan's own.

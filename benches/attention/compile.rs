@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use cpu_time::ProcessTime;
 use indicatif::ProgressBar;
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
+use wgpu_attention::plan::{BackwardOptions, MaskFormat, PlanOptions, ScoreTensor};
 use wgpu_attention::{
-    Attention, BackwardKernel, BackwardOptions, BackwardPlan, ForwardKernel, Inputs, KernelOptions,
-    Kernels, Mask, MaskData, MaskFormat, OutputGradients, Outputs, Problem, ScoreTensor, Shape,
+    Attention, BackwardPlan, Inputs, Kernels, Mask, MaskData, OutputGradients, Outputs, Problem,
+    Shape,
 };
 
 /// What one may wait for a kernel.
@@ -51,7 +53,7 @@ pub(crate) struct Line {
 
 /// Every kernel that the device doesn't refuse.
 pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
-    let kernels = Kernels::new(device);
+    let kernels = Kernels::new(device, &Default::default());
     // Lengths are classed by closed forms; flags need the kernel that makes the tile map; who is alone in a row is
     // found by another one. The timed forward passes have neither of these masks, so nothing is in a driver's memory.
     let lengths = Mask::causal() & Mask::KeyLengths;
@@ -68,21 +70,21 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
         // 112 is between the sizes that kernels come in; rows of 1 and of 65 are read component by component.
         for head_dim in [1, 32, 64, 65, 80, 112, 128, 256] {
             let problem = problem(&lengths, head_dim);
-            if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+            if kernels.wgsl(&problem, &PlanOptions::default().kernel(kernel)).is_ok() {
                 add(format!("forward {kernel} D={head_dim}"), Call::Forward(Some(kernel)), problem);
             }
         }
         let problem = problem(&flags, 64);
-        if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+        if kernels.wgsl(&problem, &PlanOptions::default().kernel(kernel)).is_ok() {
             add(format!("forward {kernel} D=64, tile map"), Call::Forward(Some(kernel)), problem);
         }
     }
     for kernel in ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode()) {
         for head_dim in [64, 112, 128, 256] {
             for splits in [1, 4] {
-                let shape = Shape::new(1, GROUP, 1, head_dim).kv_heads(1).seq_kv(SEQ_LEN);
+                let shape = Shape::new(1, GROUP, 1, head_dim).num_kv_heads(1).seq_len_kv(SEQ_LEN);
                 let problem = Problem::new(shape).mask(lengths.clone());
-                if kernels.wgsl(&problem, Some(kernel)).is_ok() {
+                if kernels.wgsl(&problem, &PlanOptions::default().kernel(kernel)).is_ok() {
                     let name = format!("{kernel} step D={head_dim}, splits={splits}");
                     add(name, Call::Decode(kernel, splits), problem);
                 }
@@ -92,8 +94,8 @@ pub(crate) fn cases(device: &wgpu::Device) -> Vec<Case> {
     for kernel in BackwardKernel::ALL {
         for head_dim in [64, 112, 128, 256] {
             let problem = problem(&lengths, head_dim);
-            let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
-            if BackwardPlan::with_options(&kernels, &problem, &options).is_ok() {
+            let options = BackwardOptions::default().kernel(kernel);
+            if BackwardPlan::new(&kernels, &problem, &options).is_ok() {
                 add(format!("backward {kernel} D={head_dim}"), Call::Backward(kernel), problem);
             }
         }
@@ -116,9 +118,9 @@ pub(crate) fn print_heading(progress: &ProgressBar) {
 /// Makes the call twice, with kernels of its own; then again with what these left on disk.
 pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Line> {
     let folder = std::env::temp_dir().join(format!("wgpu-attention-bench-{}", std::process::id()));
-    let options = KernelOptions { cache_dir: Some(folder.clone()), ..Default::default() };
+    let options = KernelOptions::default().cache_dir(folder.clone());
     let measure = || -> Result<(usize, Duration)> {
-        let kernels = Kernels::with_options(device, options.clone());
+        let kernels = Kernels::new(device, &options);
         let attention = Attention::from_kernels(&kernels, queue);
         if let Call::Inspect | Call::Backward(_) = case.call {
             call(&attention, &case.problem, Call::Forward(None))?;
@@ -154,9 +156,9 @@ fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
     }
     let shape = problem.shape();
     let [q, k] = [shape.q_len()?, shape.k_len()?].map(|elements| vec![0.5; elements]);
-    let inputs = Inputs { q: &q, k: &k, v: &k, mask: &data };
+    let inputs = Inputs::new(&q, &k, &k).mask(&data);
     if let Call::Backward(kernel) = call {
-        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let options = BackwardOptions::default().kernel(kernel);
         attention.gradients_blocking(problem, &inputs, &OutputGradients::new(&q), &options)?;
         return Ok(());
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, in_turns, uniform};
+use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, ForwardKernel, Mask, MaskBuffers, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, Mask, MaskBuffers, Problem, Shape,
 };
 
 use crate::arguments::Arguments;
@@ -126,7 +128,11 @@ pub(crate) fn run(
     let [o, naive_o] = [(); 2].map(|()| output(device, len));
 
     let problem = Problem::new(shape).mask(case.mask());
-    let plan = AttentionPlan::with_kernel(attention.kernels(), &problem, arguments.kernel)?;
+    let plan = AttentionPlan::new(
+        attention.kernels(),
+        &problem,
+        &PlanOptions::default().kernel(arguments.kernel),
+    )?;
     let naive = Naive::new(device, [&q, &k, &v, &naive_o], [case.heads, case.seq_len], case.causal);
     let buffers = AttentionBuffers {
         q: q.slice(..),

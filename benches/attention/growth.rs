@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 use wgpu_attention::measure::{Clock, uniform};
-use wgpu_attention::{
-    AppendBuffers, AppendPlan, AttentionPlan, CacheShape, Kernels, KvCache, Mask, MaskBuffers,
-    NewTokens, QuerySequences,
-};
+use wgpu_attention::tensor::QuerySequences;
+use wgpu_attention::{AttentionPlan, Kernels, KvCache, Mask, MaskBuffers};
 
 use crate::arguments::Arguments;
 use crate::forward::{output, upload};
@@ -51,11 +50,11 @@ pub(crate) fn run(
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Line> {
-    let kernels = Kernels::new(device);
+    let kernels = Kernels::new(device, &Default::default());
     let shape = CacheShape::new(8, HEADS, STEPS, 64);
     let append = AppendPlan::new(&kernels, &shape, &NewTokens::new(1))?;
     let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
-    let attention = AttentionPlan::new(&kernels, &problem)?;
+    let attention = AttentionPlan::new(&kernels, &problem, &Default::default())?;
     let len = problem.shape().q_len()?;
     let [q, k, v] = [1, 2, 3].map(|seed| upload(device, &uniform(seed, len)));
     let o = output(device, len);

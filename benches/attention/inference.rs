@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, Contender, in_turns, uniform};
-use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, ForwardKernel, Kernels, Mask, MaskBuffers, Problem, Shape,
-};
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
 
 use crate::arguments::Arguments;
 use crate::forward::{output, upload};
@@ -43,16 +43,16 @@ impl Case {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let llama = Shape::new(1, 32, 1, 128).kv_heads(8);
+    let llama = Shape::new(1, 32, 1, 128).num_kv_heads(8);
     let small = Shape::new(8, 8, 1, 64);
     let case = |what, shape| Case { what, shape };
     vec![
-        case("decode", llama.seq_kv(4096)),
-        case("decode", small.seq_kv(2048)),
-        case("decode", Shape { seq_len_q: 4, ..llama.seq_kv(4096) }),
-        case("prefill", Shape { seq_len_q: 512, ..llama.seq_kv(512) }),
+        case("decode", llama.seq_len_kv(4096)),
+        case("decode", small.seq_len_kv(2048)),
+        case("decode", llama.seq_len_kv(4096).seq_len_q(4)),
+        case("prefill", llama.seq_len_kv(512).seq_len_q(512)),
         // A piece of a prompt against what is in the cache and itself.
-        case("prefill", Shape { seq_len_q: 128, ..llama.seq_kv(2048) }),
+        case("prefill", llama.seq_len_kv(2048).seq_len_q(128)),
     ]
 }
 
@@ -130,7 +130,11 @@ pub(crate) fn run(
         .map(|(seed, len)| upload(device, &uniform(seed, len)));
     let o = output(device, shape.o_len()?);
     let problem = Problem::new(shape).mask(Mask::causal());
-    let plan = AttentionPlan::with_kernel(&Kernels::new(device), &problem, arguments.kernel)?;
+    let plan = AttentionPlan::new(
+        &Kernels::new(device, &Default::default()),
+        &problem,
+        &PlanOptions::default().kernel(arguments.kernel),
+    )?;
     let buffers = AttentionBuffers {
         q: q.slice(..),
         k: k.slice(..),

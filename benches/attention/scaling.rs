@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 use wgpu_attention::measure::{Clock, Contender, Samples, Workload, in_turns};
+use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
 
 use crate::arguments::Arguments;
@@ -95,7 +96,11 @@ fn timed(
         .map(|problem| {
             let work = Workload::new(attention, problem, &MaskData::new())?;
             let kernels = attention.kernels();
-            let plan = AttentionPlan::with_kernel(kernels, work.problem(), arguments.kernel)?;
+            let plan = AttentionPlan::new(
+                kernels,
+                work.problem(),
+                &PlanOptions::default().kernel(arguments.kernel),
+            )?;
             Ok((work, plan))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -213,7 +218,7 @@ fn memory(attention: &Attention, clock: &Clock) -> Result<String> {
         // What is freed is freed when the queue is empty.
         clock.time(|_| Ok(()))?;
         let before = allocated()?;
-        let plan = AttentionPlan::new(attention.kernels(), work.problem())?;
+        let plan = AttentionPlan::new(attention.kernels(), work.problem(), &Default::default())?;
         clock.time(|encoder| work.encode(&plan, encoder))?;
         let bytes = allocated()?.saturating_sub(before);
         counts.push(bytes as f64);

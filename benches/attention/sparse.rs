@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use wgpu_attention::measure::{Clock, Workload, in_turns, uniform};
+use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
 
 use crate::arguments::Arguments;
@@ -126,7 +127,11 @@ pub(crate) fn run(
     };
     let (full, masked) = (work(&Mask::All, &MaskData::new())?, work(&case.mask, &case.data)?);
     let plan = |work: &Workload| {
-        AttentionPlan::with_kernel(attention.kernels(), work.problem(), arguments.kernel)
+        AttentionPlan::new(
+            attention.kernels(),
+            work.problem(),
+            &PlanOptions::default().kernel(arguments.kernel),
+        )
     };
     let (full_plan, masked_plan) = (plan(&full)?, plan(&masked)?);
     // The first one that makes the tables lets the next reuse them.

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+use wgpu_attention::plan::{
+    BackwardBuffers, GradientBuffers, InspectBuffers, InspectPlan, ScoreTensor,
+};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardPlan,
-    CacheShape, InspectBuffers, InspectPlan, KvCache, Mask, MaskBuffers, MaskInput, NewTokens,
-    Problem, QuerySequences, ScoreTensor,
+    AttentionBuffers, AttentionPlan, BackwardPlan, KvCache, Mask, MaskBuffers, MaskInput, Problem,
 };
 
 use super::tape::{Tape, Tensor};
@@ -37,7 +40,7 @@ impl Tape<'_> {
         let shape = problem.shape();
         let o = Tensor::zeros(self.gpu, q.rows, v.columns);
         let lse = self.gpu.zeros(shape.lse_len()?);
-        let plan = AttentionPlan::new(self.gpu.kernels(), problem)?;
+        let plan = AttentionPlan::new(self.gpu.kernels(), problem, &Default::default())?;
         self.attended.push(Attended {
             problem: problem.clone(),
             q: q.values.clone(),
@@ -47,24 +50,24 @@ impl Tape<'_> {
         });
         let [q, k, v] = [q, k, v].map(Clone::clone);
         if self.training {
-            let backward = BackwardPlan::new(self.gpu.kernels(), problem)?;
+            let backward = BackwardPlan::new(self.gpu.kernels(), problem, &Default::default())?;
             let (q, k, v, o) = (q.clone(), k.clone(), v.clone(), o.clone());
             let (lse, mask) = (lse.clone(), mask.clone());
             self.gradients.push(o.gradient.clone());
             self.backward.push(Box::new(move |encoder| {
                 let buffers = BackwardBuffers {
+                    q: q.values.slice(..),
+                    k: k.values.slice(..),
+                    v: v.values.slice(..),
+                    o: o.values.slice(..),
+                    lse: lse.slice(..),
+                    dout: o.gradient.slice(..),
+                    dlse: None,
                     mask: mask_buffers(&mask),
-                    dq: Some(q.gradient.slice(..)),
-                    dk: Some(k.gradient.slice(..)),
-                    dv: Some(v.gradient.slice(..)),
-                    ..BackwardBuffers::new(
-                        q.values.slice(..),
-                        k.values.slice(..),
-                        v.values.slice(..),
-                        o.values.slice(..),
-                        lse.slice(..),
-                        o.gradient.slice(..),
-                    )
+                    gradients: GradientBuffers::default()
+                        .dq(q.gradient.slice(..))
+                        .dk(k.gradient.slice(..))
+                        .dv(v.gradient.slice(..)),
                 };
                 Ok(backward.encode(encoder, &buffers)?)
             }));
@@ -97,7 +100,7 @@ impl Tape<'_> {
         let shape = CacheShape::new(q.rows, heads, capacity, q.columns / heads);
         let append = AppendPlan::new(kernels, &shape, &NewTokens::new(1))?;
         let problem = shape.problem(heads, 1, QuerySequences::Uniform).mask(Mask::causal());
-        let plan = AttentionPlan::new(kernels, &problem)?;
+        let plan = AttentionPlan::new(kernels, &problem, &Default::default())?;
         let cache = Rc::new(RefCell::new(KvCache::new(kernels, &shape)?));
         self.caches.push(Rc::clone(&cache));
         let o = Tensor::zeros(self.gpu, q.rows, v.columns);

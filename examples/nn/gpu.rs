@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use bytemuck::Pod;
 use wgpu::util::DeviceExt as _;
-use wgpu_attention::{Attention, DeviceChoice, Kernels};
+use wgpu_attention::{Attention, Kernels};
 
 /// Invocations per workgroup of every kernel here.
 pub(crate) const WORKGROUP_SIZE: usize = 64;
@@ -28,7 +28,7 @@ pub(crate) struct Dispatch {
 impl Gpu {
     /// Opens the best device.
     pub(crate) fn open() -> Result<Self> {
-        let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+        let attention = Attention::open_blocking(&Default::default())?;
         Ok(Self { attention, pipelines: RefCell::default() })
     }
 

@@ -103,7 +103,7 @@ impl Builder<'_, '_> {
         }
         let [seq_q, seq_kv] = [&q, &k].map(|tensor| tensor.rows / sight.batch);
         let shape =
-            Shape::new(sight.batch, sight.heads, seq_q, x.columns / sight.heads).seq_kv(seq_kv);
+            Shape::new(sight.batch, sight.heads, seq_q, x.columns / sight.heads).seq_len_kv(seq_kv);
         let problem = Problem::new(shape).layout(Layout::Bshd).mask(sight.mask.clone());
         let o = self.tape.attention(&problem, [&q, &k, v], &sight.data)?;
         self.out(&format!("{name}.o"), &o, x.columns)

@@ -1,7 +1,7 @@
 //! Ring attention (Liu et al. 2023, arXiv 2310.01889): a sequence that is shared out over several devices.
 //!
 //! Each rank has a piece of the sequence: its queries stay, its keys and values go round. What a rank finds over each piece
-//! of keys is a partial result (o, lse), and [`MergePlan`](wgpu_attention::MergePlan) puts them together as if one device
+//! of keys is a partial result (o, lse), and [`MergePlan`](wgpu_attention::plan::MergePlan) puts them together as if one device
 //! had seen all keys. While a device is at one piece, the next is on its way.
 //!
 //! How pieces travel is a [`Transport`]: here, channels between threads that have a device each. `examples/ring_mpi` has

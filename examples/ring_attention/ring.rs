@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::plan::MergePlan;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, DeviceChoice, Inputs, Mask, MaskBuffers, MergePlan,
-    Outputs, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, Inputs, Mask, MaskBuffers, Outputs, Problem, Shape,
 };
 
 use crate::common::{max_difference, normal};
@@ -41,27 +41,27 @@ pub(crate) struct Rows {
 
 impl Sequence {
     pub(crate) fn new() -> Result<Self> {
-        let shape = Shape::new(1, HEADS, TOKENS, HEAD_DIM).kv_heads(KV_HEADS);
+        let shape = Shape::new(1, HEADS, TOKENS, HEAD_DIM).num_kv_heads(KV_HEADS);
         let (q, k) = (normal(1, shape.q_len()?), normal(2, shape.k_len()?));
         Ok(Self { q, k, v: normal(3, shape.v_len()?), shape })
     }
 
     /// All rows, by one device that sees all keys.
     pub(crate) fn on_one_device(&self) -> Result<Rows> {
-        let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+        let attention = Attention::open_blocking(&Default::default())?;
         let problem = Problem::new(self.shape).mask(Mask::causal());
         let inputs = Inputs::new(&self.q, &self.k, &self.v);
-        let outputs = Outputs { lse: true, ..Outputs::default() };
+        let outputs = Outputs::default().lse(true);
         let result = attention.run_blocking(&problem, &inputs, &outputs)?;
         Ok(Rows { o: result.o, lse: result.lse })
     }
 
     /// The rows of this rank's queries, with keys and values that go round.
     pub(crate) fn of_rank(&self, transport: &impl Transport) -> Result<Rows> {
-        let attention = Attention::open_blocking(&DeviceChoice::Best)?;
+        let attention = Attention::open_blocking(&Default::default())?;
         let (rank, size) = (transport.rank(), transport.size());
         let queries = tokens_of(rank, size);
-        let shape = Shape::new(1, HEADS, queries.len(), HEAD_DIM).kv_heads(KV_HEADS);
+        let shape = Shape::new(1, HEADS, queries.len(), HEAD_DIM).num_kv_heads(KV_HEADS);
         let merge = MergePlan::new(attention.kernels(), &Problem::new(shape), size)?;
         let upload = |contents: &[f32]| {
             attention.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -79,8 +79,9 @@ impl Sequence {
             ensure!(piece.len() == 2 * len, "a piece of {} elements, not {}", piece.len(), 2 * len);
             // A query sees the keys up to its own position, wherever either of them is.
             let offset = queries.start as i32 - keys.start as i32;
-            let problem = Problem::new(shape.seq_kv(keys.len())).mask(Mask::causal_offset(offset));
-            let plan = AttentionPlan::new(attention.kernels(), &problem)?;
+            let problem =
+                Problem::new(shape.seq_len_kv(keys.len())).mask(Mask::causal_offset(offset));
+            let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
             let [k, v] = [&piece[..len], &piece[len..]].map(upload);
             let slices = merge.part(part)?;
             let mut encoder = attention.device().create_command_encoder(&Default::default());

@@ -1,7 +1,7 @@
 //! Auxiliary tensors: what masks, score modifiers and sequences of different lengths read beside q, k and v. Their names,
-//! types and sizes; their data on the CPU ([`data`]) and on the device ([`buffers`]).
-//!
-//! The module isn't called `aux`, since Windows reserves that file name.
+//! types and sizes; their data on the CPU and on the device.
+
+// The module isn't called `aux`, since Windows reserves that file name.
 
 mod buffers;
 pub(crate) mod check;

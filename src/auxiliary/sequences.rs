@@ -10,7 +10,7 @@ use crate::shape::{MAX_SEQ_LEN, Shape};
 #[expect(non_upper_case_globals, reason = "tensors are named as the masks that read them")]
 impl MaskInput {
     /// `q_starts`, i32 `[batch + 1]`: where each of the packed sequences starts, and where the last one ends
-    /// (FlashAttention's `cu_seqlens_q`): see [`crate::Sequences`].
+    /// (FlashAttention's `cu_seqlens_q`): see [`crate::tensor::Sequences`].
     pub const QStarts: Self = Self::named("q_starts");
     /// `kv_starts`, i32 `[batch + 1]`, likewise (`cu_seqlens_k`).
     pub const KvStarts: Self = Self::named("kv_starts");

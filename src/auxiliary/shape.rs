@@ -12,7 +12,8 @@ use crate::shape::{Shape, Strides, elements};
 /// One-shot calls take it from the data ([`crate::MaskData::shape`]); whoever makes plans says it:
 ///
 /// ```
-/// use wgpu_attention::{DataShape, Mask, MaskInput, Problem, Shape};
+/// use wgpu_attention::{Mask, MaskInput, Problem, Shape};
+/// use wgpu_attention::auxiliary::DataShape;
 /// // One mask for all sequences and heads.
 /// let problem = Problem::new(Shape::new(2, 8, 128, 64))
 ///     .mask(Mask::Dense)
@@ -105,7 +106,7 @@ mod tests {
 
     #[test]
     fn sizes_are_given_or_follow_from_the_shape() {
-        let shape = Shape::new(2, 4, 3, 8).seq_kv(40);
+        let shape = Shape::new(2, 4, 3, 8).seq_len_kv(40);
         let dims = [Dim::batch(&shape), Dim::heads_or_1(&shape), Dim::any("rounds")];
         let tensor = TensorSpec::new(MaskInput::named("x"), Element::I32, dims);
         assert_eq!(tensor.sizes(None).unwrap(), [2, 4, 1]);

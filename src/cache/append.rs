@@ -29,8 +29,9 @@ use crate::shape::{Indexing, Layout, Strides};
 /// The tokens that are added to a cache at a time.
 ///
 /// Their keys, values and queries are of one type and in one layout, dense: `[batch, heads, seq_len, dim]`, or as
-/// [`crate::Sequences`] says for other forms.
+/// [`crate::tensor::Sequences`] says for other forms.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct NewTokens {
     /// How many tokens each sequence gets, or the most that one may get.
     pub seq_len: usize,
@@ -59,31 +60,13 @@ impl NewTokens {
         }
     }
 
-    /// The same lying in memory otherwise.
-    #[must_use]
-    pub const fn sequences(mut self, sequences: QuerySequences) -> Self {
-        self.sequences = sequences;
-        self
-    }
-
-    /// The same of another type.
-    #[must_use]
-    pub const fn dtype(mut self, dtype: Dtype) -> Self {
-        self.dtype = dtype;
-        self
-    }
-
-    /// The same in another layout.
-    #[must_use]
-    pub const fn layout(mut self, layout: Layout) -> Self {
-        self.layout = layout;
-        self
-    }
-
-    /// The same, keys turned by their positions, and queries of so many heads.
-    #[must_use]
-    pub fn rotary(self, rotary: Rotary, query_heads: usize) -> Self {
-        Self { rotary: Some(rotary), query_heads: Some(query_heads), ..self }
+    setters! {
+        seq_len: usize,
+        sequences: QuerySequences,
+        dtype: Dtype,
+        layout: Layout,
+        option rotary: Rotary,
+        option query_heads: usize,
     }
 }
 
@@ -116,6 +99,7 @@ struct TokenStrides {
 
 /// The caller's buffers for [`AppendPlan::encode`], of the tokens' type; rules as for [`crate::AttentionBuffers`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct AppendBuffers<'a> {
     /// `[batch, num_kv_heads, seq_len, head_dim]`
     pub k: BufferSlice<'a>,
@@ -139,16 +123,11 @@ impl<'a> AppendBuffers<'a> {
         Self { k, v, q: None, rotated_q: None, sequences: MaskBuffers::new(), lengths: None }
     }
 
-    /// The same with queries to be turned, from `q` to `rotated_q`.
-    #[must_use]
-    pub fn queries(self, q: BufferSlice<'a>, rotated_q: BufferSlice<'a>) -> Self {
-        Self { q: Some(q), rotated_q: Some(rotated_q), ..self }
-    }
-
-    /// The same with where the sequences' tokens lie, and how many there are where the host knows.
-    #[must_use]
-    pub fn sequences(self, sequences: MaskBuffers<'a>, lengths: Option<&'a [usize]>) -> Self {
-        Self { sequences, lengths, ..self }
+    setters! {
+        option q: BufferSlice<'a>,
+        option rotated_q: BufferSlice<'a>,
+        sequences: MaskBuffers<'a>,
+        some lengths: &'a [usize],
     }
 }
 
@@ -178,7 +157,7 @@ impl AppendPlan {
             ));
         }
         let heads = tokens.query_heads.unwrap_or(shape.num_kv_heads);
-        let dtypes = Dtypes { k: shape.dtype, v: shape.dtype, ..Dtypes::from(tokens.dtype) };
+        let dtypes = Dtypes::from(tokens.dtype).k(shape.dtype).v(shape.dtype);
         let problem = shape
             .problem(heads, tokens.seq_len, tokens.sequences)
             .dtypes(dtypes)
@@ -283,6 +262,11 @@ impl AppendPlan {
             *bound = (*bound + added).min(most);
         }
         Ok(())
+    }
+
+    /// Lets go of the caller's buffers: see [`crate::AttentionPlan::forget_buffers`].
+    pub fn forget_buffers(&self) {
+        self.bind_groups.forget();
     }
 
     /// How many tokens each sequence gets, where the host knows.

@@ -1,9 +1,16 @@
-//! The keys and values of tokens that have been, on the device: what a cache looks like ([`shape`]), how tokens are added
-//! to it ([`append`]) and turned by their positions ([`rotary`]).
+//! Caches of keys and values on the device, and the tokens that are added to them.
+
+// The keys and values of tokens that have been, on the device: what a cache looks like (`shape`), how tokens are added
+// to it (`append`) and turned by their positions (`rotary`).
 
 pub(crate) mod append;
 pub(crate) mod rotary;
 pub(crate) mod shape;
+
+pub use crate::kernel::key::Pairing;
+pub use append::{AppendBuffers, AppendPlan, NewTokens};
+pub use rotary::Rotary;
+pub use shape::{CacheForm, CacheShape};
 
 use wgpu::{BufferSlice, BufferUsages};
 
@@ -14,11 +21,10 @@ use crate::plan::attention::AttentionBuffers;
 use crate::plan::buffers::Operand;
 use crate::problem::Problem;
 use crate::shape::MAX_SEQ_LEN;
-use shape::{CacheForm, CacheShape};
 
 /// The keys and values of a batch of sequences, on the device, each sequence at a length of its own.
 ///
-/// The lengths lie on the device, too, and move on there: [`crate::AppendPlan`] adds tokens at each sequence's end, and
+/// The lengths lie on the device, too, and move on there: [`crate::cache::AppendPlan`] adds tokens at each sequence's end, and
 /// attention over the cache ([`CacheShape::problem`], [`KvCache::attention_buffers`]) reads as far as they say. So a loop that
 /// encodes append and attention in each step writes nothing from the host. The host keeps a bound for each length, which
 /// is the length itself where it's told how many tokens are added, and refuses what would go beyond the capacity before
@@ -27,16 +33,15 @@ use shape::{CacheForm, CacheShape};
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, k, v, o]: [wgpu::Buffer; 4]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{
-///     AppendBuffers, AppendPlan, AttentionPlan, CacheShape, Kernels, KvCache, Mask, MaskBuffers, NewTokens,
-///     QuerySequences,
-/// };
-/// let kernels = Kernels::new(device);
+/// use wgpu_attention::{AttentionPlan, Kernels, KvCache, Mask, MaskBuffers};
+/// use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+/// use wgpu_attention::tensor::QuerySequences;
+/// let kernels = Kernels::new(device, &Default::default());
 /// let shape = CacheShape::new(2, 8, 1024, 64);
 /// let mut cache = KvCache::new(&kernels, &shape)?;
 /// let append = AppendPlan::new(&kernels, &shape, &NewTokens::new(1))?;
 /// let problem = shape.problem(8, 1, QuerySequences::Uniform).mask(Mask::causal());
-/// let attention = AttentionPlan::new(&kernels, &problem)?;
+/// let attention = AttentionPlan::new(&kernels, &problem, &Default::default())?;
 /// for _ in 0..256 {
 ///     let mut encoder = device.create_command_encoder(&Default::default());
 ///     append.encode(&mut encoder, &mut cache, &AppendBuffers::new(k.slice(..), v.slice(..)))?;
@@ -308,7 +313,7 @@ impl KvCache {
     }
 
     /// Records that what was wrong so far is forgotten.
-    pub fn forget_check(&self, encoder: &mut wgpu::CommandEncoder) {
+    pub fn clear_error(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.clear_buffer(&self.lengths, self.shape.batch as u64 * 4, Some(4));
     }
 

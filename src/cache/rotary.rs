@@ -10,7 +10,7 @@ use crate::shape::MAX_HEAD_DIM;
 /// position is turned by `position · frequencies[i]`.
 ///
 /// ```
-/// use wgpu_attention::{Pairing, Rotary};
+/// use wgpu_attention::cache::{Pairing, Rotary};
 /// let llama = Rotary::new(128, 500_000.0, Pairing::Half);
 /// assert_eq!(llama.frequencies()[0], 1.0);
 /// ```

@@ -9,13 +9,15 @@ use crate::shape::{Layout, Shape};
 /// The sizes of a [`crate::KvCache`], the type of its elements, and where its rows lie.
 ///
 /// ```
-/// use wgpu_attention::{CacheShape, Dtype};
+/// use wgpu_attention::Dtype;
+/// use wgpu_attention::cache::CacheShape;
 /// // Room for 4 sequences of up to 4096 tokens, in 1024 blocks of 16 that they share: 8 kv heads of 128 components.
 /// let shape = CacheShape::new(4, 8, 4096, 128).paged(16, 1024).dtype(Dtype::F16);
 /// assert_eq!(shape.bytes()?, 2 * (1024 * 16) * 8 * 128 * 2);
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct CacheShape {
     /// Number of sequences.
     pub batch: usize,
@@ -69,22 +71,15 @@ impl CacheShape {
         }
     }
 
-    /// The same with values of another width.
-    #[must_use]
-    pub const fn dim_v(self, head_dim_v: usize) -> Self {
-        Self { head_dim_v, ..self }
-    }
-
-    /// The same with elements of another type.
-    #[must_use]
-    pub const fn dtype(self, dtype: Dtype) -> Self {
-        Self { dtype, ..self }
-    }
-
-    /// The same in another layout.
-    #[must_use]
-    pub const fn layout(self, layout: Layout) -> Self {
-        Self { layout, ..self }
+    setters! {
+        const batch: usize,
+        const num_kv_heads: usize,
+        const capacity: usize,
+        const head_dim: usize,
+        const head_dim_v: usize,
+        const dtype: Dtype,
+        const layout: Layout,
+        const form: CacheForm,
     }
 
     /// The same as a ring.
@@ -144,9 +139,9 @@ impl CacheShape {
             },
         };
         let shape = Shape::new(self.batch, num_heads, seq_len_q, self.head_dim)
-            .kv_heads(self.num_kv_heads)
-            .seq_kv(self.capacity)
-            .dim_v(self.head_dim_v)
+            .num_kv_heads(self.num_kv_heads)
+            .seq_len_kv(self.capacity)
+            .head_dim_v(self.head_dim_v)
             .sequences(Sequences { q, kv });
         let dtypes = Dtypes { k: self.dtype, v: self.dtype, ..Dtypes::default() };
         let problem = Problem::new(shape).dtypes(dtypes);

@@ -127,7 +127,7 @@ impl TensorFile {
     /// As [`TensorFile::mask_data`], which gets the rest of the checks.
     pub fn mask_shape(&self, mask: &Mask, seq_len_q: usize, seq_len_kv: usize) -> Result<Shape> {
         let (mut batch, mut heads) = (None, 1);
-        let unknown = Shape::new(1, 1, seq_len_q, 1).seq_kv(seq_len_kv);
+        let unknown = Shape::new(1, 1, seq_len_q, 1).seq_len_kv(seq_len_kv);
         for tensor in mask.tensors(&unknown) {
             let name = self.source(&tensor);
             let Some(dims) = self.dims(&name) else {
@@ -145,7 +145,7 @@ impl TensorFile {
             batch = batch.or(size_of("B"));
             heads = heads.max(size_of("H").unwrap_or(1));
         }
-        Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_kv(seq_len_kv))
+        Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_len_kv(seq_len_kv))
     }
 
     /// The name of the file's tensor: queries and keys may have their ids in common.

@@ -35,7 +35,7 @@ impl Operands {
 
     /// The tensors as a call takes them.
     pub fn inputs<'a>(&'a self, mask: &'a MaskData) -> Inputs<'a> {
-        Inputs { q: &self.q, k: &self.k, v: &self.v, mask }
+        Inputs::new(&self.q, &self.k, &self.v).mask(mask)
     }
 
     /// The sizes of o as it lies in memory: `[batch, num_heads, seq_len_q, head_dim_v]` in the layout's order.
@@ -83,9 +83,9 @@ impl TensorFile {
             ));
         }
         let shape = Shape::new(batch, num_heads, seq_len_q, head_dim)
-            .seq_kv(seq_len_kv)
-            .kv_heads(num_kv_heads)
-            .dim_v(head_dim_v)
+            .seq_len_kv(seq_len_kv)
+            .num_kv_heads(num_kv_heads)
+            .head_dim_v(head_dim_v)
             .sequences(sequences);
         shape.validate()?;
         let [q_type, k_type, v_type, bias_type] =

@@ -22,7 +22,7 @@ fn qkv(q: [usize; 4], k: [usize; 4], v: [usize; 4]) -> TensorWriter {
 
 #[test]
 fn operands_in_both_layouts() {
-    let shape = Shape::new(2, 4, 3, 8).kv_heads(2).seq_kv(5).dim_v(6);
+    let shape = Shape::new(2, 4, 3, 8).num_kv_heads(2).seq_len_kv(5).head_dim_v(6);
     let bhsd = file(&qkv([2, 4, 3, 8], [2, 2, 5, 8], [2, 2, 5, 6]));
     let operands = bhsd.operands(Layout::Bhsd).unwrap();
     assert_eq!((operands.shape, operands.o_dims()), (shape, [2, 4, 3, 6]));
@@ -73,7 +73,7 @@ fn operands_that_do_not_fit_are_named() {
 
 #[test]
 fn mask_data_by_name() {
-    let shape = Shape::new(2, 3, 2, 4).seq_kv(3);
+    let shape = Shape::new(2, 3, 2, 4).seq_len_kv(3);
     let file = file(
         &TensorWriter::new()
             .i32("key_lengths", &[2], &[3, 1])
@@ -102,7 +102,7 @@ fn mask_data_by_name() {
     );
     assert_eq!(data("dense"), MaskData::new().dense([1, 3, 1, 3], [true; 9]));
     let seen = file.mask_shape(&"dense & key_lengths".parse().unwrap(), 2, 3).unwrap();
-    assert_eq!(seen, Shape::new(2, 3, 2, 1).seq_kv(3));
+    assert_eq!(seen, Shape::new(2, 3, 2, 1).seq_len_kv(3));
 }
 
 #[test]

@@ -322,7 +322,7 @@ fn backward_configs() -> Vec<BackwardConfig> {
 fn devices() -> [DeviceTraits; 4] {
     [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
         is_cpu: true,
-        fixed_subgroup_size: Some(subgroup_size),
+        fixed_subgroup_size: Ok(subgroup_size),
         largest_subgroup: subgroup_size,
         reads_wide: subgroup_size == 8 || subgroup_size == 32,
         matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
@@ -357,7 +357,7 @@ fn configs() -> Vec<ForwardConfig> {
             for (seq_len_q, dtypes) in cases.into_iter().chain(of_8_bits) {
                 // Long rows of one length, whose sums are folded.
                 let keys = if head_dim == 64 { SEGMENT + 1 } else { seq_len_q };
-                let shape = Shape::new(1, 1, seq_len_q, head_dim).seq_kv(keys);
+                let shape = Shape::new(1, 1, seq_len_q, head_dim).seq_len_kv(keys);
                 let problem = Problem::new(shape).dtypes(dtypes);
                 for num_splits in [1, 2] {
                     let forms = candidates(&problem, &device, Some(num_splits)).into_iter();

@@ -19,7 +19,7 @@ pub enum ForwardKernel {
     /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
     Tiled,
     /// Both products by cooperative matrices of f16, summed in f32: for devices that were opened with them
-    /// ([`DeviceChoice::WithMatrices`](crate::DeviceChoice::WithMatrices)).
+    /// ([`DeviceOptions::matrices`](crate::DeviceOptions::matrices)).
     Matrix,
     /// Few queries against many keys, the keys split over workgroups, a lane's loads its own: for CPU adapters.
     DecodeLanes,
@@ -181,10 +181,35 @@ pub(crate) struct ForwardConfig {
 }
 
 impl ForwardConfig {
-    /// The tiles in words that tell them from others of the same kernel.
+    /// The tiles in words that tell them from others of the same kernel. Profiles on disk hold these words, so that another
+    /// wording needs another version of them (`crate::profile`), whatever the fields are called here.
     pub(crate) fn tiles(&self) -> String {
         let TileGrid { block_q, block_kv } = self.grid;
-        format!("{block_q} queries x {block_kv} keys, {:?}", self.form)
+        let form = match self.form {
+            ForwardForm::Broadcast { subgroup_size, rows, sum_steps } => {
+                let SumSteps { full, partial } = sum_steps;
+                let partial = partial.unwrap_or(full);
+                format!(
+                    "subgroup {subgroup_size}, rows per lane {rows}, keys per sum {full}, in partial tiles {partial}"
+                )
+            }
+            ForwardForm::Tiled { columns, chunk, v_keys } => {
+                format!(
+                    "threads per row {columns}, staged components {chunk}, staged values {v_keys}"
+                )
+            }
+            ForwardForm::Matrix { columns, size } => {
+                format!("threads per row {columns}, matrices {size}")
+            }
+            ForwardForm::DecodeLanes { subgroup_size, rows, split } => {
+                format!("subgroup {subgroup_size}, packed rows {rows}, split {split}")
+            }
+            ForwardForm::Decode { invocations, columns, rows, k_run, v_run, split } => format!(
+                "threads {invocations}, threads per key {columns}, packed rows {rows}, vectors per load {k_run} and {v_run}, \
+                 split {split}"
+            ),
+        };
+        format!("{block_q} queries x {block_kv} keys, {form}")
     }
 }
 

@@ -1,6 +1,8 @@
-//! Kernels: which there are ([`key`]), their tiles by device class ([`tiles`]), their uniform block ([`params`]),
-//! their WGSL text ([`source`]), what they need of a device ([`limits`]), their pipelines ([`pipeline`])
-//! and these on disk ([`store`]); all of them in a list, for checks ([`catalog`]).
+//! The kernels of a device, what they are made with, and profiles of what is fastest on it.
+
+// Kernels: which there are (`key`), their tiles by device class (`tiles`), their uniform block (`params`),
+// their WGSL text (`source`), what they need of a device (`limits`), their pipelines (`pipeline`)
+// and these on disk (`store`); all of them in a list, for checks (`catalog`).
 
 #[cfg(any(test, feature = "cli"))]
 pub(crate) mod catalog;
@@ -11,3 +13,11 @@ pub(crate) mod pipeline;
 pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod tiles;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use catalog::{KernelText, kernel_texts};
+pub use key::{BackwardKernel, ForwardKernel};
+pub use pipeline::{KernelOptions, Kernels};
+
+pub use crate::profile::Profile;

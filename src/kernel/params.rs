@@ -81,7 +81,7 @@ impl Params {
     pub(crate) fn new(problem: &Problem, mask: &MaskLayout, block_q: usize) -> Result<Self> {
         let shape = &problem.shape;
         let tensors = problem.strides();
-        let scale = problem.scale();
+        let scale = problem.get_scale();
         let softmax_scale = if problem.score_text().modifies() { 1.0 } else { scale.abs() };
         let [block_size, blocks, blocks_per_sequence] = match shape.sequences.kv {
             KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {

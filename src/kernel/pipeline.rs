@@ -1,6 +1,6 @@
 //! Pipelines, compiled once per key and device.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ use crate::profile::{DeviceId, Profile};
 ///
 /// ```no_run
 /// # fn f(device: wgpu::Device) {
-/// let kernels = wgpu_attention::Kernels::new(&device);
+/// let kernels = wgpu_attention::Kernels::new(&device, &Default::default());
 /// # }
 /// ```
 #[derive(Debug, Clone)]
@@ -38,13 +38,17 @@ struct Inner {
     store: Result<PipelineStore, String>,
     slots: Mutex<HashMap<KernelKey, Arc<Slot>>>,
     bind_groups: AtomicUsize,
+    /// The warnings that were logged.
+    warned: Mutex<HashSet<String>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Ok(store) = &self.store {
-            // Nobody is left to be told; `Kernels::save_cache` tells.
-            let _ = store.save();
+            // No caller is left to be told; `Kernels::save_cache` tells.
+            if let Err(error) = store.save() {
+                log::warn!("compiled pipelines weren't kept: {error}");
+            }
         }
     }
 }
@@ -53,13 +57,16 @@ impl Drop for Inner {
 ///
 /// ```no_run
 /// # fn f(device: wgpu::Device) {
-/// use wgpu_attention::{KernelOptions, Kernels};
-/// let options = KernelOptions { cache_dir: Some("target/pipelines".into()), ..Default::default() };
-/// let kernels = Kernels::with_options(&device, options);
-/// println!("{}", kernels.cache_words());
+/// use std::path::PathBuf;
+/// use wgpu_attention::Kernels;
+/// use wgpu_attention::kernel::KernelOptions;
+/// let options = KernelOptions::default().cache_dir(PathBuf::from("target/pipelines"));
+/// let kernels = Kernels::new(&device, &options);
+/// println!("{}", kernels.cache_status());
 /// # }
 /// ```
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct KernelOptions {
     /// A folder for compiled pipelines, which the next start of the program finds there: a file for each kind of adapter,
     /// made when needed, written when the last clone of the kernels is dropped and by [`Kernels::save_cache`]. A file
@@ -70,13 +77,22 @@ pub struct KernelOptions {
     /// Measurements that plans prefer to the tile table.
     pub profile: Option<Profile>,
     /// What the adapter's `cooperative_matrix_properties` lists, which a device doesn't tell: with it,
-    /// [`ForwardKernel::Matrix`](crate::ForwardKernel::Matrix) serves where the device was opened with
+    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) serves where the device was opened with
     /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`.
     pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
-    /// The most multiply-adds of a piece of a plan ([`AttentionPlan::encode_piece`](crate::AttentionPlan::encode_piece)),
+    /// The most multiply-adds of a submission of a plan ([`AttentionPlan::encode_submission`](crate::AttentionPlan::encode_submission)),
     /// which one-shot calls submit one by one, so that no watchdog takes a long one for a hanging GPU. Counted as if no mask
-    /// emptied a tile; a single workgroup is a piece whatever it takes. Otherwise it follows from the kind of device.
+    /// emptied a tile; a single workgroup is a submission whatever it takes. Otherwise it follows from the kind of device.
     pub most_work: Option<u64>,
+}
+
+impl KernelOptions {
+    setters! {
+        option cache_dir: PathBuf,
+        option profile: Profile,
+        into matrices: Vec<wgpu::CooperativeMatrixProperties>,
+        option most_work: u64,
+    }
 }
 
 /// A place per key, so that two threads compile different kernels side by side and the same one once.
@@ -92,36 +108,43 @@ pub(crate) struct Pipeline {
 impl Kernels {
     /// No kernel is compiled before a plan needs it.
     ///
-    /// Enable `Features::SUBGROUP` on the device where the adapter has it: some kernels need it. On a CPU adapter,
-    /// `Features::SHADER_INT64` makes decoding some 15 % faster, the rest 5.
-    pub fn new(device: &wgpu::Device) -> Self {
-        Self::with_options(device, KernelOptions::default())
-    }
-
-    /// As [`Kernels::new`], with pipelines that are kept on disk, or measurements.
+    /// Open the device with [`crate::required_features`] and [`crate::required_limits`]: without them the faster kernels are
+    /// refused.
     ///
-    /// Nothing that is wrong with either is an error: without them everything works, if slower.
-    /// [`Kernels::cache_words`] and [`crate::AttentionPlan::explain`] say what became of them.
-    pub fn with_options(device: &wgpu::Device, options: KernelOptions) -> Self {
+    /// A folder or a profile of the options that can't be used is no error: without them everything works, if slower.
+    /// [`Kernels::cache_status`] and [`crate::AttentionPlan::explain`] say what became of them.
+    pub fn new(device: &wgpu::Device, options: &KernelOptions) -> Self {
         let store = match &options.cache_dir {
             Some(folder) => PipelineStore::open(device, folder),
             None => Err("no folder was given".to_owned()),
         };
+        match &store {
+            Err(reason) if options.cache_dir.is_some() => {
+                log::warn!("no pipelines are kept: {reason}");
+            }
+            Ok(store) if store.is_replaced => log::warn!("compiled pipelines: {}", store.found),
+            _ => {}
+        }
+        let traits = DeviceTraits::new(device, &options.matrices, options.most_work);
+        if let (true, Err(reason)) = (traits.is_cpu, &traits.fixed_subgroup_size) {
+            log::warn!("the fastest kernels for this device are refused: {reason}");
+        }
         Self {
             inner: Arc::new(Inner {
                 device: device.clone(),
                 device_id: DeviceId::new(&device.adapter_info()),
-                traits: DeviceTraits::new(device, &options.matrices, options.most_work),
-                profile: options.profile,
+                traits,
+                profile: options.profile.clone(),
                 store,
                 slots: Mutex::default(),
                 bind_groups: AtomicUsize::new(0),
+                warned: Mutex::default(),
             }),
         }
     }
 
     /// In words, what was found in the folder for compiled pipelines, or why none are kept.
-    pub fn cache_words(&self) -> String {
+    pub fn cache_status(&self) -> String {
         match &self.inner.store {
             Ok(store) => store.found.clone(),
             Err(reason) => format!("no pipelines are kept: {reason}"),
@@ -166,17 +189,28 @@ impl Kernels {
         &self.inner.device
     }
 
-    /// How many pipelines have been compiled. One that is being compiled doesn't count yet.
+    /// How many pipelines have been compiled, for tests and benchmarks. One that is being compiled doesn't count yet.
+    #[doc(hidden)]
     pub fn compiled(&self) -> usize {
         let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let done = |slot: &&Arc<Slot>| slot.try_lock().is_ok_and(|slot| slot.is_some());
         slots.values().filter(done).count()
     }
 
-    /// How many bind groups the plans of forward passes and appends have made: in a loop over the same buffers, none after
-    /// its first step.
+    /// How many bind groups plans have made, for tests and benchmarks: in a loop over the same buffers, none after its first
+    /// step.
+    #[doc(hidden)]
     pub fn bind_groups(&self) -> usize {
         self.inner.bind_groups.load(Ordering::Relaxed)
+    }
+
+    /// Logs a warning, unless it was logged already.
+    pub(crate) fn warn_once(&self, message: &str) {
+        let mut warned = self.inner.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warned.contains(message) {
+            log::warn!("{message}");
+            warned.insert(message.to_owned());
+        }
     }
 
     pub(crate) fn count_bind_group(&self) {
@@ -217,7 +251,12 @@ impl Kernels {
         if let Some(pipeline) = &*slot {
             return Ok(Arc::clone(pipeline));
         }
+        // A browser has no such clock, and compiles later.
+        #[cfg(not(target_family = "wasm"))]
+        let start = std::time::Instant::now();
         let pipeline = Arc::new(compile(&self.inner.device, self.inner.store.as_ref().ok(), &key)?);
+        #[cfg(not(target_family = "wasm"))]
+        log::debug!("compiled `{}` in {:.1?}", key.entry_point(), start.elapsed());
         *slot = Some(Arc::clone(&pipeline));
         Ok(pipeline)
     }

@@ -4,7 +4,8 @@
 //! to some of the heads. What it reads at run time is what its leaves read.
 //!
 //! ```
-//! use wgpu_attention::{Mask, compositions};
+//! use wgpu_attention::Mask;
+//! use wgpu_attention::mask::compositions;
 //! let padded = compositions::longformer(256, 1) & Mask::KeyLengths;
 //! assert_eq!(padded.to_string(), "(window(256,256) | global(1)) & key_lengths");
 //! ```
@@ -18,7 +19,7 @@ use super::Mask;
 /// The own position is kept even for a size of 0.
 ///
 /// ```
-/// assert_eq!(wgpu_attention::compositions::sliding_window(4096).to_string(), "window(4095,0)");
+/// assert_eq!(wgpu_attention::mask::compositions::sliding_window(4096).to_string(), "window(4095,0)");
 /// ```
 pub fn sliding_window(size: u32) -> Mask {
     Mask::window(size.saturating_sub(1), 0)
@@ -30,7 +31,7 @@ pub fn sliding_window(size: u32) -> Mask {
 /// `window = 256`.
 ///
 /// ```
-/// let mask = wgpu_attention::compositions::longformer(256, 1);
+/// let mask = wgpu_attention::mask::compositions::longformer(256, 1);
 /// assert_eq!(mask.to_string(), "window(256,256) | global(1)");
 /// ```
 pub fn longformer(window: u32, global: u32) -> Mask {
@@ -43,7 +44,7 @@ pub fn longformer(window: u32, global: u32) -> Mask {
 /// sequences or heads, `dense` is broadcast.
 ///
 /// ```
-/// let mask = wgpu_attention::compositions::bigbird(96, 2);
+/// let mask = wgpu_attention::mask::compositions::bigbird(96, 2);
 /// assert_eq!(mask.to_string(), "window(96,96) | global(2) | dense");
 /// ```
 pub fn bigbird(window: u32, global: u32) -> Mask {
@@ -56,7 +57,7 @@ pub fn bigbird(window: u32, global: u32) -> Mask {
 /// Reads `prefix_lengths`.
 ///
 /// ```
-/// assert_eq!(wgpu_attention::compositions::prefix_lm().to_string(), "prefix | causal");
+/// assert_eq!(wgpu_attention::mask::compositions::prefix_lm().to_string(), "prefix | causal");
 /// ```
 pub fn prefix_lm() -> Mask {
     Mask::Prefix | Mask::causal()
@@ -68,7 +69,7 @@ pub fn prefix_lm() -> Mask {
 /// ([arXiv 2407.21783](https://arxiv.org/abs/2407.21783), §3.2). Reads `document_ids_q` and `document_ids_kv`.
 ///
 /// ```
-/// assert_eq!(wgpu_attention::compositions::packed_documents().to_string(), "documents & causal");
+/// assert_eq!(wgpu_attention::mask::compositions::packed_documents().to_string(), "documents & causal");
 /// ```
 pub fn packed_documents() -> Mask {
     Mask::Documents & Mask::causal()
@@ -80,7 +81,7 @@ pub fn packed_documents() -> Mask {
 /// every key; `causal` takes those that come later away again.
 ///
 /// ```
-/// let mask = wgpu_attention::compositions::streaming_llm(1020, 4);
+/// let mask = wgpu_attention::mask::compositions::streaming_llm(1020, 4);
 /// assert_eq!(mask.to_string(), "causal & (window(1019,0) | global(4))");
 /// ```
 pub fn streaming_llm(window: u32, sinks: u32) -> Mask {
@@ -93,7 +94,7 @@ pub fn streaming_llm(window: u32, sinks: u32) -> Mask {
 /// scores are capped, too: [`crate::Score::softcap`].
 ///
 /// ```
-/// use wgpu_attention::compositions::gemma2;
+/// use wgpu_attention::mask::compositions::gemma2;
 /// assert_eq!([0, 1, 2].map(|layer| gemma2(layer, 4096).to_string()), ["window(4095,0)", "causal", "window(4095,0)"]);
 /// ```
 pub fn gemma2(layer: usize, window: u32) -> Mask {
@@ -107,7 +108,7 @@ pub fn gemma2(layer: usize, window: u32) -> Mask {
 /// `| block_bidirectional`.
 ///
 /// ```
-/// use wgpu_attention::compositions::gemma3;
+/// use wgpu_attention::mask::compositions::gemma3;
 /// assert_eq!([4, 5, 6].map(|layer| gemma3(layer, 1024).to_string()), ["window(1023,0)", "causal", "window(1023,0)"]);
 /// ```
 pub fn gemma3(layer: usize, window: u32) -> Mask {
@@ -121,7 +122,7 @@ pub fn gemma3(layer: usize, window: u32) -> Mask {
 /// (Child et al. 2019, [arXiv 1904.10509](https://arxiv.org/abs/1904.10509)).
 ///
 /// ```
-/// use wgpu_attention::compositions::llama4;
+/// use wgpu_attention::mask::compositions::llama4;
 /// assert_eq!([2, 3].map(|layer| llama4(layer, 8192).to_string()), ["chunk(8192) & causal", "causal"]);
 /// ```
 pub fn llama4(layer: usize, chunk: u32) -> Mask {
@@ -139,7 +140,7 @@ fn alternating(layer: usize, period: usize, local: Mask) -> Mask {
 /// joined: a key is kept that shares a bucket in any of them.
 ///
 /// ```
-/// let mask = wgpu_attention::compositions::reformer();
+/// let mask = wgpu_attention::mask::compositions::reformer();
 /// assert_eq!(mask.to_string(), "self_only_if_alone(buckets & causal)");
 /// ```
 pub fn reformer() -> Mask {
@@ -153,7 +154,7 @@ pub fn reformer() -> Mask {
 /// `tree_parents`.
 ///
 /// ```
-/// assert_eq!(wgpu_attention::compositions::speculative_tree().to_string(), "tree");
+/// assert_eq!(wgpu_attention::mask::compositions::speculative_tree().to_string(), "tree");
 /// ```
 pub fn speculative_tree() -> Mask {
     Mask::Tree
@@ -169,7 +170,7 @@ mod tests {
     /// Compares a mask of one sequence and head with a drawing: `#` is kept, `.` isn't.
     #[track_caller]
     fn check(mask: &Mask, data: &MaskData, drawing: &[&str]) {
-        let shape = Shape::new(1, 1, drawing.len(), 1).seq_kv(drawing[0].len());
+        let shape = Shape::new(1, 1, drawing.len(), 1).seq_len_kv(drawing[0].len());
         let evaluator = Evaluator::new(mask, data, &shape).unwrap();
         let cell = |q_idx, kv_idx| if evaluator.keep(0, 0, q_idx, kv_idx) { '#' } else { '.' };
         let row = |q_idx| (0..shape.seq_len_kv).map(|kv_idx| cell(q_idx, kv_idx)).collect();

@@ -10,7 +10,8 @@ use crate::shape::Shape;
 /// A mask with its data, ready to be asked cell by cell.
 ///
 /// ```
-/// use wgpu_attention::{Evaluator, Mask, MaskData, Shape};
+/// use wgpu_attention::{Mask, MaskData, Shape};
+/// use wgpu_attention::mask::Evaluator;
 /// let shape = Shape::new(1, 1, 3, 8);
 /// let data = MaskData::new();
 /// let causal = Mask::causal();
@@ -96,7 +97,7 @@ mod tests {
 
     /// Compares a mask with a matrix drawn by hand, one row per query, `.` where kept and `X` where masked.
     fn check(mask: &str, data: &MaskData, seq_len_kv: usize, rows: &[&str]) {
-        let shape = Shape::new(1, 1, rows.len(), 8).seq_kv(seq_len_kv);
+        let shape = Shape::new(1, 1, rows.len(), 8).seq_len_kv(seq_len_kv);
         let mask: Mask = mask.parse().unwrap();
         let evaluator = Evaluator::new(&mask, data, &shape).unwrap();
         let drawn: Vec<String> = (0..rows.len())
@@ -222,7 +223,7 @@ mod tests {
             6,
             &["..XXXX", "..XXXX", "XXXXXX", "XXXXXX", "..XX.."],
         );
-        let shape = Shape::new(1, 4, 1, 8).seq_kv(2).kv_heads(2);
+        let shape = Shape::new(1, 4, 1, 8).seq_len_kv(2).num_kv_heads(2);
         let data = MaskData::new().block_indices([1, 2, 1, 1], [0, 1]);
         let mask = Mask::block_sparse(1);
         let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn heads_and_sequences_have_their_own() {
-        let shape = Shape::new(2, 2, 1, 8).seq_kv(1);
+        let shape = Shape::new(2, 2, 1, 8).seq_len_kv(1);
         let data = MaskData::new().dense([2, 2, 1, 1], [true, false, false, true]);
         let evaluator = Evaluator::new(&Mask::Dense, &data, &shape).unwrap();
         let kept: Vec<bool> =

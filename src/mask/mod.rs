@@ -1,9 +1,11 @@
-//! Masks: which keys a query may attend to, described once.
+//! Masks: which keys a query may attend to, described once, as an expression.
 //!
-//! A [`Mask`] is an expression of leaves ([`leaf`]) joined by `&`, `|` and `!`. It says *keep*: true means attend.
-//! The same expression is evaluated on the CPU ([`eval`]), printed and parsed ([`text`]), and emitted as WGSL
-//! that keeps a cell, classes a tile and bounds a row ([`emit`]). What a leaf reads at run time, lengths or ids,
-//! is an auxiliary tensor, found by its name, so one expression compiles once.
+//! A [`Mask`] is an expression of leaves joined by `&`, `|` and `!`. It says *keep*: true means attend. [`Mask::leaves`] lists
+//! the leaves.
+
+// The same expression is evaluated on the CPU (`eval`), printed and parsed (`text`), and emitted as WGSL
+// that keeps a cell, classes a tile and bounds a row (`emit`). What a leaf (`leaf`) reads at run time, lengths or ids,
+// is an auxiliary tensor, found by its name, so one expression compiles once.
 
 pub mod compositions;
 pub(crate) mod emit;
@@ -18,9 +20,13 @@ pub(crate) mod tile;
 use std::collections::BTreeMap;
 use std::ops::{BitAnd, BitOr, Not};
 
+pub use crate::error::ParseMaskError;
 pub use eval::Evaluator;
+#[doc(hidden)]
+pub use leaf::Random;
 use leaf::{Differs, Tiles};
 pub use leaf::{Leaf, MaskLeaf, MaskSample};
+pub use tile::{TileClass, TileGrid};
 
 use crate::auxiliary::{MaskInput, TensorSpec};
 use crate::custom::Custom;

@@ -21,7 +21,7 @@ pub enum TileClass {
 }
 
 impl TileClass {
-    /// The class of a word that a [`crate::TilePlan`] wrote.
+    /// The class of a word that a [`crate::plan::TilePlan`] wrote.
     pub const fn from_word(word: u32) -> Self {
         match word {
             0 => Self::Skip,

@@ -3,7 +3,7 @@
 //! - [`Clock`] times commands: the device's own timestamps where it has them, the process's CPU time beside it.
 //! - [`Peaks`] are the device's own rates: multiply-adds and copies with kernels that do nothing else.
 //! - [`Workload`] is a problem with operands on the device; it knows what its result costs at least.
-//! - [`tune`] finds the fastest kernels and tiles, for a [`crate::Profile`].
+//! - [`tune`] finds the fastest kernels and tiles, for a [`crate::kernel::Profile`].
 //! - [`in_turns`] lets contenders run one after the other, again and again, so that what else the machine does meets all.
 //!
 //! ```no_run
@@ -14,7 +14,7 @@
 //! let peaks = Peaks::measure(&clock)?;
 //! let problem = Problem::new(Shape::new(1, 8, 1024, 64)).mask(Mask::causal());
 //! let work = Workload::new(&attention, &problem, &MaskData::new())?;
-//! let plan = AttentionPlan::new(attention.kernels(), &problem)?;
+//! let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
 //! let samples = in_turns(&clock, Effort::default(), &[&|encoder| work.encode(&plan, encoder)], |_| ())?;
 //! let share = peaks.least_time(work.operations(), work.bytes()) / samples[0].busy().as_secs_f64();
 //! println!("{:.0}% of the device's peak", 100.0 * share);

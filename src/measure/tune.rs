@@ -22,13 +22,14 @@ const AGREEMENT: f32 = 1e-2;
 ///
 /// ```no_run
 /// use wgpu_attention::measure::{Effort, tune};
-/// use wgpu_attention::{Attention, KernelOptions, Kernels, MaskData, Problem, Shape};
+/// use wgpu_attention::{Attention, Kernels, MaskData, Problem, Shape};
+/// use wgpu_attention::kernel::KernelOptions;
 /// let attention = Attention::open_blocking(&Default::default())?;
 /// let problem = Problem::new(Shape::new(1, 8, 1024, 64));
 /// let profile = tune(&attention, &[(problem, MaskData::new())], Effort::default(), |_, _| ())?;
 /// profile.save("profile.json")?;
-/// let options = KernelOptions { profile: Some(profile), ..Default::default() };
-/// let kernels = Kernels::with_options(attention.device(), options);
+/// let options = KernelOptions::default().profile(profile);
+/// let kernels = Kernels::new(attention.device(), &options);
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 pub fn tune(

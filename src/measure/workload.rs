@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::mask::Evaluator;
 use crate::mask::tile::{TileClass, TileGrid};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
+use crate::plan::tiles::TileOptions;
 use crate::problem::{Inputs, Problem};
 use crate::readback;
 
@@ -53,9 +54,9 @@ impl Workload {
         problem.validate()?;
         inputs.check(&problem)?;
         let dtypes = problem.dtypes;
-        let q = attention.upload("q", &dtypes.q.encode(inputs.q))?;
-        let k = attention.upload("k", &dtypes.k.encode(inputs.k))?;
-        let v = attention.upload("v", &dtypes.v.encode(inputs.v))?;
+        let q = attention.upload("q", &inputs.q.encode(dtypes.q))?;
+        let k = attention.upload("k", &inputs.k.encode(dtypes.k))?;
+        let v = attention.upload("v", &inputs.v.encode(dtypes.v))?;
         let mask = attention.upload_data(&problem, inputs.mask)?;
         let o_len = problem.strides().o.span("o", problem.shape.o_dims())?;
         let o_words = (o_len * dtypes.o.size()).div_ceil(4);
@@ -145,7 +146,8 @@ impl Workload {
 /// Full tiles by their size, partial ones cell by cell.
 fn kept_cells(attention: &Attention, problem: &Problem, data: &MaskData) -> Result<f64> {
     let shape = &problem.shape;
-    let tiles = attention.tile_classes_blocking(problem, data, Some(COUNTING))?;
+    let tiles =
+        attention.tile_classes_blocking(problem, data, &TileOptions::default().grid(COUNTING))?;
     let [batch, heads, rows, columns] = tiles.dims;
     let own = Evaluator::new(&problem.mask, data, shape);
     let mut kept = 0;

@@ -207,7 +207,7 @@ mod tests {
         past_len: Option<usize>,
         nonpad: Option<&[i64]>,
     ) {
-        let shape = Shape::new(3, 1, rows, 1).seq_kv(keys);
+        let shape = Shape::new(3, 1, rows, 1).seq_len_kv(keys);
         let tensor = Tensor { dims: &[], values: &[] };
         let inputs = OperatorInputs {
             nonpad_kv_seqlen: nonpad,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_short_mask_masks_the_keys_behind_it() {
-        let shape = Shape::new(2, 3, 2, 4).seq_kv(3);
+        let shape = Shape::new(2, 3, 2, 4).seq_len_kv(3);
         let tensor =
             Tensor { dims: &[3, 1, 2], values: &[1.0, 2.0, 3.0, f32::NEG_INFINITY, 5.0, 6.0] };
         let (dims, values) = padded(&tensor, f32::NEG_INFINITY, &shape).unwrap();

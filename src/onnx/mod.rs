@@ -7,7 +7,7 @@
 //! use wgpu_attention::onnx::{Operator, OperatorInputs, Tensor};
 //! let values = [0.0; 2 * 3 * 4 * 8];
 //! let tensor = Tensor { dims: &[2, 3, 4, 8], values: &values };
-//! let operator = Operator { is_causal: true, left_window_size: Some(2), ..Operator::default() };
+//! let operator = Operator::default().is_causal(true).left_window_size(2);
 //! let lowered = operator.lower(&OperatorInputs::new(tensor, tensor, tensor))?;
 //! assert_eq!(lowered.mask.to_string(), "causal(offset=0) & !causal(offset=-3)");
 //! # Ok::<(), wgpu_attention::Error>(())
@@ -36,6 +36,7 @@ pub struct Page;
 ///
 /// Scores go through the operator in the crate's own order: scale, softcap, float mask, what is masked, softmax.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Operator {
     /// `is_causal`: query `i` sees the keys up to `i + offset`, where `offset` is the length of the past,
     /// `nonpad_kv_seqlen[b] − q_sequence_length` with that input, otherwise 0.
@@ -102,6 +103,7 @@ pub struct Tensor<'a, T = f32> {
 
 /// A dense tensor that was computed.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct OutputTensor {
     /// The sizes, the last dimension fastest.
     pub dims: Vec<usize>,
@@ -121,6 +123,7 @@ pub enum AttnMask<'a> {
 
 /// The operator's inputs. f16 and bf16 are for the caller to widen.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct OperatorInputs<'a> {
     /// `[batch_size, q_num_heads, q_sequence_length, head_size]` or `[batch_size, q_sequence_length, q_hidden_size]`
     pub q: Tensor<'a>,
@@ -138,6 +141,12 @@ pub struct OperatorInputs<'a> {
 }
 
 impl<'a> OperatorInputs<'a> {
+    setters! {
+        option attn_mask: AttnMask<'a>,
+        option past: [Tensor<'a>; 2],
+        some nonpad_kv_seqlen: &'a [i64],
+    }
+
     /// The inputs that every node has.
     pub const fn new(q: Tensor<'a>, k: Tensor<'a>, v: Tensor<'a>) -> Self {
         Self { q, k, v, attn_mask: None, past: None, nonpad_kv_seqlen: None }
@@ -146,6 +155,7 @@ impl<'a> OperatorInputs<'a> {
 
 /// Which of the optional outputs the node names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Wanted {
     /// `present_key` and `present_value`.
     pub present: bool,
@@ -153,8 +163,16 @@ pub struct Wanted {
     pub qk_matmul_output: bool,
 }
 
+impl Wanted {
+    setters! {
+        const present: bool,
+        const qk_matmul_output: bool,
+    }
+}
+
 /// The operator's outputs.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct OperatorOutputs {
     /// `Y`, `[batch_size, q_num_heads, q_sequence_length, v_head_size]`, or `[batch_size, q_sequence_length,
     /// q_num_heads · v_head_size]` for inputs of 3 dimensions; zeros in rows that keep no key.
@@ -168,6 +186,7 @@ pub struct OperatorOutputs {
 
 /// A call of the operator in this crate's words.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Lowered<'a> {
     /// Sizes, mask, score modifiers and strides.
     pub problem: Problem,
@@ -190,11 +209,23 @@ pub struct Lowered<'a> {
 impl Lowered<'_> {
     /// The operands, for [`Attention::run`].
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs { q: self.q, k: &self.k, v: &self.v, mask: &self.data }
+        Inputs::new(self.q, &self.k, &self.v).mask(&self.data)
     }
 }
 
 impl Operator {
+    setters! {
+        const is_causal: bool,
+        option scale: f32,
+        const softcap: f32,
+        option q_num_heads: usize,
+        option kv_num_heads: usize,
+        option left_window_size: u32,
+        option right_window_size: u32,
+        option softmax_precision: i64,
+        const qk_matmul_output_mode: QkMatmulOutput,
+    }
+
     /// Maps a call onto this crate.
     ///
     /// Nothing is copied but k and v behind a past, and the mask.
@@ -216,7 +247,7 @@ impl Operator {
         };
         let mask::LoweredMask { mask, bias, data } =
             mask::lower(self, inputs, &shape, sizes.past_len)?;
-        let softcap = self.softcap();
+        let softcap = self.used_softcap();
         let problem = self
             .base(shape, sizes.layout, kv_layout)
             .mask(mask.clone())
@@ -239,7 +270,7 @@ impl Operator {
         let call = self.lower(inputs)?;
         let shape = *call.problem.shape();
         let tensor = wanted.qk_matmul_output.then(|| self.tensor()).flatten();
-        let outputs = Outputs { tensors: tensor.into_iter().collect(), ..Outputs::default() };
+        let outputs = Outputs::default().tensors(Vec::from_iter(tensor));
         let mut output = attention.run(&call.problem, &call.inputs(), &outputs).await?;
         let qk = match (wanted.qk_matmul_output, output.tensors.pop()) {
             (false, _) => None,
@@ -275,7 +306,7 @@ impl Operator {
     }
 
     /// The softcap, if there is one; NaN is passed on, to be refused.
-    fn softcap(&self) -> Option<f32> {
+    fn used_softcap(&self) -> Option<f32> {
         (self.softcap > 0.0 || self.softcap.is_nan()).then_some(self.softcap)
     }
 
@@ -286,7 +317,7 @@ impl Operator {
             .k_strides(kv_layout.strides(shape.k_dims()))
             .v_strides(kv_layout.strides(shape.v_dims()));
         match self.scale {
-            Some(scale) => problem.with_scale(scale),
+            Some(scale) => problem.scale(scale),
             None => problem,
         }
     }
@@ -297,7 +328,7 @@ impl Operator {
             QkMatmulOutput::Raw => Some(ScoreTensor::Scores),
             QkMatmulOutput::Softcapped => {
                 // Without a softcap, the scores are what is left of the stage.
-                self.softcap().is_none().then_some(ScoreTensor::Scores)
+                self.used_softcap().is_none().then_some(ScoreTensor::Scores)
             }
             QkMatmulOutput::Masked => Some(ScoreTensor::MaskedScores),
             QkMatmulOutput::Softmax => Some(ScoreTensor::Weights),
@@ -308,8 +339,8 @@ impl Operator {
     async fn softcapped(&self, attention: &Attention, call: &Lowered<'_>) -> Result<Vec<f32>> {
         let problem = self
             .base(*call.problem.shape(), call.layout, call.kv_layout)
-            .score(Score { softcap: self.softcap(), ..Score::default() });
-        let outputs = Outputs { tensors: vec![ScoreTensor::MaskedScores], ..Outputs::default() };
+            .score(Score { softcap: self.used_softcap(), ..Score::default() });
+        let outputs = Outputs::default().tensors(vec![ScoreTensor::MaskedScores]);
         let inputs = Inputs::new(call.q, &call.k, &call.v);
         let mut output = attention.run(&problem, &inputs, &outputs).await?;
         Ok(output.tensors.pop().unwrap_or_default())

@@ -51,9 +51,9 @@ impl Sizes {
     pub(super) fn shape(&self) -> Shape {
         let [batch, num_heads, seq_len_q, head_dim] = self.q;
         Shape::new(batch, num_heads, seq_len_q, head_dim)
-            .seq_kv(self.past_len.unwrap_or(0).saturating_add(self.k[2]))
-            .kv_heads(self.k[1])
-            .dim_v(self.v[3])
+            .seq_len_kv(self.past_len.unwrap_or(0).saturating_add(self.k[2]))
+            .num_kv_heads(self.k[1])
+            .head_dim_v(self.v[3])
     }
 }
 

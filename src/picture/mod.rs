@@ -138,7 +138,7 @@ impl Panel {
         self
     }
 
-    /// Draws the classes of a mask's tiles over it: one plane of [`crate::TileClasses`].
+    /// Draws the classes of a mask's tiles over it: one plane of [`crate::plan::TileClasses`].
     #[must_use]
     pub fn tiles(self, grid: TileGrid, classes: impl Into<Vec<TileClass>>) -> Self {
         Self { tiles: Some(Tiles { grid, classes: classes.into() }), ..self }

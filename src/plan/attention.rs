@@ -23,14 +23,15 @@ use crate::problem::Problem;
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
 ///
 /// A plan owns its pipeline and the mask's buffer (and one for lse). It submits nothing, polls nothing and writes
-/// nothing from the host: everything it does is in the commands that [`AttentionPlan::encode`] records.
+/// nothing from the host: everything it does is in the commands that [`AttentionPlan::encode`] records. It keeps the buffers
+/// of its last `encode`s alive, until it is dropped or told otherwise ([`AttentionPlan::forget_buffers`]).
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, q: wgpu::Buffer, k: wgpu::Buffer, v: wgpu::Buffer, o: wgpu::Buffer) -> wgpu_attention::Result<()> {
 /// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
-/// let kernels = Kernels::new(device);
+/// let kernels = Kernels::new(device, &Default::default());
 /// let problem = Problem::new(Shape::new(1, 8, 128, 64)).mask(Mask::causal());
-/// let plan = AttentionPlan::new(&kernels, &problem)?;
+/// let plan = AttentionPlan::new(&kernels, &problem, &Default::default())?;
 /// let mut encoder = device.create_command_encoder(&Default::default());
 /// plan.encode(&mut encoder, &AttentionBuffers {
 ///     q: q.slice(..),
@@ -67,6 +68,43 @@ pub struct AttentionPlan {
     bind_groups: BindGroups,
 }
 
+/// What can be chosen about an [`AttentionPlan`].
+///
+/// ```no_run
+/// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
+/// use wgpu_attention::{AttentionPlan, Problem, Shape};
+/// use wgpu_attention::plan::PlanOptions;
+/// let problem = Problem::new(Shape::new(1, 32, 1, 128).num_kv_heads(8).seq_len_kv(4096));
+/// let plan = AttentionPlan::new(kernels, &problem, &PlanOptions::default().num_splits(16))?;
+/// assert_eq!(plan.num_splits(), 16);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// A kernel to use instead of the best one.
+    pub kernel: Option<ForwardKernel>,
+    /// In how many splits a decode kernel has the keys, each a workgroup's: 1 to 128, instead of as many as suit the device
+    /// and the shape. More than 1 is for the decode kernels alone.
+    pub num_splits: Option<usize>,
+}
+
+impl PlanOptions {
+    setters! {
+        option kernel: ForwardKernel,
+        option num_splits: usize,
+    }
+    /// The number of splits, checked.
+    pub(super) fn checked_splits(&self) -> Result<Option<usize>> {
+        match self.num_splits {
+            Some(splits) if !(1..=MAX_SPLITS).contains(&splits) => {
+                Err(Error::operand("num_splits", format!("1 to {MAX_SPLITS}"), splits))
+            }
+            splits => Ok(splits),
+        }
+    }
+}
+
 /// The caller's buffers for [`AttentionPlan::encode`]; q, k, v and o are of the problem's types.
 ///
 /// All need `BufferUsages::STORAGE`, offsets that are multiples of `min_storage_buffer_offset_alignment`, and room
@@ -88,54 +126,16 @@ pub struct AttentionBuffers<'a> {
 }
 
 impl AttentionPlan {
-    /// The best kernel for the problem on the device.
+    /// Validates the problem, chooses a kernel and compiles it.
     ///
     /// # Errors
-    /// Where the problem is invalid, or larger than the device's limits, or the device fails to compile or allocate.
-    pub fn new(kernels: &Kernels, problem: &Problem) -> Result<Self> {
-        Self::with_kernel(kernels, problem, None)
-    }
-
-    /// A given kernel, or the best for `None`.
-    ///
-    /// # Errors
-    /// As [`AttentionPlan::new`], and [`Error::KernelRefused`] where the kernel can't serve the problem here.
-    pub fn with_kernel(
-        kernels: &Kernels,
-        problem: &Problem,
-        forced: Option<ForwardKernel>,
-    ) -> Result<Self> {
-        Self::with_splits(kernels, problem, forced, None)
-    }
-
-    /// The same with the keys in `num_splits` parts, each a workgroup's, instead of as many as suit the device and the
-    /// shape. More than 1 is for the decode kernels alone.
-    ///
-    /// ```no_run
-    /// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
-    /// use wgpu_attention::{AttentionPlan, Problem, Shape};
-    /// let problem = Problem::new(Shape::new(1, 32, 1, 128).kv_heads(8).seq_kv(4096));
-    /// let plan = AttentionPlan::with_splits(kernels, &problem, None, Some(16))?;
-    /// assert_eq!(plan.num_splits(), 16);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`AttentionPlan::with_kernel`]; and for a number that isn't 1 to 128.
-    pub fn with_splits(
-        kernels: &Kernels,
-        problem: &Problem,
-        forced: Option<ForwardKernel>,
-        num_splits: Option<usize>,
-    ) -> Result<Self> {
+    /// Where the problem is invalid, or larger than the device's limits, or the device fails to compile or allocate;
+    /// [`Error::KernelRefused`] where the kernel of the options can't serve the problem on this device.
+    pub fn new(kernels: &Kernels, problem: &Problem, options: &PlanOptions) -> Result<Self> {
         problem.validate()?;
-        if let Some(splits) = num_splits
-            && !(1..=MAX_SPLITS).contains(&splits)
-        {
-            return Err(Error::operand("num_splits", format!("1 to {MAX_SPLITS}"), splits));
-        }
+        let num_splits = options.checked_splits()?;
         let (considered, advice) = considered(kernels, problem, num_splits);
-        let (kernel, config) = choose(&considered, forced)?;
+        let (kernel, config) = choose(&considered, options.kernel)?;
         Self::of(kernels, problem, kernel, config, num_splits, considered, advice)
     }
 
@@ -227,7 +227,7 @@ impl AttentionPlan {
             )?),
             false => None,
         };
-        Ok(Self {
+        let plan = Self {
             kernels: kernels.clone(),
             problem: problem.clone(),
             kernel,
@@ -245,39 +245,41 @@ impl AttentionPlan {
             kept_bytes,
             empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
-        })
+        };
+        log::debug!("{}", plan.explain());
+        Ok(plan)
     }
 
-    /// In how many submissions [`AttentionPlan::encode_piece`] records the work: 1 where it's short.
+    /// In how many submissions [`AttentionPlan::encode_submission`] records the work: 1 where it's short.
     ///
-    /// More where it would do more than [`KernelOptions::most_work`](crate::KernelOptions::most_work) in one.
-    pub const fn pieces(&self) -> usize {
+    /// More where it would do more than [`KernelOptions::most_work`](crate::kernel::KernelOptions::most_work) in one.
+    pub const fn submissions(&self) -> usize {
         self.schedule.count()
     }
 
-    /// Records a piece of the work, for a submission of its own: drivers take a GPU that is busy with one submission for
-    /// longer than some seconds for hanging. All pieces, in order, over the same buffers, do what
+    /// Records one of [`AttentionPlan::submissions`], for a command buffer of its own: drivers reset a GPU that is busy with one
+    /// submission for longer than some seconds. All of them, in order, over the same buffers, do what
     /// [`AttentionPlan::encode`] does, to the bit. The first one also copies the mask's data.
     ///
     /// ```no_run
     /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, plan: &wgpu_attention::AttentionPlan, buffers: &wgpu_attention::AttentionBuffers<'_>) -> wgpu_attention::Result<()> {
-    /// for piece in 0..plan.pieces() {
+    /// for submission in 0..plan.submissions() {
     ///     let mut encoder = device.create_command_encoder(&Default::default());
-    ///     plan.encode_piece(&mut encoder, buffers, piece)?;
+    ///     plan.encode_submission(&mut encoder, buffers, submission)?;
     ///     queue.submit([encoder.finish()]);
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As [`AttentionPlan::encode`]; and where there's no such piece.
-    pub fn encode_piece(
+    /// As [`AttentionPlan::encode`]; and where there's no such submission.
+    pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         buffers: &AttentionBuffers<'_>,
-        piece: usize,
+        submission: usize,
     ) -> Result<()> {
-        self.record(encoder, buffers, true, self.schedule.steps(piece)?)
+        self.record(encoder, buffers, true, self.schedule.steps(submission)?)
     }
 
     /// In how many parts the keys are: 1 for kernels that don't split them.
@@ -296,7 +298,8 @@ impl AttentionPlan {
     /// ```no_run
     /// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
     /// use wgpu_attention::{AttentionPlan, Problem, Shape};
-    /// let plan = AttentionPlan::new(kernels, &Problem::new(Shape::new(1, 8, 4096, 64)))?;
+    /// let problem = Problem::new(Shape::new(1, 8, 4096, 64));
+    /// let plan = AttentionPlan::new(kernels, &problem, &Default::default())?;
     /// assert_eq!(plan.kept_bytes(), 8 * 4096 * (64 + 1) * 4);
     /// # Ok(()) }
     /// ```
@@ -331,6 +334,18 @@ impl AttentionPlan {
         let words =
             explain(&self.problem, self.kernel, &self.config, &self.considered, self.num_splits());
         words + &self.advice
+    }
+
+    /// Lets go of the caller's buffers.
+    ///
+    /// A plan keeps the bind groups of its last 128 sets of buffers, so that a loop over the same ones makes each of them once;
+    /// and a bind group keeps its buffers alive, also where the application has dropped them. After this call the plan keeps
+    /// none; the next `encode` makes its bind groups anew. Commands that are recorded already aren't affected.
+    pub fn forget_buffers(&self) {
+        self.bind_groups.forget();
+        if let Some(splits) = &self.splits {
+            splits.bind_groups.forget();
+        }
     }
 
     /// Its tiles, in the words of profiles.
@@ -387,7 +402,7 @@ impl AttentionPlan {
     }
 
     /// Records that what was wrong with sequences so far is forgotten.
-    pub fn forget_sequences_check(&self, encoder: &mut wgpu::CommandEncoder) {
+    pub fn clear_sequence_error(&self, encoder: &mut wgpu::CommandEncoder) {
         self.mask.clear_fault(encoder);
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+use super::attention::PlanOptions;
 use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::pipeline::Kernels;
@@ -27,11 +28,12 @@ pub(super) fn considered(
     let choice = match profile.advice(device, problem) {
         Advice::Use(choice) => choice,
         Advice::Foreign => {
-            let words = "; the profile is of another device or driver, so the table decides";
-            return (considered, words.to_owned());
+            let words = "the profile is of another device or driver; using the default table";
+            kernels.warn_once(words);
+            return (considered, format!("; {words}"));
         }
         Advice::Silent => {
-            let words = "; the profile has nothing like it, so the table decides";
+            let words = "; the profile has measured nothing like it; using the default table";
             return (considered, words.to_owned());
         }
     };
@@ -43,10 +45,11 @@ pub(super) fn considered(
     });
     let Some((at, kernel, config)) = found else {
         let words = format!(
-            "; the profile's {} with {} isn't to be had here, so the table decides",
+            "the profile's kernel `{}` with {} is unavailable on this device; using the default table",
             choice.best.kernel, choice.best.tiles
         );
-        return (considered, words);
+        kernels.warn_once(&words);
+        return (considered, format!("; {words}"));
     };
     considered[..=at].rotate_right(1);
     considered[0] = (kernel, Ok(config));
@@ -78,13 +81,14 @@ pub(super) fn choose<K: Copy + PartialEq + fmt::Display, C: Copy>(
 }
 
 impl Kernels {
-    /// The whole WGSL text of the forward kernel that serves `problem`, or of the one that is forced.
+    /// The whole WGSL text of the forward kernel that [`crate::AttentionPlan::new`] would choose.
     ///
     /// # Errors
-    /// As [`crate::AttentionPlan::with_kernel`]; nothing is compiled.
-    pub fn wgsl(&self, problem: &Problem, forced: Option<ForwardKernel>) -> Result<String> {
+    /// As [`crate::AttentionPlan::new`]; nothing is compiled.
+    pub fn wgsl(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
         problem.validate()?;
-        let (_, config) = choose(&considered(self, problem, None).0, forced)?;
+        let num_splits = options.checked_splits()?;
+        let (_, config) = choose(&considered(self, problem, num_splits).0, options.kernel)?;
         let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
         source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask })
     }
@@ -93,11 +97,12 @@ impl Kernels {
     ///
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; nothing is compiled.
-    pub fn explain(&self, problem: &Problem) -> Result<String> {
+    pub fn explain(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
         problem.validate()?;
-        let (considered, advice) = considered(self, problem, None);
-        let (kernel, config) = choose(&considered, None)?;
-        let splits = suitable_splits(problem, self.traits(), &config);
+        let num_splits = options.checked_splits()?;
+        let (considered, advice) = considered(self, problem, num_splits);
+        let (kernel, config) = choose(&considered, options.kernel)?;
+        let splits = num_splits.unwrap_or_else(|| suitable_splits(problem, self.traits(), &config));
         Ok(explain(problem, kernel, &config, &considered, splits) + &advice)
     }
 }
@@ -154,4 +159,73 @@ pub(super) fn explain(
         };
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use crate::device::faults::with_failing_allocation;
+    use crate::kernel::pipeline::{KernelOptions, Kernels};
+    use crate::plan::attention::AttentionPlan;
+    use crate::problem::Problem;
+    use crate::profile::{DeviceId, Profile};
+    use crate::shape::Shape;
+
+    thread_local! {
+        static LINES: RefCell<Vec<(log::Level, String)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Keeps this crate's lines, each thread its own.
+    struct Keeper;
+
+    impl log::Log for Keeper {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.target().starts_with("wgpu_attention")
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if self.enabled(record.metadata()) {
+                let line = (record.level(), record.args().to_string());
+                LINES.with_borrow_mut(|lines| lines.push(line));
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn choices_are_logged_and_fallbacks_once() {
+        log::set_logger(&Keeper).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        let (device, _) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let other = DeviceId::new(&wgpu::AdapterInfo {
+            name: "another".to_owned(),
+            ..device.adapter_info()
+        });
+        let options = KernelOptions::default()
+            .profile(Profile::new(other, Vec::new()))
+            .cache_dir(std::env::temp_dir());
+        let kernels = Kernels::new(&device, &options);
+        let problem = Problem::new(Shape::new(1, 1, 9, 8));
+        for _ in 0..2 {
+            AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
+        }
+        // One that isn't made says nothing.
+        let (failed, _) = with_failing_allocation(Some(0), || {
+            AttentionPlan::new(&kernels, &problem, &Default::default())
+        });
+        assert!(failed.is_err());
+        let lines = LINES.take();
+        let starting = |level, start: &str| {
+            lines.iter().filter(|(of, line)| *of == level && line.starts_with(start)).count()
+        };
+        assert_eq!(starting(log::Level::Warn, "no pipelines are kept: "), 1, "{lines:?}");
+        // The noop backend calls itself a CPU.
+        assert_eq!(starting(log::Level::Warn, "the fastest kernels for this"), 1, "{lines:?}");
+        assert_eq!(starting(log::Level::Warn, "the profile is of another device"), 1, "{lines:?}");
+        assert_eq!(starting(log::Level::Debug, "kernel `"), 2, "{lines:?}");
+        assert_eq!(starting(log::Level::Debug, "compiled `forward` in "), 1, "{lines:?}");
+        assert_eq!(lines.len(), 6, "{lines:?}");
+    }
 }

@@ -126,24 +126,24 @@ impl InspectPlan {
         Ok(Self { kernel, problem: problem.clone(), pieces, weights, schedule })
     }
 
-    /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_piece`].
-    pub const fn pieces(&self) -> usize {
+    /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_submission`].
+    pub const fn submissions(&self) -> usize {
         self.schedule.count()
     }
 
-    /// Records a piece of the writing of one tensor, for a submission of its own: as [`InspectPlan::encode`] in short ones,
-    /// all pieces in order. See [`crate::AttentionPlan::encode_piece`].
+    /// Records one of [`InspectPlan::submissions`] for one tensor, for a command buffer of its own: all of them, in order, do what
+    /// [`InspectPlan::encode`] does. See [`crate::AttentionPlan::encode_submission`].
     ///
     /// # Errors
-    /// As [`InspectPlan::encode`]; and where there's no such piece.
-    pub fn encode_piece(
+    /// As [`InspectPlan::encode`]; and where there's no such submission.
+    pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         tensor: ScoreTensor,
         buffers: &InspectBuffers<'_>,
-        piece: usize,
+        submission: usize,
     ) -> Result<()> {
-        self.record(encoder, tensor, buffers, self.schedule.steps(piece)?)
+        self.record(encoder, tensor, buffers, self.schedule.steps(submission)?)
     }
 
     /// Records the writing of one tensor.

@@ -43,20 +43,20 @@ impl MaskOutput {
     }
 
     /// In how many submissions the writing may be.
-    pub(super) const fn pieces(&self) -> usize {
+    pub(super) const fn submissions(&self) -> usize {
         self.schedule.count()
     }
 
-    /// Records the writing, or one piece of it; the caller's buffers are checked first.
+    /// Records the writing, or one submission of it; the caller's buffers are checked first.
     pub(super) fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
-        piece: Option<usize>,
+        submission: Option<usize>,
     ) -> Result<()> {
-        let steps = match piece {
-            Some(piece) => self.schedule.steps(piece)?,
+        let steps = match submission {
+            Some(submission) => self.schedule.steps(submission)?,
             None => self.schedule.all(),
         };
         let words = elements(self.name, &self.dims)?;

@@ -28,6 +28,16 @@ pub enum MaskFormat {
     Additive,
 }
 
+/// A mask as a tensor on the CPU.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct MaskTensor {
+    /// `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`
+    pub dims: [usize; 4],
+    /// The elements.
+    pub values: Vec<f32>,
+}
+
 /// Writes a mask out, any number of times.
 #[derive(Debug)]
 pub struct MaskPlan(MaskOutput);
@@ -79,23 +89,23 @@ impl MaskPlan {
         self.0.encode(encoder, data, output, None)
     }
 
-    /// In how many submissions the writing may be: [`MaskPlan::encode_piece`].
-    pub const fn pieces(&self) -> usize {
-        self.0.pieces()
+    /// In how many submissions the writing may be: [`MaskPlan::encode_submission`].
+    pub const fn submissions(&self) -> usize {
+        self.0.submissions()
     }
 
-    /// Records a piece of the writing, for a submission of its own: as [`MaskPlan::encode`] in short ones, all pieces in
-    /// order. See [`crate::AttentionPlan::encode_piece`].
+    /// Records one of [`MaskPlan::submissions`], for a command buffer of its own: all of them, in order, do what [`MaskPlan::encode`]
+    /// does. See [`crate::AttentionPlan::encode_submission`].
     ///
     /// # Errors
-    /// As [`MaskPlan::encode`]; and where there's no such piece.
-    pub fn encode_piece(
+    /// As [`MaskPlan::encode`]; and where there's no such submission.
+    pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
-        piece: usize,
+        submission: usize,
     ) -> Result<()> {
-        self.0.encode(encoder, data, output, Some(piece))
+        self.0.encode(encoder, data, output, Some(submission))
     }
 }

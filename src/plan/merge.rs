@@ -37,14 +37,16 @@ use crate::shape::{Shape, elements};
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, prefix_k, prefix_v, k, v, o]: [&wgpu::Buffer; 6]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, MergePlan, Problem, Shape, Strides};
-/// let kernels = Kernels::new(device);
+/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// use wgpu_attention::plan::MergePlan;
+/// use wgpu_attention::tensor::Strides;
+/// let kernels = Kernels::new(device, &Default::default());
 /// // 16 sequences, one query each: 1000 keys of a prompt that they share, then up to 64 of their own.
 /// let shape = Shape::new(16, 8, 1, 64);
 /// let shared = Strides { batch: 0, head: 1000 * 64, seq: 64, dim: 1 };
-/// let prefix = Problem::new(shape.seq_kv(1000)).k_strides(shared).v_strides(shared);
-/// let own = Problem::new(shape.seq_kv(64)).mask(Mask::causal());
-/// let (prefix_plan, own_plan) = (AttentionPlan::new(&kernels, &prefix)?, AttentionPlan::new(&kernels, &own)?);
+/// let prefix = Problem::new(shape.seq_len_kv(1000)).k_strides(shared).v_strides(shared);
+/// let own = Problem::new(shape.seq_len_kv(64)).mask(Mask::causal());
+/// let (prefix_plan, own_plan) = (AttentionPlan::new(&kernels, &prefix, &Default::default())?, AttentionPlan::new(&kernels, &own, &Default::default())?);
 /// let merge = MergePlan::new(&kernels, &own, 2)?;
 ///
 /// let mut encoder = device.create_command_encoder(&Default::default());
@@ -101,7 +103,7 @@ impl MergePlan {
             return Err(Error::operand("parts", "at least 1", parts));
         }
         // lse has the scale in it, and each part its sinks. Every row that there is in memory is merged.
-        let problem = problem.mask_alone().mask(Mask::All).with_scale(1.0).rows_in_memory();
+        let problem = problem.mask_alone().mask(Mask::All).scale(1.0).rows_in_memory();
         let shape = &problem.shape;
         let alignment = kernels.traits().limits.min_storage_buffer_offset_alignment as usize / 4;
         let layout = PartLayout::aligned(shape, parts, shape.head_dim_v, alignment.max(4))?;
@@ -155,6 +157,11 @@ impl MergePlan {
             o: self.o_parts.slice(slice(self.layout.part, shape.o_len()?)),
             lse: self.lse_parts.slice(slice(self.layout.stats, shape.lse_len()?)),
         })
+    }
+
+    /// Lets go of the caller's buffers: see [`crate::AttentionPlan::forget_buffers`].
+    pub fn forget_buffers(&self) {
+        self.bind_groups.forget();
     }
 
     /// Records the merging of what is in the parts then: `o` as the problem has it, lse f32

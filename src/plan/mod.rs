@@ -1,11 +1,16 @@
-//! Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
+//! Plans: a problem checked once, with its pipelines and its own buffers, to be encoded any number of times.
 //!
-//! [`attention`] is the forward pass, [`backward`] its gradients, [`merge`] puts results over parts of the keys together,
-//! [`inspect`] the tensors for looking inside, [`materialize`] the mask as a tensor,
-//! [`tiles`] the classes of its tiles, [`score_points`] a user's score function at single points.
-//! They share the mask's buffer and tables ([`mask_tables`], [`masked_kernel`], [`mask_output`]), the checks of the caller's buffers
-//! ([`buffers`]), the choice of a kernel ([`choice`]), and how work is cut into pieces ([`cut`], [`pieces`]), by what workgroups
-//! do and reach ([`work`], [`tensors`]).
+//! All are made by `new(&kernels, &problem, …)` and record into the application's own encoder by `encode`. Where the work of
+//! one may take long, `submissions` says in how many command buffers it should be, and `encode_submission` records them.
+
+// Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
+//
+// `attention` is the forward pass, `backward` its gradients, `merge` puts results over parts of the keys together,
+// `inspect` the tensors for looking inside, `materialize` the mask as a tensor,
+// `tiles` the classes of its tiles, `score_points` a user's score function at single points.
+// They share the mask's buffer and tables (`mask_tables`, `masked_kernel`, `mask_output`), the checks of the caller's buffers
+// (`buffers`), the choice of a kernel (`choice`), and how work is cut into pieces (`cut`, `pieces`), by what workgroups
+// do and reach (`work`, `tensors`).
 
 pub(crate) mod attention;
 pub(crate) mod backward;
@@ -24,6 +29,13 @@ pub(crate) mod sequences;
 pub(crate) mod tensors;
 pub(crate) mod tiles;
 mod work;
+
+pub use attention::{AttentionBuffers, AttentionPlan, PlanOptions};
+pub use backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
+pub use inspect::{InspectBuffers, InspectPlan, ScoreTensor};
+pub use materialize::{MaskFormat, MaskPlan, MaskTensor};
+pub use merge::{MergePlan, PartSlices};
+pub use tiles::{TileClasses, TileOptions, TilePlan};
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -69,12 +81,17 @@ const MOST_BIND_GROUPS: usize = 128;
 /// A buffer, an offset, a size: what a bind group binds.
 type Bound = (wgpu::Buffer, u64, Option<std::num::NonZero<u64>>);
 
-/// Bind groups by what they bind, so that a loop over the same buffers makes each of them once. The latest are kept, and
-/// with them their buffers.
+/// Bind groups by what they bind, so that a loop over the same buffers makes each of them once. The latest are kept, which
+/// keeps the caller's buffers alive: plans' `forget_buffers` lets go of them.
 #[derive(Debug, Default)]
 pub(crate) struct BindGroups(Mutex<VecDeque<(Vec<Bound>, wgpu::BindGroup)>>);
 
 impl BindGroups {
+    /// Drops all of them.
+    pub(crate) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn get(
         &self,
         kernels: &Kernels,

@@ -223,11 +223,15 @@ impl Schedule {
     }
 
     /// The steps of one of them.
-    pub(crate) fn steps(&self, piece: usize) -> Result<Range<usize>> {
-        let Some(&end) = self.0.get(piece) else {
-            return Err(Error::operand("piece", format!("less than {}", self.count()), piece));
+    pub(crate) fn steps(&self, submission: usize) -> Result<Range<usize>> {
+        let Some(&end) = self.0.get(submission) else {
+            return Err(Error::operand(
+                "submission",
+                format!("less than {}", self.count()),
+                submission,
+            ));
         };
-        Ok(piece.checked_sub(1).map_or(0, |before| self.0[before])..end)
+        Ok(submission.checked_sub(1).map_or(0, |before| self.0[before])..end)
     }
 
     /// All steps.

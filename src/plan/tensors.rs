@@ -284,7 +284,7 @@ mod tests {
         };
         let traits = DeviceTraits {
             is_cpu: true,
-            fixed_subgroup_size: Some(8),
+            fixed_subgroup_size: Ok(8),
             largest_subgroup: 8,
             reads_wide: false,
             matrix: Ok(16),

@@ -13,8 +13,20 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::mask::tile::TileGrid;
+use crate::mask::tile::{TileClass, TileGrid};
 use crate::problem::Problem;
+
+/// The classes of a mask's tiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TileClasses {
+    /// The tiles' size.
+    pub grid: TileGrid,
+    /// `[batch|1, num_heads|1, tiles along the queries, tiles along the keys]`
+    pub dims: [usize; 4],
+    /// The elements.
+    pub classes: Vec<TileClass>,
+}
 
 /// Writes the classes of a mask's tiles, any number of times.
 #[derive(Debug)]
@@ -23,16 +35,30 @@ pub struct TilePlan {
     output: MaskOutput,
 }
 
+/// What can be chosen about a [`TilePlan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub struct TileOptions {
+    /// The tiles' size, instead of the forward kernel's own.
+    pub grid: Option<TileGrid>,
+}
+
+impl TileOptions {
+    setters! {
+        option grid: TileGrid,
+    }
+}
+
 impl TilePlan {
-    /// Validates and compiles for tiles of `grid`, or of the forward kernel's own for `None`.
+    /// Validates and compiles.
     ///
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; and for a grid of size 0.
-    pub fn new(kernels: &Kernels, problem: &Problem, grid: Option<TileGrid>) -> Result<Self> {
+    pub fn new(kernels: &Kernels, problem: &Problem, options: &TileOptions) -> Result<Self> {
         problem.validate()?;
         // The scores play no part, so their data isn't asked for.
         let problem = &problem.mask_alone();
-        let grid = match grid {
+        let grid = match options.grid {
             Some(grid) => grid,
             None => super::choice::chosen_grid(kernels, problem)?,
         };
@@ -67,7 +93,7 @@ impl TilePlan {
         self.output.dims
     }
 
-    /// Records the writing of the classes to `output`, one u32 each: [`crate::TileClass::from_word`].
+    /// Records the writing of the classes to `output`, one u32 each: [`crate::mask::TileClass::from_word`].
     ///
     /// # Errors
     /// [`Error::Operand`] that names the first buffer that doesn't fit; nothing is recorded then.
@@ -80,23 +106,23 @@ impl TilePlan {
         self.output.encode(encoder, data, output, None)
     }
 
-    /// In how many submissions the writing may be: [`TilePlan::encode_piece`].
-    pub const fn pieces(&self) -> usize {
-        self.output.pieces()
+    /// In how many submissions the writing may be: [`TilePlan::encode_submission`].
+    pub const fn submissions(&self) -> usize {
+        self.output.submissions()
     }
 
-    /// Records a piece of the writing, for a submission of its own: as [`TilePlan::encode`] in short ones, all pieces in
-    /// order. See [`crate::AttentionPlan::encode_piece`].
+    /// Records one of [`TilePlan::submissions`], for a command buffer of its own: all of them, in order, do what [`TilePlan::encode`]
+    /// does. See [`crate::AttentionPlan::encode_submission`].
     ///
     /// # Errors
-    /// As [`TilePlan::encode`]; and where there's no such piece.
-    pub fn encode_piece(
+    /// As [`TilePlan::encode`]; and where there's no such submission.
+    pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         data: &MaskBuffers<'_>,
         output: BufferSlice<'_>,
-        piece: usize,
+        submission: usize,
     ) -> Result<()> {
-        self.output.encode(encoder, data, output, Some(piece))
+        self.output.encode(encoder, data, output, Some(submission))
     }
 }

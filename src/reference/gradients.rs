@@ -8,6 +8,7 @@ use crate::shape::Strides;
 
 /// The gradients of a loss with respect to every operand, in f64.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct ReferenceGradients {
     /// In the order of the problem's strides of q; elements that no stride reaches are 0
     pub dq: Vec<f64>,
@@ -40,15 +41,17 @@ pub fn gradients(
     let at = |strides: Strides, index: [usize; 4]| -> usize {
         strides.to_array().iter().zip(index).map(|(stride, i)| stride * i).sum()
     };
-    let scale = f64::from(problem.scale());
+    let scale = f64::from(problem.get_scale());
+    let [q, k, v, dout] =
+        [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
     let data = inputs.mask.shape().bias;
     let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 3] };
     let sinks = if problem.score.sinks { shape.num_heads } else { 0 };
 
     let mut result = ReferenceGradients {
-        dq: vec![0.0; inputs.q.len()],
-        dk: vec![0.0; inputs.k.len()],
-        dv: vec![0.0; inputs.v.len()],
+        dq: vec![0.0; q.len()],
+        dk: vec![0.0; k.len()],
+        dv: vec![0.0; v.len()],
         dbias: vec![0.0; bias_dims.iter().product::<usize>() * shape.seq_len_kv],
         dsinks: vec![0.0; sinks],
     };
@@ -59,7 +62,7 @@ pub fn gradients(
             for q_idx in 0..places.q_len(b) {
                 let lse_index = places.lse_index(b, h, q_idx);
                 let [q_batch, q_row] = places.q_place(b, q_idx);
-                let dout = |d| f64::from(upstream.dout[at(strides.o, [q_batch, h, q_row, d])]);
+                let dout = |d| f64::from(dout[at(strides.o, [q_batch, h, q_row, d])]);
                 // delta = dout . o - dlse; what is exactly 0 has no share
                 let share = |d: usize| match forward.o[at(strides.o, [q_batch, h, q_row, d])] {
                     0.0 => 0.0,
@@ -86,7 +89,7 @@ pub fn gradients(
                     for d in 0..shape.head_dim_v {
                         let place = at(strides.v, [kv_batch, h_kv, kv_row, d]);
                         result.dv[place] += p * dout(d);
-                        dp += dout(d) * f64::from(inputs.v[place]);
+                        dp += dout(d) * f64::from(v[place]);
                     }
                     // the gradient of the modified score, which is the bias's, too
                     let mut ds = p * (dp - delta);
@@ -102,8 +105,8 @@ pub fn gradients(
                     for d in 0..shape.head_dim {
                         let q_place = at(strides.q, [q_batch, h, q_row, d]);
                         let k_place = at(strides.k, [kv_batch, h_kv, kv_row, d]);
-                        result.dq[q_place] += scale * ds * f64::from(inputs.k[k_place]);
-                        result.dk[k_place] += scale * ds * f64::from(inputs.q[q_place]);
+                        result.dq[q_place] += scale * ds * f64::from(k[k_place]);
+                        result.dk[k_place] += scale * ds * f64::from(q[q_place]);
                     }
                 }
             }
@@ -161,9 +164,10 @@ mod tests {
     /// loss = sum over dout o + sum over dlse lse, where lse is finite
     fn loss(problem: &Problem, point: &Point, dims: [usize; 4], up: &OutputGradients<'_>) -> f64 {
         let data = point.data(dims);
-        let inputs = Inputs { q: &point.q, k: &point.k, v: &point.v, mask: &data };
+        let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
         let forward = attention(&problem.clone().data_shape(data.shape()), &inputs).unwrap();
-        let o = forward.o.iter().zip(up.dout).map(|(&o, &x)| o * f64::from(x));
+        let dout = up.dout.to_f32();
+        let o = forward.o.iter().zip(&*dout).map(|(&o, &x)| o * f64::from(x));
         let lse = forward.lse.iter().zip(up.dlse.unwrap_or_default());
         let lse = lse.filter(|(lse, _)| lse.is_finite()).map(|(&lse, &x)| lse * f64::from(x));
         o.sum::<f64>() + lse.sum::<f64>()
@@ -171,7 +175,7 @@ mod tests {
 
     #[test]
     fn gradients_are_finite_differences() {
-        let shape = Shape::new(2, 4, 3, 3).seq_kv(5).kv_heads(2).dim_v(2);
+        let shape = Shape::new(2, 4, 3, 3).seq_len_kv(5).num_kv_heads(2).head_dim_v(2);
         let scores = [
             Score::default(),
             Score { softcap: Some(0.7), bias: true, alibi: true, sinks: true },
@@ -191,7 +195,7 @@ mod tests {
 
     fn check(shape: Shape, mask: &str, score: Score, bias_dims: [usize; 4], seed: u64) {
         let problem =
-            Problem::new(shape).mask(mask.parse::<Mask>().unwrap()).score(score).with_scale(-0.9);
+            Problem::new(shape).mask(mask.parse::<Mask>().unwrap()).score(score).scale(-0.9);
         let mut point = Point {
             q: numbers(seed, shape.q_len().unwrap()),
             k: numbers(seed + 10, shape.k_len().unwrap()),
@@ -204,7 +208,7 @@ mod tests {
         let upstream = OutputGradients::new(&dout).dlse(&dlse);
         let data = point.data(bias_dims);
         let problem = problem.data_shape(data.shape());
-        let inputs = Inputs { q: &point.q, k: &point.k, v: &point.v, mask: &data };
+        let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
         let found = gradients(&problem, &inputs, &upstream).unwrap();
         let found = [found.dq, found.dk, found.dv, found.dbias, found.dsinks];
         for (which, gradient) in found.into_iter().enumerate() {

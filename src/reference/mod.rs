@@ -13,6 +13,7 @@ use crate::problem::{Inputs, Problem};
 
 /// Every output in f64.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Reference {
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, in the order of the problem's strides of o; elements that no
     /// stride reaches, or that belong to no sequence, are 0
@@ -44,8 +45,9 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
         strides.iter().zip(index).map(|(stride, i)| stride * i).sum()
     };
     let [q_strides, k_strides, v_strides, o_strides] =
-        [strides.q, strides.k, strides.v, strides.o].map(crate::Strides::to_array);
-    let scale = f64::from(problem.scale());
+        [strides.q, strides.k, strides.v, strides.o].map(crate::shape::Strides::to_array);
+    let scale = f64::from(problem.get_scale());
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
 
     let mut result = Reference {
         o: vec![0.0; strides.o.span("o", shape.o_dims())?],
@@ -66,8 +68,8 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                     .map(|kv_idx| {
                         let [batch, row] = places.kv_place(b, kv_idx);
                         let product = |d| {
-                            let q = inputs.q[at(q_strides, [q_batch, h, q_row, d])];
-                            let k = inputs.k[at(k_strides, [batch, h_kv, row, d])];
+                            let q = q[at(q_strides, [q_batch, h, q_row, d])];
+                            let k = k[at(k_strides, [batch, h_kv, row, d])];
                             f64::from(q) * f64::from(k)
                         };
                         (0..shape.head_dim).map(product).sum::<f64>() * scale
@@ -112,7 +114,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 for d in 0..shape.head_dim_v {
                     let term = |kv_idx: usize| {
                         let [batch, row] = places.kv_place(b, kv_idx);
-                        let v = f64::from(inputs.v[at(v_strides, [batch, h_kv, row, d])]);
+                        let v = f64::from(v[at(v_strides, [batch, h_kv, row, d])]);
                         match weights[kv_idx].is_finite() && !v.is_finite() {
                             true => v,
                             false => weights[kv_idx] * v,

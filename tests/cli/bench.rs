@@ -1,6 +1,8 @@
 //! `bench` and `tune`.
 
-use wgpu_attention::{Evaluator, Mask, MaskData, Profile, Shape};
+use wgpu_attention::kernel::Profile;
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::{Mask, MaskData, Shape};
 
 use crate::call::{failure, records, stdout, words};
 
@@ -22,7 +24,7 @@ fn a_benchmark_prints_a_record_per_problem_and_kernel() {
 
         let sizes: [usize; 7] = serde_json::from_value(record["shape"].clone()).unwrap();
         let [batch, heads, _, seq_q, seq_kv, dim, dim_v] = sizes;
-        let shape = Shape::new(batch, heads, seq_q, dim).seq_kv(seq_kv).dim_v(dim_v);
+        let shape = Shape::new(batch, heads, seq_q, dim).seq_len_kv(seq_kv).head_dim_v(dim_v);
         let mask: Mask = record["mask"].as_str().unwrap().parse().unwrap();
         let data = MaskData::new().key_lengths([3, 0]);
         let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();

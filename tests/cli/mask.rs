@@ -1,6 +1,7 @@
 //! `mask`: printed, drawn, with its tiles.
 
-use wgpu_attention::{Evaluator, Layout, Mask};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::{Layout, Mask};
 
 use crate::call::{MINILM, failure, stdout, words};
 use crate::scratch::{SHAPE, Scratch, everything, mask_data};

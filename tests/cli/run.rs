@@ -45,9 +45,10 @@ fn every_output_in_both_layouts_is_the_reference() {
         let written = scratch.run(&[&options[..], &["--layout", name]].concat());
 
         let [q, k, v] = operands(layout);
-        let inputs = Inputs { q: &q.1, k: &k.1, v: &v.1, mask: &mask_data() };
+        let data = mask_data();
+        let inputs = Inputs::new(&q.1, &k.1, &v.1).mask(&data);
         let mask = text.parse().unwrap();
-        let problem = Problem::new(SHAPE).layout(layout).mask(mask).with_scale(-0.5);
+        let problem = Problem::new(SHAPE).layout(layout).mask(mask).scale(-0.5);
         let reference = reference::attention(&problem, &inputs).unwrap();
         assert_eq!(written.names(), ["lse", "masked_scores", "o", "scores", "weights"]);
         let check = |name: &str, sizes: &[usize], expected: &[f64]| {
@@ -91,7 +92,7 @@ fn score_modifiers_and_every_mask_read_their_data() {
         .bucket_ids([2, 1, 2, 5], buckets)
         .column_ranges([2, 1, 5, 2], columns)
         .tree_parents(parents);
-    let score = Score { softcap: Some(2.0), bias: true, alibi: true, sinks: true };
+    let score = Score::default().softcap(2.0).bias(true).alibi(true).sinks(true);
     for text in
         ["tree", "per_head(buckets, column_ranges | block_bidirectional)", "chunk(2) | global(1)"]
     {
@@ -130,7 +131,7 @@ fn functions_of_the_users_own() {
     let data = mask_data().alibi_slopes([0.1, 0.2, 0.3, 0.4]);
     let problem = Problem::new(SHAPE)
         .mask("causal & key_lengths".parse().unwrap())
-        .score(Score { alibi: true, ..Score::default() });
+        .score(Score::default().alibi(true));
     let inputs = Inputs::new(&q.1, &k.1, &v.1).mask(&data);
     let reference = reference::attention(&problem, &inputs).unwrap();
     assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
@@ -183,7 +184,7 @@ fn tensors_of_16_bits_go_in_and_out() {
 
 #[test]
 fn a_run_gives_gradients() {
-    let shape = Shape::new(1, 2, 5, 4).seq_kv(6);
+    let shape = Shape::new(1, 2, 5, 4).seq_len_kv(6);
     let numbers = |seed: usize, len: usize| -> Vec<f32> {
         (0..len).map(|at| ((at * 37 + seed * 11) % 29) as f32 / 10.0 - 1.4).collect()
     };
@@ -206,7 +207,7 @@ fn a_run_gives_gradients() {
     let data = MaskData::new().bias([1, 2, 5, 6], bias).sinks(sinks);
     let problem = Problem::new(shape)
         .mask(Mask::causal())
-        .score(Score { bias: true, sinks: true, ..Score::default() })
+        .score(Score::default().bias(true).sinks(true))
         .data_shape(data.shape());
     let inputs = Inputs::new(&q, &k, &v).mask(&data);
     let upstream = OutputGradients::new(&dout).dlse(&dlse);
@@ -243,7 +244,7 @@ fn a_run_needs_no_options() {
     let written = scratch.run(&[]);
     assert_eq!(written.names(), ["o"]);
     let [q, k, v] = operands(Layout::Bhsd);
-    let inputs = Inputs { q: &q.1, k: &k.1, v: &v.1, mask: &MaskData::new() };
+    let inputs = Inputs::new(&q.1, &k.1, &v.1);
     let reference = reference::attention(&Problem::new(SHAPE), &inputs).unwrap();
     assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
 

@@ -72,7 +72,7 @@ pub(crate) fn assert_near(name: &str, found: &[f32], expected: &[f64]) {
 }
 
 /// A small problem with grouped heads, more keys than queries, and everything that masks can name.
-pub(crate) const SHAPE: Shape = Shape::new(2, 4, 3, 6).kv_heads(2).seq_kv(5).dim_v(7);
+pub(crate) const SHAPE: Shape = Shape::new(2, 4, 3, 6).num_kv_heads(2).seq_len_kv(5).head_dim_v(7);
 
 pub(crate) const KEY_LENGTHS: [i32; 2] = [4, 0];
 pub(crate) const PREFIX_LENGTHS: [i32; 2] = [1, 2];

@@ -1,10 +1,16 @@
 //! Bad input comes back as an error that names the operand, what was expected and what came.
 
 use wgpu::BufferUsages;
+use wgpu_attention::device::AdapterChoice;
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::mask::TileGrid;
+use wgpu_attention::plan::{
+    InspectBuffers, InspectPlan, MaskFormat, MaskPlan, ScoreTensor, TileOptions,
+};
+use wgpu_attention::tensor::Strides;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, DeviceChoice, Error, ForwardKernel, InspectBuffers,
-    InspectPlan, Layout, Mask, MaskBuffers, MaskData, MaskFormat, MaskInput, MaskPlan, Outputs,
-    Problem, ScoreTensor, Shape, Strides, TileGrid,
+    Attention, AttentionBuffers, AttentionPlan, DeviceOptions, Error, Layout, Mask, MaskBuffers,
+    MaskData, MaskInput, Outputs, Problem, Shape,
 };
 
 use crate::fixture::{ATTENTION, Operands};
@@ -21,27 +27,27 @@ pub(crate) fn assert_says(error: &Error, parts: &[&str]) {
 /// What a one-shot call answers after `change`.
 #[track_caller]
 fn refusal(shape: Shape, mask: &str, change: impl FnOnce(&mut Operands)) -> Error {
-    let valid = Shape::new(2, 4, 5, 8).kv_heads(2);
+    let valid = Shape::new(2, 4, 5, 8).num_kv_heads(2);
     let mut operands = Operands::random(&valid, 1);
     change(&mut operands);
     let problem = Problem::new(shape).mask(mask.parse().unwrap());
     ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
 }
 
-const VALID: Shape = Shape::new(2, 4, 5, 8).kv_heads(2);
+const VALID: Shape = Shape::new(2, 4, 5, 8).num_kv_heads(2);
 
 #[test]
 fn sizes() {
     let says = |shape, parts: &[&str]| assert_says(&refusal(shape, "all", |_| ()), parts);
-    says(Shape { num_heads: 0, ..VALID }, &["num_heads", "at least 1", "found 0"]);
-    says(Shape { num_kv_heads: 0, ..VALID }, &["num_kv_heads", "at least 1"]);
-    says(Shape { num_kv_heads: 3, ..VALID }, &["num_heads", "multiple of num_kv_heads = 3", "4"]);
-    says(Shape { head_dim: 0, ..VALID }, &["head_dim", "1 to 256", "0"]);
-    says(Shape { head_dim: 257, ..VALID }, &["head_dim", "1 to 256", "257"]);
-    says(Shape { head_dim_v: 0, ..VALID }, &["head_dim_v", "1 to 256"]);
-    says(Shape { head_dim_v: 1000, ..VALID }, &["head_dim_v", "1000"]);
-    says(Shape { seq_len_q: usize::MAX, ..VALID }, &["seq_len_q", "at most"]);
-    says(Shape { batch: usize::MAX, ..VALID }, &["address space"]);
+    says(VALID.num_heads(0), &["num_heads", "at least 1", "found 0"]);
+    says(VALID.num_kv_heads(0), &["num_kv_heads", "at least 1"]);
+    says(VALID.num_kv_heads(3), &["num_heads", "multiple of num_kv_heads = 3", "4"]);
+    says(VALID.head_dim(0), &["head_dim", "1 to 256", "0"]);
+    says(VALID.head_dim(257), &["head_dim", "1 to 256", "257"]);
+    says(VALID.head_dim_v(0), &["head_dim_v", "1 to 256"]);
+    says(VALID.head_dim_v(1000), &["head_dim_v", "1000"]);
+    says(VALID.seq_len_q(usize::MAX), &["seq_len_q", "at most"]);
+    says(VALID.batch(usize::MAX), &["address space"]);
 }
 
 #[test]
@@ -113,8 +119,8 @@ fn scale_and_strides() {
         ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
     };
     let problem = || Problem::new(VALID);
-    assert_says(&refusal(problem().with_scale(f32::NAN)), &["scale", "finite", "NaN"]);
-    assert_says(&refusal(problem().with_scale(f32::INFINITY)), &["scale", "finite", "inf"]);
+    assert_says(&refusal(problem().scale(f32::NAN)), &["scale", "finite", "NaN"]);
+    assert_says(&refusal(problem().scale(f32::INFINITY)), &["scale", "finite", "inf"]);
     let strides = |seq| Strides { batch: 160, head: 40, seq, dim: 1 };
     assert_says(&refusal(problem().o_strides(strides(0))), &["o's strides", "place of its own"]);
     assert_says(&refusal(problem().q_strides(strides(usize::MAX))), &["q's strides"]);
@@ -130,9 +136,9 @@ fn kernels_that_cannot_serve() {
         &["kernel", "broadcast", "tiled", "magic"],
     );
     // Its long rows come four components at a time.
-    let wide = Shape { head_dim: 67, ..VALID };
+    let wide = VALID.head_dim(67);
     let operands = Operands::random(&wide, 1);
-    let outputs = Outputs { kernel: Some(ForwardKernel::Broadcast), ..Outputs::default() };
+    let outputs = Outputs::default().kernel(ForwardKernel::Broadcast);
     let error =
         ATTENTION.run_blocking(&Problem::new(wide), &operands.inputs(), &outputs).unwrap_err();
     assert!(
@@ -143,11 +149,11 @@ fn kernels_that_cannot_serve() {
 
 #[test]
 fn devices() {
-    let error = Attention::open_blocking(&DeviceChoice::Index(99)).unwrap_err();
+    let open = |adapter| Attention::open_blocking(&DeviceOptions::default().adapter(adapter));
+    let error = open(AdapterChoice::Index(99)).unwrap_err();
     assert_says(&error, &["number 99", "0: "]);
-    let error = Attention::open_blocking(&"no such device".into()).unwrap_err();
+    let error = open(AdapterChoice::Name("no such device".to_owned())).unwrap_err();
     assert_says(&error, &["no such device", "0: "]);
-    assert_eq!(DeviceChoice::from("1"), DeviceChoice::Index(1));
 }
 
 fn buffer(size: u64, usage: BufferUsages) -> wgpu::Buffer {
@@ -196,7 +202,7 @@ impl Buffers {
 
 fn encode(buffers: &AttentionBuffers<'_>) -> Result<(), Error> {
     let problem = Problem::new(VALID).mask(Mask::KeyLengths);
-    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     let mut encoder = ATTENTION.kernels().device().create_command_encoder(&Default::default());
     plan.encode(&mut encoder, buffers)
 }
@@ -255,8 +261,11 @@ fn buffers_of_the_other_plans() {
     let error = plan.encode(&mut encoder, &data, own.lengths.slice(..)).unwrap_err();
     assert_says(&error, &["mask:", "another buffer"]);
     let grid = Some(TileGrid { block_q: 0, block_kv: 4 });
-    let error =
-        ATTENTION.tile_classes_blocking(&problem, &MaskData::new().key_lengths([1, 2]), grid);
+    let error = ATTENTION.tile_classes_blocking(
+        &problem,
+        &MaskData::new().key_lengths([1, 2]),
+        &TileOptions::default().grid(grid),
+    );
     assert_says(&error.unwrap_err(), &["grid", "at least 1"]);
     let error = ATTENTION.read_blocking(&own.q, 1000).unwrap_err();
     assert_says(&error, &["source", "COPY_SRC"]);
@@ -265,7 +274,7 @@ fn buffers_of_the_other_plans() {
 #[test]
 fn more_than_the_device_takes() {
     let problem = Problem::new(Shape::new(1, 1, 1 << 18, 8)).mask(Mask::Dense).layout(Layout::Bshd);
-    let error = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap_err();
+    let error = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap_err();
     assert!(
         matches!(&error, Error::Limit { limit: "max_storage_buffer_binding_size", .. }),
         "{error}"

@@ -1,8 +1,10 @@
 //! Functions of the user's own, in masks and for scores.
 
+use wgpu_attention::mask::{Evaluator, TileClass};
+use wgpu_attention::plan::MaskFormat;
+use wgpu_attention::wgsl::{Custom, CustomType};
 use wgpu_attention::{
-    AttentionPlan, Custom, CustomType, Error, Evaluator, Inputs, Kernels, Mask, MaskData,
-    MaskFormat, Outputs, Problem, Score, Shape, TileClass, reference,
+    AttentionPlan, Error, Kernels, Mask, MaskData, Outputs, Problem, Score, Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, mask_data, run};
@@ -69,9 +71,9 @@ fn its_tiles_are_classed_exactly() {
     let shape = Shape::new(1, 1, 200, 8);
     let problem = Problem::new(shape).mask(Mask::Wgsl(custom(CAUSAL)));
     let none = MaskData::new();
-    let tiles = ATTENTION.tile_classes_blocking(&problem, &none, None).unwrap();
+    let tiles = ATTENTION.tile_classes_blocking(&problem, &none, &Default::default()).unwrap();
     let plain = Problem::new(shape).mask(Mask::causal());
-    assert_eq!(tiles, ATTENTION.tile_classes_blocking(&plain, &none, None).unwrap());
+    assert_eq!(tiles, ATTENTION.tile_classes_blocking(&plain, &none, &Default::default()).unwrap());
     assert!(tiles.classes.contains(&TileClass::Skip) && tiles.classes.contains(&TileClass::Full));
 }
 
@@ -81,7 +83,7 @@ fn an_index_beyond_a_buffer_reads_its_last_element() {
         return flags(kv_idx * 1000000u) == 7u;
     }";
     let mask = Mask::Wgsl(custom(text).buffer("flags", CustomType::U32, 2).unwrap());
-    let problem = Problem::new(Shape::new(1, 1, 2, 8).seq_kv(40)).mask(mask);
+    let problem = Problem::new(Shape::new(1, 1, 2, 8).seq_len_kv(40)).mask(mask);
     let data = MaskData::new().custom_u32("flags", [0, 7]);
     let tensor = ATTENTION.materialize_blocking(&problem, &data, MaskFormat::Keep).unwrap();
     for (at, &kept) in tensor.values.iter().enumerate() {
@@ -91,7 +93,7 @@ fn an_index_beyond_a_buffer_reads_its_last_element() {
 
 #[test]
 fn scores_go_through_a_function() {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = ScoreData::random(&shape, 2);
     let mut operands = Operands::random(&shape, 2);
     operands.mask =
@@ -101,10 +103,10 @@ fn scores_go_through_a_function() {
         return score - slopes(h) * f32(abs(own - i32(kv_idx)));
     }";
     let alibi = custom(text).buffer("slopes", CustomType::F32, 4).unwrap();
-    let softcap = Score { softcap: Some(30.0), ..Score::default() };
+    let softcap = Score::default().softcap(30.0);
     let mask: Mask = "causal & key_lengths".parse().unwrap();
     let own = Problem::new(shape).mask(mask.clone()).score(softcap).score_mod(alibi);
-    let known = Problem::new(shape).mask(mask).score(Score { alibi: true, ..softcap });
+    let known = Problem::new(shape).mask(mask).score(softcap.alibi(true));
     for kernel in kernels(&own) {
         let (found, expected) = (run(&own, &operands, kernel), run(&known, &operands, kernel));
         for (x, y) in found.o.iter().zip(&expected.o) {
@@ -115,13 +117,13 @@ fn scores_go_through_a_function() {
 
 #[test]
 fn functions_that_differ_in_data_alone_share_a_pipeline() {
-    let kernels = Kernels::new(ATTENTION.kernels().device());
+    let kernels = Kernels::new(ATTENTION.kernels().device(), &Default::default());
     let text =
         "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return at(b) > kv_idx; }";
     for len in [1, 5, 9] {
         let mask = Mask::Wgsl(custom(text).buffer("at", CustomType::U32, len).unwrap());
         let problem = Problem::new(Shape::new(1, 1, 40 * len, 20)).mask(mask);
-        AttentionPlan::new(&kernels, &problem).unwrap();
+        AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
         // The forward kernel, the same for more than 32 queries, and the one that makes the tile map.
         assert_eq!(kernels.compiled(), 2);
     }
@@ -132,7 +134,7 @@ fn what_is_wrong_is_told_in_its_own_lines() {
     let shape = Shape::new(1, 1, 5, 8);
     let operands = Operands::random(&shape, 1);
     let refusal = |problem: Problem, data: &MaskData| -> Error {
-        let inputs = Inputs { mask: data, ..operands.inputs() };
+        let inputs = operands.inputs().mask(data);
         ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap_err()
     };
     let none = MaskData::new();

@@ -1,9 +1,11 @@
 //! Few queries against many keys, with the keys in any number of splits: every mask, group size, head_dim, modifier and
 //! type, and each step against the parallel pass.
 
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    AttentionPlan, Dtype, Dtypes, ForwardKernel, Mask, Output, Outputs, Problem, Score, Shape,
-    reference,
+    AttentionPlan, Dtype, Mask, Output, Outputs, Problem, Score, Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, serving};
@@ -24,7 +26,7 @@ fn run(
     kernel: ForwardKernel,
     num_splits: Option<usize>,
 ) -> Output {
-    let outputs = Outputs { lse: true, kernel: Some(kernel), num_splits, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
     ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
 }
 
@@ -59,13 +61,14 @@ fn every_mask_on_awkward_sizes() {
         for (seed, (seq_len_q, seq_len_kv)) in
             (100 * at as u64..).zip([(2, 1), (2, 203), (many[0], 129), (many[1], 3), (many[0], 15)])
         {
-            let shape = Shape::new(batch, 8, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(4);
+            let shape =
+                Shape::new(batch, 8, seq_len_q, head_dim).seq_len_kv(seq_len_kv).num_kv_heads(4);
             check_splits(shape, mask, seed, splits);
         }
     }
     // A tree is the last of the keys.
-    check(Shape::new(2, 4, 13, 20).seq_kv(217).kv_heads(2), "tree", 7);
-    check(Shape::new(1, 2, 16, 20).seq_kv(16).kv_heads(1), "tree & !window(2,0)", 8);
+    check(Shape::new(2, 4, 13, 20).seq_len_kv(217).num_kv_heads(2), "tree", 7);
+    check(Shape::new(1, 2, 16, 20).seq_len_kv(16).num_kv_heads(1), "tree & !window(2,0)", 8);
 }
 
 #[test]
@@ -83,7 +86,8 @@ fn every_group_size() {
         (32, 2),
     ]) {
         for seq_len_q in [1, 3, 15] {
-            let shape = Shape::new(4, num_heads, seq_len_q, 20).seq_kv(113).kv_heads(num_kv_heads);
+            let shape =
+                Shape::new(4, num_heads, seq_len_q, 20).seq_len_kv(113).num_kv_heads(num_kv_heads);
             check(shape, "causal & key_lengths", seed);
         }
     }
@@ -92,26 +96,29 @@ fn every_group_size() {
 #[test]
 fn every_head_dim() {
     for (seed, head_dim) in (0..).zip([1, 4, 17, 32, 33, 64, 80, 128, 129, 200, 255, 256]) {
-        let shape = Shape::new(4, 8, 2, head_dim).seq_kv(127).kv_heads(4);
+        let shape = Shape::new(4, 8, 2, head_dim).seq_len_kv(127).num_kv_heads(4);
         check_splits(shape, "causal & key_lengths", seed, &[Some(3)]);
     }
     for (seed, (head_dim, head_dim_v)) in (0..).zip([(64, 1), (1, 64), (24, 130), (256, 4)]) {
-        let shape = Shape::new(4, 8, 2, head_dim).seq_kv(65).kv_heads(4).dim_v(head_dim_v);
+        let shape =
+            Shape::new(4, 8, 2, head_dim).seq_len_kv(65).num_kv_heads(4).head_dim_v(head_dim_v);
         check_splits(shape, "causal & key_lengths", seed, &[Some(3)]);
     }
 }
 
 #[test]
 fn long_caches() {
-    check(Shape::new(1, 4, 1, 64).seq_kv(4097).kv_heads(1), "causal", 1);
-    check(Shape::new(1, 4, 2, 20).seq_kv(1023).kv_heads(2), "window(100,0) & causal", 2);
+    check(Shape::new(1, 4, 1, 64).seq_len_kv(4097).num_kv_heads(1), "causal", 1);
+    check(Shape::new(1, 4, 2, 20).seq_len_kv(1023).num_kv_heads(2), "window(100,0) & causal", 2);
 }
 
 #[test]
 fn no_keys_and_no_queries() {
-    for shape in
-        [Shape::new(2, 2, 3, 8).seq_kv(0), Shape::new(2, 2, 0, 8).seq_kv(5), Shape::new(0, 2, 3, 8)]
-    {
+    for shape in [
+        Shape::new(2, 2, 3, 8).seq_len_kv(0),
+        Shape::new(2, 2, 0, 8).seq_len_kv(5),
+        Shape::new(0, 2, 3, 8),
+    ] {
         for mask in ["causal & key_lengths", "documents"] {
             check(shape, mask, 1);
         }
@@ -120,10 +127,10 @@ fn no_keys_and_no_queries() {
 
 #[test]
 fn modifiers_and_types() {
-    let all = Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true };
-    let sinks = Score { sinks: true, ..Score::default() };
+    let all = Score::default().softcap(50.0).bias(true).alibi(true).sinks(true);
+    let sinks = Score::default().sinks(true);
     let (f32, f16, bf16) = (Dtype::F32, Dtype::F16, Dtype::Bf16);
-    let mixed = Dtypes { q: f32, k: f16, v: bf16, o: f32, bias: f32 };
+    let mixed = Dtypes::default().q(f32).k(f16).v(bf16).o(f32).bias(f32);
     for (seed, (score, dtypes, coarsest, scale)) in (0..).zip([
         (all, Dtypes::default(), f32, 0.2),
         (all, Dtypes::default(), f32, -0.2),
@@ -134,11 +141,10 @@ fn modifiers_and_types() {
     ]) {
         // Rows of odd lengths are read component by component, and those of 16 bits share words.
         for head_dim in if dtypes == mixed { vec![20, 9] } else { vec![20] } {
-            let shape = Shape::new(4, 8, 2, head_dim).seq_kv(129).kv_heads(4);
+            let shape = Shape::new(4, 8, 2, head_dim).seq_len_kv(129).num_kv_heads(4);
             let mask: Mask = "causal & key_lengths".parse().unwrap();
-            let problem = (Problem::new(shape).mask(mask.clone()).score(score))
-                .with_scale(scale)
-                .dtypes(dtypes);
+            let problem =
+                (Problem::new(shape).mask(mask.clone()).score(score)).scale(scale).dtypes(dtypes);
             let data = ScoreData::random(&shape, seed);
             let mut operands = Operands::random(&shape, seed);
             operands.mask = data.add_to(&shape, operands.mask);
@@ -168,7 +174,7 @@ fn modifiers_and_types() {
 #[test]
 fn each_step_equals_its_row_of_the_parallel_pass() {
     let (seq, dim) = (69, 20);
-    let shape = Shape::new(1, 4, seq, dim).kv_heads(2);
+    let shape = Shape::new(1, 4, seq, dim).num_kv_heads(2);
     for (seed, mask) in (0..).zip([
         "causal",
         "causal & window(9,0)",
@@ -187,7 +193,7 @@ fn each_step_equals_its_row_of_the_parallel_pass() {
         };
         let mut steps: Vec<(ForwardKernel, Option<usize>, Vec<f32>)> = Vec::new();
         for t in 0..seq {
-            let step = Problem::new(Shape::new(1, 4, 1, dim).seq_kv(t + 1).kv_heads(2));
+            let step = Problem::new(Shape::new(1, 4, 1, dim).seq_len_kv(t + 1).num_kv_heads(2));
             let step = step.mask(mask.clone());
             let operands = Operands {
                 q: rows(&operands.q, t..t + 1),
@@ -219,7 +225,7 @@ fn each_step_equals_its_row_of_the_parallel_pass() {
 
 #[test]
 fn the_same_call_gives_the_same_bits_in_any_company() {
-    let shape = Shape::new(2, 4, 3, 20).seq_kv(500).kv_heads(2);
+    let shape = Shape::new(2, 4, 3, 20).seq_len_kv(500).num_kv_heads(2);
     let operands = Operands::random(&shape, 4);
     let problem = Problem::new(shape).mask("documents | window(30,3)".parse().unwrap());
     for kernel in decode_kernels(&problem) {
@@ -235,20 +241,26 @@ fn the_same_call_gives_the_same_bits_in_any_company() {
 #[test]
 fn the_choice_and_its_refusals() {
     let kernels = ATTENTION.kernels();
-    let few = Problem::new(Shape::new(1, 8, 1, 64).kv_heads(2).seq_kv(4096));
-    let plan = AttentionPlan::new(kernels, &few).unwrap();
+    let few = Problem::new(Shape::new(1, 8, 1, 64).num_kv_heads(2).seq_len_kv(4096));
+    let plan = AttentionPlan::new(kernels, &few, &Default::default()).unwrap();
     assert!(plan.kernel().is_decode(), "{}", plan.explain());
     assert!(plan.num_splits() > 1, "{}", plan.explain());
     assert!(plan.explain().contains(&format!("the keys in {} splits", plan.num_splits())));
     // 4000 sequences fill any device by themselves.
-    let full = Problem::new(Shape::new(4000, 8, 1, 64).kv_heads(2).seq_kv(64));
-    assert_eq!(AttentionPlan::new(kernels, &full).unwrap().num_splits(), 1);
+    let full = Problem::new(Shape::new(4000, 8, 1, 64).num_kv_heads(2).seq_len_kv(64));
+    assert_eq!(AttentionPlan::new(kernels, &full, &Default::default()).unwrap().num_splits(), 1);
 
-    let many = Problem::new(Shape::new(1, 2, 17, 64).seq_kv(4096));
-    let plan = AttentionPlan::new(kernels, &many).unwrap();
+    let many = Problem::new(Shape::new(1, 2, 17, 64).seq_len_kv(4096));
+    let plan = AttentionPlan::new(kernels, &many, &Default::default()).unwrap();
     assert!(!plan.kernel().is_decode() && plan.num_splits() == 1, "{}", plan.explain());
     let refusal = |problem: &Problem, kernel, splits| {
-        AttentionPlan::with_splits(kernels, problem, kernel, splits).unwrap_err().to_string()
+        AttentionPlan::new(
+            kernels,
+            problem,
+            &PlanOptions::default().kernel(kernel).num_splits(splits),
+        )
+        .unwrap_err()
+        .to_string()
     };
     let text = refusal(&many, Some(ForwardKernel::Decode), None);
     assert!(text.contains("up to 16 queries, here there are 17"), "{text}");
@@ -263,7 +275,7 @@ fn the_choice_and_its_refusals() {
 /// What is masked never reaches an output, in whole caches and in split ones; what is kept does, in its own rows.
 #[test]
 fn hostile_contents() {
-    let shape = Shape::new(2, 4, 5, 20).seq_kv(131).kv_heads(2);
+    let shape = Shape::new(2, 4, 5, 20).seq_len_kv(131).num_kv_heads(2);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     let operands = |hostile: &dyn Fn(&mut Operands)| {
         let mut operands = Operands::random(&shape, 5);

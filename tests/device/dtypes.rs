@@ -1,7 +1,10 @@
 //! f16 and bf16 storage, together and mixed, against the f64 reference on the rounded operands.
 
+use wgpu_attention::plan::{BackwardOptions, ScoreTensor};
+use wgpu_attention::tensor::{Dtypes, Element, Elements};
 use wgpu_attention::{
-    Dtype, Dtypes, Layout, Mask, MaskData, Outputs, Problem, Score, ScoreTensor, Shape, reference,
+    Dtype, Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score, Shape,
+    reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, run};
@@ -24,7 +27,7 @@ fn check(shape: Shape, dtypes: Dtypes, coarsest: Dtype, seed: u64) {
         let exact = output.o.iter().all(|&x| dtypes.o.round(x) == x);
         assert!(exact, "o of {what} isn't of its type");
     }
-    let outputs = Outputs { tensors: vec![ScoreTensor::Weights], ..Outputs::default() };
+    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
     let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     assert_close("weights", &output.tensors[0], &naive.weights, &truth.weights);
 }
@@ -36,7 +39,8 @@ fn one_type_for_all() {
         for (seed, (seq_len_q, seq_len_kv, head_dim)) in
             (0..).zip([(37, 41, 64), (37, 41, 15), (1, 3, 1), (70, 33, 129)])
         {
-            let shape = Shape::new(2, 4, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(2);
+            let shape =
+                Shape::new(2, 4, seq_len_q, head_dim).seq_len_kv(seq_len_kv).num_kv_heads(2);
             check(shape, dtype.into(), dtype, seed);
         }
     }
@@ -46,18 +50,18 @@ fn one_type_for_all() {
 fn mixed_types() {
     let (f32, f16, bf16) = (Dtype::F32, Dtype::F16, Dtype::Bf16);
     for (seed, dtypes) in (0..).zip([
-        Dtypes { q: f32, k: f16, v: bf16, o: f32, bias: f32 },
-        Dtypes { q: bf16, k: f32, v: f32, o: f16, bias: f32 },
+        Dtypes::default().q(f32).k(f16).v(bf16).o(f32).bias(f32),
+        Dtypes::default().q(bf16).k(f32).v(f32).o(f16).bias(f32),
     ]) {
-        check(Shape::new(1, 2, 33, 20).seq_kv(47), dtypes, bf16, seed);
-        check(Shape::new(1, 2, 33, 9).seq_kv(47).dim_v(5), dtypes, bf16, seed);
+        check(Shape::new(1, 2, 33, 20).seq_len_kv(47), dtypes, bf16, seed);
+        check(Shape::new(1, 2, 33, 9).seq_len_kv(47).head_dim_v(5), dtypes, bf16, seed);
     }
 }
 
 #[test]
 fn a_bias_of_16_bits() {
-    let shape = Shape::new(2, 2, 17, 20).seq_kv(19);
-    let score = Score { bias: true, ..Score::default() };
+    let shape = Shape::new(2, 2, 17, 20).seq_len_kv(19);
+    let score = Score::default().bias(true);
     for dtype in [Dtype::F16, Dtype::Bf16] {
         let mut operands = stored(Operands::random(&shape, 4), dtype.into());
         let bias = |round: bool| {
@@ -69,7 +73,7 @@ fn a_bias_of_16_bits() {
         operands.mask = MaskData::new().bias([2, 2, 17, 19], bias(true));
         for kernel in kernels(&problem) {
             let expected = run(&problem, &operands, kernel);
-            let half = Dtypes { bias: dtype, ..Dtypes::default() };
+            let half = Dtypes::default().bias(dtype);
             let unrounded = MaskData::new().bias([2, 2, 17, 19], bias(false));
             let mut given = Operands::random(&shape, 4);
             (given.q, given.k, given.v) =
@@ -107,8 +111,8 @@ fn edges_of_the_types() {
     ];
     for dtype in [Dtype::F16, Dtype::Bf16] {
         for head_dim_v in [20, 19] {
-            let shape = Shape::new(1, 1, 1, 4).dim_v(head_dim_v);
-            let dtypes = Dtypes { o: dtype, ..Dtypes::default() };
+            let shape = Shape::new(1, 1, 1, 4).head_dim_v(head_dim_v);
+            let dtypes = Dtypes::default().o(dtype);
             let problem = Problem::new(shape).dtypes(dtypes).layout(Layout::Bshd);
             let operands = Operands {
                 q: vec![0.0; 4],
@@ -130,5 +134,59 @@ fn edges_of_the_types() {
                 }
             }
         }
+    }
+}
+
+/// Slices of 16 bits give the bits that the same numbers give as f32, and come back as they are stored.
+#[test]
+fn slices_of_every_type() {
+    let shape = Shape::new(1, 2, 9, 20).seq_len_kv(13);
+    let operands = Operands::random(&shape, 3);
+    let upstream: Vec<f32> = operands.q.iter().map(|x| 0.5 - x).collect();
+    let problem = Problem::new(shape).mask(Mask::causal());
+    typed::<half::f16>(&problem, &operands, &upstream);
+    typed::<half::bf16>(&problem, &operands, &upstream);
+    // Types that aren't those of the device are converted.
+    let inputs = operands.inputs();
+    let rounded = stored(Operands::random(&shape, 3), Dtype::F16.into());
+    let halves = rounded.q.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>();
+    let mixed = Inputs::new(&halves, inputs.k, inputs.v);
+    let plain = Inputs::new(&rounded.q, inputs.k, inputs.v);
+    let of = |inputs| ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap();
+    assert_eq!(of(mixed), of(plain));
+}
+
+fn typed<T: Element + std::fmt::Debug + PartialEq>(
+    problem: &Problem,
+    operands: &Operands,
+    upstream: &[f32],
+) where
+    for<'a> Elements<'a>: From<&'a Vec<T>>,
+{
+    let problem = problem.clone().dtypes(T::DTYPE);
+    let of = |values: &[f32]| values.iter().map(|&x| T::from_f32(x)).collect::<Vec<T>>();
+    let (q, k, v, dout) = (of(&operands.q), of(&operands.k), of(&operands.v), of(upstream));
+    let inputs = Inputs::new(&q, &k, &v);
+    let outputs = Outputs::default().lse(true);
+    let found = ATTENTION.run_as_blocking::<T>(&problem, &inputs, &outputs).unwrap();
+    let as_f32 = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
+    assert_eq!((found.o, found.lse), (of(&as_f32.o), as_f32.lse));
+
+    let options = BackwardOptions::default().dtypes(T::DTYPE);
+    let found = ATTENTION.gradients_as_blocking::<T>(
+        &problem,
+        &inputs,
+        &OutputGradients::new(&dout),
+        &options,
+    );
+    let as_f32 = ATTENTION.gradients_blocking(
+        &problem,
+        &operands.inputs(),
+        &OutputGradients::new(upstream),
+        &options,
+    );
+    let (found, as_f32) = (found.unwrap(), as_f32.unwrap());
+    for (found, as_f32) in [(found.dq, as_f32.dq), (found.dk, as_f32.dk), (found.dv, as_f32.dv)] {
+        assert_eq!(found, of(&as_f32));
     }
 }

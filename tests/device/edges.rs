@@ -1,10 +1,13 @@
 //! Where numbers are at their ends: long sums of equal terms, scores of any size, sinks and values that aren't finite. In
 //! every kernel, forward and backward; random values hide most of it.
 
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::plan::{BackwardOptions, ScoreTensor};
 use wgpu_attention::reference::{self, ReferenceGradients};
+use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, BackwardKernel, BackwardOptions, Dtype, Dtypes, ForwardKernel, Gradients, Inputs,
-    Mask, MaskData, Output, OutputGradients, Outputs, Problem, Score, ScoreTensor, Shape,
+    Attention, Dtype, Gradients, Inputs, Mask, MaskData, Output, OutputGradients, Outputs, Problem,
+    Score, Shape,
 };
 
 use crate::backward;
@@ -40,7 +43,7 @@ impl Case {
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs { q: &self.q, k: &self.k, v: &self.v, mask: &self.data }
+        Inputs::new(&self.q, &self.k, &self.v).mask(&self.data)
     }
 
     fn truth(&self) -> reference::Reference {
@@ -62,12 +65,12 @@ impl Case {
         let tensors = [&self.q, &self.k, &self.v];
         let in_f16 = |x: &f32| Dtype::F16.round(*x).to_bits() == x.to_bits();
         if has_matrices() && tensors.iter().all(|tensor| tensor.iter().all(in_f16)) {
-            let f16 = Dtypes { q: Dtype::F16, k: Dtype::F16, v: Dtype::F16, ..Dtypes::default() };
+            let f16 = Dtypes::default().q(Dtype::F16).k(Dtype::F16).v(Dtype::F16);
             let problem = self.problem.clone().dtypes(f16);
             kernels.push((&WITH_MATRICES, problem, ForwardKernel::Matrix));
         }
         let run = |(attention, problem, kernel): (&Attention, Problem, ForwardKernel)| {
-            let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+            let outputs = Outputs::default().lse(true).kernel(kernel);
             let output = attention.run_blocking(&problem, &self.inputs(), &outputs).unwrap();
             (kernel.to_string(), output)
         };
@@ -75,7 +78,7 @@ impl Case {
     }
 
     fn tensor(&self, tensor: ScoreTensor) -> Vec<f32> {
-        let outputs = Outputs { tensors: vec![tensor], ..Outputs::default() };
+        let outputs = Outputs::default().tensors(vec![tensor]);
         let output = ATTENTION.run_blocking(&self.problem, &self.inputs(), &outputs).unwrap();
         output.tensors.into_iter().next().unwrap()
     }
@@ -89,7 +92,7 @@ impl Case {
         let upstream = OutputGradients::new(&dout);
         let truth = reference::gradients(&self.problem, &self.inputs(), &upstream).unwrap();
         let run = |kernel| {
-            let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+            let options = BackwardOptions::default().kernel(kernel);
             let found = ATTENTION
                 .gradients_blocking(&self.problem, &self.inputs(), &upstream, &options)
                 .unwrap();
@@ -122,7 +125,7 @@ fn long_rows_of_equal_values_keep_their_digits() {
     for (keys, rows, score) in
         [(131_072, 17, -1.0), (131_072, 5, 0.0), (1_048_576, 2, 0.0), (1_048_576, 17, 0.0)]
     {
-        let problem = Problem::new(Shape::new(1, 1, rows, 4).seq_kv(keys)).with_scale(1.0);
+        let problem = Problem::new(Shape::new(1, 1, rows, 4).seq_len_kv(keys)).scale(1.0);
         let values = [0.1, 0.7, 1.0 / 3.0, 5.3].map(|x| Dtype::F16.round(x));
         let case = Case::new(
             problem,
@@ -150,18 +153,18 @@ fn long_sums_of_equal_gradients_keep_their_digits() {
     let n = 131_072;
     // Rows of weights that are all alike; the keys of one half have gradients of the same sign, the others none.
     let keys = Case::new(
-        Problem::new(Shape::new(1, 1, 3, 4).seq_kv(n)),
+        Problem::new(Shape::new(1, 1, 3, 4).seq_len_kv(n)),
         MaskData::new(),
         |_| 0.0,
         |at| if at / 4 % 2 == 0 { 0.3 } else { 0.0 },
         |at| if at / 4 % 2 == 0 { 0.7 } else { 0.1 },
     );
     // Few keys, many queries, bias and sinks that all of them share.
-    let score = Score { bias: true, sinks: true, ..Score::default() };
+    let score = Score::default().bias(true).sinks(true);
     let data = MaskData::new().bias([1, 1, 1, 5], [0.1, 0.2, 0.3, 0.4, 0.5]).sinks([0.3]);
     let queries = |score: Score, data: MaskData| {
         Case::new(
-            Problem::new(Shape::new(1, 1, n, 4).seq_kv(5)).score(score),
+            Problem::new(Shape::new(1, 1, n, 4).seq_len_kv(5)).score(score),
             data,
             |_| 0.1,
             |at| 0.1 * (at / 4) as f32,
@@ -188,8 +191,8 @@ fn long_sums_of_equal_gradients_keep_their_digits() {
 /// A sink of −∞, or of the lowest number, is none; with rows that keep nothing besides.
 #[test]
 fn sinks_of_minus_infinity_are_none() {
-    let shape = Shape::new(1, 2, 4, 16).seq_kv(50);
-    let score = Score { sinks: true, ..Score::default() };
+    let shape = Shape::new(1, 2, 4, 16).seq_len_kv(50);
+    let score = Score::default().sinks(true);
     let keep = (0..4 * 50).map(|at| at / 50 != 2 && at % 3 != 0);
     for sinks in [[0.3, f32::NEG_INFINITY], [f32::NEG_INFINITY; 2], [f32::MIN, 0.5]] {
         let data = MaskData::new().dense([1, 1, 4, 50], keep.clone()).sinks(sinks);
@@ -220,8 +223,8 @@ fn sinks_of_minus_infinity_are_none() {
 /// Whether a cell is kept never depends on its score: the lowest number is one that other libraries fill masks with.
 #[test]
 fn kept_scores_of_the_lowest_number_are_kept() {
-    let shape = Shape::new(1, 1, 12, 8).seq_kv(40);
-    let score = Score { bias: true, ..Score::default() };
+    let shape = Shape::new(1, 1, 12, 8).seq_len_kv(40);
+    let score = Score::default().bias(true);
     for mask in ["causal", "all", "!window(3,0)"] {
         for fill in [f32::MIN, -1e9, -1e30] {
             let bias = (0..12 * 40).map(|at| if at / 40 == 3 { fill } else { 0.0 });
@@ -267,8 +270,8 @@ fn weights_add_up_to_one_for_scores_of_any_size() {
         for fill in [f32::MIN, f32::MAX / 2.0, -1e9, -1e4, 1e20, 0.0] {
             let bias = (0..20 * keys).map(|at| if at / keys == 3 { fill } else { 0.0 });
             let case = Case::new(
-                Problem::new(Shape::new(1, 1, 20, 8).seq_kv(keys))
-                    .score(Score { bias: true, ..Score::default() }),
+                Problem::new(Shape::new(1, 1, 20, 8).seq_len_kv(keys))
+                    .score(Score::default().bias(true)),
                 MaskData::new().bias([1, 1, 20, keys], bias),
                 // Real scores near -2.2e4 in some rows.
                 |at| if at / 8 % 2 == 0 { -88.0 } else { 0.1 },
@@ -290,10 +293,10 @@ fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output() {
     // Sizes of whole tiles, so that `all` has FULL ones; decode in one split and in three.
     for (rows, keys) in [(64, 128), (4, 384)] {
         for mask in ["all", "causal", "!not_self"] {
-            let shape = Shape::new(1, 1, rows, 16).seq_kv(keys);
+            let shape = Shape::new(1, 1, rows, 16).seq_len_kv(keys);
             let low = keys - rows;
             let case = Case::new(
-                Problem::new(shape).mask(mask.parse().unwrap()).with_scale(1.0),
+                Problem::new(shape).mask(mask.parse().unwrap()).scale(1.0),
                 MaskData::new(),
                 |_| 4.0,
                 // The key's score is -1000 or so, others are 0 and more.
@@ -319,7 +322,7 @@ fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output() {
 fn gradients_of_kept_infinities_are_not_finite() {
     for mask in ["all", "causal"] {
         let case = Case::new(
-            Problem::new(Shape::new(1, 1, 64, 16)).mask(mask.parse().unwrap()).with_scale(1.0),
+            Problem::new(Shape::new(1, 1, 64, 16)).mask(mask.parse().unwrap()).scale(1.0),
             MaskData::new(),
             |_| 1.0,
             |at| if at / 16 == 5 { -16.0 } else { 0.0 },

@@ -2,17 +2,16 @@
 
 use std::sync::LazyLock;
 
-use wgpu_attention::{
-    Attention, DeviceChoice, ForwardKernel, KernelOptions, Kernels, Mask, Output, Outputs, Problem,
-    ScoreTensor, Shape, reference,
-};
+use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
+use wgpu_attention::plan::{PlanOptions, ScoreTensor};
+use wgpu_attention::{Attention, Kernels, Mask, Output, Outputs, Problem, Shape, reference};
 
 pub(crate) use crate::operands::{Operands, SCORES, ScoreData, mask_data};
 use crate::tolerance::{assert_close, naive};
 
 /// The best device, opened once.
 pub(crate) static ATTENTION: LazyLock<Attention> = LazyLock::new(|| {
-    Attention::open_blocking(&DeviceChoice::Best)
+    Attention::open_blocking(&Default::default())
         .expect("these tests need a GPU, or a software one")
 });
 
@@ -26,7 +25,7 @@ pub(crate) fn limited_with(
     options: KernelOptions,
     change: impl FnOnce(&mut wgpu::Limits),
 ) -> Attention {
-    let adapter = &pollster::block_on(wgpu_attention::adapters())[0];
+    let adapter = &pollster::block_on(wgpu_attention::device::adapters())[0];
     let mut limits = adapter.limits();
     change(&mut limits);
     let descriptor = wgpu::DeviceDescriptor {
@@ -35,7 +34,7 @@ pub(crate) fn limited_with(
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    Attention::from_kernels(&Kernels::with_options(&device, options), &queue)
+    Attention::from_kernels(&Kernels::new(&device, &options), &queue)
 }
 
 /// The forward kernels that serve `problem` here, but for decode kernels: their sums run in another order than the naive
@@ -47,15 +46,18 @@ pub(crate) fn kernels(problem: &Problem) -> Vec<ForwardKernel> {
 /// The kernels that serve `problem` here, decode kernels or the others.
 pub(crate) fn serving(problem: &Problem, decode: bool) -> Vec<ForwardKernel> {
     let kernels = ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode() == decode);
-    let serving: Vec<_> =
-        kernels.filter(|&kernel| ATTENTION.kernels().wgsl(problem, Some(kernel)).is_ok()).collect();
+    let serving: Vec<_> = kernels
+        .filter(|&kernel| {
+            ATTENTION.kernels().wgsl(problem, &PlanOptions::default().kernel(kernel)).is_ok()
+        })
+        .collect();
     assert!(!serving.is_empty(), "some kernel serves every problem");
     serving
 }
 
 /// Runs a problem with one kernel, every output.
 pub(crate) fn run(problem: &Problem, operands: &Operands, kernel: ForwardKernel) -> Output {
-    let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+    let outputs = Outputs::default().lse(true).kernel(kernel);
     ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
 }
 
@@ -81,7 +83,7 @@ pub(crate) fn check_inspect(shape: Shape, mask: &str, seed: u64) {
     let operands = Operands::random(&shape, seed);
     let truth = reference::attention(&problem, &operands.inputs()).unwrap();
     let naive = naive(&problem, &mask, &operands.inputs());
-    let outputs = Outputs { tensors: ScoreTensor::ALL.to_vec(), ..Outputs::default() };
+    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
     let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
     let [scores, masked_scores, weights] = &output.tensors[..] else {
         panic!("three tensors were asked for");

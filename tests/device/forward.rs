@@ -1,6 +1,7 @@
 //! o and lse against the f64 reference: every mask, sizes off every tile, every head_dim, grouped heads, layouts.
 
-use wgpu_attention::{Layout, Mask, Problem, Shape, Strides, reference};
+use wgpu_attention::tensor::Strides;
+use wgpu_attention::{Layout, Mask, Problem, Shape, reference};
 
 use crate::fixture::{Operands, check_forward, kernels, run};
 pub(crate) use crate::operands::MASKS;
@@ -16,7 +17,8 @@ fn every_mask_on_awkward_sizes() {
         for (seed, &(seq_len_q, seq_len_kv)) in (100 * at as u64..).zip(LENGTHS) {
             // A mask's functions are the same text, however long rows are, and short ones compile faster.
             let head_dim = if at % 5 == 1 { 20 } else { 12 };
-            let shape = Shape::new(2, 4, seq_len_q, head_dim).seq_kv(seq_len_kv).kv_heads(2);
+            let shape =
+                Shape::new(2, 4, seq_len_q, head_dim).seq_len_kv(seq_len_kv).num_kv_heads(2);
             check_forward(shape, mask, seed);
         }
     }
@@ -28,14 +30,14 @@ fn every_alignment_of_causal() {
         ["causal(upper_left)", "causal(offset=5)", "causal(offset=-7)"].iter().enumerate()
     {
         for (seed, &(seq_len_q, seq_len_kv)) in (at as u64 * 100..).zip(LENGTHS) {
-            check_forward(Shape::new(1, 2, seq_len_q, 20).seq_kv(seq_len_kv), text, seed);
+            check_forward(Shape::new(1, 2, seq_len_q, 20).seq_len_kv(seq_len_kv), text, seed);
         }
     }
 }
 
 #[test]
 fn offsets_and_windows_beyond_every_position() {
-    let shape = Shape::new(1, 2, 19, 20).seq_kv(23);
+    let shape = Shape::new(1, 2, 19, 20).seq_len_kv(23);
     for mask in [
         "causal(offset=2147483647)",
         "causal(offset=-2147483648)",
@@ -52,7 +54,7 @@ fn every_head_dim() {
     for (seed, head_dim) in
         (0..).zip([1, 3, 4, 8, 16, 17, 31, 32, 33, 64, 80, 96, 127, 128, 129, 192, 200, 255, 256])
     {
-        let shape = Shape::new(1, 2, 37, head_dim).seq_kv(41);
+        let shape = Shape::new(1, 2, 37, head_dim).seq_len_kv(41);
         check_forward(shape, "causal & key_lengths", seed);
     }
 }
@@ -62,7 +64,7 @@ fn values_of_another_width() {
     for (seed, (head_dim, head_dim_v)) in
         (0..).zip([(64, 1), (1, 64), (24, 130), (128, 16), (256, 4)])
     {
-        let shape = Shape::new(2, 2, 37, head_dim).seq_kv(41).dim_v(head_dim_v);
+        let shape = Shape::new(2, 2, 37, head_dim).seq_len_kv(41).head_dim_v(head_dim_v);
         check_forward(shape, "causal & key_lengths", seed);
     }
 }
@@ -70,19 +72,23 @@ fn values_of_another_width() {
 #[test]
 fn long_rows() {
     check_forward(Shape::new(1, 1, 1023, 20), "causal", 1);
-    check_forward(Shape::new(1, 2, 217, 20).seq_kv(1023).kv_heads(1), "causal & key_lengths", 2);
-    check_forward(Shape::new(1, 1, 257, 20).seq_kv(1023), "documents", 3);
+    check_forward(
+        Shape::new(1, 2, 217, 20).seq_len_kv(1023).num_kv_heads(1),
+        "causal & key_lengths",
+        2,
+    );
+    check_forward(Shape::new(1, 1, 257, 20).seq_len_kv(1023), "documents", 3);
 }
 
 #[test]
 fn multi_query_heads() {
-    check_forward(Shape::new(2, 6, 33, 20).kv_heads(1), "causal & key_lengths", 1);
-    check_forward(Shape::new(2, 6, 33, 20).kv_heads(3), "dense", 2);
+    check_forward(Shape::new(2, 6, 33, 20).num_kv_heads(1), "causal & key_lengths", 1);
+    check_forward(Shape::new(2, 6, 33, 20).num_kv_heads(3), "dense", 2);
 }
 
 #[test]
 fn both_layouts_agree() {
-    let shape = Shape::new(2, 4, 33, 20).seq_kv(47).kv_heads(2).dim_v(12);
+    let shape = Shape::new(2, 4, 33, 20).seq_len_kv(47).num_kv_heads(2).head_dim_v(12);
     let problem = Problem::new(shape).mask(Mask::causal() & Mask::KeyLengths);
     let operands = Operands::random(&shape, 5);
     let swapped = Operands {
@@ -115,7 +121,7 @@ fn to_bshd(values: &[f32], [batch, heads, seq, dim]: [usize; 4]) -> Vec<f32> {
 #[test]
 fn arbitrary_strides() {
     // q and k share one packed projection with room between rows, v is [batch, dim, heads, seq], o has gaps.
-    let shape = Shape::new(2, 2, 9, 6).seq_kv(11);
+    let shape = Shape::new(2, 2, 9, 6).seq_len_kv(11);
     let strides = |batch, head, seq, dim| Strides { batch, head, seq, dim };
     let problem = Problem::new(shape)
         .mask(Mask::causal())
@@ -173,7 +179,7 @@ fn scales() {
     let shape = Shape::new(1, 2, 33, 20);
     let operands = Operands::random(&shape, 11);
     for scale in [0.0, 1.0, -0.3, 1e-20, 3.0] {
-        let problem = Problem::new(shape).mask(Mask::causal()).with_scale(scale);
+        let problem = Problem::new(shape).mask(Mask::causal()).scale(scale);
         let truth = reference::attention(&problem, &operands.inputs()).unwrap();
         let naive = naive(&problem, &Mask::causal(), &operands.inputs());
         for kernel in kernels(&problem) {
@@ -190,8 +196,8 @@ fn nothing_to_compute() {
     for shape in [
         Shape::new(0, 2, 5, 8),
         Shape::new(2, 2, 0, 8),
-        Shape::new(2, 2, 5, 8).seq_kv(0),
-        Shape::new(2, 2, 0, 8).seq_kv(0),
+        Shape::new(2, 2, 5, 8).seq_len_kv(0),
+        Shape::new(2, 2, 0, 8).seq_len_kv(0),
     ] {
         for mask in ["all", "causal & key_lengths", "documents", "self_only_if_alone(dense)"] {
             check_forward(shape, mask, 1);

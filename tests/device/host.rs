@@ -1,12 +1,14 @@
 //! The host layer: plans that are reused, pipelines that are shared, devices of one's own, readback in pieces.
 
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::device::AdapterChoice;
+use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Error, Kernels, Mask, MaskBuffers, MaskInput,
-    Outputs, Problem, Shape,
+    Attention, AttentionBuffers, AttentionPlan, DeviceOptions, Error, Kernels, Mask, MaskBuffers,
+    MaskInput, Outputs, Problem, Shape,
 };
 
-use crate::fixture::{ATTENTION, Operands, kernels, run};
+use crate::fixture::{ATTENTION, Operands, kernels, limited, run};
 
 fn device() -> &'static wgpu::Device {
     ATTENTION.kernels().device()
@@ -33,7 +35,7 @@ fn two_encodes_in_one_submit_keep_their_own_data() {
     let shape = Shape::new(2, 2, 33, 20);
     // `documents` needs a tile map, so the mask's tables are made anew in between.
     let problem = Problem::new(shape).mask("documents & key_lengths".parse().unwrap());
-    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     let mut encoder = device().create_command_encoder(&Default::default());
     let mut expected = Vec::new();
     let mut outputs = Vec::new();
@@ -90,7 +92,12 @@ fn offsets_into_one_buffer() {
     let slice = |tensor: usize| packed.slice(at(tensor) as u64 * 4..(at(tensor) as u64 + 680) * 4);
     let results = output(768 + 34);
     for kernel in kernels(&problem) {
-        let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel)).unwrap();
+        let plan = AttentionPlan::new(
+            ATTENTION.kernels(),
+            &problem,
+            &PlanOptions::default().kernel(kernel),
+        )
+        .unwrap();
         let mut encoder = device().create_command_encoder(&Default::default());
         let buffers = AttentionBuffers {
             q: slice(0),
@@ -112,12 +119,12 @@ fn offsets_into_one_buffer() {
 
 #[test]
 fn masks_that_differ_in_data_alone_share_a_pipeline() {
-    let kernels = Kernels::new(device());
+    let kernels = Kernels::new(device(), &Default::default());
     // The number of queries decides on the kernel and its tiles.
     let plan = |mask: &str, seq_len_kv: usize| {
-        let shape = Shape::new(1, 1, 20, 20).seq_kv(seq_len_kv);
+        let shape = Shape::new(1, 1, 20, 20).seq_len_kv(seq_len_kv);
         let problem = Problem::new(shape).mask(mask.parse().unwrap());
-        AttentionPlan::new(&kernels, &problem).unwrap();
+        AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
     };
     plan("window(3,0) & causal", 20);
     assert_eq!(kernels.compiled(), 1);
@@ -130,7 +137,7 @@ fn masks_that_differ_in_data_alone_share_a_pipeline() {
 
 #[test]
 fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
-    let kernels = Kernels::new(device());
+    let kernels = Kernels::new(device(), &Default::default());
     let structures = [
         |n: u32| Mask::window(n, 0),
         |n: u32| Mask::chunk(n + 1) & Mask::causal(),
@@ -139,9 +146,9 @@ fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
     ];
     for n in 0..5 {
         for structure in structures {
-            let shape = Shape::new(1, 2, 20, 20).seq_kv(20 + 7 * n as usize);
+            let shape = Shape::new(1, 2, 20, 20).seq_len_kv(20 + 7 * n as usize);
             let problem = Problem::new(shape).mask(structure(n));
-            AttentionPlan::new(&kernels, &problem).unwrap();
+            AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
         }
     }
     assert_eq!(kernels.compiled(), structures.len());
@@ -149,11 +156,11 @@ fn twenty_masks_compile_as_many_pipelines_as_they_have_structures() {
 
 #[test]
 fn one_pipeline_for_two_threads() {
-    let kernels = Kernels::new(device());
+    let kernels = Kernels::new(device(), &Default::default());
     let problem = Problem::new(Shape::new(1, 1, 9, 20)).mask("not_self & prefix".parse().unwrap());
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| AttentionPlan::new(&kernels, &problem).unwrap());
+            scope.spawn(|| AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap());
         }
     });
     assert_eq!(kernels.compiled(), 1);
@@ -171,20 +178,30 @@ fn readback_in_pieces() {
 #[test]
 fn a_plan_explains_itself() {
     let problem = Problem::new(Shape::new(1, 1, 19, 201)).mask(Mask::causal());
-    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let plan = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     let text = plan.explain();
     for part in
         ["kernel `tiled`", "tiles of 32 queries x 32 keys", "mask `causal`", "not `broadcast`"]
     {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
-    assert_eq!(text, ATTENTION.kernels().explain(&problem).unwrap());
+    assert_eq!(text, ATTENTION.kernels().explain(&problem, &Default::default()).unwrap());
+    // What was refused for a feature says what to enable.
+    let bare = limited(|_| ()).kernels().clone();
+    let features = bare.device().features();
+    let text = bare.explain(&problem, &Default::default()).unwrap();
+    assert!(!features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX));
+    assert!(text.contains("not `matrix`: it needs cooperative matrices"), "{text}");
+    assert!(text.contains("enable DeviceOptions::matrices"), "{text}");
 }
 
 #[test]
 fn a_destroyed_device_is_an_error() {
     let info = device().adapter_info();
-    let own = Attention::open_blocking(&info.name.as_str().into()).unwrap();
+    let own = Attention::open_blocking(
+        &DeviceOptions::default().adapter(AdapterChoice::Name(info.name.clone())),
+    )
+    .unwrap();
     let shape = Shape::new(1, 1, 9, 20);
     let operands = Operands::random(&shape, 1);
     let call = || own.run_blocking(&Problem::new(shape), &operands.inputs(), &Outputs::default());

@@ -1,6 +1,9 @@
 //! What lies behind the mask never reaches an output, whatever it is; what is kept always does.
 
-use wgpu_attention::{Evaluator, ForwardKernel, Mask, Problem, Shape};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::{Mask, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands, kernels, run, serving};
 
@@ -9,7 +12,7 @@ const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX]
 /// Keys and values that no query of their head group keeps are replaced; every bit of the output stays.
 #[test]
 fn keys_that_nobody_keeps_never_matter() {
-    let shape = Shape::new(3, 4, 70, 20).seq_kv(75).kv_heads(2);
+    let shape = Shape::new(3, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     for (seed, mask) in (0..).zip([
         "key_lengths",
         "key_padding & causal",
@@ -98,7 +101,7 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
 #[test]
 fn the_unlikely_number_is_like_any_other() {
     let shapes = [(70, 70), (5, 70), (40, 4200)];
-    for shape in shapes.map(|(rows, keys)| Shape::new(1, 2, rows, 20).seq_kv(keys)) {
+    for shape in shapes.map(|(rows, keys)| Shape::new(1, 2, rows, 20).seq_len_kv(keys)) {
         let problem = Problem::new(shape).mask(Mask::causal());
         let clean = Operands::random(&shape, 6);
         let mut unlikely = Operands::random(&shape, 6);
@@ -106,7 +109,10 @@ fn the_unlikely_number_is_like_any_other() {
         unlikely.v[40 * 20] = 3.0e38;
         for kernel in serving(&problem, shape.seq_len_q < 16) {
             if kernel == ForwardKernel::Broadcast && shape.seq_len_kv > 70 {
-                let text = ATTENTION.kernels().wgsl(&problem, Some(kernel)).unwrap();
+                let text = ATTENTION
+                    .kernels()
+                    .wgsl(&problem, &PlanOptions::default().kernel(kernel))
+                    .unwrap();
                 assert!(text.contains("CACHED_KEYS: u32 = 4096u"), "4200 keys are asked for");
             }
             let [expected, found] =
@@ -139,7 +145,7 @@ fn a_kept_nan_in_k_shows() {
 /// A row that keeps nothing: o is 0, lse is −∞, whatever its query holds.
 #[test]
 fn empty_rows() {
-    let shape = Shape::new(2, 2, 33, 20).seq_kv(20);
+    let shape = Shape::new(2, 2, 33, 20).seq_len_kv(20);
     let mask = Mask::causal() & Mask::KeyLengths;
     let problem = Problem::new(shape).mask(mask);
     let mut operands = Operands::random(&shape, 6);

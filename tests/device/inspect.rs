@@ -1,6 +1,7 @@
 //! Raw scores, masked scores and weights against the f64 reference.
 
-use wgpu_attention::{Inputs, Mask, MaskData, Outputs, Problem, ScoreTensor, Shape};
+use wgpu_attention::plan::ScoreTensor;
+use wgpu_attention::{Inputs, Mask, Outputs, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands, check_inspect};
 use crate::forward::MASKS;
@@ -8,7 +9,7 @@ use crate::forward::MASKS;
 #[test]
 fn every_mask() {
     for (seed, mask) in (0..).zip(MASKS) {
-        check_inspect(Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2), mask, seed);
+        check_inspect(Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2), mask, seed);
     }
 }
 
@@ -17,7 +18,7 @@ fn awkward_sizes() {
     for (seed, (seq_len_q, seq_len_kv, head_dim)) in
         (0..).zip([(1, 1, 1), (3, 65, 7), (65, 3, 64), (129, 1, 256), (5, 0, 8), (0, 5, 8)])
     {
-        let shape = Shape::new(2, 2, seq_len_q, head_dim).seq_kv(seq_len_kv);
+        let shape = Shape::new(2, 2, seq_len_q, head_dim).seq_len_kv(seq_len_kv);
         check_inspect(shape, "causal & key_lengths", seed);
     }
 }
@@ -29,11 +30,8 @@ fn masked_cells_are_exact_and_rows_sum_to_one() {
     // The last key is kept by the last row alone.
     operands.k[32 * 20..33 * 20].fill(f32::NAN);
     let problem = Problem::new(shape).mask(Mask::causal());
-    let outputs = Outputs {
-        tensors: vec![ScoreTensor::MaskedScores, ScoreTensor::Weights],
-        ..Outputs::default()
-    };
-    let inputs = Inputs { q: &operands.q, k: &operands.k, v: &operands.v, mask: &MaskData::new() };
+    let outputs = Outputs::default().tensors(vec![ScoreTensor::MaskedScores, ScoreTensor::Weights]);
+    let inputs = Inputs::new(&operands.q, &operands.k, &operands.v);
     let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     for row in 0..32 {
         let masked = &output.tensors[0][row * 33..][..33];

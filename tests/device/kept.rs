@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use wgpu_attention::{Attention, KernelOptions, Kernels, Mask, Outputs, Problem, Shape};
+use wgpu_attention::kernel::KernelOptions;
+use wgpu_attention::{Attention, Kernels, Mask, Outputs, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands};
 
@@ -24,20 +25,20 @@ impl Drop for Folder {
 }
 
 fn with(options: KernelOptions) -> Attention {
-    Attention::from_kernels(&Kernels::with_options(ATTENTION.device(), options), ATTENTION.queue())
+    Attention::from_kernels(&Kernels::new(ATTENTION.device(), &options), ATTENTION.queue())
 }
 
 #[test]
 fn pipelines_are_kept_unless_they_are_damaged() {
     let folder = Folder::new("pipelines");
-    let options = || KernelOptions { cache_dir: Some(folder.0.clone()), ..Default::default() };
+    let options = || KernelOptions::default().cache_dir(folder.0.clone());
     let problem = Problem::new(Shape::new(1, 1, 9, 16)).mask(Mask::causal());
     let operands = Operands::random(&problem.shape().clone(), 3);
     // What the cache was found to be, and o.
     let run = || {
         let attention = with(options());
         let output = attention.run_blocking(&problem, &operands.inputs(), &Outputs::default());
-        (attention.kernels().cache_words(), output.unwrap().o)
+        (attention.kernels().cache_status(), output.unwrap().o)
     };
     let (words, o) = run();
     if !ATTENTION.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
@@ -70,7 +71,7 @@ fn pipelines_are_kept_unless_they_are_damaged() {
 fn pipelines_that_can_not_be_kept_are_no_error() {
     let folder = Folder::new("in-the-way");
     fs::write(&folder.0, "a file where the folder should be").unwrap();
-    let attention = with(KernelOptions { cache_dir: Some(folder.0.clone()), ..Default::default() });
+    let attention = with(KernelOptions::default().cache_dir(folder.0.clone()));
     let problem = Problem::new(Shape::new(1, 1, 9, 16)).mask(Mask::causal());
     let operands = Operands::random(&problem.shape().clone(), 3);
     attention.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap();
@@ -84,8 +85,9 @@ fn pipelines_that_can_not_be_kept_are_no_error() {
 #[cfg(feature = "measure")]
 #[test]
 fn every_variant_is_right_and_plans_go_by_the_fastest() {
+    use wgpu_attention::MaskData;
+    use wgpu_attention::kernel::Profile;
     use wgpu_attention::measure::{Effort, tune};
-    use wgpu_attention::{MaskData, Profile};
 
     let folder = Folder::new("profile");
     fs::create_dir_all(&folder.0).unwrap();
@@ -107,7 +109,10 @@ fn every_variant_is_right_and_plans_go_by_the_fastest() {
 
     let explain = |path: &Path| {
         let profile = Some(Profile::load(path).unwrap());
-        with(KernelOptions { profile, ..Default::default() }).kernels().explain(&problem).unwrap()
+        with(KernelOptions::default().profile(profile))
+            .kernels()
+            .explain(&problem, &Default::default())
+            .unwrap()
     };
     let words = explain(&path);
     let best = choice["best"]["kernel"].as_str().unwrap();
@@ -121,9 +126,9 @@ fn every_variant_is_right_and_plans_go_by_the_fastest() {
         explain(&path)
     };
     let foreign = changed(&|json| json["device"]["driver_info"] = "another".into());
-    assert!(foreign.contains("of another device or driver, so the table decides"), "{foreign}");
+    assert!(foreign.contains("of another device or driver; using the default table"), "{foreign}");
     let silent = changed(&|json| json["choices"][0]["head_dim"] = 64.into());
     assert!(silent.contains("nothing like it"), "{silent}");
     let gone = changed(&|json| json["choices"][0]["best"]["tiles"] = "1 x 1".into());
-    assert!(gone.contains("with 1 x 1 isn't to be had here"), "{gone}");
+    assert!(gone.contains("with 1 x 1 is unavailable on this device"), "{gone}");
 }

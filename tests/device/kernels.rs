@@ -1,8 +1,9 @@
 //! Each kernel by itself, forced: right, or refused with a reason. `cargo xtask portability` makes its table of this.
 
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::plan::{BackwardOptions, PlanOptions};
 use wgpu_attention::{
-    Attention, BackwardKernel, BackwardOptions, Dtype, Error, ForwardKernel, Mask, OutputGradients,
-    Outputs, Problem, Score, Shape, reference,
+    Attention, Dtype, Error, Mask, OutputGradients, Outputs, Problem, Score, Shape, reference,
 };
 
 use crate::dtypes::stored;
@@ -14,7 +15,7 @@ use crate::tolerance::{assert_close, assert_gradient_close, naive_gradients, nai
 const MASKS: [&str; 2] = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
 
 /// Rows that end within the largest room.
-const LONG_ROWS: Shape = Shape::new(1, 2, 65, 200).seq_kv(41);
+const LONG_ROWS: Shape = Shape::new(1, 2, 65, 200).seq_len_kv(41);
 
 /// The line that the command looks for.
 fn refused(reason: &str) {
@@ -23,11 +24,11 @@ fn refused(reason: &str) {
 
 fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
     let shape = match kernel.is_decode() {
-        true => Shape::new(4, 8, 9, 20).seq_kv(203).kv_heads(4),
-        false => Shape::new(2, 4, 113, 20).seq_kv(127).kv_heads(2),
+        true => Shape::new(4, 8, 9, 20).seq_len_kv(203).num_kv_heads(4),
+        false => Shape::new(2, 4, 113, 20).seq_len_kv(127).num_kv_heads(2),
     };
     // `tiled` has smaller blocks for few queries, and long rows in more columns.
-    let few = Shape::new(2, 4, 31, 20).seq_kv(127).kv_heads(2);
+    let few = Shape::new(2, 4, 31, 20).seq_len_kv(127).num_kv_heads(2);
     let more = (kernel == ForwardKernel::Tiled).then_some([few, LONG_ROWS]).into_iter().flatten();
     let cases =
         dtypes.iter().map(|&dtype| (shape, dtype)).chain(more.map(|shape| (shape, dtypes[0])));
@@ -36,14 +37,14 @@ fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
     {
         let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
-        match attention.kernels().wgsl(&problem, Some(kernel)) {
+        match attention.kernels().wgsl(&problem, &PlanOptions::default().kernel(kernel)) {
             Ok(_) => {}
             Err(Error::KernelRefused { reason, .. }) => return refused(&reason),
             Err(error) => panic!("{error}"),
         }
         let operands = stored(Operands::random(&shape, 5), dtype.into());
         let inputs = operands.inputs();
-        let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+        let outputs = Outputs::default().lse(true).kernel(kernel);
         let output = attention.run_blocking(&problem, &inputs, &outputs).unwrap();
         let truth = reference::attention(&problem, &inputs).unwrap();
         let (score, data) = (Score::default(), ScoreData::default());
@@ -82,7 +83,7 @@ fn forward_decode() {
 }
 
 fn backward(kernel: BackwardKernel) {
-    let shape = Shape::new(2, 4, 65, 20).seq_kv(33).kv_heads(2);
+    let shape = Shape::new(2, 4, 65, 20).seq_len_kv(33).num_kv_heads(2);
     for (shape, mask) in [(shape, MASKS[0]), (shape, MASKS[1]), (LONG_ROWS, MASKS[0])] {
         let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone());
@@ -90,7 +91,7 @@ fn backward(kernel: BackwardKernel) {
         let inputs = operands.inputs();
         let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
         let upstream = OutputGradients::new(&dout);
-        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let options = BackwardOptions::default().kernel(kernel);
         let found = match ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options) {
             Ok(found) => found,
             Err(Error::KernelRefused { reason, .. }) => return refused(&reason),
@@ -128,8 +129,8 @@ fn words_of_64_bits_give_the_same_bits() {
     let is_wide = device.adapter_info().device_type == wgpu::DeviceType::Cpu
         && device.features().contains(wgpu::Features::SHADER_INT64);
     for dtype in DTYPES {
-        let few = Problem::new(Shape::new(2, 4, 3, 20).seq_kv(67).kv_heads(2));
-        let many = Problem::new(Shape::new(2, 4, 35, 20).seq_kv(67).kv_heads(2));
+        let few = Problem::new(Shape::new(2, 4, 3, 20).seq_len_kv(67).num_kv_heads(2));
+        let many = Problem::new(Shape::new(2, 4, 35, 20).seq_len_kv(67).num_kv_heads(2));
         for (problem, is_decode) in [(few, true), (many, false)] {
             let problem = problem.mask(mask.clone()).dtypes(dtype);
             let operands = stored(Operands::random(problem.shape(), 7), dtype.into());
@@ -137,14 +138,17 @@ fn words_of_64_bits_give_the_same_bits() {
             for kernel in serving(&problem, is_decode) {
                 let lanes = [ForwardKernel::Broadcast, ForwardKernel::DecodeLanes];
                 for (attention, is_wide) in [(&*ATTENTION, is_wide), (&without, false)] {
-                    let text = attention.kernels().wgsl(&problem, Some(kernel)).unwrap();
+                    let text = attention
+                        .kernels()
+                        .wgsl(&problem, &PlanOptions::default().kernel(kernel))
+                        .unwrap();
                     assert_eq!(
                         text.contains("u64"),
                         is_wide && lanes.contains(&kernel),
                         "{kernel}"
                     );
                 }
-                let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+                let outputs = Outputs::default().lse(true).kernel(kernel);
                 let [with, without] = [&ATTENTION, &without]
                     .map(|attention| attention.run_blocking(&problem, &inputs, &outputs).unwrap());
                 assert_eq!(with, without, "{kernel}, {dtype}");

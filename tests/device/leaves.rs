@@ -4,9 +4,8 @@ use std::ops::RangeInclusive;
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
-use wgpu_attention::{
-    Inputs, Mask, MaskData, Outputs, Problem, Random, Shape, TileGrid, reference,
-};
+use wgpu_attention::mask::{Random, TileGrid};
+use wgpu_attention::{Mask, MaskData, Outputs, Problem, Shape, reference};
 
 use crate::fixture::{ATTENTION, Operands, kernels};
 use crate::forward::MASKS;
@@ -15,9 +14,9 @@ use crate::tolerance::{assert_close, naive};
 
 /// Groups of heads, sequences that differ in number from heads, and lengths that are no multiples of anything.
 const SHAPES: [Shape; 3] = [
-    Shape::new(2, 4, 19, 8).seq_kv(37).kv_heads(2),
+    Shape::new(2, 4, 19, 8).seq_len_kv(37).num_kv_heads(2),
     Shape::new(3, 2, 33, 8),
-    Shape::new(1, 3, 1, 8).seq_kv(40).kv_heads(1),
+    Shape::new(1, 3, 1, 8).seq_len_kv(40).num_kv_heads(1),
 ];
 
 const GRID: TileGrid = TileGrid { block_q: 4, block_kv: 3 };
@@ -73,15 +72,17 @@ fn attention_under_the_leaves_without_tests_of_their_own() {
     let untested = Mask::leaves().filter(|leaf| !MASKS.iter().any(|mask| has(&mask, leaf.name())));
     for (seed, leaf) in (0..).zip(untested) {
         let mut draw = numbers(seed);
-        for shape in [Shape::new(2, 4, 40, 20).seq_kv(77).kv_heads(2), Shape::new(2, 4, 3, 20)] {
+        for shape in
+            [Shape::new(2, 4, 40, 20).seq_len_kv(77).num_kv_heads(2), Shape::new(2, 4, 3, 20)]
+        {
             let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
             let operands = Operands::random(&shape, seed);
-            let inputs = Inputs { mask: &data, ..operands.inputs() };
+            let inputs = operands.inputs().mask(&data);
             let problem = Problem::new(shape).mask(mask.clone()).data_shape(data.shape());
             let truth = reference::attention(&problem, &inputs).unwrap();
             let naive = naive(&problem, &mask, &inputs);
             for kernel in kernels(&problem) {
-                let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+                let outputs = Outputs::default().lse(true).kernel(kernel);
                 let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
                 let what = format!("{kernel}, {mask}, {shape:?}");
                 assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);

@@ -3,11 +3,14 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
+use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
+use wgpu_attention::mask::{Evaluator, TileGrid};
+use wgpu_attention::plan::{BackwardOptions, MaskFormat, MaskPlan, ScoreTensor, TileOptions};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, BackwardOptions,
-    CacheShape, Dtype, Error, Evaluator, ForwardKernel, Gradients, KernelOptions, KvCache, Layout,
-    Mask, MaskBuffers, MaskData, MaskFormat, MaskPlan, NewTokens, Output, OutputGradients, Outputs,
-    Pairing, Problem, QuerySequences, Rotary, Score, ScoreTensor, Shape, TileGrid,
+    Attention, AttentionBuffers, AttentionPlan, Dtype, Error, Gradients, KvCache, Layout, Mask,
+    MaskBuffers, MaskData, Output, OutputGradients, Outputs, Problem, Score, Shape,
 };
 
 use crate::bad_input::assert_says;
@@ -20,7 +23,7 @@ struct Everything {
     inspected: Output,
     gradients: Option<Gradients>,
     mask: Vec<f32>,
-    tiles: Vec<wgpu_attention::TileClass>,
+    tiles: Vec<wgpu_attention::mask::TileClass>,
 }
 
 /// The first of it that fails.
@@ -36,11 +39,11 @@ fn everything(
     let dout: Vec<f32> = (0..elements).map(|_| rng.random_range(-1.0..1.0)).collect();
     let forward = (kernels.iter())
         .map(|&kernel| {
-            let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+            let outputs = Outputs::default().lse(true).kernel(kernel);
             attention.run_blocking(problem, &inputs, &outputs)
         })
         .collect::<Result<_, _>>()?;
-    let outputs = Outputs { tensors: ScoreTensor::ALL.to_vec(), ..Outputs::default() };
+    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
     let options = BackwardOptions::default();
     let upstream = OutputGradients::new(&dout);
     let grid = TileGrid { block_q: 16, block_kv: 8 };
@@ -49,7 +52,9 @@ fn everything(
         inspected: attention.run_blocking(problem, &inputs, &outputs)?,
         gradients: Some(attention.gradients_blocking(problem, &inputs, &upstream, &options)?),
         mask: attention.materialize_blocking(problem, &operands.mask, MaskFormat::Keep)?.values,
-        tiles: attention.tile_classes_blocking(problem, &operands.mask, Some(grid))?.classes,
+        tiles: attention
+            .tile_classes_blocking(problem, &operands.mask, &TileOptions::default().grid(grid))?
+            .classes,
     })
 }
 
@@ -66,7 +71,7 @@ fn check_pieces(problem: &Problem, operands: &Operands, binding_bytes: u64) {
 fn tensors_larger_than_a_binding() {
     // k of one head has 113 x 20 elements, 9040 bytes; q, k, v, o and the tensors of scores are larger than 32 KiB. The weights
     // that a backward pass keeps of a workgroup's rows are 30 KiB, so that dk and dv are summed up chunk by chunk.
-    let shape = Shape::new(3, 4, 67, 20).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(3, 4, 67, 20).seq_len_kv(113).num_kv_heads(2);
     let operands = Operands::random(&shape, 1);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     check_pieces(&problem, &operands, 32 << 10);
@@ -74,7 +79,7 @@ fn tensors_larger_than_a_binding() {
     let problem = Problem::new(shape).mask("documents & prefix | not_self".parse().unwrap());
     check_pieces(&problem, &operands, 32 << 10);
     // Rows that aren't multiples of 4, in types of which two share a word.
-    let shape = Shape::new(6, 3, 35, 13).seq_kv(47);
+    let shape = Shape::new(6, 3, 35, 13).seq_len_kv(47);
     let operands = Operands::random(&shape, 2);
     let problem = Problem::new(shape).mask(Mask::causal()).dtypes(Dtype::F16);
     check_pieces(&problem, &operands, 14 << 10);
@@ -84,7 +89,7 @@ fn tensors_larger_than_a_binding() {
 fn tensors_of_all_heads_side_by_side() {
     // [batch, seq, heads, dim]: k of one sequence lies between those of its other heads, 113 x 2 x 20 x 4 bytes in all;
     // q, o and their gradients are cut between rows, too.
-    let shape = Shape::new(3, 4, 67, 20).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(3, 4, 67, 20).seq_len_kv(113).num_kv_heads(2);
     let operands = Operands::random(&shape, 3);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     check_pieces(&problem.layout(Layout::Bshd), &operands, 32 << 10);
@@ -92,10 +97,10 @@ fn tensors_of_all_heads_side_by_side() {
 
 #[test]
 fn a_bias_larger_than_a_binding() {
-    let shape = Shape::new(2, 3, 37, 20).seq_kv(61);
+    let shape = Shape::new(2, 3, 37, 20).seq_len_kv(61);
     let mut operands = Operands::random(&shape, 4);
     operands.mask = ScoreData::random(&shape, 4).add_to(&shape, operands.mask);
-    let score = Score { bias: true, alibi: true, sinks: true, ..Score::default() };
+    let score = Score::default().bias(true).alibi(true).sinks(true);
     let problem = Problem::new(shape).mask(Mask::causal()).score(score);
     // 54168 bytes of bias, 9028 for each head.
     check_pieces(&problem, &operands, 12 << 10);
@@ -103,14 +108,14 @@ fn a_bias_larger_than_a_binding() {
 
 #[test]
 fn splits_of_a_decode_pass_in_pieces() {
-    let shape = Shape::new(5, 4, 3, 20).seq_kv(600).kv_heads(2);
+    let shape = Shape::new(5, 4, 3, 20).seq_len_kv(600).num_kv_heads(2);
     let operands = Operands::random(&shape, 5);
     let problem = Problem::new(shape).mask(Mask::causal());
     let small = limited(|limits| limits.max_storage_buffer_binding_size = 100 << 10);
     for kernel in serving(&problem, true) {
         for num_splits in [1, 3] {
             let (kernel, num_splits) = (Some(kernel), Some(num_splits));
-            let outputs = Outputs { lse: true, kernel, num_splits, ..Outputs::default() };
+            let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
             let [found, whole] = [&small, &*ATTENTION].map(|attention| {
                 attention.run_blocking(&problem, &operands.inputs(), &outputs).unwrap()
             });
@@ -140,16 +145,16 @@ fn through_a_cache(
     let heads = 2 * shape.num_kv_heads;
     let tokens = new[1].len() / shape.batch / shape.num_kv_heads / shape.head_dim;
     let rotary = Rotary::new(shape.head_dim / 2 * 2, 10_000.0, Pairing::Half);
-    let append = NewTokens::new(tokens).layout(shape.layout).rotary(rotary, heads);
+    let append = NewTokens::new(tokens).layout(shape.layout).rotary(rotary).query_heads(heads);
     let append = AppendPlan::new(kernels, shape, &append)?;
     let problem = shape.problem(heads, tokens, QuerySequences::Uniform).mask(Mask::causal());
     let dims = [shape.batch, heads, tokens, shape.head_dim];
     let strides = shape.layout.strides(dims);
     let problem = problem.q_strides(strides).o_strides(strides);
-    let plan = AttentionPlan::new(kernels, &problem)?;
+    let plan = AttentionPlan::new(kernels, &problem, &Default::default())?;
     let mut encoder = attention.device().create_command_encoder(&Default::default());
     let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
-    append.encode(&mut encoder, &mut cache, &buffers.queries(q.slice(..), turned.slice(..)))?;
+    append.encode(&mut encoder, &mut cache, &buffers.q(q.slice(..)).rotated_q(turned.slice(..)))?;
     let buffers =
         cache.attention_buffers(&problem, turned.slice(..), MaskBuffers::new(), o.slice(..))?;
     plan.encode(&mut encoder, &buffers)?;
@@ -190,7 +195,7 @@ fn caches_larger_than_a_binding() {
 #[test]
 fn what_one_workgroup_reaches_is_more_than_a_binding() {
     let small = limited(|limits| limits.max_storage_buffer_binding_size = 8 << 10);
-    let shape = Shape::new(2, 2, 30, 20).seq_kv(113);
+    let shape = Shape::new(2, 2, 30, 20).seq_len_kv(113);
     let operands = Operands::random(&shape, 7);
     let call = |problem: Problem| {
         small.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
@@ -199,7 +204,7 @@ fn what_one_workgroup_reaches_is_more_than_a_binding() {
     assert_says(&error, &["k (", "needs 9040", "max_storage_buffer_binding_size is 8192"]);
     assert!(matches!(error, Error::Limit { .. }));
     // A mask may read any of its data for any tile.
-    let shape = Shape::new(2, 2, 300, 20).seq_kv(101);
+    let shape = Shape::new(2, 2, 300, 20).seq_len_kv(101);
     let operands = Operands::random(&shape, 8);
     let problem = Problem::new(shape).mask(Mask::Dense);
     let error = small.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err();
@@ -220,13 +225,13 @@ fn more_workgroups_than_two_dimensions_take() {
 
 #[test]
 fn more_workgroups_than_65535() {
-    let shape = Shape::new(1100, 60, 1, 4).seq_kv(2);
+    let shape = Shape::new(1100, 60, 1, 4).seq_len_kv(2);
     let operands = Operands::random(&shape, 10);
     let problem = Problem::new(shape);
     for kernel in kernels(&problem).into_iter().take(1) {
-        let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+        let outputs = Outputs::default().lse(true).kernel(kernel);
         let found = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
-        let one = Shape { batch: 1, num_heads: 1, num_kv_heads: 1, ..shape };
+        let one = shape.batch(1).num_heads(1).num_kv_heads(1);
         for head in [0, 65_534, 65_535, 65_536, 1100 * 60 - 1] {
             let part = |values: &[f32], len: usize| values[head * len..][..len].to_vec();
             let operands = Operands {
@@ -245,40 +250,48 @@ fn more_workgroups_than_65535() {
 
 #[test]
 fn long_work_in_submissions_of_bounded_length() {
-    let shape = Shape::new(2, 3, 67, 20).seq_kv(113);
+    let shape = Shape::new(2, 3, 67, 20).seq_len_kv(113);
     let mut operands = Operands::random(&shape, 11);
     operands.mask = ScoreData::random(&shape, 11).add_to(&shape, operands.mask);
-    let score = Score { bias: true, sinks: true, ..Score::default() };
+    let score = Score::default().bias(true).sinks(true);
     let mask = "documents & self_only_if_alone(causal)".parse().unwrap();
     let problem = Problem::new(shape).mask(mask).score(score);
     let kernels = kernels(&problem);
     let whole = everything(&ATTENTION, &problem, &operands, &kernels).unwrap();
     let mut counts = Vec::new();
     for most_work in [1, 1 << 20, 1 << 40] {
-        let options = KernelOptions { most_work: Some(most_work), ..Default::default() };
+        let options = KernelOptions::default().most_work(most_work);
         let patient = limited_with(options, |_| ());
         let found = everything(&patient, &problem, &operands, &kernels).unwrap();
         assert_eq!(found, whole, "at most {most_work}");
         let shaped = problem.clone().data_shape(operands.mask.shape());
-        counts.push(AttentionPlan::new(patient.kernels(), &shaped).unwrap().pieces());
+        counts.push(
+            AttentionPlan::new(patient.kernels(), &shaped, &Default::default())
+                .unwrap()
+                .submissions(),
+        );
     }
     assert!(counts[0] > 12 && counts[0] > counts[1] && counts[1] > 2, "{counts:?}");
     assert_eq!(counts[2], 1);
 
     // Without a bias: weights are kept of a few rows at a time, and both kernels that share them are cut.
-    let shape = Shape::new(3, 4, 67, 20).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(3, 4, 67, 20).seq_len_kv(113).num_kv_heads(2);
     let operands = Operands::random(&shape, 1);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     let whole = everything(&ATTENTION, &problem, &operands, &kernels).unwrap();
-    let options = KernelOptions { most_work: Some(1 << 17), ..Default::default() };
+    let options = KernelOptions::default().most_work(1 << 17);
     let patient = limited_with(options, |limits| limits.max_storage_buffer_binding_size = 64 << 10);
     let found = everything(&patient, &problem, &operands, &kernels).unwrap();
     assert_eq!(found, whole, "a few rows at a time");
 }
 
 #[test]
-fn a_piece_that_isnt_there() {
-    let plan = AttentionPlan::new(ATTENTION.kernels(), &Problem::new(Shape::new(1, 1, 9, 20)));
+fn a_submission_that_isnt_there() {
+    let plan = AttentionPlan::new(
+        ATTENTION.kernels(),
+        &Problem::new(Shape::new(1, 1, 9, 20)),
+        &Default::default(),
+    );
     let plan = plan.unwrap();
     let buffer = ATTENTION.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
@@ -291,8 +304,8 @@ fn a_piece_that_isnt_there() {
     let mask = MaskBuffers::new();
     let buffers =
         AttentionBuffers { q: slice(), k: slice(), v: slice(), mask, o: slice(), lse: None };
-    let error = plan.encode_piece(&mut encoder, &buffers, plan.pieces()).unwrap_err();
-    assert_says(&error, &["piece", "less than 1", "1"]);
+    let error = plan.encode_submission(&mut encoder, &buffers, plan.submissions()).unwrap_err();
+    assert_says(&error, &["submission", "less than 1", "1"]);
 }
 
 /// For real: a mask and keys that are larger than the 128 MiB that every device binds.
@@ -315,7 +328,7 @@ fn beyond_128_mib() {
         assert!(row.iter().enumerate().all(right), "row {q_idx}");
     }
     // k and v of [1, 9, 60000, 64]: 131.8 MiB each.
-    let shape = Shape::new(1, 9, 2, 64).seq_kv(60_000);
+    let shape = Shape::new(1, 9, 2, 64).seq_len_kv(60_000);
     let mut rng = SmallRng::seed_from_u64(12);
     let few: Vec<f32> = (0..8191).map(|_| rng.random_range(-2.0..2.0)).collect();
     let long = |from: usize, len: usize| -> Vec<f32> {
@@ -329,10 +342,10 @@ fn beyond_128_mib() {
     };
     assert!(operands.k.len() * 4 > 128 * MIB);
     let problem = Problem::new(shape).mask(Mask::causal());
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let found = default.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
     // Each head by itself fits.
-    let own = Shape { num_heads: 1, num_kv_heads: 1, ..shape };
+    let own = shape.num_heads(1).num_kv_heads(1);
     for head in [0, 4, 8] {
         let part = |values: &[f32]| {
             let len = values.len() / 9;
@@ -351,7 +364,7 @@ fn beyond_128_mib() {
 
 /// What is asked of devices with lowered limits: every feature once.
 fn features() -> Vec<(&'static str, Problem, Operands)> {
-    let shape = Shape::new(2, 4, 19, 20).seq_kv(37).kv_heads(2);
+    let shape = Shape::new(2, 4, 19, 20).seq_len_kv(37).num_kv_heads(2);
     let mut features = Vec::new();
     for (name, mask) in [
         ("closed forms", "causal & key_lengths"),
@@ -363,11 +376,11 @@ fn features() -> Vec<(&'static str, Problem, Operands)> {
     }
     let mut operands = Operands::random(&shape, 14);
     operands.mask = ScoreData::random(&shape, 14).add_to(&shape, operands.mask);
-    let score = Score { bias: true, alibi: true, sinks: true, softcap: Some(20.0) };
+    let score = Score::default().bias(true).alibi(true).sinks(true).softcap(20.0);
     features.push(("scores", Problem::new(shape).score(score), operands));
-    let wide = Shape::new(1, 2, 19, 256).seq_kv(37);
+    let wide = Shape::new(1, 2, 19, 256).seq_len_kv(37);
     features.push(("long rows", Problem::new(wide), Operands::random(&wide, 15)));
-    let few = Shape::new(1, 4, 2, 128).seq_kv(300).kv_heads(1);
+    let few = Shape::new(1, 4, 2, 128).seq_len_kv(300).num_kv_heads(1);
     let problem = Problem::new(few).mask(Mask::causal());
     features.push(("decoding", problem, Operands::random(&few, 16)));
     features
@@ -420,7 +433,7 @@ fn with_lowered_limits_features_run_or_are_refused_by_name() {
                 .collect();
             let mut run = 0;
             for kernel in candidates {
-                let outputs = Outputs { lse: true, kernel: Some(kernel), ..Outputs::default() };
+                let outputs = Outputs::default().lse(true).kernel(kernel);
                 match limited.run_blocking(problem, &operands.inputs(), &outputs) {
                     Ok(found) => {
                         let whole = ATTENTION.run_blocking(problem, &operands.inputs(), &outputs);
@@ -450,7 +463,7 @@ fn with_lowered_limits_features_run_or_are_refused_by_name() {
 fn every_form_of_a_mask_in_pieces() {
     // A workgroup writes 2048 cells, 8 KiB, and of rows of 77 as many as that are.
     let small = limited(|limits| limits.max_storage_buffer_binding_size = 8 << 10);
-    let shape = Shape::new(2, 3, 450, 4).seq_kv(77);
+    let shape = Shape::new(2, 3, 450, 4).seq_len_kv(77);
     let mask: Mask = "per_head(causal, window(5,2), chunk(7)) & key_lengths".parse().unwrap();
     let lengths = [70, 31];
     let data = MaskData::new().key_lengths(lengths);

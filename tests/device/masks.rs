@@ -1,9 +1,8 @@
 //! Masks made on the device against the CPU's evaluator, and the classes of their tiles against every cell.
 
-use wgpu_attention::{
-    Evaluator, Mask, MaskBuffers, MaskData, MaskFormat, MaskPlan, Problem, Shape, TileClass,
-    TileGrid, compositions,
-};
+use wgpu_attention::mask::{Evaluator, TileClass, TileGrid, compositions};
+use wgpu_attention::plan::{MaskFormat, MaskPlan, TileOptions};
+use wgpu_attention::{Mask, MaskBuffers, MaskData, Problem, Shape};
 
 use crate::fixture::{ATTENTION, mask_data};
 use crate::forward::MASKS;
@@ -34,11 +33,13 @@ pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &MaskData) {
 pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &MaskData, grid: TileGrid) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
     let problem = Problem::new(*shape).mask(mask.clone());
-    let tiles = ATTENTION.tile_classes_blocking(&problem, data, Some(grid)).unwrap();
+    let tiles = ATTENTION
+        .tile_classes_blocking(&problem, data, &TileOptions::default().grid(grid))
+        .unwrap();
     let [batch, heads, rows, columns] = tiles.dims;
     assert_eq!(rows, shape.seq_len_q.div_ceil(grid.block_q));
     assert_eq!(columns, shape.seq_len_kv.div_ceil(grid.block_kv));
-    for_each_cell(&Shape { seq_len_q: rows, seq_len_kv: columns, ..*shape }, |[b, h, y, x]| {
+    for_each_cell(&shape.seq_len_q(rows).seq_len_kv(columns), |[b, h, y, x]| {
         let plane = b % batch * heads + h % heads;
         let class = tiles.classes[(plane * rows + y) * columns + x];
         let queries = y * grid.block_q..((y + 1) * grid.block_q).min(shape.seq_len_q);
@@ -64,7 +65,9 @@ fn visited_and_needed(
 ) -> (usize, usize) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
     let problem = Problem::new(*shape).mask(mask.clone());
-    let tiles = ATTENTION.tile_classes_blocking(&problem, data, Some(grid)).unwrap();
+    let tiles = ATTENTION
+        .tile_classes_blocking(&problem, data, &TileOptions::default().grid(grid))
+        .unwrap();
     let visited = tiles.classes.iter().filter(|&&class| class != TileClass::Skip).count();
     let [batch, heads, rows, columns] = tiles.dims;
     let mut needed = std::collections::HashSet::new();
@@ -110,7 +113,8 @@ fn named_compositions_visit_what_they_keep() {
         ("speculative_tree", compositions::speculative_tree()),
     ] {
         let problem = Problem::new(shape).mask(mask.clone());
-        let grid = ATTENTION.tile_classes_blocking(&problem, &data, None).unwrap().grid;
+        let grid =
+            ATTENTION.tile_classes_blocking(&problem, &data, &Default::default()).unwrap().grid;
         let (visited, needed) = visited_and_needed(&mask, &shape, &data, grid);
         println!("{name}: {visited} tiles visited, {needed} needed");
         assert!(
@@ -137,7 +141,7 @@ fn every_mask_materializes() {
     for (seed, mask) in (0..).zip(MASKS) {
         let mask: Mask = mask.parse().unwrap();
         for &(seq_len_q, seq_len_kv) in SHAPES {
-            let shape = Shape::new(2, 4, seq_len_q, 8).seq_kv(seq_len_kv);
+            let shape = Shape::new(2, 4, seq_len_q, 8).seq_len_kv(seq_len_kv);
             check_materialized(&mask, &shape, &mask_data(&shape, seed));
         }
     }
@@ -147,18 +151,18 @@ fn every_mask_materializes() {
 fn trees_materialize() {
     // As many keys as queries at least: the tree is the last of them.
     for (seq_len_q, seq_len_kv) in [(1, 1), (7, 7), (7, 33), (40, 65)] {
-        let shape = Shape::new(2, 2, seq_len_q, 8).seq_kv(seq_len_kv);
+        let shape = Shape::new(2, 2, seq_len_q, 8).seq_len_kv(seq_len_kv);
         let data = mask_data(&shape, 5);
         check_materialized(&Mask::Tree, &shape, &data);
         check_tiles(&Mask::Tree, &shape, &data, TileGrid { block_q: 4, block_kv: 3 });
     }
-    let shape = Shape::new(1, 2, 24, 20).seq_kv(90);
+    let shape = Shape::new(1, 2, 24, 20).seq_len_kv(90);
     crate::fixture::check_forward(shape, "tree", 3);
 }
 
 #[test]
 fn column_ranges_in_every_form() {
-    let shape = Shape::new(2, 2, 20, 8).seq_kv(30);
+    let shape = Shape::new(2, 2, 20, 8).seq_len_kv(30);
     for (mask, bounds) in
         [("column_ranges", 1), ("column_ranges", 4), ("column_ranges(bidirectional)", 2)]
     {
@@ -174,7 +178,7 @@ fn column_ranges_in_every_form() {
 
 #[test]
 fn dense_masks_broadcast() {
-    let shape = Shape::new(2, 3, 5, 8).seq_kv(37);
+    let shape = Shape::new(2, 3, 5, 8).seq_len_kv(37);
     let mask: Mask = "dense & causal".parse().unwrap();
     for dims in
         [[1, 1, 5, 37], [2, 1, 5, 37], [1, 3, 5, 37], [2, 1, 1, 37], [1, 1, 1, 37], [2, 3, 5, 1]]
@@ -188,7 +192,7 @@ fn dense_masks_broadcast() {
 
 #[test]
 fn bits_are_packed_from_the_least_significant() {
-    let shape = Shape::new(1, 1, 3, 8).seq_kv(40);
+    let shape = Shape::new(1, 1, 3, 8).seq_len_kv(40);
     let problem = Problem::new(shape).mask(Mask::causal());
     let plan = MaskPlan::new(ATTENTION.kernels(), &problem, MaskFormat::Bits).unwrap();
     assert_eq!(plan.dims(), [1, 1, 3, 2]);
@@ -214,7 +218,7 @@ fn every_tile_class_is_right() {
         let mask: Mask = mask.parse().unwrap();
         for grid in [TileGrid { block_q: 4, block_kv: 3 }, TileGrid { block_q: 1, block_kv: 1 }] {
             for &(seq_len_q, seq_len_kv) in SHAPES {
-                let shape = Shape::new(2, 2, seq_len_q, 8).seq_kv(seq_len_kv);
+                let shape = Shape::new(2, 2, seq_len_q, 8).seq_len_kv(seq_len_kv);
                 check_tiles(&mask, &shape, &mask_data(&shape, seed), grid);
             }
         }

@@ -2,33 +2,32 @@
 
 use std::sync::LazyLock;
 
+use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, DeviceChoice, Dtype, Dtypes, Error, ForwardKernel, KernelOptions, Kernels, Mask,
-    Outputs, Problem, Score, Shape, reference,
+    Attention, DeviceOptions, Dtype, Error, Kernels, Mask, Outputs, Problem, Score, Shape,
+    reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::{assert_close, naive_modified};
 
 pub(crate) static WITH_MATRICES: LazyLock<Attention> = LazyLock::new(|| {
-    let choice = DeviceChoice::WithMatrices(Box::new(DeviceChoice::Best));
+    let choice = DeviceOptions::default().matrices(true);
     Attention::open_blocking(&choice).expect("these tests need a GPU, or a software one")
 });
 
 /// f16 in, f32 out or f16 out.
-const F16: Dtypes =
-    Dtypes { q: Dtype::F16, k: Dtype::F16, v: Dtype::F16, o: Dtype::F32, bias: Dtype::F32 };
+const F16: Dtypes = Dtypes::all(Dtype::F16).o(Dtype::F32).bias(Dtype::F32);
 
-const MATRIX: Outputs = Outputs {
-    lse: true,
-    tensors: Vec::new(),
-    kernel: Some(ForwardKernel::Matrix),
-    num_splits: None,
-};
+fn outputs() -> Outputs {
+    Outputs::default().lse(true).kernel(ForwardKernel::Matrix)
+}
 
 /// Whether the adapter lists matrices that the kernel takes. Where it doesn't, the kernel refuses and says so.
 pub(crate) fn has_matrices() -> bool {
-    let adapters = pollster::block_on(wgpu_attention::adapters());
+    let adapters = pollster::block_on(wgpu_attention::device::adapters());
     let listed = adapters[0].cooperative_matrix_properties().iter().any(|shape| {
         let sizes = [shape.m_size, shape.n_size, shape.k_size];
         let types = (shape.ab_type, shape.cr_type);
@@ -36,7 +35,9 @@ pub(crate) fn has_matrices() -> bool {
             && types == (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32)
     });
     let problem = Problem::new(Shape::new(1, 1, 64, 64)).dtypes(F16);
-    let forced = WITH_MATRICES.kernels().wgsl(&problem, Some(ForwardKernel::Matrix));
+    let forced = WITH_MATRICES
+        .kernels()
+        .wgsl(&problem, &PlanOptions::default().kernel(ForwardKernel::Matrix));
     assert_eq!(forced.is_ok(), listed, "{forced:?}");
     if !listed {
         assert_refused(&WITH_MATRICES, &problem, "cooperative matrices");
@@ -45,7 +46,7 @@ pub(crate) fn has_matrices() -> bool {
 }
 
 fn assert_refused(attention: &Attention, problem: &Problem, words: &str) {
-    match attention.kernels().wgsl(problem, Some(ForwardKernel::Matrix)) {
+    match attention.kernels().wgsl(problem, &PlanOptions::default().kernel(ForwardKernel::Matrix)) {
         Err(Error::KernelRefused { kernel, reason }) => {
             assert_eq!(kernel, "matrix");
             assert!(reason.contains(words), "{reason}");
@@ -66,7 +67,7 @@ fn check(shape: Shape, mask: &str, score: &Score, dtypes: Dtypes, seed: u64) {
     let inputs = operands.inputs();
     let truth = reference::attention(&problem, &inputs).unwrap();
     let naive = naive_modified(&problem, &mask, &inputs, score, &data, Dtype::F16);
-    let output = WITH_MATRICES.run_blocking(&problem, &inputs, &MATRIX).unwrap();
+    let output = WITH_MATRICES.run_blocking(&problem, &inputs, &outputs()).unwrap();
     let what = format!("{mask}, {shape:?}, {dtypes:?}");
     assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
     assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
@@ -81,12 +82,12 @@ fn every_length_and_mask() {
     for (seed, (seq_len_q, seq_len_kv)) in
         (0..).zip([(1, 1), (3, 15), (17, 3), (64, 32), (65, 33), (127, 113), (113, 129), (203, 1)])
     {
-        let shape = Shape::new(2, 4, seq_len_q, 64).seq_kv(seq_len_kv).kv_heads(2);
+        let shape = Shape::new(2, 4, seq_len_q, 64).seq_len_kv(seq_len_kv).num_kv_heads(2);
         for mask in ["all", "causal & key_lengths", "dense & documents"] {
             check(shape, mask, &none, F16, seed);
         }
     }
-    check(Shape::new(1, 1, 257, 64).seq_kv(1023), "causal", &none, F16, 1);
+    check(Shape::new(1, 1, 257, 64).seq_len_kv(1023), "causal", &none, F16, 1);
 }
 
 #[test]
@@ -98,8 +99,8 @@ fn every_width() {
     for (seed, (head_dim, head_dim_v, o)) in
         (0..).zip([(15, 33, Dtype::F16), (100, 20, Dtype::F32), (128, 128, Dtype::F16)])
     {
-        let shape = Shape::new(1, 2, 45, head_dim).seq_kv(71).dim_v(head_dim_v);
-        check(shape, "causal & key_lengths", &Score::default(), Dtypes { o, ..F16 }, seed);
+        let shape = Shape::new(1, 2, 45, head_dim).seq_len_kv(71).head_dim_v(head_dim_v);
+        check(shape, "causal & key_lengths", &Score::default(), F16.o(o), seed);
     }
 }
 
@@ -108,8 +109,8 @@ fn modified_scores() {
     if !has_matrices() {
         return;
     }
-    let score = Score { softcap: Some(20.0), bias: true, alibi: true, sinks: true };
-    check(Shape::new(1, 2, 70, 64).seq_kv(45), "window(20,3)", &score, F16, 5);
+    let score = Score::default().softcap(20.0).bias(true).alibi(true).sinks(true);
+    check(Shape::new(1, 2, 70, 64).seq_len_kv(45), "window(20,3)", &score, F16, 5);
 }
 
 /// What a masked key's value holds never shows; what a kept one holds always does.
@@ -124,10 +125,10 @@ fn values_that_arent_finite() {
     for values in [&mut operands.q, &mut operands.k, &mut operands.v] {
         values.iter_mut().for_each(|x| *x = Dtype::F16.round(*x));
     }
-    let clean = WITH_MATRICES.run_blocking(&problem, &operands.inputs(), &MATRIX).unwrap();
+    let clean = WITH_MATRICES.run_blocking(&problem, &operands.inputs(), &outputs()).unwrap();
     operands.v[35 * 64 + 5] = f32::NAN;
     operands.v[36 * 64 + 9] = f32::INFINITY;
-    let output = WITH_MATRICES.run_blocking(&problem, &operands.inputs(), &MATRIX).unwrap();
+    let output = WITH_MATRICES.run_blocking(&problem, &operands.inputs(), &outputs()).unwrap();
     for row in 0..40 {
         for d in 0..64 {
             let at = row * 64 + d;
@@ -155,18 +156,18 @@ fn refusals_name_their_reason() {
     // No list, no kernel: a device doesn't tell which matrices it multiplies.
     let unlisted = Attention::from_device(WITH_MATRICES.device(), WITH_MATRICES.queue());
     assert_refused(&unlisted, &problem, "the adapter's list");
-    let options = KernelOptions {
-        matrices: vec![wgpu::CooperativeMatrixProperties {
-            m_size: 16,
-            n_size: 8,
-            k_size: 16,
-            ab_type: wgpu::CooperativeScalarType::F16,
-            cr_type: wgpu::CooperativeScalarType::F32,
-            saturating_accumulation: false,
-        }],
-        ..KernelOptions::default()
-    };
-    let other = Kernels::with_options(WITH_MATRICES.device(), options);
-    let refused = other.wgsl(&problem, Some(ForwardKernel::Matrix)).unwrap_err().to_string();
+    let options = KernelOptions::default().matrices(vec![wgpu::CooperativeMatrixProperties {
+        m_size: 16,
+        n_size: 8,
+        k_size: 16,
+        ab_type: wgpu::CooperativeScalarType::F16,
+        cr_type: wgpu::CooperativeScalarType::F32,
+        saturating_accumulation: false,
+    }]);
+    let other = Kernels::new(WITH_MATRICES.device(), &options);
+    let refused = other
+        .wgsl(&problem, &PlanOptions::default().kernel(ForwardKernel::Matrix))
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("here there are: 16x8x16 F16 in F32"), "{refused}");
 }

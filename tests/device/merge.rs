@@ -1,8 +1,10 @@
 //! Results over disjoint sets of keys, put together, against the pass over all of them.
 
+use wgpu_attention::plan::MergePlan;
+use wgpu_attention::tensor::{Dtypes, Strides};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Dtype, Dtypes, Layout, Mask, MaskBuffers, MergePlan, Output,
-    Problem, Shape, Strides, reference,
+    AttentionBuffers, AttentionPlan, Dtype, Layout, Mask, MaskBuffers, Output, Problem, Shape,
+    reference,
 };
 
 use crate::fixture::{ATTENTION, Operands};
@@ -37,10 +39,14 @@ fn merged(problem: &Problem, operands: &Operands, bounds: &[usize]) -> Output {
             upload(&cut(&operands.k, shape.head_dim)),
             upload(&cut(&operands.v, shape.head_dim_v)),
         ];
-        let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
+        let own = shape.seq_len_kv(keys[1] - keys[0]);
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
         let causal = Mask::causal_offset(offset);
-        let plan = AttentionPlan::new(ATTENTION.kernels(), &Problem::new(own).mask(causal));
+        let plan = AttentionPlan::new(
+            ATTENTION.kernels(),
+            &Problem::new(own).mask(causal),
+            &Default::default(),
+        );
         let plan = plan.unwrap();
         let slices = merge.part(part).unwrap();
         let buffers = AttentionBuffers {
@@ -57,17 +63,17 @@ fn merged(problem: &Problem, operands: &Operands, bounds: &[usize]) -> Output {
     let [o, lse] = [output(shape.o_len().unwrap()), output(shape.lse_len().unwrap())];
     merge.encode(&mut encoder, o.slice(..), Some(lse.slice(..))).unwrap();
     ATTENTION.queue().submit([encoder.finish()]);
-    Output {
-        o: ATTENTION.read_blocking(&o, shape.o_len().unwrap()).unwrap(),
-        lse: ATTENTION.read_blocking(&lse, shape.lse_len().unwrap()).unwrap(),
-        tensors: Vec::new(),
-    }
+    let mut output = Output::default();
+    output.o = ATTENTION.read_blocking(&o, shape.o_len().unwrap()).unwrap();
+    output.lse = ATTENTION.read_blocking(&lse, shape.lse_len().unwrap()).unwrap();
+    output
 }
 
 #[test]
 fn parts_merge_to_the_whole() {
     for (seed, (seq_len_q, dim_v)) in (0..).zip([(40, 20), (3, 20), (3, 9), (1, 256)]) {
-        let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(113).kv_heads(2).dim_v(dim_v);
+        let shape =
+            Shape::new(2, 4, seq_len_q, 20).seq_len_kv(113).num_kv_heads(2).head_dim_v(dim_v);
         let problem = Problem::new(shape).mask(Mask::causal());
         let operands = Operands::random(&shape, seed);
         let truth = reference::attention(&problem, &operands.inputs()).unwrap();
@@ -86,10 +92,10 @@ fn parts_merge_to_the_whole() {
 #[test]
 fn a_shared_prefix() {
     let (batch, prefix_len, own_len) = (5, 67, 9);
-    let shape = Shape::new(batch, 4, 2, 20).kv_heads(2);
-    let prefix = shape.seq_kv(prefix_len);
-    let own = shape.seq_kv(own_len);
-    let shared = Operands::random(&Shape { batch: 1, ..prefix }, 1);
+    let shape = Shape::new(batch, 4, 2, 20).num_kv_heads(2);
+    let prefix = shape.seq_len_kv(prefix_len);
+    let own = shape.seq_len_kv(own_len);
+    let shared = Operands::random(&prefix.batch(1), 1);
     let operands = Operands::random(&own, 2);
     let joined = |prefix: &[f32], own: &[f32]| -> Vec<f32> {
         (0..batch * 2)
@@ -99,7 +105,7 @@ fn a_shared_prefix() {
             })
             .collect()
     };
-    let whole_shape = shape.seq_kv(prefix_len + own_len);
+    let whole_shape = shape.seq_len_kv(prefix_len + own_len);
     let whole = Operands {
         q: operands.q.clone(),
         k: joined(&shared.k, &operands.k),
@@ -130,7 +136,10 @@ fn a_shared_prefix() {
             o: slices.o,
             lse: Some(slices.lse),
         };
-        AttentionPlan::new(kernels, problem).unwrap().encode(&mut encoder, &buffers).unwrap();
+        AttentionPlan::new(kernels, problem, &Default::default())
+            .unwrap()
+            .encode(&mut encoder, &buffers)
+            .unwrap();
     }
     let o = output(shape.o_len().unwrap());
     merge.encode(&mut encoder, o.slice(..), None).unwrap();
@@ -143,7 +152,7 @@ fn a_shared_prefix() {
 #[test]
 fn parts_are_copied_in() {
     let shape = Shape::new(1, 2, 2, 4);
-    let dtypes = Dtypes { o: Dtype::F16, ..Dtypes::default() };
+    let dtypes = Dtypes::default().o(Dtype::F16);
     let problem = Problem::new(shape).layout(Layout::Bshd).dtypes(dtypes);
     let merge = MergePlan::new(ATTENTION.kernels(), &problem, 3).unwrap();
     let (inf, nan) = (f32::INFINITY, f32::NAN);

@@ -28,7 +28,7 @@ fn causal_over_n_is_a_prefix_of_causal_over_more() {
 
 #[test]
 fn grouped_heads_equal_repeated_heads() {
-    let grouped = Shape::new(2, 6, 33, 20).kv_heads(2);
+    let grouped = Shape::new(2, 6, 33, 20).num_kv_heads(2);
     let full = Shape::new(2, 6, 33, 20);
     let operands = Operands::random(&grouped, 2);
     let repeat = |values: &[f32]| -> Vec<f32> {
@@ -106,7 +106,7 @@ fn one_query_after_another_equals_all_at_once() {
     for kernel in kernels(&parallel) {
         let all = run(&parallel, &operands, kernel);
         for t in 0..21 {
-            let step_shape = Shape::new(1, 2, 1, 20).seq_kv(t + 1);
+            let step_shape = Shape::new(1, 2, 1, 20).seq_len_kv(t + 1);
             let rows = |values: &[f32], rows: std::ops::Range<usize>| -> Vec<f32> {
                 let head = |head: &[f32]| head[rows.start * 20..rows.end * 20].to_vec();
                 values.chunks(21 * 20).flat_map(head).collect()

@@ -147,20 +147,19 @@ impl Case {
             assert!(known.contains(&attribute.as_str()), "{}: {attribute}", self.name);
         }
         let heads = |attribute| self.int(attribute).map(|heads| heads.try_into().unwrap());
-        Operator {
-            is_causal: self.int("is_causal") == Some(1),
-            scale: self.float("scale"),
-            softcap: self.float("softcap").unwrap_or_default(),
-            q_num_heads: heads("q_num_heads"),
-            kv_num_heads: heads("kv_num_heads"),
-            left_window_size: self.window("left_window_size"),
-            right_window_size: self.window("right_window_size"),
-            softmax_precision: self.int("softmax_precision"),
-            qk_matmul_output_mode: QkMatmulOutput::try_from(
-                self.int("qk_matmul_output_mode").unwrap_or_default(),
+        Operator::default()
+            .is_causal(self.int("is_causal") == Some(1))
+            .scale(self.float("scale"))
+            .softcap(self.float("softcap").unwrap_or_default())
+            .q_num_heads(heads("q_num_heads"))
+            .kv_num_heads(heads("kv_num_heads"))
+            .left_window_size(self.window("left_window_size"))
+            .right_window_size(self.window("right_window_size"))
+            .softmax_precision(self.int("softmax_precision"))
+            .qk_matmul_output_mode(
+                QkMatmulOutput::try_from(self.int("qk_matmul_output_mode").unwrap_or_default())
+                    .unwrap(),
             )
-            .unwrap(),
-        }
     }
 
     fn operator_inputs(&self) -> OperatorInputs<'_> {
@@ -169,20 +168,19 @@ impl Case {
             assert!(known.contains(&input.as_str()), "{}: {input}", self.name);
         }
         let tensor = |name: &str| self.inputs.get(name).map(Stored::tensor);
-        OperatorInputs {
-            attn_mask: self.inputs.get("attn_mask").map(Stored::attn_mask),
-            past: tensor("past_key").map(|key| [key, tensor("past_value").unwrap()]),
-            nonpad_kv_seqlen: self.inputs.get("nonpad_kv_seqlen").map(|given| &given.ints[..]),
-            ..OperatorInputs::new(tensor("Q").unwrap(), tensor("K").unwrap(), tensor("V").unwrap())
-        }
+        let [q, k, v] = ["Q", "K", "V"].map(|name| tensor(name).unwrap());
+        let mut inputs = OperatorInputs::new(q, k, v)
+            .attn_mask(self.inputs.get("attn_mask").map(Stored::attn_mask))
+            .past(tensor("past_key").map(|key| [key, tensor("past_value").unwrap()]));
+        inputs.nonpad_kv_seqlen = self.inputs.get("nonpad_kv_seqlen").map(|given| &given.ints[..]);
+        inputs
     }
 
     /// Computes the case and compares every output that it has.
     fn run(&self) -> Result<(), String> {
-        let wanted = Wanted {
-            present: self.outputs.contains_key("present_key"),
-            qk_matmul_output: self.outputs.contains_key("qk_matmul_output"),
-        };
+        let wanted = Wanted::default()
+            .present(self.outputs.contains_key("present_key"))
+            .qk_matmul_output(self.outputs.contains_key("qk_matmul_output"));
         let found = self
             .operator()
             .run_blocking(&ATTENTION, &self.operator_inputs(), wanted)
@@ -331,23 +329,21 @@ fn bad_calls() {
     let (four, three) = (tensor(&[1, 2, 4, 8]), tensor(&[1, 4, 16]));
     let good = OperatorInputs::new(four, four, four);
     let plain = Operator::default();
-    let mask = |dims, count| OperatorInputs {
-        attn_mask: Some(AttnMask::Float(Tensor { dims, values: &values[..count] })),
-        ..good
-    };
+    let mask =
+        |dims, count| good.attn_mask(AttnMask::Float(Tensor { dims, values: &values[..count] }));
     for (operator, inputs, expected) in [
         (plain, OperatorInputs::new(three, three, three), "q_num_heads: expected a divisor"),
         (
-            Operator { q_num_heads: Some(3), kv_num_heads: Some(2), ..plain },
+            plain.q_num_heads(3).kv_num_heads(2),
             OperatorInputs::new(three, three, three),
             "q_num_heads: expected a divisor",
         ),
         (
-            Operator { q_num_heads: Some(0), kv_num_heads: Some(2), ..plain },
+            plain.q_num_heads(0).kv_num_heads(2),
             OperatorInputs::new(three, three, three),
             "q_num_heads: expected a divisor",
         ),
-        (Operator { q_num_heads: Some(4), ..plain }, good, "q_num_heads: expected 2, found 4"),
+        (plain.q_num_heads(4), good, "q_num_heads: expected 2, found 4"),
         (plain, OperatorInputs::new(four, tensor(&[1, 2, 8, 4]), four), "K's head_size"),
         (plain, OperatorInputs::new(four, four, tensor(&[1, 4, 2, 8])), "V's heads"),
         (plain, OperatorInputs::new(four, tensor(&[64]), four), "K: expected 3 or 4 dimensions"),
@@ -357,39 +353,31 @@ fn bad_calls() {
         (plain, mask(&[4, 5], 20), "attn_mask: expected sizes that broadcast"),
         (plain, mask(&[1, 1, 1, 1, 4], 4), "attn_mask: expected sizes that broadcast"),
         (plain, mask(&[4, 4], 15), "attn_mask: expected 16 elements"),
+        (plain, good.nonpad_kv_seqlen(&[1, 2]), "nonpad_kv_seqlen: expected 1 elements"),
         (
             plain,
-            OperatorInputs { nonpad_kv_seqlen: Some(&[1, 2]), ..good },
-            "nonpad_kv_seqlen: expected 1 elements",
-        ),
-        (
-            plain,
-            OperatorInputs { nonpad_kv_seqlen: Some(&[5]), ..good },
+            good.nonpad_kv_seqlen(&[5]),
             "nonpad_kv_seqlen[0]: expected 0 to kv_sequence_length = 4, found 5",
         ),
+        (plain, good.nonpad_kv_seqlen(&[-1]), "nonpad_kv_seqlen[0]: expected 0"),
         (
             plain,
-            OperatorInputs { nonpad_kv_seqlen: Some(&[-1]), ..good },
-            "nonpad_kv_seqlen[0]: expected 0",
-        ),
-        (
-            plain,
-            OperatorInputs { nonpad_kv_seqlen: Some(&[1]), past: Some([four, four]), ..good },
+            good.nonpad_kv_seqlen(&[1]).past([four, four]),
             "nonpad_kv_seqlen: expected no past_key",
         ),
         (
             plain,
-            OperatorInputs { past: Some([four, tensor(&[1, 4, 2, 8])]), ..good },
+            good.past([four, tensor(&[1, 4, 2, 8])]),
             "past_value: expected [1, 2, past_sequence_length, 8]",
         ),
-        (Operator { softmax_precision: Some(7), ..plain }, good, "softmax_precision"),
+        (plain.softmax_precision(7), good, "softmax_precision"),
     ] {
         let error = refused(operator, &inputs);
         assert!(error.starts_with(expected), "{error} instead of {expected}");
     }
     let error = QkMatmulOutput::try_from(4).unwrap_err().to_string();
     assert!(error.starts_with("qk_matmul_output_mode: expected 0 to 3"), "{error}");
-    let nan = Operator { softcap: f32::NAN, ..plain };
+    let nan = plain.softcap(f32::NAN);
     let error = nan.run_blocking(&ATTENTION, &good, Wanted::default()).unwrap_err().to_string();
     assert!(error.starts_with("softcap: expected a finite number"), "{error}");
 }
@@ -400,20 +388,14 @@ fn a_masked_score_of_infinity_does_no_harm() {
     let (q, k, v) = ([1e20; 1], [1e20, 1e-20, 2e-20], [7.0, 1.0, 1.0]);
     let dims: &[usize] = &[1, 1, 1, 1];
     let keys: &[usize] = &[1, 1, 3, 1];
-    let inputs = OperatorInputs {
-        attn_mask: Some(AttnMask::Float(Tensor {
-            dims: &[3],
-            values: &[f32::NEG_INFINITY, 0.0, 0.0],
-        })),
-        ..OperatorInputs::new(
-            Tensor { dims, values: &q },
-            Tensor { dims: keys, values: &k },
-            Tensor { dims: keys, values: &v },
-        )
-    };
-    let operator =
-        Operator { qk_matmul_output_mode: QkMatmulOutput::Softmax, ..Operator::default() };
-    let wanted = Wanted { present: true, qk_matmul_output: true };
+    let inputs = OperatorInputs::new(
+        Tensor { dims, values: &q },
+        Tensor { dims: keys, values: &k },
+        Tensor { dims: keys, values: &v },
+    )
+    .attn_mask(AttnMask::Float(Tensor { dims: &[3], values: &[f32::NEG_INFINITY, 0.0, 0.0] }));
+    let operator = Operator::default().qk_matmul_output_mode(QkMatmulOutput::Softmax);
+    let wanted = Wanted::default().present(true).qk_matmul_output(true);
     let found = operator.run_blocking(&ATTENTION, &inputs, wanted).unwrap();
     assert!((found.y.values[0] - 1.0).abs() < 1e-6, "{:?}", found.y);
     let weights = found.qk_matmul_output.unwrap().values;

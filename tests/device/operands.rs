@@ -3,7 +3,8 @@
 // What `SmallRng` is on 64-bit machines: a browser has the same numbers.
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
-use wgpu_attention::{Dtypes, Inputs, MaskData, Score, Shape};
+use wgpu_attention::tensor::Dtypes;
+use wgpu_attention::{Inputs, MaskData, Score, Shape};
 
 /// Every leaf and operator.
 pub(crate) const MASKS: &[&str] = &[
@@ -51,7 +52,7 @@ impl Operands {
     }
 
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        Inputs { q: &self.q, k: &self.k, v: &self.v, mask: &self.mask }
+        Inputs::new(&self.q, &self.k, &self.v).mask(&self.mask)
     }
 }
 
@@ -111,11 +112,11 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
 
 /// Every modifier of scores alone, then all together.
 pub(crate) const SCORES: [Score; 5] = [
-    Score { softcap: Some(20.0), bias: false, alibi: false, sinks: false },
-    Score { softcap: None, bias: true, alibi: false, sinks: false },
-    Score { softcap: None, bias: false, alibi: true, sinks: false },
-    Score { softcap: None, bias: false, alibi: false, sinks: true },
-    Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true },
+    Score::new().softcap(20.0),
+    Score::new().bias(true),
+    Score::new().alibi(true),
+    Score::new().sinks(true),
+    Score::new().softcap(50.0).bias(true).alibi(true).sinks(true),
 ];
 
 /// Data of the score modifiers.

@@ -6,10 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use wgpu_attention::files::TensorFile;
-use wgpu_attention::{
-    BackwardOptions, Custom, Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem,
-    Score,
-};
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::wgsl::Custom;
+use wgpu_attention::{Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score};
 
 use crate::fixture::ATTENTION;
 use crate::tolerance::{assert_close, assert_gradient_close};
@@ -22,8 +21,8 @@ struct Case {
     scale: Option<f32>,
 }
 
-const PLAIN: Score = Score { softcap: None, bias: false, alibi: false, sinks: false };
-const BIAS: Score = Score { bias: true, ..PLAIN };
+const PLAIN: Score = Score::new();
+const BIAS: Score = PLAIN.bias(true);
 
 const fn case(name: &'static str, mask: &'static str) -> Case {
     Case { name, mask, score: PLAIN, scale: None }
@@ -56,10 +55,10 @@ const CASES: &[Case] = &[
     case("flex_per_head", "per_head(causal, window(3,3))"),
     case("flex_table", "dense"),
     scaled("flex_gqa", "causal", 0.5),
-    scored("flex_alibi", "causal", Score { alibi: true, ..PLAIN }),
-    scored("flex_softcap", "causal", Score { softcap: Some(3.0), ..PLAIN }),
+    scored("flex_alibi", "causal", PLAIN.alibi(true)),
+    scored("flex_softcap", "causal", PLAIN.softcap(3.0)),
     scored("flex_bias", "all", BIAS),
-    scored("flex_softcap_bias", "causal", Score { softcap: Some(3.0), ..BIAS }),
+    scored("flex_softcap_bias", "causal", BIAS.softcap(3.0)),
 ];
 
 fn folder() -> PathBuf {
@@ -80,13 +79,13 @@ fn check(case: &Case) {
     let mask: Mask = case.mask.parse().unwrap();
     let problem = operands.problem(mask).score(case.score);
     let problem = match case.scale {
-        Some(scale) => problem.with_scale(scale),
+        Some(scale) => problem.scale(scale),
         None => problem,
     };
     let data = file.input_data(&problem, None).unwrap();
     let problem: Problem = problem.data_shape(data.shape());
     // The best kernel alone: that they agree among themselves is tested elsewhere.
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
     compare(case, &file, "o", &output.o);
     if file.dims("dout").is_some() {
@@ -145,7 +144,7 @@ fn functions_of_ones_own_agree() {
             data = file.custom_data(&function, data).unwrap();
             problem = problem.score_mod(function);
         }
-        let outputs = Outputs { lse: true, ..Outputs::default() };
+        let outputs = Outputs::default().lse(true);
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
         compare(&case(name, "wgsl"), &file, "o", &output.o);
         compare(&case(name, "wgsl"), &file, "lse", &output.lse);

@@ -1,9 +1,8 @@
 //! The same bits each time, with workgroup memory that holds whatever was left in it.
 
-use wgpu_attention::{
-    Attention, BackwardKernel, BackwardOptions, ForwardKernel, Mask, OutputGradients, Outputs,
-    Problem, Shape,
-};
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::{Attention, Mask, OutputGradients, Outputs, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands, serving};
 
@@ -107,7 +106,7 @@ impl LeftOvers {
 }
 
 fn problem(seq_len_q: usize, mask: &str) -> (Problem, Operands) {
-    let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(75).kv_heads(2);
+    let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(75).num_kv_heads(2);
     let mask: Mask = mask.parse().unwrap();
     (Problem::new(shape).mask(mask), Operands::random(&shape, 8))
 }
@@ -127,8 +126,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 fn forward(problem: &Problem, operands: &Operands, kernel: ForwardKernel, splits: Option<usize>) {
     let left_overs = LeftOvers::new(&ATTENTION);
-    let outputs =
-        Outputs { lse: true, kernel: Some(kernel), num_splits: splits, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(splits);
     repeat(&format!("{kernel}, {splits:?} splits"), &left_overs, || {
         let output = ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap();
         assert!(output.o.iter().all(|x| x.is_finite()), "{kernel}: a NaN was left over");
@@ -171,7 +169,7 @@ fn decode_passes_in_parts_give_the_same_bits() {
 #[test]
 fn backward_passes_give_the_same_bits() {
     let (problem, operands) = problem(41, "causal");
-    let problem = problem.score(wgpu_attention::Score { sinks: true, ..Default::default() });
+    let problem = problem.score(wgpu_attention::Score::default().sinks(true));
     let data = operands.mask.clone().sinks([0.5, -1.0, 2.0, 0.0]);
     let operands = Operands { mask: data, ..operands };
     let left_overs = LeftOvers::new(&ATTENTION);
@@ -180,7 +178,7 @@ fn backward_passes_give_the_same_bits() {
         .collect();
     let mut served = 0;
     for kernel in BackwardKernel::ALL {
-        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let options = BackwardOptions::default().kernel(kernel);
         let call = || {
             let upstream = OutputGradients::new(&dout);
             ATTENTION.gradients_blocking(&problem, &operands.inputs(), &upstream, &options)

@@ -1,7 +1,8 @@
 //! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference.
 
 use proptest::prelude::*;
-use wgpu_attention::{Mask, Shape, TileGrid};
+use wgpu_attention::mask::TileGrid;
+use wgpu_attention::{Mask, Shape};
 
 use crate::fixture::{check_forward, mask_data};
 use crate::masks::{check_materialized, check_tiles};
@@ -45,7 +46,7 @@ pub(crate) fn mask() -> impl Strategy<Value = Mask> {
 fn shape() -> impl Strategy<Value = Shape> {
     (1..3usize, 1..3usize, 1..60usize, 1..60usize).prop_map(
         |(batch, group, seq_len_q, seq_len_kv)| {
-            Shape::new(batch, 2 * group, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2)
+            Shape::new(batch, 2 * group, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2)
         },
     )
 }

@@ -1,15 +1,14 @@
 //! Score modifiers, alone and together, against the f64 reference.
 
-use wgpu_attention::{
-    Dtype, Inputs, Mask, MaskData, Outputs, Problem, Score, ScoreTensor, Shape, reference,
-};
+use wgpu_attention::plan::ScoreTensor;
+use wgpu_attention::{Dtype, Mask, MaskData, Outputs, Problem, Score, Shape, reference};
 
 use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, kernels, run};
 use crate::tolerance::{assert_close, naive_modified};
 
 fn check(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
     let mask: Mask = mask.parse().unwrap();
-    let problem = Problem::new(shape).mask(mask.clone()).score(score).with_scale(scale);
+    let problem = Problem::new(shape).mask(mask.clone()).score(score).scale(scale);
     let data = ScoreData::random(&shape, seed);
     let mut operands = Operands::random(&shape, seed);
     operands.mask = data.add_to(&shape, operands.mask);
@@ -22,7 +21,7 @@ fn check(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
         assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
         assert_close(&format!("lse of {what}"), &output.lse, &naive.lse, &truth.lse);
     }
-    let outputs = Outputs { tensors: ScoreTensor::ALL.to_vec(), ..Outputs::default() };
+    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
     let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     let what = format!("{mask}, {score:?}, {shape:?}");
     for ((name, found), (naive, truth)) in
@@ -40,7 +39,7 @@ fn check(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
 fn every_modifier_alone_and_together() {
     for (seed, score) in (0..).zip(SCORES) {
         for (seq_len_q, seq_len_kv) in [(37, 70), (70, 33), (1, 65)] {
-            let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
             check(shape, "causal & key_lengths", score, 0.2, seed);
             check(shape, "all", score, -0.2, seed);
         }
@@ -49,9 +48,8 @@ fn every_modifier_alone_and_together() {
 
 #[test]
 fn rows_without_keys_have_the_sink_alone() {
-    let shape = Shape::new(1, 2, 5, 8).seq_kv(7);
-    let problem =
-        Problem::new(shape).mask(Mask::KeyLengths).score(Score { sinks: true, ..Score::default() });
+    let shape = Shape::new(1, 2, 5, 8).seq_len_kv(7);
+    let problem = Problem::new(shape).mask(Mask::KeyLengths).score(Score::default().sinks(true));
     let mut operands = Operands::random(&shape, 1);
     operands.mask = MaskData::new().key_lengths([0]).sinks([1.5, -2.0]);
     for kernel in kernels(&problem) {
@@ -66,10 +64,9 @@ fn rows_without_keys_have_the_sink_alone() {
 
 #[test]
 fn a_bias_broadcasts() {
-    let shape = Shape::new(2, 3, 9, 20).seq_kv(11);
+    let shape = Shape::new(2, 3, 9, 20).seq_len_kv(11);
     let operands = Operands::random(&shape, 2);
-    let problem =
-        Problem::new(shape).mask(Mask::causal()).score(Score { bias: true, ..Score::default() });
+    let problem = Problem::new(shape).mask(Mask::causal()).score(Score::default().bias(true));
     for dims in [[1, 1, 9, 11], [2, 1, 1, 11], [1, 3, 1, 11], [1, 1, 1, 11]] {
         let cells: usize = dims.iter().product();
         let value = |at: usize| (at * 37 % 101) as f32 / 25.0 - 2.0;
@@ -84,7 +81,7 @@ fn a_bias_broadcasts() {
             }),
         );
         let call = |mask: &MaskData| {
-            let inputs = Inputs { mask, ..operands.inputs() };
+            let inputs = operands.inputs().mask(mask);
             ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap().o
         };
         assert_eq!(call(&small), call(&full), "{dims:?}");
@@ -94,7 +91,7 @@ fn a_bias_broadcasts() {
 #[test]
 fn what_a_bias_holds_behind_the_mask_never_matters() {
     let shape = Shape::new(1, 2, 33, 20);
-    let score = Score { bias: true, softcap: Some(30.0), ..Score::default() };
+    let score = Score::default().bias(true).softcap(30.0);
     let problem = Problem::new(shape).mask(Mask::causal()).score(score);
     let mut operands = Operands::random(&shape, 3);
     let bias = |masked: f32| {
@@ -115,20 +112,20 @@ fn bad_modifiers() {
     let shape = Shape::new(1, 2, 5, 8);
     let operands = Operands::random(&shape, 1);
     let refusal = |score: Score, mask: MaskData| {
-        let inputs = Inputs { mask: &mask, ..operands.inputs() };
+        let inputs = operands.inputs().mask(&mask);
         let problem = Problem::new(shape).score(score);
         let error = ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap_err();
         error.to_string()
     };
     for softcap in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let text = refusal(Score { softcap: Some(softcap), ..Score::default() }, MaskData::new());
+        let text = refusal(Score::default().softcap(softcap), MaskData::new());
         assert!(text.starts_with("softcap: expected a finite number above 0"), "{text}");
     }
-    let bias = Score { bias: true, ..Score::default() };
+    let bias = Score::default().bias(true);
     assert!(refusal(bias, MaskData::new()).starts_with("bias: expected data"));
     let text = refusal(bias, MaskData::new().bias([1, 2, 5, 4], [0.0; 40]));
     assert!(text.contains("bias: expected 50 elements"), "{text}");
-    let alibi = Score { alibi: true, ..Score::default() };
+    let alibi = Score::default().alibi(true);
     let text = refusal(alibi, MaskData::new().alibi_slopes([0.5]));
     assert!(text.contains("alibi_slopes: expected 2 elements"), "{text}");
 }

@@ -3,10 +3,13 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::mask::{Evaluator, TileClass, TileGrid};
+use wgpu_attention::plan::{MaskFormat, PlanOptions, ScoreTensor, TileOptions};
+use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Evaluator, ForwardKernel, KeySequences, Layout, Mask,
-    MaskBuffers, MaskData, MaskFormat, MaskInput, Outputs, Problem, QuerySequences, Score,
-    ScoreTensor, Sequences, Shape, TileClass, TileGrid, reference,
+    AttentionBuffers, AttentionPlan, Layout, Mask, MaskBuffers, MaskData, MaskInput, Outputs,
+    Problem, Score, Shape, reference,
 };
 
 use crate::bad_input::assert_says;
@@ -52,13 +55,14 @@ impl Batch {
     pub(crate) fn new(q: QuerySequences, kv: KeySequences, layout: Layout) -> Self {
         let mut rng = SmallRng::seed_from_u64(5);
         let shape = Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM)
-            .seq_kv(MOST_KV)
-            .kv_heads(KV_HEADS)
+            .seq_len_kv(MOST_KV)
+            .num_kv_heads(KV_HEADS)
             .sequences(Sequences { q, kv });
         let alone = (0..)
             .zip(LENGTHS)
             .map(|(seed, &(q_len, kv_len))| {
-                let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+                let shape =
+                    Shape::new(1, HEADS, q_len, DIM).seq_len_kv(kv_len).num_kv_heads(KV_HEADS);
                 Operands::random(&shape, seed)
             })
             .collect();
@@ -111,7 +115,7 @@ impl Batch {
             tables.extend(table);
         }
         let q_lengths: Vec<i32> = LENGTHS.iter().map(|&(q_len, _)| q_len as i32).collect();
-        let data = mask_data(&Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM).seq_kv(MOST_KV), 3)
+        let data = mask_data(&Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM).seq_len_kv(MOST_KV), 3)
             .q_starts(q_starts)
             .kv_starts(kv_starts)
             .q_lengths(q_lengths)
@@ -247,7 +251,8 @@ fn sequences_give_what_each_gives_alone() {
             let problem = batch.problem(mask);
             let alone = |b: usize| {
                 let (q_len, kv_len) = LENGTHS[b];
-                let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+                let shape =
+                    Shape::new(1, HEADS, q_len, DIM).seq_len_kv(kv_len).num_kv_heads(KV_HEADS);
                 Problem::new(shape).mask(mask.parse().unwrap())
             };
             let truth = reference::attention(&problem, &operands.inputs()).unwrap();
@@ -285,7 +290,9 @@ fn every_mask_holds_for_sequences_of_any_lengths() {
                 tensor.values[cell] == 1.0
             };
             let grid = TileGrid { block_q: 8, block_kv: 6 };
-            let tiles = ATTENTION.tile_classes_blocking(&problem, &batch.data, Some(grid)).unwrap();
+            let tiles = ATTENTION
+                .tile_classes_blocking(&problem, &batch.data, &TileOptions::default().grid(grid))
+                .unwrap();
             let [_, tile_heads, tile_rows, tile_columns] = tiles.dims;
             for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
                 for h in 0..HEADS {
@@ -324,9 +331,9 @@ fn every_mask_holds_for_sequences_of_any_lengths() {
 fn data_and_scores_count_from_each_sequence() {
     let (q, kv) = FORMS[4];
     let batch = Batch::new(q, kv, Layout::Bhsd);
-    let score = Score { bias: true, alibi: true, sinks: true, ..Score::default() };
+    let score = Score::default().bias(true).alibi(true).sinks(true);
     let scores = ScoreData::random(&batch.shape, 9);
-    let dense = Shape { sequences: Sequences::default(), ..batch.shape };
+    let dense = batch.shape.sequences(Sequences::default());
     let data = scores.add_to(&dense, batch.data.clone());
     let operands = Operands { mask: data, ..batch.operands() };
     let problem = batch
@@ -345,12 +352,8 @@ fn data_and_scores_count_from_each_sequence() {
         }
     };
     for kernel in kernels(&problem) {
-        let outputs = Outputs {
-            lse: true,
-            kernel: Some(kernel),
-            tensors: ScoreTensor::ALL.to_vec(),
-            ..Outputs::default()
-        };
+        let outputs =
+            Outputs::default().lse(true).kernel(kernel).tensors(ScoreTensor::ALL.to_vec());
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
         near("o", &output.o, &truth.o, WEIGHTS_ERROR);
         near("lse", &output.lse, &truth.lse, SCORES_ERROR);
@@ -411,7 +414,12 @@ fn faults_on_the_device_are_caught_and_told() {
         let batch = Batch::new(q, kv, Layout::Bhsd);
         let operands = batch.operands();
         let problem = batch.problem("causal");
-        let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel)).unwrap();
+        let plan = AttentionPlan::new(
+            ATTENTION.kernels(),
+            &problem,
+            &PlanOptions::default().kernel(kernel),
+        )
+        .unwrap();
         let device = ATTENTION.device();
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let upload = |contents: &[u8]| {

@@ -1,6 +1,7 @@
 //! Every tolerance, and the naive computation that they are measured in.
 
-use wgpu_attention::{Dtype, Evaluator, Gradients, Inputs, OutputGradients, Problem, Score};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::{Dtype, Gradients, Inputs, OutputGradients, Problem, Score};
 
 use crate::operands::ScoreData;
 
@@ -121,6 +122,7 @@ pub(crate) fn naive_modified(
     let round = |x: f32| dtype.round(x);
     let shape = problem.shape();
     let mask = Evaluator::new(mask, inputs.mask, shape).unwrap();
+    let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
     let mut result = Naive {
         o: Vec::new(),
         lse: Vec::new(),
@@ -132,15 +134,15 @@ pub(crate) fn naive_modified(
     for b in 0..shape.batch {
         for h in 0..shape.num_heads {
             let head = b * shape.num_kv_heads + h / shape.group_size();
-            let keys = &inputs.k[head * shape.seq_len_kv * dim..];
-            let values = &inputs.v[head * shape.seq_len_kv * dim_v..];
+            let keys = &k[head * shape.seq_len_kv * dim..];
+            let values = &v[head * shape.seq_len_kv * dim_v..];
             for q_idx in 0..shape.seq_len_q {
                 let row = (b * shape.num_heads + h) * shape.seq_len_q + q_idx;
-                let query = &inputs.q[row * dim..][..dim];
+                let query = &q[row * dim..][..dim];
                 let scores: Vec<f32> = (0..shape.seq_len_kv)
                     .map(|kv_idx| {
                         let key = &keys[kv_idx * dim..][..dim];
-                        query.iter().zip(key).map(|(x, y)| x * y).sum::<f32>() * problem.scale()
+                        query.iter().zip(key).map(|(x, y)| x * y).sum::<f32>() * problem.get_scale()
                     })
                     .collect();
                 let keep: Vec<bool> =
@@ -209,22 +211,23 @@ pub(crate) fn naive_gradients_modified(
     dtype: Dtype,
 ) -> Gradients {
     let forward = naive_modified(problem, mask, inputs, score, data, dtype);
-    let (shape, scale) = (problem.shape(), problem.scale());
+    let (shape, scale) = (problem.shape(), problem.get_scale());
     let evaluator = Evaluator::new(mask, inputs.mask, shape).unwrap();
     let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
-    let mut result = Gradients {
-        dq: vec![0.0; inputs.q.len()],
-        dk: vec![0.0; inputs.k.len()],
-        dv: vec![0.0; inputs.v.len()],
-        dbias: vec![0.0; if score.bias { shape.scores_len().unwrap() } else { 0 }],
-        dsinks: vec![0.0; if score.sinks { shape.num_heads } else { 0 }],
-    };
+    let [q, k, v, dout] =
+        [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
+    let mut result = Gradients::default();
+    result.dq = vec![0.0; q.len()];
+    result.dk = vec![0.0; k.len()];
+    result.dv = vec![0.0; v.len()];
+    result.dbias = vec![0.0; if score.bias { shape.scores_len().unwrap() } else { 0 }];
+    result.dsinks = vec![0.0; if score.sinks { shape.num_heads } else { 0 }];
     for row in 0..shape.lse_len().unwrap() {
         let q_idx = row % shape.seq_len_q;
         let h = row / shape.seq_len_q % shape.num_heads;
         let b = row / shape.seq_len_q / shape.num_heads;
         let head = b * shape.num_kv_heads + h / shape.group_size();
-        let dout = &upstream.dout[row * dim_v..][..dim_v];
+        let dout = &dout[row * dim_v..][..dim_v];
         let o = &forward.o[row * dim_v..][..dim_v];
         let delta = dout.iter().zip(o).map(|(x, y)| x * y).sum::<f32>()
             - upstream.dlse.map_or(0.0, |dlse| dlse[row]);
@@ -234,7 +237,7 @@ pub(crate) fn naive_gradients_modified(
         for kv_idx in (0..shape.seq_len_kv).filter(|&kv_idx| evaluator.keep(b, h, q_idx, kv_idx)) {
             let (key, cell) = (head * shape.seq_len_kv + kv_idx, row * shape.seq_len_kv + kv_idx);
             let p = dtype.round(forward.weights[cell]);
-            let value = &inputs.v[key * dim_v..][..dim_v];
+            let value = &v[key * dim_v..][..dim_v];
             let dp = dtype.round(dout.iter().zip(value).map(|(x, y)| x * y).sum());
             let mut ds = dtype.round(p * (dp - delta));
             for (dv, x) in result.dv[key * dim_v..][..dim_v].iter_mut().zip(dout) {
@@ -247,8 +250,8 @@ pub(crate) fn naive_gradients_modified(
                 ds *= 1.0 - (forward.scores[cell] / softcap).tanh().powi(2);
             }
             for d in 0..dim {
-                result.dq[row * dim + d] += scale * ds * inputs.k[key * dim + d];
-                result.dk[key * dim + d] += scale * ds * inputs.q[row * dim + d];
+                result.dq[row * dim + d] += scale * ds * k[key * dim + d];
+                result.dk[key * dim + d] += scale * ds * q[row * dim + d];
             }
         }
     }

@@ -14,7 +14,7 @@ static DEVICE: LazyLock<wgpu::Device> = LazyLock::new(|| {
 
 /// Kernels with nothing compiled yet, so that inputs neither share nor keep any.
 pub(crate) fn kernels() -> Kernels {
-    Kernels::new(&DEVICE)
+    Kernels::new(&DEVICE, &Default::default())
 }
 
 /// A plan is made, or refused for what the caller asked for. Everything else would be the crate's own fault.

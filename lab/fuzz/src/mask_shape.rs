@@ -1,9 +1,10 @@
 use std::ops::RangeInclusive;
 
 use arbitrary::{Result, Unstructured};
+use wgpu_attention::mask::{Evaluator, Random, TileGrid};
+use wgpu_attention::plan::{InspectPlan, MaskFormat, MaskPlan, TileOptions, TilePlan};
 use wgpu_attention::{
-    AttentionPlan, BackwardPlan, Evaluator, Inputs, InspectPlan, Mask, MaskData, MaskFormat,
-    MaskPlan, Problem, Random, Shape, TileGrid, TilePlan, reference,
+    AttentionPlan, BackwardPlan, Inputs, Mask, MaskData, Problem, Shape, reference,
 };
 
 use super::device::{kernels, made_or_refused};
@@ -38,8 +39,8 @@ fn case(u: &mut Unstructured<'_>) -> Result<Case> {
     let kv_heads = *u.choose(&[1, heads])?;
     let shape =
         Shape::new(u.int_in_range(1..=2)?, heads, u.int_in_range(1..=19)?, u.int_in_range(1..=5)?)
-            .kv_heads(kv_heads)
-            .seq_kv(u.int_in_range(1..=19)?);
+            .num_kv_heads(kv_heads)
+            .seq_len_kv(u.int_in_range(1..=19)?);
     let mut data = MaskData::new();
     let mask = mask(u, 4, &shape, &mut data)?;
     Ok(Case { text: mask.to_string(), mask, shape, data, plan })
@@ -106,7 +107,7 @@ fn on_the_cpu(case: &Case) -> bool {
 
     // With scores of 0 every key that is kept weighs the same, so v's mean says which were.
     let group = shape.num_heads / shape.num_kv_heads;
-    let shape = &shape.dim_v(1);
+    let shape = &shape.head_dim_v(1);
     let zeros =
         vec![
             0.0;
@@ -174,10 +175,11 @@ fn on_the_device(case: &Case) -> Option<bool> {
         0 => made_or_refused(MaskPlan::new(&kernels, &problem, MaskFormat::Bits)).is_some(),
         1 => {
             let grid = TileGrid { block_q: 4, block_kv: 8 };
-            made_or_refused(TilePlan::new(&kernels, &problem, Some(grid))).is_some()
+            made_or_refused(TilePlan::new(&kernels, &problem, &TileOptions::default().grid(grid)))
+                .is_some()
         }
-        2 => made_or_refused(AttentionPlan::new(&kernels, &problem)).is_some(),
-        3 => made_or_refused(BackwardPlan::new(&kernels, &problem)).is_some(),
+        2 => made_or_refused(AttentionPlan::new(&kernels, &problem, &Default::default())).is_some(),
+        3 => made_or_refused(BackwardPlan::new(&kernels, &problem, &Default::default())).is_some(),
         _ => made_or_refused(InspectPlan::new(&kernels, &problem)).is_some(),
     })
 }

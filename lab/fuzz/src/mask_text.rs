@@ -1,4 +1,5 @@
-use wgpu_attention::{Custom, Mask};
+use wgpu_attention::Mask;
+use wgpu_attention::wgsl::Custom;
 
 /// Any text as a mask: a mask that prints as a text of its own, or an error that points into the text.
 pub fn mask_text(data: &[u8]) {

@@ -1,6 +1,8 @@
 use arbitrary::{Result, Unstructured};
 use wgpu_attention::files::{Tensor, TensorFile, TensorWriter};
-use wgpu_attention::{Custom, Error, Evaluator, Layout, Mask, Shape};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::wgsl::Custom;
+use wgpu_attention::{Error, Layout, Mask, Shape};
 
 /// Masks that read every tensor there is a name for.
 const MASKS: [&str; 13] = [

@@ -1,6 +1,6 @@
-use wgpu_attention::{
-    AttentionPlan, Custom, CustomType, Mask, MaskFormat, MaskPlan, Problem, Shape,
-};
+use wgpu_attention::plan::{MaskFormat, MaskPlan};
+use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::{AttentionPlan, Mask, Problem, Shape};
 
 use super::device::{kernels, made_or_refused};
 
@@ -23,5 +23,5 @@ pub fn wgsl(data: &[u8]) {
     let masked = Problem::new(shape).mask(Mask::causal() & Mask::Wgsl(custom.clone()));
     made_or_refused(MaskPlan::new(&kernels, &masked, MaskFormat::Bits));
     let scored = Problem::new(shape).score_mod(custom);
-    made_or_refused(AttentionPlan::new(&kernels, &scored));
+    made_or_refused(AttentionPlan::new(&kernels, &scored, &Default::default()));
 }

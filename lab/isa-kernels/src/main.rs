@@ -8,9 +8,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
+use wgpu_attention::plan::{BackwardOptions, PlanOptions};
+use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, AttentionPlan, BackwardKernel, BackwardOptions, BackwardPlan, DeviceChoice, Dtype,
-    Dtypes, Error, ForwardKernel, KernelOptions, Kernels, Mask, Problem, Shape,
+    Attention, AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem,
+    Shape,
 };
 
 /// A line of the report.
@@ -38,7 +41,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled, up to 32 queries"],
         subgroups: false,
-        shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_kv(1024),
+        shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_len_kv(1024),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
@@ -59,7 +62,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["merge", "forward decode"],
         subgroups: false,
-        shape: |head_dim| Shape::new(1, 32, 1, head_dim).kv_heads(8).seq_kv(4096),
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
@@ -76,7 +79,7 @@ fn forward(
     problem: &Problem,
     kernel: ForwardKernel,
 ) -> wgpu_attention::Result<()> {
-    AttentionPlan::with_kernel(kernels, problem, Some(kernel)).map(|_| ())
+    AttentionPlan::new(kernels, problem, &PlanOptions::default().kernel(kernel)).map(|_| ())
 }
 
 fn backward(
@@ -84,8 +87,8 @@ fn backward(
     problem: &Problem,
     kernel: BackwardKernel,
 ) -> wgpu_attention::Result<()> {
-    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
-    BackwardPlan::with_options(kernels, problem, &options).map(|_| ())
+    let options = BackwardOptions::default().kernel(kernel);
+    BackwardPlan::new(kernels, problem, &options).map(|_| ())
 }
 
 /// Compile kernels on the first device.
@@ -105,9 +108,9 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let device = DeviceChoice::WithMatrices(Box::new(DeviceChoice::Best));
+    let device = DeviceOptions::default().matrices(true);
     let attention = Attention::open_blocking(&device)?;
-    let adapter = pollster::block_on(wgpu_attention::adapters()).into_iter().next();
+    let adapter = pollster::block_on(wgpu_attention::device::adapters()).into_iter().next();
     let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
     let filter = options.filter.unwrap_or_default();
     let wanted = |line: &&Line| {
@@ -117,8 +120,8 @@ fn main() -> Result<()> {
     // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs.
     let new = |cache_dir: Option<&Path>| {
         let cache_dir = cache_dir.map(Path::to_owned);
-        let options = KernelOptions { cache_dir, matrices: matrices.clone(), ..Default::default() };
-        Kernels::with_options(attention.device(), options)
+        let options = KernelOptions::default().cache_dir(cache_dir).matrices(matrices.clone());
+        Kernels::new(attention.device(), &options)
     };
     let kept = options.keep.as_deref().map(|folder| new(Some(folder)));
     let begun = Instant::now();
@@ -126,7 +129,7 @@ fn main() -> Result<()> {
         for &dtype in line.dtypes {
             for head_dim in HEAD_DIMS {
                 let dtypes = match dtype {
-                    Dtype::I8 => Dtypes { k: dtype, v: dtype, ..Dtypes::default() },
+                    Dtype::I8 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),
                 };
                 let problem =
@@ -145,7 +148,7 @@ fn main() -> Result<()> {
     }
     if let Some(kernels) = kept {
         let seconds = begun.elapsed().as_secs_f64();
-        println!("{} {seconds} {}", kernels.compiled(), kernels.cache_words());
+        println!("{} {seconds} {}", kernels.compiled(), kernels.cache_status());
     }
     eprintln!("### end");
     Ok(())

@@ -8,11 +8,11 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgpu_attention::files::TensorFile;
+use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, Contender, Effort, Peaks, Samples, Workload, in_turns};
 use wgpu_attention::picture::{Bar, Bars};
-use wgpu_attention::{
-    Attention, AttentionPlan, Dtype, ForwardKernel, Mask, MaskData, Problem, Shape,
-};
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::{Attention, AttentionPlan, Dtype, Mask, MaskData, Problem, Shape};
 
 /// Time the forward pass on a device, as a share of what the device can do.
 ///
@@ -246,7 +246,7 @@ pub(crate) fn standard_set() -> anyhow::Result<Vec<(Shape, Mask, MaskData)>> {
         (self_attention(1, 8, 512, 64), causal(), none()),
         (self_attention(1, 8, 1024, 64), causal(), none()),
         (self_attention(2, 8, 1024, 64), causal(), none()),
-        (self_attention(1, 8, 1024, 128).kv_heads(2), causal(), none()),
+        (self_attention(1, 8, 1024, 128).num_kv_heads(2), causal(), none()),
         (self_attention(1, 4, 4096, 64), causal(), none()),
         (self_attention(4, 8, 512, 64), Mask::KeyLengths, lengths),
         (self_attention(1, 8, 2048, 64), "window(255,0)".parse()?, none()),
@@ -288,7 +288,11 @@ impl Bench {
         let mut plans: Vec<AttentionPlan> = Vec::new();
         let mut refused = None;
         for &kernel in kernels {
-            match AttentionPlan::with_kernel(self.attention.kernels(), problem, kernel) {
+            match AttentionPlan::new(
+                self.attention.kernels(),
+                problem,
+                &PlanOptions::default().kernel(kernel),
+            ) {
                 // `all` and a name may mean the same kernel.
                 Ok(plan) if plans.iter().all(|other| other.kernel() != plan.kernel()) => {
                     plans.push(plan);

@@ -3,16 +3,16 @@
 use std::io::{self, Write};
 
 use wgpu::Features;
-use wgpu_attention::{Attention, DeviceChoice, Problem, Shape};
+use wgpu_attention::{Attention, Problem, Shape};
 
 /// The head sizes for which the choice of kernels is shown.
 const HEAD_DIMS: [usize; 4] = [32, 64, 128, 256];
 
 pub(crate) fn list() -> anyhow::Result<()> {
-    let adapters = pollster::block_on(wgpu_attention::adapters());
+    let adapters = pollster::block_on(wgpu_attention::device::adapters());
     if adapters.is_empty() {
         // Opening says what to do about it.
-        Attention::open_blocking(&DeviceChoice::Best)?;
+        Attention::open_blocking(&Default::default())?;
     }
     crate::print(|out| {
         adapters.iter().enumerate().try_for_each(|(index, adapter)| describe(out, index, adapter))
@@ -31,7 +31,7 @@ fn describe(out: &mut dyn Write, index: usize, adapter: &wgpu::Adapter) -> io::R
         Err(error) => writeln!(out, "  kernels:  none, for {error}"),
         Ok(attention) => HEAD_DIMS.into_iter().try_for_each(|head_dim| {
             let problem = Problem::new(Shape::new(1, 8, 1024, head_dim));
-            let choice = attention.kernels().explain(&problem);
+            let choice = attention.kernels().explain(&problem, &Default::default());
             let choice = choice.unwrap_or_else(|error| error.to_string());
             writeln!(out, "  head_dim {head_dim}: {choice}")
         }),

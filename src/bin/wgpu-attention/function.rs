@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use wgpu_attention::Mask;
 use wgpu_attention::files::TensorFile;
-use wgpu_attention::{Custom, Mask};
+use wgpu_attention::wgsl::Custom;
 
 /// A function from a file; the tensors that it names are its buffers.
 pub(crate) fn read(path: &Path, tensors: Option<&TensorFile>) -> anyhow::Result<Custom> {

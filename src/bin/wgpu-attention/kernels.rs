@@ -1,6 +1,6 @@
 //! `kernels`: the text of every kernel, for checks by other compilers.
 
-use wgpu_attention::{KernelText, kernel_texts};
+use wgpu_attention::kernel::{KernelText, kernel_texts};
 
 /// Print the text of every kernel that some device may choose, a JSON object in a line each.
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,7 @@
 //! What it prints on stdout, its options and its exit codes (0: done, 1: failed, 2: wrong usage) are a contract.
 
 mod bench;
+mod device_choice;
 mod devices;
 mod function;
 mod kernels;
@@ -17,7 +18,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use wgpu_attention::{Attention, DeviceChoice, ForwardKernel, Layout, Mask, Shape};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::{Attention, Layout, Mask, Shape};
 
 /// What masks are made of, for help.
 const MASKS: Masks = Masks;
@@ -112,8 +114,8 @@ struct Device {
 
 impl Device {
     fn open(&self) -> wgpu_attention::Result<Attention> {
-        let choice = self.device.as_deref().map_or(DeviceChoice::Best, DeviceChoice::from);
-        Attention::open_blocking(&choice)
+        let options = self.device.as_deref().map(device_choice::parse).unwrap_or_default();
+        Attention::open_blocking(&options)
     }
 }
 
@@ -155,9 +157,9 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
         _ => return Err(format!("expected 6 or 7 sizes, found {}", sizes.len())),
     };
     Ok(Shape::new(batch, num_heads, seq_len_q, head_dim)
-        .seq_kv(seq_len_kv)
-        .kv_heads(num_kv_heads)
-        .dim_v(head_dim_v))
+        .seq_len_kv(seq_len_kv)
+        .num_kv_heads(num_kv_heads)
+        .head_dim_v(head_dim_v))
 }
 
 /// A kernel to use instead of the best one.

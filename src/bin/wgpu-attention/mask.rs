@@ -7,11 +7,10 @@ use crate::function;
 use anyhow::bail;
 use clap::ValueEnum;
 use wgpu_attention::files::TensorFile;
+use wgpu_attention::mask::{TileClass, TileGrid};
 use wgpu_attention::picture::{Heatmap, Panel};
-use wgpu_attention::{
-    Attention, Mask, MaskData, MaskFormat, MaskTensor, Problem, Shape, TileClass, TileClasses,
-    TileGrid,
-};
+use wgpu_attention::plan::{MaskFormat, MaskTensor, TileClasses, TileOptions};
+use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
 
 /// Write a mask out, made on the device.
 ///
@@ -122,7 +121,7 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
             let shape = file.mask_shape(&mask, seq, seq_kv)?;
             (shape, file.mask_data(&mask, &shape, arguments.pad_id)?)
         }
-        (None, None) => (Shape::new(1, 1, seq, 1).seq_kv(seq_kv), MaskData::new()),
+        (None, None) => (Shape::new(1, 1, seq, 1).seq_len_kv(seq_kv), MaskData::new()),
         (None, Some(input)) => bail!(
             "the mask names {input}: give the file that holds it with --data FILE.safetensors"
         ),
@@ -140,8 +139,7 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
     let tensor = attention.materialize_blocking(&problem, &data, format)?;
     let planes = planes(&tensor, arguments.format);
     let tiles = if arguments.tiles {
-        let problem =
-            Problem::new(Shape { head_dim: 64, head_dim_v: 64, ..shape }).mask(mask.clone());
+        let problem = Problem::new(shape.head_dim(64).head_dim_v(64)).mask(mask.clone());
         Some(tile_classes(arguments, &attention, &problem, &data)?)
     } else {
         None
@@ -184,7 +182,7 @@ fn tile_classes(
     problem: &Problem,
     data: &MaskData,
 ) -> anyhow::Result<TileClasses> {
-    let own = attention.tile_classes_blocking(problem, data, None)?;
+    let own = attention.tile_classes_blocking(problem, data, &Default::default())?;
     let grid = TileGrid {
         block_q: arguments.block_q.unwrap_or(own.grid.block_q),
         block_kv: arguments.block_kv.unwrap_or(own.grid.block_kv),
@@ -192,7 +190,7 @@ fn tile_classes(
     if grid == own.grid {
         return Ok(own);
     }
-    Ok(attention.tile_classes_blocking(problem, data, Some(grid))?)
+    Ok(attention.tile_classes_blocking(problem, data, &TileOptions::default().grid(grid))?)
 }
 
 /// A line for each plane: shares of all tiles, and how near to the best it comes.

@@ -8,9 +8,10 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::plan::{BackwardOptions, PlanOptions, ScoreTensor};
 use wgpu_attention::{
-    Attention, AttentionPlan, BackwardOptions, Evaluator, MaskData, MaskInput, Output,
-    OutputGradients, Outputs, Problem, Score, ScoreTensor,
+    Attention, AttentionPlan, MaskData, MaskInput, Output, OutputGradients, Outputs, Problem, Score,
 };
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
@@ -147,7 +148,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     progress.step("compiling");
     let started = Instant::now();
     // It says what is chosen and compiles it, so that the call below finds the kernel ready.
-    let plan = AttentionPlan::with_kernel(attention.kernels(), &problem, kernel)?;
+    let plan =
+        AttentionPlan::new(attention.kernels(), &problem, &PlanOptions::default().kernel(kernel))?;
     progress.step("computing");
     let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
     let gradients = gradients(&arguments.outputs, &file, &operands, &attention, &problem, &data)?;
@@ -190,7 +192,7 @@ fn problem(
         problem = problem.score_mod(function);
     }
     if let Some(scale) = arguments.scale {
-        problem = problem.with_scale(scale);
+        problem = problem.scale(scale);
     }
     Ok((problem.data_shape(data.shape()), data))
 }
@@ -198,12 +200,12 @@ fn problem(
 /// What is done to the scores: what is given, and what the file has data for.
 fn score(file: &TensorFile, softcap: Option<f32>) -> Score {
     let has = |input: MaskInput| file.dims(&input.name()).is_some();
-    Score {
-        softcap,
-        bias: has(MaskInput::Bias),
-        alibi: has(MaskInput::AlibiSlopes),
-        sinks: has(MaskInput::Sinks),
-    }
+    let mut score = Score::default()
+        .bias(has(MaskInput::Bias))
+        .alibi(has(MaskInput::AlibiSlopes))
+        .sinks(has(MaskInput::Sinks));
+    score.softcap = softcap;
+    score
 }
 
 /// A gradient to be written.
@@ -249,7 +251,8 @@ fn gradients(
         Some(_) => Some(read("dlse", &[shape.batch, shape.num_heads, shape.seq_len_q])?),
         None => None,
     };
-    let upstream = OutputGradients { dout: &dout, dlse: dlse.as_deref() };
+    let mut upstream = OutputGradients::new(&dout);
+    upstream.dlse = dlse.as_deref();
     let inputs = operands.inputs(data);
     let options = BackwardOptions::default();
     let found = attention.gradients_blocking(problem, &inputs, &upstream, &options)?;
@@ -266,14 +269,14 @@ fn gradients(
 }
 
 /// What is asked of the library, each once.
-fn wanted(names: &[OutputName], kernel: Option<wgpu_attention::ForwardKernel>) -> Outputs {
+fn wanted(names: &[OutputName], kernel: Option<wgpu_attention::kernel::ForwardKernel>) -> Outputs {
     let mut tensors: Vec<ScoreTensor> = Vec::new();
     for tensor in names.iter().filter_map(|name| name.tensor()) {
         if !tensors.contains(&tensor) {
             tensors.push(tensor);
         }
     }
-    Outputs { lse: names.contains(&OutputName::Lse), tensors, kernel, ..Outputs::default() }
+    Outputs::default().lse(names.contains(&OutputName::Lse)).tensors(tensors).kernel(kernel)
 }
 
 fn collect(

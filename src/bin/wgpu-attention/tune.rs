@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use wgpu_attention::kernel::KernelOptions;
 use wgpu_attention::measure::{self, Effort};
-use wgpu_attention::{AttentionPlan, KernelOptions, Kernels, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AttentionPlan, Kernels, Mask, MaskData, Problem, Shape};
 
 use crate::bench;
 
@@ -71,14 +72,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     progress.finish_and_clear();
 
     // What plans make of it, in their own words.
-    let options = KernelOptions { profile: Some(profile), ..Default::default() };
-    let kernels = Kernels::with_options(attention.device(), options);
+    let options = KernelOptions::default().profile(profile);
+    let kernels = Kernels::new(attention.device(), &options);
     let mut lines = Vec::new();
     for (problem, data) in &problems {
         let problem = problem.clone().data_shape(data.shape());
-        let table = AttentionPlan::new(attention.kernels(), &problem)?.kernel();
+        let table =
+            AttentionPlan::new(attention.kernels(), &problem, &Default::default())?.kernel();
         let sizes = bench::sizes(problem.shape());
-        lines.push(format!("{sizes}: {} (the table: `{table}`)", kernels.explain(&problem)?));
+        lines.push(format!(
+            "{sizes}: {} (the table: `{table}`)",
+            kernels.explain(&problem, &Default::default())?
+        ));
     }
     crate::print(|out| {
         lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;

@@ -1,5 +1,6 @@
 //! `wgsl`: a kernel's whole text.
 
+use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{Layout, Mask, Problem, Shape};
 
 /// Print the whole WGSL text of the forward kernel that serves a problem on a device.
@@ -34,6 +35,10 @@ pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
     let mask: Mask = arguments.mask.parse()?;
     let kernel = arguments.kernel.parse()?;
     let problem = Problem::new(arguments.shape).mask(mask).layout(Layout::from(arguments.layout));
-    let text = arguments.device.open()?.kernels().wgsl(&problem, kernel)?;
+    let text = arguments
+        .device
+        .open()?
+        .kernels()
+        .wgsl(&problem, &PlanOptions::default().kernel(kernel))?;
     crate::print(|out| out.write_all(text.as_bytes()))
 }

@@ -14,7 +14,7 @@ use crate::shape::Shape;
 #[test]
 fn every_append_is_valid() {
     let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
-    let kernels = Kernels::new(&device);
+    let kernels = Kernels::new(&device, &Default::default());
     for key in appends() {
         let text = wgsl(&key).unwrap();
         kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -43,7 +43,7 @@ fn noop_device() -> wgpu::Device {
 /// Without a GPU: wgpu's noop backend takes each text through naga's validation and every pipeline check.
 #[test]
 fn every_kernel_is_valid() {
-    let kernels = Kernels::new(&noop_device());
+    let kernels = Kernels::new(&noop_device(), &Default::default());
     let compile_all = |mask: &Mask| {
         let keys = keys(&Arc::new(MaskText::new(mask, SequenceForms::default())));
         let count = keys.len();
@@ -102,7 +102,7 @@ fn every_kernel_needs_what_its_text_declares() {
 /// Every way in which queries and keys may lie, in one kernel of each name.
 #[test]
 fn every_form_of_sequences_is_valid() {
-    let kernels = Kernels::new(&noop_device());
+    let kernels = Kernels::new(&noop_device(), &Default::default());
     let mask: Mask = SEQUENCES_MASK.parse().unwrap();
     for forms in sequence_forms() {
         for key in one_of_each(&Arc::new(MaskText::new(&mask, forms))) {
@@ -120,10 +120,10 @@ fn every_variant_is_valid() {
         ..Default::default()
     };
     let (device, _queue) = wgpu::Device::noop(&descriptor);
-    let kernels = Kernels::new(&device);
+    let kernels = Kernels::new(&device, &Default::default());
     let traits = DeviceTraits {
         is_cpu: true,
-        fixed_subgroup_size: Some(8),
+        fixed_subgroup_size: Ok(8),
         largest_subgroup: 8,
         reads_wide: false,
         matrix: Ok(8),

@@ -5,8 +5,8 @@
 pub(crate) struct DeviceTraits {
     /// A CPU that poses as a GPU.
     pub(crate) is_cpu: bool,
-    /// The one size that subgroups have, where the device has subgroups enabled and promises one.
-    pub(crate) fixed_subgroup_size: Option<usize>,
+    /// The one size that subgroups have, where the device has subgroups enabled and promises one, or why there is none.
+    pub(crate) fixed_subgroup_size: Result<usize, String>,
     /// The most lanes that a subgroup may have.
     pub(crate) largest_subgroup: usize,
     /// Whether rows are better read in words of 64 bits than of 32, and can be.
@@ -27,12 +27,10 @@ impl DeviceTraits {
         most_work: Option<u64>,
     ) -> Self {
         let info = device.adapter_info();
-        let fixed = device.features().contains(wgpu::Features::SUBGROUP)
-            && info.subgroup_min_size == info.subgroup_max_size;
         let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
         Self {
             is_cpu,
-            fixed_subgroup_size: fixed.then_some(info.subgroup_min_size as usize),
+            fixed_subgroup_size: fixed_subgroup_size(device.features(), &info),
             largest_subgroup: info.subgroup_max_size as usize,
             reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
             matrix: matrix_size(device.features(), matrices),
@@ -55,23 +53,43 @@ const fn suitable_work(class: wgpu::DeviceType) -> u64 {
     }
 }
 
+/// The refusal of a kernel for a feature that the device was opened without, and what to enable.
+fn without(name: &str, enable: &str) -> String {
+    format!("it needs {name}, which the device wasn't opened with: enable {enable}")
+}
+
+/// The one size that subgroups have, or why there is none.
+fn fixed_subgroup_size(enabled: wgpu::Features, info: &wgpu::AdapterInfo) -> Result<usize, String> {
+    if !enabled.contains(wgpu::Features::SUBGROUP) {
+        return Err(without("subgroups", "Features::SUBGROUP"));
+    }
+    match (info.subgroup_min_size, info.subgroup_max_size) {
+        (least, most) if least == most => Ok(least as usize),
+        (least, most) => {
+            Err(format!("it needs subgroups of one fixed size, here they have {least} to {most}"))
+        }
+    }
+}
+
 /// The size of the matrices that the kernel `matrix` may use, or why there is none.
 fn matrix_size(
     enabled: wgpu::Features,
     listed: &[wgpu::CooperativeMatrixProperties],
 ) -> Result<usize, String> {
     use wgpu::CooperativeScalarType::{F16, F32};
-    for (feature, name) in [
-        (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
-        (wgpu::Features::SHADER_F16, "f16 arithmetic"),
-        (wgpu::Features::SUBGROUP, "subgroups"),
+    let matrices = "DeviceOptions::matrices or Features::EXPERIMENTAL_COOPERATIVE_MATRIX";
+    for (feature, name, enable) in [
+        (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices", matrices),
+        (wgpu::Features::SHADER_F16, "f16 arithmetic", "Features::SHADER_F16"),
+        (wgpu::Features::SUBGROUP, "subgroups", "Features::SUBGROUP"),
     ] {
         if !enabled.contains(feature) {
-            return Err(format!("it needs {name}, which the device wasn't opened with"));
+            return Err(without(name, enable));
         }
     }
     if listed.is_empty() {
-        return Err("it needs the adapter's list of cooperative matrices".to_owned());
+        return Err("it needs the adapter's list of cooperative matrices, KernelOptions::matrices"
+            .to_owned());
     }
     let serves = |shape: &&wgpu::CooperativeMatrixProperties| {
         let square = shape.m_size == shape.n_size && shape.n_size == shape.k_size;

@@ -228,3 +228,47 @@ fn backward_tiled(
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::key::SumSteps;
+    use crate::shape::Shape;
+
+    /// Profiles on disk hold these words: another wording needs another version of them.
+    #[test]
+    fn tiles_are_named_as_profiles_have_them() {
+        let config = tiled(&Problem::new(Shape::new(1, 1, 64, 64)));
+        let grid = TileGrid { block_q: 64, block_kv: 32 };
+        let sum_steps = SumSteps { full: 8, partial: Some(2) };
+        for (form, words) in [
+            (
+                ForwardForm::Broadcast { subgroup_size: 8, rows: 4, sum_steps },
+                "subgroup 8, rows per lane 4, keys per sum 8, in partial tiles 2",
+            ),
+            (
+                ForwardForm::Tiled { columns: 8, chunk: 16, v_keys: 4 },
+                "threads per row 8, staged components 16, staged values 4",
+            ),
+            (ForwardForm::Matrix { columns: 8, size: 16 }, "threads per row 8, matrices 16"),
+            (
+                ForwardForm::DecodeLanes { subgroup_size: 8, rows: 4, split: true },
+                "subgroup 8, packed rows 4, split true",
+            ),
+            (
+                ForwardForm::Decode {
+                    invocations: 128,
+                    columns: 4,
+                    rows: 8,
+                    k_run: 2,
+                    v_run: 1,
+                    split: false,
+                },
+                "threads 128, threads per key 4, packed rows 8, vectors per load 2 and 1, split false",
+            ),
+        ] {
+            let tiles = ForwardConfig { grid, form, ..config }.tiles();
+            assert_eq!(tiles, format!("64 queries x 32 keys, {words}"));
+        }
+    }
+}

@@ -54,7 +54,7 @@ pub(super) fn lanes(
     problem: &Problem,
     device: &DeviceTraits,
 ) -> Result<(usize, RowFormat), String> {
-    let subgroup_size = device.fixed_subgroup_size.ok_or("it needs subgroups of one fixed size")?;
+    let subgroup_size = device.fixed_subgroup_size.clone()?;
     if !(4..=32).contains(&subgroup_size) {
         return Err(format!("it needs subgroups of 4 to 32 lanes, here they have {subgroup_size}"));
     }

@@ -16,7 +16,8 @@ impl Mask {
     /// `block` is at least 1.
     ///
     /// ```
-    /// use wgpu_attention::{Evaluator, Mask, MaskData, Shape};
+    /// use wgpu_attention::{Mask, MaskData, Shape};
+    /// use wgpu_attention::mask::Evaluator;
     /// let shape = Shape::new(1, 1, 128, 64);
     /// // Two blocks of 64 queries: the first lists block 0, the second block 1 and no other.
     /// let data = MaskData::new().block_indices([1, 1, 2, 2], [0, -1, 1, -1]);

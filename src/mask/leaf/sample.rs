@@ -46,7 +46,7 @@ impl MaskSample {
 
     /// The same over fewer queries than keys, as with a cache.
     pub(super) fn with_cache(self) -> Self {
-        Self { shape: Shape::new(1, 1, 10, 1).seq_kv(LEN), ..self }
+        Self { shape: Shape::new(1, 1, 10, 1).seq_len_kv(LEN), ..self }
     }
 
     pub(super) fn data(self, data: MaskData) -> Self {

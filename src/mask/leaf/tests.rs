@@ -52,7 +52,7 @@ fn every_file_is_in_the_table() {
 
 #[test]
 fn every_leaf_prints_what_parses() {
-    let shape = Shape::new(2, 4, 9, 8).seq_kv(12);
+    let shape = Shape::new(2, 4, 9, 8).seq_len_kv(12);
     let same = |leaf: Leaf| {
         let (text, mask) = (leaf.to_string(), Mask::Leaf(leaf));
         assert_eq!(text.parse::<Mask>().as_ref(), Ok(&mask), "{text}");
@@ -96,7 +96,7 @@ fn every_sample_can_be_evaluated() {
 /// What a leaf draws at random fits the shape: else tests with it would try refusals alone.
 #[test]
 fn random_data_fit() {
-    let shape = Shape::new(3, 4, 9, 8).seq_kv(12).kv_heads(2);
+    let shape = Shape::new(3, 4, 9, 8).seq_len_kv(12).num_kv_heads(2);
     for_each_leaf(&shape, 50, |_, leaf, data| {
         let mask = Mask::Leaf(*leaf);
         let bound = Evaluator::new(&mask, data, &shape);
@@ -109,7 +109,7 @@ fn random_data_fit() {
 /// Heads and sequences that a leaf says are alike share a tile map: they must be.
 #[test]
 fn leaves_differ_by_batch_and_head_as_they_say() {
-    let shape = Shape::new(3, 4, 9, 8).seq_kv(12).kv_heads(2);
+    let shape = Shape::new(3, 4, 9, 8).seq_len_kv(12).num_kv_heads(2);
     let mut found: BTreeMap<&str, [bool; 2]> = BTreeMap::new();
     let mut said: BTreeMap<&str, [bool; 2]> = BTreeMap::new();
     for_each_leaf(&shape, 40, |spec, leaf, data| {
@@ -153,7 +153,7 @@ fn highest_slot(source: &str) -> Option<usize> {
 /// A leaf lists its slots once, and its WGSL reads all of them and no other.
 #[test]
 fn every_slot_is_read_and_no_other() {
-    let shape = Shape::new(2, 4, 9, 8).seq_kv(12);
+    let shape = Shape::new(2, 4, 9, 8).seq_len_kv(12);
     for_each_leaf(&shape, 20, |spec, leaf, _| {
         let count = leaf.slots().len();
         match spec.shader() {
@@ -171,7 +171,7 @@ fn every_slot_is_read_and_no_other() {
 /// The numbers that the text calls a leaf's functions with are the places of its words in the mask buffer.
 #[test]
 fn text_and_buffer_agree_about_slots() {
-    let shape = Shape::new(2, 4, 9, 8).seq_kv(12);
+    let shape = Shape::new(2, 4, 9, 8).seq_len_kv(12);
     // What stands before moves the leaf's slots; what stands behind would be read if it had too few.
     let before = Mask::window(1, 2).self_only_if_alone();
     for_each_leaf(&shape, 10, |spec, leaf, data| {
@@ -197,7 +197,7 @@ fn text_and_buffer_agree_about_slots() {
 
 #[test]
 fn a_leaf_may_appear_twice_with_data_of_its_own() {
-    let shape = Shape::new(1, 1, 1, 8).seq_kv(4);
+    let shape = Shape::new(1, 1, 1, 8).seq_len_kv(4);
     let kept = |text: &str, data: &MaskData| -> Vec<bool> {
         let mask: Mask = text.parse().unwrap();
         let evaluator = Evaluator::new(&mask, data, &shape).unwrap();
@@ -236,7 +236,7 @@ fn a_leaf_may_appear_twice_with_data_of_its_own() {
 /// Leaves that read one tensor agree on its sizes.
 #[test]
 fn shared_tensors_have_sizes_that_all_take() {
-    let shape = Shape::new(1, 1, 2, 8).seq_kv(2);
+    let shape = Shape::new(1, 1, 2, 8).seq_len_kv(2);
     let mask = Mask::ColumnRanges | Mask::column_ranges_bidirectional();
     let bounds = |bounds| {
         let data = MaskData::new().column_ranges([1, 1, 2, bounds], vec![0; 2 * bounds]);

@@ -29,43 +29,40 @@ pub struct BackwardBuffers<'a> {
     pub dlse: Option<BufferSlice<'a>>,
     /// What the mask names.
     pub mask: MaskBuffers<'a>,
-    /// `[batch, num_heads, seq_len_q, head_dim]`, written if given
+    /// Which gradients are written, and where.
+    pub gradients: GradientBuffers<'a>,
+}
+
+/// The gradients that a [`crate::BackwardPlan`] writes: those that are given.
+///
+/// ```no_run
+/// # fn f(dq: wgpu::BufferSlice<'_>, dk: wgpu::BufferSlice<'_>) {
+/// use wgpu_attention::plan::GradientBuffers;
+/// let gradients = GradientBuffers::default().dq(dq).dk(dk);
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct GradientBuffers<'a> {
+    /// `[batch, num_heads, seq_len_q, head_dim]`
     pub dq: Option<BufferSlice<'a>>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`, written if given
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub dk: Option<BufferSlice<'a>>,
-    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`, written if given
+    /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub dv: Option<BufferSlice<'a>>,
-    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, written if given
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`
     pub dbias: Option<BufferSlice<'a>>,
-    /// f32 `[num_heads]`, written if given
+    /// f32 `[num_heads]`
     pub dsinks: Option<BufferSlice<'a>>,
 }
 
-impl<'a> BackwardBuffers<'a> {
-    /// No gradients yet, no dlse and no mask data: the fields say which.
-    pub fn new(
-        q: BufferSlice<'a>,
-        k: BufferSlice<'a>,
-        v: BufferSlice<'a>,
-        o: BufferSlice<'a>,
-        lse: BufferSlice<'a>,
-        dout: BufferSlice<'a>,
-    ) -> Self {
-        Self {
-            q,
-            k,
-            v,
-            o,
-            lse,
-            dout,
-            dlse: None,
-            mask: MaskBuffers::new(),
-            dq: None,
-            dk: None,
-            dv: None,
-            dbias: None,
-            dsinks: None,
-        }
+impl<'a> GradientBuffers<'a> {
+    setters! {
+        option dq: BufferSlice<'a>,
+        option dk: BufferSlice<'a>,
+        option dv: BufferSlice<'a>,
+        option dbias: BufferSlice<'a>,
+        option dsinks: BufferSlice<'a>,
     }
 }
 
@@ -90,12 +87,12 @@ impl<'a> Operands<'a> {
     pub(super) fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
         let (problem, gradients) = (&plan.problem, plan.config.gradients);
         let (shape, own, strides) = (&problem.shape, problem.strides(), &plan.strides);
-        let dtypes = problem.dtypes;
-        for (name, wanted, used) in [
-            ("dbias", buffers.dbias.is_some(), problem.score.bias),
-            ("dsinks", buffers.dsinks.is_some(), problem.score.sinks),
+        let (dtypes, wanted) = (problem.dtypes, &buffers.gradients);
+        for (name, given, used) in [
+            ("dbias", wanted.dbias.is_some(), problem.score.bias),
+            ("dsinks", wanted.dsinks.is_some(), problem.score.sinks),
         ] {
-            if wanted && !used {
+            if given && !used {
                 let what = name.trim_start_matches('d');
                 return Err(Error::operand(
                     name,
@@ -124,12 +121,12 @@ impl<'a> Operands<'a> {
             dout: of("dout", buffers.dout, strides.dout, shape.o_dims(), dtypes.o)?,
             dlse: buffers.dlse.map(|dlse| Operand::new("dlse", dlse, rows)),
             bias: Operand::bias(problem, &buffers.mask)?,
-            dq: gradient("dq", buffers.dq, strides.dq, shape.q_dims(), gradients.dq)?,
-            dk: gradient("dk", buffers.dk, strides.dk, shape.k_dims(), gradients.dk)?,
-            dv: gradient("dv", buffers.dv, strides.dv, shape.v_dims(), gradients.dv)?,
-            dbias: (buffers.dbias)
+            dq: gradient("dq", wanted.dq, strides.dq, shape.q_dims(), gradients.dq)?,
+            dk: gradient("dk", wanted.dk, strides.dk, shape.k_dims(), gradients.dk)?,
+            dv: gradient("dv", wanted.dv, strides.dv, shape.v_dims(), gradients.dv)?,
+            dbias: (wanted.dbias)
                 .map(|dbias| Operand::of("dbias", dbias, bias_words, gradients.dbias)),
-            dsinks: buffers.dsinks.map(|dsinks| Operand::new("dsinks", dsinks, shape.num_heads)),
+            dsinks: wanted.dsinks.map(|dsinks| Operand::new("dsinks", dsinks, shape.num_heads)),
         })
     }
 

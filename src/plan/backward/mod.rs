@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use self::buffers::BackwardBuffers;
 use self::buffers::Operands;
+pub use self::buffers::{BackwardBuffers, GradientBuffers};
 use self::chunks::{Chunk, order_of};
 use super::buffers::{Operand, check_outputs_apart};
 use super::choice::choose;
@@ -41,13 +41,15 @@ use crate::shape::Strides;
 /// ```no_run
 /// # fn f(device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, [q, k, v, o, lse, dout]: [wgpu::BufferSlice<'_>; 6],
 /// #     [dq, dk, dv]: [wgpu::BufferSlice<'_>; 3]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{BackwardBuffers, BackwardPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
-/// let kernels = Kernels::new(device);
+/// use wgpu_attention::{BackwardPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
+/// let kernels = Kernels::new(device, &Default::default());
 /// let problem = Problem::new(Shape::new(1, 8, 128, 64)).mask(Mask::causal());
-/// let plan = BackwardPlan::new(&kernels, &problem)?;
+/// let plan = BackwardPlan::new(&kernels, &problem, &Default::default())?;
 /// // o and lse are what the forward pass gave, dout is the loss's gradient with respect to o.
-/// let inputs = BackwardBuffers::new(q, k, v, o, lse, dout);
-/// plan.encode(encoder, &BackwardBuffers { dq: Some(dq), dk: Some(dk), dv: Some(dv), ..inputs })?;
+/// let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
+/// let mask = MaskBuffers::new();
+/// plan.encode(encoder, &BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients })?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub struct BackwardPlan {
     /// The weights and gradients of scores of a chunk of rows, where dk and dv are made of them.
     cells: wgpu::Buffer,
     empty: wgpu::Buffer,
-    lse_of_more_keys: bool,
+    partial_keys: bool,
     /// What has been asked for so far.
     kernels_of_passes: Mutex<HashMap<BackwardPass, Arc<PassKernel>>>,
 }
@@ -85,7 +87,8 @@ struct PassKernel {
 }
 
 /// What can be chosen about the gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub struct BackwardOptions {
     /// How they are stored.
     pub dtypes: GradientDtypes,
@@ -99,16 +102,26 @@ pub struct BackwardOptions {
     pub dv_strides: Option<Strides>,
     /// A kernel to use instead of the best one.
     pub kernel: Option<BackwardKernel>,
-    /// Whether rows have more keys than the problem: o and lse are of all of them, merged, as where a sequence's keys are
-    /// split among devices (ring attention) or a shared prefix lies apart ([`crate::MergePlan`]).
+    /// Whether the problem has only part of the rows' keys: o and lse are of all of them, merged, as where a sequence's keys are
+    /// split among devices (ring attention) or a shared prefix lies apart ([`crate::plan::MergePlan`]).
     ///
     /// The rows' gradient is then the sum of what each part gives as dq, and each part's dk, dv and dbias are those of its own
     /// keys; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
     /// f32 lse: to 2e-6 where it is below 64, to 2.5e-7 below 8. Without this option they are made to add up to 1.
-    pub lse_of_more_keys: bool,
+    pub partial_keys: bool,
 }
 
 impl BackwardOptions {
+    setters! {
+        into dtypes: GradientDtypes,
+        option dout_strides: Strides,
+        option dq_strides: Strides,
+        option dk_strides: Strides,
+        option dv_strides: Strides,
+        option kernel: BackwardKernel,
+        const partial_keys: bool,
+    }
+
     /// The strides of the backward pass's own tensors, checked.
     pub(crate) fn strides(&self, problem: &Problem) -> Result<GradientStrides> {
         let (own, shape) = (problem.strides(), &problem.shape);
@@ -138,23 +151,12 @@ impl BackwardOptions {
 }
 
 impl BackwardPlan {
-    /// The best kernels for the problem on the device, with gradients in f32 that lie as their operands do.
+    /// Validates the problem, chooses a kernel and compiles it. By default the gradients are f32 and lie as their operands
+    /// do.
     ///
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; and where q, k or v repeat elements by strides of 0, which a gradient can't.
-    pub fn new(kernels: &Kernels, problem: &Problem) -> Result<Self> {
-        Self::with_options(kernels, problem, &BackwardOptions::default())
-    }
-
-    /// The same with choices of one's own.
-    ///
-    /// # Errors
-    /// As [`BackwardPlan::new`], and [`Error::KernelRefused`] where a kernel that is forced can't serve the problem here.
-    pub fn with_options(
-        kernels: &Kernels,
-        problem: &Problem,
-        options: &BackwardOptions,
-    ) -> Result<Self> {
+    pub fn new(kernels: &Kernels, problem: &Problem, options: &BackwardOptions) -> Result<Self> {
         problem.validate()?;
         if let KeySequences::Paged { .. } = problem.shape.sequences.kv {
             return Err(Error::operand(
@@ -245,13 +247,14 @@ impl BackwardPlan {
             row_terms,
             cells,
             empty: empty_buffer(kernels)?,
-            lse_of_more_keys: options.lse_of_more_keys,
+            partial_keys: options.partial_keys,
             kernels_of_passes: Mutex::default(),
         };
+        log::debug!("backward kernel `{kernel}`, {config:?}");
         // What most callers want is compiled now, the rest when it is asked for.
         for pass in [
             Some(BackwardPass::Terms { has_dlse: false }),
-            Some(BackwardPass::Rows { dq: true, normalizes: !plan.lse_of_more_keys }),
+            Some(BackwardPass::Rows { dq: true, normalizes: !plan.partial_keys }),
             plan.columns(Stage::Columns, true, true),
             plan.columns(Stage::SecondColumns, true, true),
         ]
@@ -277,23 +280,23 @@ impl BackwardPlan {
         self.row_terms.size() + self.cells.size() + self.empty.size() + masks + blocks
     }
 
-    /// In how many submissions [`BackwardPlan::encode_piece`] records the work: 1 where it's short.
-    pub const fn pieces(&self) -> usize {
+    /// In how many submissions [`BackwardPlan::encode_submission`] records the work: 1 where it's short.
+    pub const fn submissions(&self) -> usize {
         self.schedule.count()
     }
 
-    /// Records a piece of the work, for a submission of its own. All pieces, in order, over the same buffers, do what
-    /// [`BackwardPlan::encode`] does, to the bit: see [`crate::AttentionPlan::encode_piece`].
+    /// Records one of [`BackwardPlan::submissions`], for a command buffer of its own. All of them, in order, over the same buffers, do what
+    /// [`BackwardPlan::encode`] does, to the bit: see [`crate::AttentionPlan::encode_submission`].
     ///
     /// # Errors
-    /// As [`BackwardPlan::encode`]; and where there's no such piece.
-    pub fn encode_piece(
+    /// As [`BackwardPlan::encode`]; and where there's no such submission.
+    pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         buffers: &BackwardBuffers<'_>,
-        piece: usize,
+        submission: usize,
     ) -> Result<()> {
-        self.record(encoder, buffers, true, self.schedule.steps(piece)?)
+        self.record(encoder, buffers, true, self.schedule.steps(submission)?)
     }
 
     /// Records the gradients of the problem over these buffers.
@@ -319,6 +322,12 @@ impl BackwardPlan {
         buffers: &BackwardBuffers<'_>,
     ) -> Result<()> {
         self.record(encoder, buffers, false, self.schedule.all())
+    }
+
+    /// Lets go of the caller's buffers: see [`crate::AttentionPlan::forget_buffers`].
+    pub fn forget_buffers(&self) {
+        let kept = self.kernels_of_passes.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.values().for_each(|kernel| kernel.bind_groups.forget());
     }
 
     fn record(
@@ -379,22 +388,23 @@ impl BackwardPlan {
 
     /// The kernel of a stage, if what is asked for needs it.
     fn pass(&self, stage: Stage, buffers: &BackwardBuffers<'_>) -> Option<BackwardPass> {
+        let wanted = &buffers.gradients;
         match stage {
             Stage::Terms => Some(BackwardPass::Terms { has_dlse: buffers.dlse.is_some() }),
             // Whatever is asked for, it is this one that says what each row's weights add up to.
             Stage::Rows => {
-                let (dq, normalizes) = (buffers.dq.is_some(), !self.lse_of_more_keys);
+                let (dq, normalizes) = (wanted.dq.is_some(), !self.partial_keys);
                 let cells =
-                    self.config.form.has_cells() && (buffers.dk.is_some() || buffers.dv.is_some());
+                    self.config.form.has_cells() && (wanted.dk.is_some() || wanted.dv.is_some());
                 (dq || normalizes || cells).then_some(BackwardPass::Rows { dq, normalizes })
             }
             Stage::Columns | Stage::SecondColumns => {
-                self.columns(stage, buffers.dk.is_some(), buffers.dv.is_some())
+                self.columns(stage, wanted.dk.is_some(), wanted.dv.is_some())
             }
-            Stage::Bias => buffers
+            Stage::Bias => wanted
                 .dbias
                 .map(|_| BackwardPass::Bias { shared_by_rows: self.problem.data.bias.broadcast_q }),
-            Stage::Sinks => buffers.dsinks.map(|_| BackwardPass::Sinks),
+            Stage::Sinks => wanted.dsinks.map(|_| BackwardPass::Sinks),
         }
     }
 

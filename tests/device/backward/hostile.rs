@@ -1,6 +1,7 @@
 //! What isn't finite, behind the mask and before it.
 
-use wgpu_attention::{Evaluator, Mask, OutputGradients, Problem, Shape};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::{Mask, OutputGradients, Problem, Shape};
 
 use super::{Upstream, bits, kernels, run};
 use crate::fixture::Operands;
@@ -11,7 +12,7 @@ const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX]
 /// stays.
 #[test]
 fn what_nobody_keeps_never_matters() {
-    let shape = Shape::new(3, 4, 70, 20).seq_kv(75).kv_heads(2);
+    let shape = Shape::new(3, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     for (seed, mask) in
         (0..).zip(["key_lengths & causal(offset=-20)", "documents & !prefix & window(3,0)"])
     {

@@ -10,11 +10,11 @@ mod tensors;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use wgpu_attention::kernel::BackwardKernel;
+use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::{self, ReferenceGradients};
-use wgpu_attention::{
-    BackwardKernel, BackwardOptions, BackwardPlan, Custom, Error, Gradients, Mask, OutputGradients,
-    Problem, Shape,
-};
+use wgpu_attention::wgsl::Custom;
+use wgpu_attention::{BackwardPlan, Error, Gradients, Mask, OutputGradients, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands};
 use crate::forward::MASKS;
@@ -23,8 +23,8 @@ use crate::tolerance::{assert_gradient_close, naive_gradients};
 /// The backward kernels that serve `problem` here.
 pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
     let serves = |kernel: &BackwardKernel| {
-        let options = BackwardOptions { kernel: Some(*kernel), ..BackwardOptions::default() };
-        match BackwardPlan::with_options(ATTENTION.kernels(), problem, &options) {
+        let options = BackwardOptions::default().kernel(*kernel);
+        match BackwardPlan::new(ATTENTION.kernels(), problem, &options) {
             Ok(_) => true,
             Err(Error::KernelRefused { .. }) => false,
             Err(error) => panic!("{error}"),
@@ -63,7 +63,7 @@ fn run(
     upstream: &OutputGradients<'_>,
     kernel: BackwardKernel,
 ) -> Gradients {
-    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+    let options = BackwardOptions::default().kernel(kernel);
     ATTENTION.gradients_blocking(problem, &operands.inputs(), upstream, &options).unwrap()
 }
 
@@ -122,7 +122,7 @@ const LENGTHS: &[(usize, usize)] =
 fn every_mask_on_awkward_sizes() {
     for (at, mask) in MASKS.iter().enumerate() {
         for (seed, &(seq_len_q, seq_len_kv)) in (100 * at as u64..).zip(LENGTHS) {
-            let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
             let mask: Mask = mask.parse().unwrap();
             let problem = Problem::new(shape).mask(mask.clone());
             // A mask's functions are the same text in every kernel, and kernels take long to compile: the best one
@@ -136,7 +136,7 @@ fn every_mask_on_awkward_sizes() {
 
 #[test]
 fn two_runs_give_the_same_bits() {
-    let shape = Shape::new(2, 4, 70, 20).seq_kv(75).kv_heads(2);
+    let shape = Shape::new(2, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     let problem = Problem::new(shape).mask("documents & causal".parse().unwrap());
     let operands = Operands::random(&shape, 3);
     let upstream = Upstream::random(&shape, 3);
@@ -153,8 +153,8 @@ fn nothing_to_compute() {
     for shape in [
         Shape::new(0, 2, 5, 8),
         Shape::new(2, 2, 0, 8),
-        Shape::new(2, 2, 5, 8).seq_kv(0),
-        Shape::new(2, 2, 0, 8).seq_kv(0),
+        Shape::new(2, 2, 5, 8).seq_len_kv(0),
+        Shape::new(2, 2, 0, 8).seq_len_kv(0),
     ] {
         for mask in ["all", "causal & key_lengths", "documents", "self_only_if_alone(dense)"] {
             check(shape, mask, 1);
@@ -166,7 +166,7 @@ fn nothing_to_compute() {
 #[test]
 fn every_head_dim() {
     for (seed, head_dim) in (0..).zip([1, 3, 4, 17, 64, 100, 128, 256]) {
-        let shape = Shape::new(1, 2, 37, head_dim).seq_kv(41);
+        let shape = Shape::new(1, 2, 37, head_dim).seq_len_kv(41);
         check(shape, "causal & key_lengths", seed);
     }
 }
@@ -174,29 +174,29 @@ fn every_head_dim() {
 #[test]
 fn values_of_another_width() {
     for (seed, (head_dim, head_dim_v)) in (0..).zip([(64, 1), (1, 64), (24, 60)]) {
-        let shape = Shape::new(2, 2, 37, head_dim).seq_kv(41).dim_v(head_dim_v);
+        let shape = Shape::new(2, 2, 37, head_dim).seq_len_kv(41).head_dim_v(head_dim_v);
         check(shape, "causal & key_lengths", seed);
     }
 }
 
 #[test]
 fn multi_query_heads() {
-    check(Shape::new(2, 6, 33, 20).kv_heads(1), "causal & key_lengths", 1);
-    check(Shape::new(2, 6, 33, 20).kv_heads(3), "dense", 2);
+    check(Shape::new(2, 6, 33, 20).num_kv_heads(1), "causal & key_lengths", 1);
+    check(Shape::new(2, 6, 33, 20).num_kv_heads(3), "dense", 2);
 }
 
 #[test]
 fn long_rows() {
     check(Shape::new(1, 1, 1023, 20), "causal", 1);
-    check(Shape::new(1, 2, 217, 20).seq_kv(1023).kv_heads(1), "causal & key_lengths", 2);
-    check(Shape::new(1, 1, 1023, 20).seq_kv(257), "documents", 3);
+    check(Shape::new(1, 2, 217, 20).seq_len_kv(1023).num_kv_heads(1), "causal & key_lengths", 2);
+    check(Shape::new(1, 1, 1023, 20).seq_len_kv(257), "documents", 3);
 }
 
 #[test]
 fn scales() {
     let shape = Shape::new(1, 2, 33, 20);
     for scale in [0.0, 1.0, -0.3, 1e-20] {
-        let problem = Problem::new(shape).mask(Mask::causal()).with_scale(scale);
+        let problem = Problem::new(shape).mask(Mask::causal()).scale(scale);
         check_problem(&problem, &Mask::causal(), &Operands::random(&shape, 11), 11);
     }
 }

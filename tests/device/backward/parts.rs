@@ -1,16 +1,18 @@
 //! Gradients of rows whose keys are split, from the o and lse of all of them.
 
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::kernel::BackwardKernel;
+use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
 use wgpu_attention::{
-    BackwardBuffers, BackwardKernel, BackwardOptions, BackwardPlan, Dtype, Gradients, Mask,
-    MaskBuffers, MaskInput, Outputs, Problem, Score, Shape, reference,
+    BackwardPlan, Dtype, Gradients, Mask, MaskBuffers, MaskInput, Outputs, Problem, Score, Shape,
+    reference,
 };
 
 use super::{Upstream, assert_all_close, kernels};
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::naive_gradients_modified;
 
-const SINKS: Score = Score { softcap: None, bias: false, alibi: false, sinks: true };
+const SINKS: Score = Score::new().sinks(true);
 const DIM: usize = 20;
 
 fn upload(values: &[f32]) -> wgpu::Buffer {
@@ -32,19 +34,16 @@ fn of_parts(
     options: &BackwardOptions,
     problem: impl Fn(Shape, Mask) -> Problem,
 ) -> Gradients {
-    let whole = Outputs { lse: true, ..Outputs::default() };
+    let whole = Outputs::default().lse(true);
     let whole = (ATTENTION)
         .run_blocking(&problem(shape, Mask::causal()), &operands.inputs(), &whole)
         .unwrap();
     let [q, o, lse] = [&operands.q, &whole.o, &whole.lse].map(|x| upload(x));
     let [dout, dlse, sinks] = [&upstream.dout[..], &upstream.dlse, sinks].map(upload);
-    let mut result = Gradients {
-        dq: vec![0.0; operands.q.len()],
-        dk: vec![0.0; operands.k.len()],
-        dv: vec![0.0; operands.v.len()],
-        dbias: Vec::new(),
-        dsinks: Vec::new(),
-    };
+    let mut result = Gradients::default();
+    result.dq = vec![0.0; operands.q.len()];
+    result.dk = vec![0.0; operands.k.len()];
+    result.dv = vec![0.0; operands.v.len()];
     for keys in bounds.windows(2) {
         let places: Vec<usize> = (0..shape.batch * shape.num_kv_heads)
             .flat_map(|head| head * shape.seq_len_kv + keys[0]..head * shape.seq_len_kv + keys[1])
@@ -54,21 +53,23 @@ fn of_parts(
         let [k, v] = [cut(&operands.k), cut(&operands.v)];
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
         let mask = Mask::causal_offset(offset);
-        let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
-        let plan = BackwardPlan::with_options(ATTENTION.kernels(), &problem(own, mask), options);
+        let own = shape.seq_len_kv(keys[1] - keys[0]);
+        let plan = BackwardPlan::new(ATTENTION.kernels(), &problem(own, mask), options);
         let plan = plan.unwrap();
         let written = [operands.q.len(), places.len(), places.len(), shape.num_heads]
             .map(|len| upload(&vec![f32::NAN; len]));
         let [dq, dk, dv, dsinks] = written.each_ref().map(|buffer| Some(buffer.slice(..)));
         let [q, k, v, o, lse, dout] = [&q, &k, &v, &o, &lse, &dout].map(|x| x.slice(..));
         let buffers = BackwardBuffers {
+            q,
+            k,
+            v,
+            o,
+            lse,
+            dout,
             dlse: Some(dlse.slice(..)),
             mask: MaskBuffers::new().with(MaskInput::Sinks, sinks.slice(..)),
-            dq,
-            dk,
-            dv,
-            dsinks,
-            ..BackwardBuffers::new(q, k, v, o, lse, dout)
+            gradients: GradientBuffers::default().dq(dq).dk(dk).dv(dv).dsinks(dsinks),
         };
         let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
         plan.encode(&mut encoder, &buffers).unwrap();
@@ -87,9 +88,9 @@ fn of_parts(
 /// Exact with the option; without it each part's weights would be made to add up to 1.
 #[test]
 fn gradients_of_split_rows() {
-    let shape = Shape::new(2, 4, 40, DIM).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(2, 4, 40, DIM).seq_len_kv(113).num_kv_heads(2);
     // Scores within a few units, so that lse, an f32, leaves the weights as exact as a naive computation has them.
-    let problem = |shape, mask| Problem::new(shape).mask(mask).score(SINKS).with_scale(0.01);
+    let problem = |shape, mask| Problem::new(shape).mask(mask).score(SINKS).scale(0.01);
     let sinks = vec![0.5, -1.0, 2.0, 3.0];
     let mut operands = Operands::random(&shape, 1);
     operands.mask = operands.mask.sinks(sinks.iter().copied());
@@ -109,12 +110,8 @@ fn gradients_of_split_rows() {
     for kernel in kernels(&whole) {
         // The last part has keys that no row keeps, and that only some do.
         let bounds = [0, 1, 40, 100, 113];
-        let parts = |kernel: BackwardKernel, lse_of_more_keys| {
-            let options = BackwardOptions {
-                kernel: Some(kernel),
-                lse_of_more_keys,
-                ..BackwardOptions::default()
-            };
+        let parts = |kernel: BackwardKernel, partial_keys| {
+            let options = BackwardOptions::default().kernel(kernel).partial_keys(partial_keys);
             of_parts(shape, &operands, &sinks, &upstream, &bounds, &options, problem)
         };
         assert_all_close(&format!("{kernel}, parts"), &parts(kernel, true), &naive, &truth);

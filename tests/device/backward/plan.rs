@@ -1,9 +1,11 @@
 //! What a plan does with the caller's buffers.
 
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
+use wgpu_attention::tensor::Strides;
 use wgpu_attention::{
-    AttentionPlan, BackwardBuffers, BackwardOptions, BackwardPlan, Error, Kernels, Mask,
-    OutputGradients, Outputs, Problem, Shape, Strides,
+    AttentionPlan, BackwardPlan, Error, Kernels, Mask, MaskBuffers, OutputGradients, Outputs,
+    Problem, Shape,
 };
 
 use super::{Upstream, bits, kernels, run};
@@ -12,7 +14,7 @@ use crate::fixture::{ATTENTION, Operands};
 /// One gradient alone has the same bits as all together.
 #[test]
 fn each_gradient_alone() {
-    let shape = Shape::new(1, 2, 33, 20).seq_kv(41);
+    let shape = Shape::new(1, 2, 33, 20).seq_len_kv(41);
     let problem = Problem::new(shape).mask(Mask::causal());
     let operands = Operands::random(&shape, 5);
     let upstream = Upstream::random(&shape, 5);
@@ -28,9 +30,9 @@ fn each_gradient_alone() {
     let output = |elements: usize| filled(&vec![0xff; elements * 4]);
     for kernel in kernels(&problem) {
         let expected = run(&problem, &operands, &upstream.of_o(), kernel);
-        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
-        let plan = BackwardPlan::with_options(ATTENTION.kernels(), &problem, &options).unwrap();
-        let forward = Outputs { lse: true, ..Outputs::default() };
+        let options = BackwardOptions::default().kernel(kernel);
+        let plan = BackwardPlan::new(ATTENTION.kernels(), &problem, &options).unwrap();
+        let forward = Outputs::default().lse(true);
         let forward = ATTENTION.run_blocking(&problem, &operands.inputs(), &forward).unwrap();
         let inputs =
             [&operands.q, &operands.k, &operands.v, &forward.o, &forward.lse, &upstream.dout]
@@ -40,12 +42,9 @@ fn each_gradient_alone() {
         {
             let written = output(expected.len());
             let slice = |at: usize| (at == which).then(|| written.slice(..));
-            let buffers = BackwardBuffers {
-                dq: slice(0),
-                dk: slice(1),
-                dv: slice(2),
-                ..BackwardBuffers::new(q, k, v, o, lse, dout)
-            };
+            let gradients = GradientBuffers::default().dq(slice(0)).dk(slice(1)).dv(slice(2));
+            let mask = MaskBuffers::new();
+            let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
             let mut encoder = device.create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &buffers).unwrap();
             plan.encode_reusing_mask(&mut encoder, &buffers).unwrap();
@@ -76,7 +75,7 @@ fn bad_input() {
     let upstream = OutputGradients::new(&[0.0; 80]);
     says(refusal(&problem, &upstream.dlse(&[0.0; 9]), none), &["dlse", "10 elements", "9"]);
     let repeated = Strides { batch: 0, head: 0, seq: 8, dim: 1 };
-    let options = BackwardOptions { dk_strides: Some(repeated), ..none };
+    let options = none.dk_strides(repeated);
     says(refusal(&problem, &upstream, options), &["dk's strides", "place of its own"]);
 
     let buffer = |usage| {
@@ -88,10 +87,10 @@ fn bad_input() {
         })
     };
     let a = buffer(wgpu::BufferUsages::STORAGE);
-    let plan = BackwardPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let plan = BackwardPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     let encode = |change: &dyn Fn(&mut BackwardBuffers<'_>)| {
         let a = a.slice(..);
-        let mut buffers = BackwardBuffers::new(a, a, a, a, a, a);
+        let mut buffers = all_the_same(a, a, Default::default());
         change(&mut buffers);
         let device = ATTENTION.kernels().device();
         plan.encode(&mut device.create_command_encoder(&Default::default()), &buffers)
@@ -100,20 +99,30 @@ fn bad_input() {
     let says = |result: Result<(), Error>, parts: &[&str]| {
         says(result.unwrap_err().to_string(), parts);
     };
-    says(encode(&|x| x.dq = Some(x.q)), &["dq:", "another buffer", "q"]);
+    says(encode(&|x| x.gradients.dq = Some(x.q)), &["dq:", "another buffer", "q"]);
     says(encode(&|x| x.lse = x.q.buffer().slice(..16)), &["lse:", "40 bytes", "16 bytes"]);
-    says(encode(&|x| x.dsinks = Some(x.q)), &["dsinks:", "no sinks"]);
-    says(encode(&|x| x.dbias = Some(x.q)), &["dbias:", "no bias"]);
+    says(encode(&|x| x.gradients.dsinks = Some(x.q)), &["dsinks:", "no sinks"]);
+    says(encode(&|x| x.gradients.dbias = Some(x.q)), &["dbias:", "no bias"]);
+}
+
+/// One slice as every input, but for dout.
+fn all_the_same<'a>(
+    a: wgpu::BufferSlice<'a>,
+    dout: wgpu::BufferSlice<'a>,
+    gradients: GradientBuffers<'a>,
+) -> BackwardBuffers<'a> {
+    let mask = MaskBuffers::new();
+    BackwardBuffers { q: a, k: a, v: a, o: a, lse: a, dout, dlse: None, mask, gradients }
 }
 
 /// A loop over the same buffers makes its bind groups once; other buffers get their own.
 #[test]
 fn bind_groups_are_made_once() {
     // Nothing is submitted, so that drivers compile nothing; kernels of its own count for this test alone.
-    let kernels = Kernels::new(ATTENTION.device());
+    let kernels = Kernels::new(ATTENTION.device(), &Default::default());
     let problem = Problem::new(Shape::new(1, 2, 33, 20)).mask(Mask::causal());
-    let plan = BackwardPlan::new(&kernels, &problem).unwrap();
-    let forward = AttentionPlan::new(&kernels, &problem).unwrap();
+    let plan = BackwardPlan::new(&kernels, &problem, &Default::default()).unwrap();
+    let forward = AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
     assert_eq!(forward.kept_bytes(), 2 * 33 * (20 + 1) * 4);
     let buffer = || {
         ATTENTION.device().create_buffer(&wgpu::BufferDescriptor {
@@ -124,10 +133,11 @@ fn bind_groups_are_made_once() {
         })
     };
     let (a, written, other) = (buffer(), [(); 3].map(|()| buffer()), buffer());
-    let [dq, dk, dv] = written.each_ref().map(|buffer| Some(buffer.slice(..)));
+    let [dq, dk, dv] = written.each_ref().map(|buffer| buffer.slice(..));
+    let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
     let [a, other] = [&a, &other].map(|buffer| buffer.slice(..));
-    let own = BackwardBuffers { dq, dk, dv, ..BackwardBuffers::new(a, a, a, a, a, a) };
-    let others = BackwardBuffers { dq, dk, dv, ..BackwardBuffers::new(a, a, a, a, a, other) };
+    let own = all_the_same(a, a, gradients);
+    let others = all_the_same(a, other, gradients);
     let counts = |buffers| {
         let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
         plan.encode(&mut encoder, buffers).unwrap();
@@ -138,4 +148,7 @@ fn bind_groups_are_made_once() {
     assert_eq!(counts(&own), (compiled, bind_groups));
     assert_eq!(counts(&others), (compiled, 2 * bind_groups));
     assert_eq!(counts(&own), (compiled, 2 * bind_groups));
+    plan.forget_buffers();
+    assert_eq!(counts(&own), (compiled, 3 * bind_groups));
+    assert_eq!(counts(&own), (compiled, 3 * bind_groups));
 }

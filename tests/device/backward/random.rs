@@ -27,7 +27,8 @@ fn gradients_under_random_masks() {
     }
     for (at, mask) in (0..).zip(&masks) {
         for (seed, (batch, group, seq_len_q, seq_len_kv)) in (10 * at..).zip(SIZES) {
-            let shape = Shape::new(batch, 2 * group, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            let shape =
+                Shape::new(batch, 2 * group, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
             let problem = Problem::new(shape).mask(mask.clone());
             // The best kernel takes each, the others one in five.
             let kernels = kernels(&problem);

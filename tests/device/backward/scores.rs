@@ -1,9 +1,7 @@
 //! Score modifiers, the user's own functions, and the gradients of their data.
 
-use wgpu_attention::{
-    BackwardPlan, Custom, CustomType, Dtype, GradientCheck, Mask, MaskData, Problem, Score, Shape,
-    reference,
-};
+use wgpu_attention::wgsl::{Custom, CustomType, GradientCheck};
+use wgpu_attention::{BackwardPlan, Dtype, Mask, MaskData, Problem, Score, Shape, reference};
 
 use super::{Upstream, assert_all_close, kernels, run};
 use crate::bad_input::assert_says;
@@ -14,7 +12,7 @@ use crate::tolerance::naive_gradients_modified;
 fn every_modifier_alone_and_together() {
     for (seed, score) in (0..).zip(SCORES) {
         for (seq_len_q, seq_len_kv) in [(37, 70), (70, 33)] {
-            let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+            let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
             check_score(shape, "causal & key_lengths", score, 0.2, seed);
             check_score(shape, "all", score, -0.2, seed + 1);
         }
@@ -23,7 +21,7 @@ fn every_modifier_alone_and_together() {
 
 fn check_score(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
     let mask: Mask = mask.parse().unwrap();
-    let problem = Problem::new(shape).mask(mask.clone()).score(score).with_scale(scale);
+    let problem = Problem::new(shape).mask(mask.clone()).score(score).scale(scale);
     let data = ScoreData::random(&shape, seed);
     let mut operands = Operands::random(&shape, seed);
     operands.mask = data.add_to(&shape, operands.mask);
@@ -45,8 +43,8 @@ fn check_score(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
 /// A bias that is broadcast has the sum of what a full one has.
 #[test]
 fn a_broadcast_bias_has_the_sum() {
-    let shape = Shape::new(2, 3, 37, 20).seq_kv(70);
-    let score = Score { bias: true, softcap: Some(30.0), ..Score::default() };
+    let shape = Shape::new(2, 3, 37, 20).seq_len_kv(70);
+    let score = Score::default().bias(true).softcap(30.0);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap()).score(score);
     let mut operands = Operands::random(&shape, 2);
     let data = operands.mask.clone();
@@ -91,7 +89,7 @@ fn a_broadcast_bias_has_the_sum() {
 /// A function of one's own with its derivative, against the crate's own softcap and ALiBi; without it, an error.
 #[test]
 fn a_score_function_with_its_derivative() {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let score_mod = "
         fn capped(score: f32) -> f32 { return tanh(score / 20.0); }
         fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
@@ -105,7 +103,7 @@ fn a_score_function_with_its_derivative() {
     let custom =
         |text: String| Custom::new(text).unwrap().buffer("slopes", CustomType::F32, 4).unwrap();
     let mask: Mask = "causal & key_lengths".parse().unwrap();
-    let known = Score { softcap: Some(20.0), alibi: true, ..Score::default() };
+    let known = Score::default().softcap(20.0).alibi(true);
     let known = Problem::new(shape).mask(mask.clone()).score(known);
     let own = Problem::new(shape).mask(mask.clone());
     let mut operands = Operands::random(&shape, 1);
@@ -114,7 +112,7 @@ fn a_score_function_with_its_derivative() {
     let upstream = Upstream::random(&shape, 1);
     let (inputs, upstream) = (operands.inputs(), upstream.of_o());
     let truth = reference::gradients(&known, &inputs, &upstream).unwrap();
-    let score = Score { softcap: Some(20.0), alibi: true, ..Score::default() };
+    let score = Score::default().softcap(20.0).alibi(true);
     let naive =
         naive_gradients_modified(&known, &mask, &inputs, &upstream, &score, &data, Dtype::F32);
     let full = own.clone().score_mod(custom(format!("{score_mod}{derivative}")));
@@ -123,14 +121,16 @@ fn a_score_function_with_its_derivative() {
         assert_all_close(&format!("{kernel}, score_mod"), &found, &naive, &truth);
     }
     let without = own.score_mod(custom(score_mod.to_owned()));
-    let error = BackwardPlan::new(ATTENTION.kernels(), &without).unwrap_err().to_string();
+    let error = BackwardPlan::new(ATTENTION.kernels(), &without, &Default::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("score_mod: expected its derivative"), "{error}");
 }
 
 /// A function that reads buffers, with its derivative right and wrong.
 #[test]
 fn a_derivative_is_checked_by_differences() {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = MaskData::new()
         .custom_f32("caps", [5.0, 10.0, 20.0, 40.0])
         .custom_i32("kinds", (0..41).map(|at| at % 3));
@@ -147,7 +147,7 @@ fn a_derivative_is_checked_by_differences() {
         let custom = Custom::new(text).unwrap().buffer("caps", CustomType::F32, 4).unwrap();
         let custom = custom.buffer("kinds", CustomType::I32, 41).unwrap();
         // Neither the mask nor another modifier's data is asked for.
-        let score = Score { sinks: true, ..Score::default() };
+        let score = Score::default().sinks(true);
         Problem::new(shape).mask(Mask::Documents).score(score).score_mod(custom)
     };
     let check = |problem: &Problem| {

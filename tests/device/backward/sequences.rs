@@ -2,10 +2,12 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::ReferenceGradients;
+use wgpu_attention::tensor::{KeySequences, QuerySequences};
 use wgpu_attention::{
-    BackwardOptions, BackwardPlan, Evaluator, Gradients, KeySequences, Layout, Mask,
-    OutputGradients, Problem, QuerySequences, Shape, reference,
+    BackwardPlan, Gradients, Layout, Mask, OutputGradients, Problem, Shape, reference,
 };
 
 use super::{Upstream, assert_all_close, kernels, run};
@@ -71,7 +73,7 @@ fn check(batch: &Batch, mask: &str, every_kernel: bool) {
     let evaluator = Evaluator::new(&parsed, &batch.data, &batch.shape).unwrap();
     let (mut truth, mut naive) = (Laid::new(batch), Laid::new(batch));
     for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
-        let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+        let shape = Shape::new(1, HEADS, q_len, DIM).seq_len_kv(kv_len).num_kv_heads(KV_HEADS);
         let cells = (0..HEADS).flat_map(|h| (0..q_len).map(move |i| (h, i)));
         let cells = cells.flat_map(|(h, i)| (0..kv_len).map(move |j| (h, i, j)));
         let keep: Vec<bool> = cells.map(|(h, i, j)| evaluator.keep(b, h, i, j)).collect();
@@ -93,19 +95,14 @@ fn check(batch: &Batch, mask: &str, every_kernel: bool) {
         reference::gradients(&problem, &operands.inputs(), &upstream.of_o_and_lse()).unwrap();
     assert_eq!([&whole.dq, &whole.dk, &whole.dv], [&truth.dq, &truth.dk, &truth.dv], "{what}");
     let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect();
-    let naive = Gradients {
-        dq: narrow(&naive.dq),
-        dk: narrow(&naive.dk),
-        dv: narrow(&naive.dv),
-        dbias: Vec::new(),
-        dsinks: Vec::new(),
-    };
-    let truth = ReferenceGradients {
-        dq: truth.dq,
-        dk: truth.dk,
-        dv: truth.dv,
-        ..ReferenceGradients::default()
-    };
+    let mut naive_gradients = Gradients::default();
+    naive_gradients.dq = narrow(&naive.dq);
+    naive_gradients.dk = narrow(&naive.dk);
+    naive_gradients.dv = narrow(&naive.dv);
+    let naive = naive_gradients;
+    let mut true_gradients = ReferenceGradients::default();
+    (true_gradients.dq, true_gradients.dk, true_gradients.dv) = (truth.dq, truth.dk, truth.dv);
+    let truth = true_gradients;
     let kernels = kernels(&problem);
     for &kernel in if every_kernel { &kernels[..] } else { &kernels[..1] } {
         let found = run(&problem, &operands, &upstream.of_o_and_lse(), kernel);
@@ -156,12 +153,10 @@ fn what_has_no_place_for_a_gradient_is_refused() {
     // 8 bits are a cache's storage.
     let (q, kv) = (QuerySequences::Uniform, KeySequences::Cached { left_padded: false });
     let cached = Batch::new(q, kv, Layout::Bhsd);
-    let dtypes = wgpu_attention::Dtypes {
-        k: wgpu_attention::Dtype::I8,
-        v: wgpu_attention::Dtype::I8,
-        ..Default::default()
-    };
+    let dtypes = wgpu_attention::tensor::Dtypes::default()
+        .k(wgpu_attention::Dtype::I8)
+        .v(wgpu_attention::Dtype::I8);
     let problem = cached.problem("causal").dtypes(dtypes);
-    let error = BackwardPlan::new(ATTENTION.kernels(), &problem).unwrap_err();
+    let error = BackwardPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap_err();
     assert_says(&error, &["k:", "f32, f16 or bf16 in a backward pass", "i8"]);
 }

@@ -1,8 +1,8 @@
 //! How operands and gradients are stored: types and strides.
 
-use wgpu_attention::{
-    BackwardOptions, Dtype, Mask, OutputGradients, Problem, Score, Shape, Strides, reference,
-};
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::tensor::Strides;
+use wgpu_attention::{Dtype, Mask, OutputGradients, Problem, Score, Shape, reference};
 
 use super::{Upstream, assert_all_close, kernels, run};
 use crate::fixture::{ATTENTION, Operands, ScoreData};
@@ -13,7 +13,7 @@ use crate::tolerance::naive_gradients_modified;
 fn every_type() {
     for dtype in [Dtype::F16, Dtype::Bf16] {
         for (seed, head_dim) in (0..).zip([20, 15]) {
-            let shape = Shape::new(2, 4, 37, head_dim).seq_kv(41).kv_heads(2);
+            let shape = Shape::new(2, 4, 37, head_dim).seq_len_kv(41).num_kv_heads(2);
             let mask: Mask = "causal & key_lengths".parse().unwrap();
             let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
             let mut operands = Operands::random(&shape, seed);
@@ -29,11 +29,7 @@ fn every_type() {
             );
             for kernel in kernels(&problem) {
                 for stored in [Dtype::F32, dtype] {
-                    let options = BackwardOptions {
-                        kernel: Some(kernel),
-                        dtypes: stored.into(),
-                        ..BackwardOptions::default()
-                    };
+                    let options = BackwardOptions::default().kernel(kernel).dtypes(stored);
                     let found =
                         ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options);
                     let found = found.unwrap();
@@ -50,7 +46,7 @@ fn every_type() {
 /// Tensors and gradients of any strides: what is dense gives the same numbers.
 #[test]
 fn arbitrary_strides() {
-    let shape = Shape::new(2, 4, 9, 6).seq_kv(11).kv_heads(2);
+    let shape = Shape::new(2, 4, 9, 6).seq_len_kv(11).num_kv_heads(2);
     let problem = Problem::new(shape).mask(Mask::causal());
     let operands = Operands::random(&shape, 9);
     let upstream = Upstream::random(&shape, 9);

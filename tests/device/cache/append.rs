@@ -1,8 +1,9 @@
 //! What is appended: where it lies, what 8 bits keep of it, and rotary embeddings.
 
-use wgpu_attention::{
-    AppendBuffers, AppendPlan, CacheForm, CacheShape, Dtype, Layout, NewTokens, Pairing, Rotary,
+use wgpu_attention::cache::{
+    AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens, Pairing, Rotary,
 };
+use wgpu_attention::{Dtype, Layout};
 
 use super::{
     HEADS, KV_HEADS, cache, cut, fault, row_at, stored_row, submit, tokens, upload_f32, words,
@@ -12,15 +13,15 @@ use crate::tolerance::{I8_ERROR, ROTARY_ERROR};
 
 #[test]
 fn appended_rows_lie_where_they_are_looked_for() {
-    let shape = |dim| CacheShape::new(2, KV_HEADS, 40, dim).dim_v(dim + 3);
+    let shape = |dim| CacheShape::new(2, KV_HEADS, 40, dim).head_dim_v(dim + 3);
     let cases = [
         shape(20),
         shape(13).dtype(Dtype::F16),
-        shape(12).dim_v(16).layout(Layout::Bshd).dtype(Dtype::Bf16),
+        shape(12).head_dim_v(16).layout(Layout::Bshd).dtype(Dtype::Bf16),
         shape(18).paged(16, 11).dtype(Dtype::I8),
-        shape(16).dim_v(16).paged(32, 9).layout(Layout::Bshd),
+        shape(16).head_dim_v(16).paged(32, 9).layout(Layout::Bshd),
         shape(20).ring().dtype(Dtype::I8),
-        shape(64).dim_v(64).ring().dtype(Dtype::F16),
+        shape(64).head_dim_v(64).ring().dtype(Dtype::F16),
     ];
     for shape in &cases {
         let (mut cache, tables) = cache(shape);
@@ -104,13 +105,14 @@ fn rotary_turns_by_positions_as_f64_does() {
         cache.assume_length(1, start + 3).unwrap();
         cache.assume_length(0, start).unwrap();
         let rotary = Rotary::new(turned, 10_000.0, pairing);
-        let new = NewTokens::new(5).rotary(rotary.clone(), HEADS);
+        let new = NewTokens::new(5).rotary(rotary.clone()).query_heads(HEADS);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
         let tokens = tokens(&shape, 5, dim as u64);
         let [k, v, q] = [&tokens.k, &tokens.v, &tokens.q].map(|values| upload_f32(values));
         let rotated = upload_f32(&vec![0.0; tokens.q.len()]);
-        let buffers =
-            AppendBuffers::new(k.slice(..), v.slice(..)).queries(q.slice(..), rotated.slice(..));
+        let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
+            .q(q.slice(..))
+            .rotated_q(rotated.slice(..));
         submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
         let check = |what: &str, found: &[f32], row: &[f32], position: usize| {
             let expected = rotary.turn(row, position);

@@ -2,9 +2,10 @@
 
 use wgpu::BufferUsages;
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheShape,
-    DeviceChoice, Error, KvCache, Mask, MaskBuffers, NewTokens, Pairing, QuerySequences, Rotary,
+    Attention, AttentionBuffers, AttentionPlan, Error, KvCache, Mask, MaskBuffers,
 };
 
 use super::{DIM, HEADS, KV_HEADS, tokens};
@@ -17,14 +18,14 @@ fn a_long_loop_makes_nothing_anew() {
     let shape = CacheShape::new(2, KV_HEADS, 256, DIM);
     let tokens = tokens(&shape, 1, 100);
     let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
-    let new = NewTokens::new(1).rotary(rotary, HEADS);
+    let new = NewTokens::new(1).rotary(rotary).query_heads(HEADS);
     // A device of its own, so that other tests don't count.
-    let own = Attention::open_blocking(&DeviceChoice::Best).unwrap();
+    let own = Attention::open_blocking(&Default::default()).unwrap();
     let (device, kernels) = (own.device(), own.kernels());
     let mut cache = KvCache::new(kernels, &shape).unwrap();
     let append = AppendPlan::new(kernels, &shape, &new).unwrap();
     let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
-    let attention = AttentionPlan::new(kernels, &problem).unwrap();
+    let attention = AttentionPlan::new(kernels, &problem, &Default::default()).unwrap();
     let [q, k, v, rotated, o] =
         [&tokens.q, &tokens.k, &tokens.v, &tokens.q, &tokens.q].map(|values| {
             device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -35,8 +36,9 @@ fn a_long_loop_makes_nothing_anew() {
         });
     let mut step = || {
         let mut encoder = device.create_command_encoder(&Default::default());
-        let buffers =
-            AppendBuffers::new(k.slice(..), v.slice(..)).queries(q.slice(..), rotated.slice(..));
+        let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
+            .q(q.slice(..))
+            .rotated_q(rotated.slice(..));
         append.encode(&mut encoder, &mut cache, &buffers)?;
         let buffers = AttentionBuffers {
             q: rotated.slice(..),
@@ -67,4 +69,16 @@ fn a_long_loop_makes_nothing_anew() {
     let lengths = own.read_blocking(cache.lengths().buffer(), 3).unwrap();
     let lengths: Vec<u32> = lengths.into_iter().map(f32::to_bits).collect();
     assert_eq!(lengths, [256, 256, 0]);
+
+    // Without their bind groups, the plans keep the buffers no longer alive.
+    let alive = || {
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        device.generate_allocator_report().map(|report| report.allocations.len())
+    };
+    drop((q, k, v, rotated, o));
+    let before = alive();
+    append.forget_buffers();
+    attention.forget_buffers();
+    let after = alive();
+    assert!(before.is_none_or(|before| after.unwrap() + 5 <= before), "{before:?}, {after:?}");
 }

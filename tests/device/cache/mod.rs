@@ -12,7 +12,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
 use wgpu::{BufferSlice, BufferUsages};
-use wgpu_attention::{CacheForm, CacheShape, Dtype, Error, KvCache, Layout};
+use wgpu_attention::cache::{CacheForm, CacheShape};
+use wgpu_attention::{Dtype, Error, KvCache, Layout};
 
 use crate::fixture::ATTENTION;
 
@@ -113,6 +114,7 @@ pub(crate) fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> 
             let byte = |i: usize| bytemuck::cast_slice::<_, i8>(words)[components.start + i];
             (0..dim).map(|i| f32::from(byte(i)) / 127.0 * scale).collect()
         }
+        other => unreachable!("no test stores {other}"),
     }
 }
 

@@ -1,9 +1,13 @@
 //! What can't be: refused before anything is written, on the host where it knows, else on the device.
 
+use wgpu_attention::cache::{
+    AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens, Pairing, Rotary,
+};
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::{Dtypes, QuerySequences};
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheForm, CacheShape,
-    DeviceChoice, Dtype, Dtypes, KvCache, Layout, Mask, MaskBuffers, MaskInput, NewTokens, Pairing,
-    Problem, QuerySequences, Rotary, Shape,
+    Attention, AttentionBuffers, AttentionPlan, Dtype, KvCache, Layout, Mask, MaskBuffers,
+    MaskInput, Problem, Shape,
 };
 
 use super::{
@@ -40,19 +44,20 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     let packed = AppendPlan::new(ATTENTION.kernels(), &shape, &packed).unwrap();
     let starts = upload_i32(&[0, 1, 4]);
     let data = MaskBuffers::new().with(MaskInput::QStarts, starts.slice(..));
-    let with = |lengths| buffers.clone().sequences(data.clone(), Some(lengths));
+    let with = |lengths: &'static [usize]| buffers.clone().sequences(data.clone()).lengths(lengths);
     refused(&mut cache, &packed, &with(&[1, 3]), &["sequence 1", "18 + 3"]);
     refused(&mut cache, &packed, &with(&[1]), &["lengths", "2 elements", "1 elements"]);
     refused(&mut cache, &packed, &with(&[10, 0]), &["lengths[0]", "seq_len = 9", "10"]);
     refused(&mut cache, &packed, &with(&[2, 3]), &["lengths", "4 packed tokens", "5"]);
     refused(&mut cache, &packed, &buffers, &["q_starts", "a buffer", "none"]);
     let small = upload_f32(&[0.0; 8]);
-    let few = AppendBuffers { k: small.slice(..), ..buffers.clone() };
+    let mut few = buffers.clone();
+    few.k = small.slice(..);
     let one = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(1)).unwrap();
     refused(&mut cache, &one, &few, &["k:", "256 bytes", "32 bytes"]);
 
     // A plan for caches of another shape or type.
-    for other in [shape.dtype(Dtype::F16), shape.ring(), CacheShape { capacity: 21, ..shape }] {
+    for other in [shape.dtype(Dtype::F16), shape.ring(), shape.capacity(21)] {
         let plan = AppendPlan::new(ATTENTION.kernels(), &other, &NewTokens::new(1)).unwrap();
         refused(&mut cache, &plan, &buffers, &["cache:", "the plan's shape"]);
     }
@@ -65,10 +70,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     };
     attends(shape).unwrap();
     let one_query = shape.problem(HEADS, 1, QuerySequences::Uniform);
-    for mixed in [
-        Dtypes { k: Dtype::F16, ..Dtypes::default() },
-        Dtypes { v: Dtype::Bf16, ..Dtypes::default() },
-    ] {
+    for mixed in [Dtypes::default().k(Dtype::F16), Dtypes::default().v(Dtype::Bf16)] {
         let error = attends_by(&one_query.clone().dtypes(mixed)).unwrap_err();
         assert_says(&error, &["cache:", "as the plan has them"]);
     }
@@ -77,11 +79,11 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
         shape.layout(Layout::Bshd),
         shape.ring(),
         shape.paged(16, 4),
-        CacheShape { capacity: 19, ..shape },
-        CacheShape { batch: 1, ..shape },
-        CacheShape { num_kv_heads: 4, ..shape },
-        CacheShape { head_dim: 12, ..shape },
-        CacheShape { head_dim_v: 12, ..shape },
+        shape.capacity(19),
+        shape.batch(1),
+        shape.num_kv_heads(4),
+        shape.head_dim(12),
+        shape.head_dim_v(12),
     ] {
         assert_says(&attends(other).unwrap_err(), &["cache:", "as the plan has them"]);
     }
@@ -90,7 +92,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     let own = cache.k().buffer().clone();
     let own = AppendBuffers::new(own.slice(..), v.slice(..));
     refused(&mut cache, &one, &own, &["the cache's k:", "another buffer"]);
-    let foreign = Attention::open_blocking(&DeviceChoice::Best).unwrap();
+    let foreign = Attention::open_blocking(&Default::default()).unwrap();
     let mut other = KvCache::new(foreign.kernels(), &shape).unwrap();
     submit(|encoder| {
         let error = one.encode(encoder, &mut other, &buffers).unwrap_err();
@@ -190,14 +192,18 @@ fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
         (shape.dtype(Dtype::I8), QuerySequences::LeftPadded),
     ] {
         let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
-        let new = NewTokens::new(9).sequences(sequences).rotary(rotary, HEADS);
+        let new = NewTokens::new(9).sequences(sequences).rotary(rotary).query_heads(HEADS);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
         let problem = shape.problem(HEADS, 9, sequences).mask(Mask::causal());
         // Keys in splits, so that a merge writes the outputs, in one of the cases.
         let splits =
             (shape.form == CacheForm::Contiguous && shape.dtype == Dtype::F32).then_some(3);
-        let attention =
-            AttentionPlan::with_splits(ATTENTION.kernels(), &problem, None, splits).unwrap();
+        let attention = AttentionPlan::new(
+            ATTENTION.kernels(),
+            &problem,
+            &PlanOptions::default().num_splits(splits),
+        )
+        .unwrap();
         let tokens = tokens(&shape, 9, 85);
         let [q, k, v] = [&tokens.q, &tokens.k, &tokens.v].map(|values| upload_f32(values));
         let words_of = |buffer: &wgpu::Buffer| words(buffer.slice(..));
@@ -217,8 +223,9 @@ fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
             let word = upload_i32(&[0]);
             submit(|encoder| {
                 let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
-                    .queries(q.slice(..), rotated.slice(..))
-                    .sequences(data.clone(), None);
+                    .q(q.slice(..))
+                    .rotated_q(rotated.slice(..))
+                    .sequences(data.clone());
                 plan.encode(encoder, cache, &buffers).unwrap();
             });
             // Attention over words that are still wrong; after the tokens' own fault the cache is right, and just shorter.
@@ -227,7 +234,7 @@ fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
                     .attention_buffers(&problem, rotated.slice(..), data, o.slice(..))
                     .unwrap();
                 let buffers = AttentionBuffers { lse: Some(lse.slice(..)), ..buffers };
-                attention.forget_sequences_check(encoder);
+                attention.clear_sequence_error(encoder);
                 attention.encode(encoder, &buffers).unwrap();
                 attention.encode_sequences_check(encoder, word.slice(..)).unwrap();
             });
@@ -262,7 +269,7 @@ fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
             let (written, told) = step(&mut faulty, &words);
             let what = format!("{case:?}, {shape:?}, {sequences:?}");
             assert_says(&fault(&faulty).unwrap_err(), &["sequence", says]);
-            submit(|encoder| faulty.forget_check(encoder));
+            submit(|encoder| faulty.clear_error(encoder));
             assert_eq!(contents(&faulty), before, "{what}");
             assert_eq!(told.is_ok(), tokens_alone, "{what}");
             for (name, (at, words)) in
@@ -329,26 +336,30 @@ fn shapes_and_tokens_are_validated() {
     let says = |shape: CacheShape, parts: &[&str]| {
         assert_says(&KvCache::new(ATTENTION.kernels(), &shape).unwrap_err(), parts);
     };
-    says(CacheShape { capacity: 0, ..shape }, &["capacity", "at least 1"]);
-    says(CacheShape { head_dim: 257, ..shape }, &["head_dim", "1 to 256"]);
+    says(shape.capacity(0), &["capacity", "at least 1"]);
+    says(shape.head_dim(257), &["head_dim", "1 to 256"]);
     says(shape.paged(24, 3), &["block_size", "24"]);
-    says(CacheShape { capacity: 1 << 28, ..shape }, &["the cache's k", "max_buffer_size"]);
+    says(shape.capacity(1 << 28), &["the cache's k", "max_buffer_size"]);
     let says = |shape: CacheShape, tokens: NewTokens, parts: &[&str]| {
         assert_says(&AppendPlan::new(ATTENTION.kernels(), &shape, &tokens).unwrap_err(), parts);
     };
     says(shape.ring(), NewTokens::new(9), &["seq_len", "ring's capacity, 8", "9"]);
     says(shape, NewTokens::new(1).dtype(Dtype::I8), &["tokens' type", "i8"]);
     let rotary = |dim| Rotary::new(dim, 1e4, Pairing::Half);
-    says(shape, NewTokens::new(1).rotary(rotary(18), 4), &["rotary", "1 to 8 pairs", "9"]);
-    says(shape, NewTokens::new(1).rotary(rotary(0), 4), &["rotary", "0"]);
-    says(shape, NewTokens::new(1).rotary(rotary(4), 3), &["num_heads", "multiple of", "3"]);
     says(
         shape,
-        NewTokens { query_heads: Some(4), ..NewTokens::new(1) },
-        &["query_heads", "rotary"],
+        NewTokens::new(1).rotary(rotary(18)).query_heads(4),
+        &["rotary", "1 to 8 pairs", "9"],
     );
+    says(shape, NewTokens::new(1).rotary(rotary(0)).query_heads(4), &["rotary", "0"]);
+    says(
+        shape,
+        NewTokens::new(1).rotary(rotary(4)).query_heads(3),
+        &["num_heads", "multiple of", "3"],
+    );
+    says(shape, NewTokens::new(1).query_heads(4), &["query_heads", "rotary"]);
     let nan = Rotary::with_frequencies([f64::NAN], Pairing::Half);
-    says(shape, NewTokens::new(1).rotary(nan, 4), &["frequency of pair 0", "NaN"]);
+    says(shape, NewTokens::new(1).rotary(nan).query_heads(4), &["frequency of pair 0", "NaN"]);
     // One-shot calls and outputs have no rows of 8 bits.
     let problem = Problem::new(Shape::new(1, 1, 1, 4)).dtypes(Dtype::I8);
     assert_says(&problem.validate().unwrap_err(), &["q", "i8"]);

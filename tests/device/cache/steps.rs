@@ -1,10 +1,13 @@
 //! Attention over what has been appended, step by step, against one parallel pass.
 
 use wgpu::BufferSlice;
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, AttentionBuffers, AttentionPlan, CacheForm, CacheShape, Dtype,
-    Error, ForwardKernel, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskData, MaskInput,
-    NewTokens, Problem, QuerySequences, Score, Shape, reference,
+    AttentionBuffers, AttentionPlan, Dtype, Error, Inputs, KvCache, Layout, Mask, MaskBuffers,
+    MaskData, MaskInput, Problem, Score, Shape, reference,
 };
 
 use super::{
@@ -28,7 +31,7 @@ impl Attending {
     }
 }
 
-const NO_SCORE: Score = Score { softcap: None, bias: false, alibi: false, sinks: false };
+const NO_SCORE: Score = Score::new();
 
 /// The modifiers' data, whether they are on or not.
 fn score_data() -> ScoreData {
@@ -44,7 +47,7 @@ struct Parallel {
 
 fn parallel(attending: &Attending, tokens: &Tokens, batch: usize) -> Parallel {
     let seq_len = tokens.q.len() / batch / HEADS / DIM;
-    let shape = Shape::new(batch, HEADS, seq_len, DIM).kv_heads(KV_HEADS);
+    let shape = Shape::new(batch, HEADS, seq_len, DIM).num_kv_heads(KV_HEADS);
     let (mask, score) = (attending.mask(), attending.score);
     let problem = Problem::new(shape).mask(mask.clone()).score(score);
     let scores = score_data();
@@ -58,7 +61,7 @@ fn parallel(attending: &Attending, tokens: &Tokens, batch: usize) -> Parallel {
 /// Which kernel serves single tokens.
 fn decode_kernel(shape: &CacheShape) -> ForwardKernel {
     let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
-    AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap().kernel()
+    AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap().kernel()
 }
 
 /// o of every token, appended and attended to in chunks of the given sizes.
@@ -80,7 +83,8 @@ fn step_by_step(
             .problem(HEADS, size, QuerySequences::Uniform)
             .mask(attending.mask())
             .score(attending.score);
-        let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+        let attention =
+            AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
         let part = |values: &[f32]| upload_f32(&cut(values, seq_len, DIM, first, first + size));
         let (q, k, v) = (part(&tokens.q), part(&tokens.k), part(&tokens.v));
         let out = upload_f32(&vec![0.0; shape.batch * HEADS * size * DIM]);
@@ -117,7 +121,7 @@ fn every_step_is_a_row_of_the_parallel_pass() {
     let batch = 2;
     let contiguous = CacheShape::new(batch, KV_HEADS, STEPS, DIM);
     let tokens = tokens(&contiguous, STEPS, 40);
-    let alibi = Score { alibi: true, ..NO_SCORE };
+    let alibi = NO_SCORE.alibi(true);
     let ones = vec![1; STEPS];
     let prefill = [vec![17, 9], vec![1; STEPS - 26]].concat();
     // A window of 20 looks back at most 19 from the oldest of the tokens that are appended together.
@@ -126,7 +130,7 @@ fn every_step_is_a_row_of_the_parallel_pass() {
         ("causal", CacheForm::Paged { block_size: 16, blocks: 8 }, STEPS),
         ("causal & window(19,0)", CacheForm::Ring, 36),
     ] {
-        let shape = CacheShape { form, capacity, ..contiguous };
+        let shape = contiguous.form(form).capacity(capacity);
         let attending = Attending { mask, score: alibi };
         let whole = parallel(&attending, &tokens, batch);
         for chunks in [&ones, &prefill] {
@@ -142,17 +146,13 @@ fn any_number_of_queries_under_every_modifier() {
     let chunks: Vec<usize> = (1..=16).collect();
     let seq_len = chunks.iter().sum();
     let contiguous = CacheShape::new(1, KV_HEADS, seq_len, DIM);
-    let all = Score { softcap: Some(50.0), bias: false, alibi: true, sinks: true };
-    let softcap = Score { softcap: Some(20.0), ..NO_SCORE };
-    let sinks = Score { sinks: true, ..NO_SCORE };
+    let all = Score::default().softcap(50.0).alibi(true).sinks(true);
+    let softcap = NO_SCORE.softcap(20.0);
+    let sinks = NO_SCORE.sinks(true);
     for (shape, mask, score) in [
         (contiguous, "causal & (window(19,0) | global(2))", all),
         (contiguous.paged(32, 5).dtype(Dtype::F16), "causal", softcap),
-        (
-            CacheShape { capacity: 35, ..contiguous }.ring().dtype(Dtype::Bf16),
-            "causal & window(19,0)",
-            sinks,
-        ),
+        (contiguous.capacity(35).ring().dtype(Dtype::Bf16), "causal & window(19,0)", sinks),
     ] {
         let mut tokens = tokens(&contiguous, seq_len, 45);
         tokens.k.iter_mut().chain(&mut tokens.v).for_each(|x| *x = shape.dtype.round(*x));
@@ -180,7 +180,8 @@ fn a_tree_of_drafts_behind_each_cache() {
             AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(drafts as usize)).unwrap();
         let problem =
             shape.problem(HEADS, drafts as usize, QuerySequences::Uniform).mask(Mask::Tree);
-        let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+        let attention =
+            AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
         // The rows `from..to` of each sequence, behind one another.
         let rows = |values: &[f32], heads: usize, of: &dyn Fn(usize) -> (usize, usize)| {
             let rows = values.chunks(heads * 64 * DIM).enumerate().flat_map(|(b, sequence)| {
@@ -213,7 +214,7 @@ fn a_tree_of_drafts_behind_each_cache() {
         submit(|encoder| {
             let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
             let buffers =
-                AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data, Some(&lengths));
+                AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data).lengths(&lengths);
             before.encode(encoder, &mut cache, &buffers).unwrap();
             let buffers = AppendBuffers::new(new_k.slice(..), new_v.slice(..));
             append.encode(encoder, &mut cache, &buffers).unwrap();
@@ -227,7 +228,8 @@ fn a_tree_of_drafts_behind_each_cache() {
         let sequence = HEADS * drafts as usize * DIM;
         for b in 0..3 {
             let keys = lengths[b] + drafts as usize;
-            let shape = Shape::new(1, HEADS, drafts as usize, DIM).kv_heads(KV_HEADS).seq_kv(keys);
+            let shape =
+                Shape::new(1, HEADS, drafts as usize, DIM).num_kv_heads(KV_HEADS).seq_len_kv(keys);
             let problem = Problem::new(shape).mask(Mask::Tree);
             let upto = |values: &[f32]| {
                 let sequence = &values[b * KV_HEADS * 64 * DIM..][..KV_HEADS * 64 * DIM];
@@ -273,14 +275,15 @@ fn shared_blocks_are_as_good_as_copies() {
     let (lengths, counts) = ([prefix, 0], upload_i32(&[prefix as i32, 0]));
     submit(|encoder| {
         let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
-        let buffers = AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data, Some(&lengths));
+        let buffers =
+            AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data).lengths(&lengths);
         plan.encode(encoder, &mut cache, &buffers).unwrap();
         cache.set_table(ATTENTION.queue(), 1, &[4, 1, 0]).unwrap();
         cache.set_length(encoder, 1, prefix).unwrap();
     });
     let one = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(1)).unwrap();
     let problem = shape.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal());
-    let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+    let attention = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     for token in prefix..SEQ_LEN {
         let [k, v, q] = [&tokens.k, &tokens.v, &tokens.q].map(|x| part(x, token, token + 1));
         let out = upload_f32(&[0.0; 2 * HEADS * DIM]);
@@ -360,7 +363,7 @@ fn every_kernel_reads_rows_of_8_bits() {
     // Rows of whole runs of 16 bytes that fill a kernel's room and that don't, and rows of other lengths; some of them no
     // multiple of four, as rows stand together.
     for (dim, dim_v) in [(16, 64), (80, 48), (20, 13)] {
-        let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).dim_v(dim_v).dtype(Dtype::I8);
+        let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).head_dim_v(dim_v).dtype(Dtype::I8);
         let (mut cache, _) = cache(&shape);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(KEYS)).unwrap();
         let small = |seed, len| random(seed, len).iter().map(|x| x / 4.0).collect::<Vec<_>>();
@@ -377,15 +380,19 @@ fn every_kernel_reads_rows_of_8_bits() {
                 .collect()
         };
         let (q, k, v) = (small(3, HEADS * dim), numbers(cache.k(), dim), numbers(cache.v(), dim_v));
-        let stored = Shape::new(1, HEADS, 1, dim).kv_heads(KV_HEADS).seq_kv(KEYS).dim_v(dim_v);
+        let stored =
+            Shape::new(1, HEADS, 1, dim).num_kv_heads(KV_HEADS).seq_len_kv(KEYS).head_dim_v(dim_v);
         let truth = reference::attention(&Problem::new(stored), &Inputs::new(&q, &k, &v)).unwrap();
 
         let problem = shape.problem(HEADS, 1, QuerySequences::Uniform);
         let (q, out) = (upload_f32(&q), upload_f32(&vec![0.0; HEADS * dim_v]));
         let mut served = Vec::new();
         for kernel in ForwardKernel::ALL {
-            let plan = match AttentionPlan::with_kernel(ATTENTION.kernels(), &problem, Some(kernel))
-            {
+            let plan = match AttentionPlan::new(
+                ATTENTION.kernels(),
+                &problem,
+                &PlanOptions::default().kernel(kernel),
+            ) {
                 Ok(plan) => plan,
                 Err(Error::KernelRefused { .. }) => continue,
                 Err(error) => panic!("{error}"),
@@ -465,11 +472,13 @@ fn sequences_take_different_numbers_of_tokens() {
         let new = NewTokens::new(most).sequences(sequences);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
         let problem = shape.problem(HEADS, most, sequences).mask(Mask::causal());
-        let attention = AttentionPlan::new(ATTENTION.kernels(), &problem).unwrap();
+        let attention =
+            AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
         let out = upload_f32(&vec![0.0; rows.len() * rows[0].len() * HEADS * DIM]);
         submit(|encoder| {
-            let buffers =
-                AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data.clone(), Some(&added));
+            let buffers = AppendBuffers::new(k.slice(..), v.slice(..))
+                .sequences(data.clone())
+                .lengths(&added);
             plan.encode(encoder, &mut cache, &buffers).unwrap();
             let buffers = AttentionBuffers {
                 q: q.slice(..),

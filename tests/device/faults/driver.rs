@@ -9,10 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use libloading::Library;
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+use wgpu_attention::plan::{MaskFormat, MergePlan};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheShape,
-    DeviceChoice, Error, KvCache, Mask, MaskBuffers, MaskFormat, MergePlan, NewTokens,
-    OutputGradients, Outputs, Problem, QuerySequences,
+    Attention, AttentionBuffers, AttentionPlan, Error, KvCache, Mask, MaskBuffers, OutputGradients,
+    Outputs, Problem,
 };
 
 use super::{SHAPE, operands, own_device, problem};
@@ -140,7 +142,7 @@ fn small() -> Problem {
 
 fn forward(own: &Attention) -> Result<Bits, Error> {
     let operands = Operands::random(&SHAPE, 1);
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let found = own.run_blocking(&small(), &operands.inputs(), &outputs)?;
     Ok([found.o, found.lse].map(bits).into())
 }
@@ -164,7 +166,7 @@ fn decode(own: &Attention) -> Result<Bits, Error> {
     let mut cache = KvCache::new(own.kernels(), &shape)?;
     let append = AppendPlan::new(own.kernels(), &shape, &NewTokens::new(33))?;
     let problem = shape.problem(1, 1, QuerySequences::Uniform).mask(Mask::causal());
-    let attention = AttentionPlan::new(own.kernels(), &problem)?;
+    let attention = AttentionPlan::new(own.kernels(), &problem, &Default::default())?;
     let mut found = Bits::new();
     for _ in 0..2 {
         submit(own, |encoder| {
@@ -199,7 +201,7 @@ fn upload<T: bytemuck::Pod>(own: &Attention, values: &[T]) -> Result<wgpu::Buffe
 fn mask(own: &Attention) -> Result<Bits, Error> {
     let (operands, _) = operands();
     let tensor = own.materialize_blocking(&problem(), &operands.mask, MaskFormat::Keep)?;
-    let classes = own.tile_classes_blocking(&problem(), &operands.mask, None)?;
+    let classes = own.tile_classes_blocking(&problem(), &operands.mask, &Default::default())?;
     let classes = classes.classes.into_iter().map(|class| class as u32).collect();
     Ok(vec![bits(tensor.values), classes])
 }
@@ -208,7 +210,7 @@ fn mask(own: &Attention) -> Result<Bits, Error> {
 fn merge(own: &Attention) -> Result<Bits, Error> {
     let operands = Operands::random(&SHAPE, 1);
     let merge = MergePlan::new(own.kernels(), &small(), 2)?;
-    let attention = AttentionPlan::new(own.kernels(), &small())?;
+    let attention = AttentionPlan::new(own.kernels(), &small(), &Default::default())?;
     let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|x| upload(own, x));
     let (q, k, v) = (q?, k?, v?);
     let merged = upload(own, &vec![f32::NAN; SHAPE.o_len().unwrap()])?;
@@ -399,7 +401,7 @@ fn the_driver_fails_while_a_device_is_opened() {
         let mut tally = Tally::new();
         for before in 0.. {
             layer.choose(fault, before);
-            let opened = guarded(|| Attention::open_blocking(&DeviceChoice::Best));
+            let opened = guarded(|| Attention::open_blocking(&Default::default()));
             let failed = layer.failed();
             layer.choose(Fault::None, 0);
             let came = match (opened, failed) {

@@ -11,11 +11,15 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use wgpu::util::DeviceExt as _;
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+use wgpu_attention::plan::{
+    BackwardBuffers, GradientBuffers, InspectBuffers, InspectPlan, MaskFormat, MaskPlan, MergePlan,
+    PlanOptions, ScoreTensor, TilePlan,
+};
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, BackwardBuffers,
-    BackwardPlan, CacheShape, Error, InspectBuffers, InspectPlan, KvCache, Mask, MaskBuffers,
-    MaskData, MaskFormat, MaskPlan, MergePlan, NewTokens, OutputGradients, Outputs, Problem,
-    QuerySequences, ScoreTensor, Shape, TilePlan,
+    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Error, KvCache, Mask, MaskBuffers,
+    MaskData, OutputGradients, Outputs, Problem, Shape,
 };
 
 use crate::fixture::{ATTENTION, Operands, kernels, limited, run};
@@ -107,11 +111,11 @@ fn a_device_lost_between_any_two_calls() {
         if lost_at == "start" {
             own.device().destroy();
             let kernels = own.kernels();
-            assert_lost("forward", AttentionPlan::new(kernels, &problem()));
-            assert_lost("backward", BackwardPlan::new(kernels, &problem()));
+            assert_lost("forward", AttentionPlan::new(kernels, &problem(), &Default::default()));
+            assert_lost("backward", BackwardPlan::new(kernels, &problem(), &Default::default()));
             assert_lost("inspect", InspectPlan::new(kernels, &problem()));
             assert_lost("mask", MaskPlan::new(kernels, &problem(), MaskFormat::Keep));
-            assert_lost("tiles", TilePlan::new(kernels, &problem(), None));
+            assert_lost("tiles", TilePlan::new(kernels, &problem(), &Default::default()));
             assert_lost("merge", MergePlan::new(kernels, &problem(), 2));
             let cache = CacheShape::new(1, 1, 9, 20);
             assert_lost("append", AppendPlan::new(kernels, &cache, &NewTokens::new(1)));
@@ -129,11 +133,14 @@ fn a_device_lost_between_any_two_calls() {
             let mask = &operands.mask;
             let tensor = own.materialize_blocking(&problem(), mask, MaskFormat::Keep);
             assert_lost("materialize", tensor);
-            assert_lost("tile classes", own.tile_classes_blocking(&problem(), mask, None));
+            assert_lost(
+                "tile classes",
+                own.tile_classes_blocking(&problem(), mask, &Default::default()),
+            );
             assert_lost("read", own.read_blocking(&buffers.o, 9));
             continue;
         }
-        let plan = AttentionPlan::new(own.kernels(), &problem()).unwrap();
+        let plan = AttentionPlan::new(own.kernels(), &problem(), &Default::default()).unwrap();
         if lost_at == "compiled" {
             own.device().destroy();
         }
@@ -189,8 +196,7 @@ fn a_device_lost_during_a_call() {
                 std::thread::sleep(std::time::Duration::from_millis(delay));
                 device.destroy();
             });
-            let outputs =
-                Outputs { lse: true, kernel: Some(kernels(&problem())[0]), ..Outputs::default() };
+            let outputs = Outputs::default().lse(true).kernel(kernels(&problem())[0]);
             match own.run_blocking(&problem(), &operands.inputs(), &outputs) {
                 Ok(found) => assert_eq!(found, expected),
                 Err(Error::DeviceLost { .. }) => {}
@@ -204,7 +210,7 @@ fn a_device_lost_during_a_call() {
 fn a_readback_that_nobody_waits_for() {
     let (operands, _) = operands();
     let problem = problem();
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let inputs = operands.inputs();
     // Dropped before it starts, and after its first step, wherever that ends.
     drop(ATTENTION.run(&problem, &inputs, &outputs));
@@ -220,7 +226,9 @@ fn a_readback_that_nobody_waits_for() {
 fn threads_that_encode_from_one_plan() {
     let (operands, ids) = operands();
     let kernel = kernels(&problem())[0];
-    let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), &problem(), Some(kernel)).unwrap();
+    let plan =
+        AttentionPlan::new(ATTENTION.kernels(), &problem(), &PlanOptions::default().kernel(kernel))
+            .unwrap();
     let expected = run(&problem(), &operands, kernel);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -268,23 +276,21 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
         let kernels = own.kernels();
         match kind % 7 {
             0 => {
-                let plan = AttentionPlan::new(kernels, &problem())?;
+                let plan = AttentionPlan::new(kernels, &problem(), &Default::default())?;
                 plan.encode(encoder, &buffers.attention())?;
                 Ok(Plan::Attention(plan))
             }
             1 => {
-                let plan = BackwardPlan::new(kernels, &problem())?;
+                let plan = BackwardPlan::new(kernels, &problem(), &Default::default())?;
                 let own = buffers.attention();
                 let AttentionBuffers { q, k, v, o, mask, .. } = own;
-                let inputs = BackwardBuffers::new(q, k, v, o, buffers.lse.slice(..), o);
-                let outputs = BackwardBuffers {
-                    mask,
-                    dq: Some(gradient.q.slice(..)),
-                    dk: Some(gradient.k.slice(..)),
-                    dv: Some(gradient.v.slice(..)),
-                    ..inputs
-                };
-                plan.encode(encoder, &outputs)?;
+                let gradients = GradientBuffers::default()
+                    .dq(gradient.q.slice(..))
+                    .dk(gradient.k.slice(..))
+                    .dv(gradient.v.slice(..));
+                let (lse, dlse) = (buffers.lse.slice(..), None);
+                let buffers = BackwardBuffers { q, k, v, o, lse, dout: o, dlse, mask, gradients };
+                plan.encode(encoder, &buffers)?;
                 Ok(Plan::Backward(plan))
             }
             2 => {
@@ -304,7 +310,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                 Ok(Plan::Mask(plan))
             }
             4 => {
-                let plan = TilePlan::new(kernels, &problem(), None)?;
+                let plan = TilePlan::new(kernels, &problem(), &Default::default())?;
                 plan.encode(encoder, &buffers.mask(), tensor.slice(..))?;
                 Ok(Plan::Tiles(plan))
             }
@@ -319,7 +325,11 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                 let new = AppendBuffers::new(buffers.k.slice(..), buffers.v.slice(..));
                 plan.encode(encoder, &mut cache, &new)?;
                 let problem = cache_shape.problem(2, 33, QuerySequences::Uniform);
-                let attention = AttentionPlan::new(kernels, &problem.mask(Mask::causal()))?;
+                let attention = AttentionPlan::new(
+                    kernels,
+                    &problem.mask(Mask::causal()),
+                    &Default::default(),
+                )?;
                 drop(attention);
                 Ok::<_, Error>(Plan::Append(plan, cache))
             }

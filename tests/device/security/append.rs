@@ -1,10 +1,11 @@
 //! Appends: tokens between sentinels, and a cache in which nothing is written but the new tokens' rows; and nothing at all,
 //! but what is wrong, where one word of lengths, starts or tables is no such thing.
 
-use wgpu_attention::{
-    AppendBuffers, AppendPlan, CacheForm, CacheShape, Dtype, KvCache, MaskBuffers, MaskInput,
-    NewTokens, Pairing, QuerySequences, Rotary,
+use wgpu_attention::cache::{
+    AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens, Pairing, Rotary,
 };
+use wgpu_attention::tensor::QuerySequences;
+use wgpu_attention::{Dtype, KvCache, MaskBuffers, MaskInput};
 
 use super::{Guarded, HOSTILE, SENTINELS, UNWRITTEN, same_with_each_sentinel, submit};
 use crate::cache::{row_at, row_bytes, stored_row};
@@ -146,7 +147,8 @@ impl Call {
             queue.write_buffer(tables, 0, bytemuck::cast_slice(&self.tables.concat()));
         }
         let rotary = Rotary::new(8, 10_000.0, Pairing::Half);
-        let tokens = NewTokens::new(SEQ_LEN).sequences(self.sequences).rotary(rotary, HEADS);
+        let tokens =
+            NewTokens::new(SEQ_LEN).sequences(self.sequences).rotary(rotary).query_heads(HEADS);
         let plan = AppendPlan::new(ATTENTION.kernels(), &self.shape, &tokens).unwrap();
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|values| Guarded::floats(values, sentinel));
         let turned = Guarded::written(self.q.len(), sentinel);
@@ -161,8 +163,9 @@ impl Call {
             _ => MaskBuffers::new(),
         };
         let buffers = AppendBuffers::new(k.slice(), v.slice())
-            .queries(q.slice(), turned.slice())
-            .sequences(sequences, None);
+            .q(q.slice())
+            .rotated_q(turned.slice())
+            .sequences(sequences);
         submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
         for (name, guarded) in [("q", &q), ("k", &k), ("v", &v), ("queries", &queries)] {
             guarded.read(name);
@@ -244,7 +247,7 @@ impl Call {
 
 #[test]
 fn one_hostile_word_of_lengths_starts_and_tables() {
-    let shape = |dim| CacheShape::new(BATCH, KV_HEADS, CAPACITY, dim).dim_v(dim + 3);
+    let shape = |dim| CacheShape::new(BATCH, KV_HEADS, CAPACITY, dim).head_dim_v(dim + 3);
     let shapes = [
         shape(20),
         shape(20).paged(16, 12),

@@ -1,8 +1,9 @@
 //! Backward passes.
 
+use wgpu_attention::kernel::BackwardKernel;
+use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, BackwardBuffers, BackwardKernel, BackwardOptions,
-    BackwardPlan, Layout, MaskInput, Score, Shape,
+    AttentionBuffers, AttentionPlan, BackwardPlan, Layout, MaskInput, Score, Shape,
 };
 
 use super::{
@@ -30,22 +31,27 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let dbias = has(MaskInput::Bias).then(|| written(shape.scores_len().unwrap()));
     let dsinks = has(MaskInput::Sinks).then(|| written(shape.num_heads));
 
-    let forward = AttentionPlan::new(ATTENTION.kernels(), problem).unwrap();
-    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
-    let plan = BackwardPlan::with_options(ATTENTION.kernels(), problem, &options).unwrap();
+    let forward = AttentionPlan::new(ATTENTION.kernels(), problem, &Default::default()).unwrap();
+    let options = BackwardOptions::default().kernel(kernel);
+    let plan = BackwardPlan::new(ATTENTION.kernels(), problem, &options).unwrap();
     let [q, k, v] = [&bound.q, &bound.k, &bound.v].map(Guarded::slice);
     let results =
         AttentionBuffers { q, k, v, mask: bound.mask(), o: o.slice(), lse: Some(lse.slice()) };
-    let inputs = BackwardBuffers::new(q, k, v, o.slice(), lse.slice(), dout.slice());
     let buffers = BackwardBuffers {
+        q,
+        k,
+        v,
+        o: o.slice(),
+        lse: lse.slice(),
+        dout: dout.slice(),
         dlse: Some(dlse.slice()),
         mask: bound.mask(),
-        dq: Some(dq.slice()),
-        dk: Some(dk.slice()),
-        dv: Some(dv.slice()),
-        dbias: dbias.as_ref().map(Guarded::slice),
-        dsinks: dsinks.as_ref().map(Guarded::slice),
-        ..inputs
+        gradients: GradientBuffers::default()
+            .dq(dq.slice())
+            .dk(dk.slice())
+            .dv(dv.slice())
+            .dbias(dbias.as_ref().map(Guarded::slice))
+            .dsinks(dsinks.as_ref().map(Guarded::slice)),
     };
     submit(|encoder| {
         forward.encode(encoder, &results).unwrap();
@@ -70,7 +76,7 @@ fn check(by: By, case: &Case<'_>) {
 
 #[test]
 fn hostile_data_of_masks() {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let operands = Operands::random(&shape, 1);
     for (mask, case) in masks(&operands, shape, 1) {
         check(if mask == "documents" { By::All } else { By::Best }, &case);
@@ -80,11 +86,11 @@ fn hostile_data_of_masks() {
 
 #[test]
 fn data_of_scores() {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let operands = Operands::random(&shape, 2);
     let scores = ScoreData::random(&shape, 2);
     let words = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let score = Score { softcap: Some(50.0), bias: true, alibi: true, sinks: true };
+    let score = Score::default().softcap(50.0).bias(true).alibi(true).sinks(true);
     let (_, mut case) = masks(&operands, shape, 2).swap_remove(0);
     case.problem = case.problem.score(score);
     case.data.extend([

@@ -1,9 +1,9 @@
 //! Decode: few queries, keys in parts, and their merge.
 
-use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, ForwardKernel, KeySequences, MaskInput, QuerySequences,
-    Sequences, Shape,
-};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, MaskInput, Shape};
 
 use super::{
     Bound, By, Case, Guarded, Rows, hostile, masks, same_with_each_sentinel, submit, wandering,
@@ -18,7 +18,12 @@ fn decode(case: &Case<'_>, kernel: ForwardKernel, splits: usize, sentinel: u32) 
     let o = Guarded::written_apart(&o, sentinel);
     let lse = Guarded::written(problem.shape().lse_len().unwrap(), sentinel);
     let (kernels, kernel) = (ATTENTION.kernels(), Some(kernel));
-    let plan = AttentionPlan::with_splits(kernels, problem, kernel, Some(splits)).unwrap();
+    let plan = AttentionPlan::new(
+        kernels,
+        problem,
+        &PlanOptions::default().kernel(kernel).num_splits(splits),
+    )
+    .unwrap();
     let buffers = AttentionBuffers {
         q: bound.q.slice(),
         k: bound.k.slice(),
@@ -48,7 +53,7 @@ fn check(by: By, case: &Case<'_>) {
 
 #[test]
 fn hostile_data_of_masks() {
-    let shape = Shape::new(2, 4, 3, 20).seq_kv(203).kv_heads(2);
+    let shape = Shape::new(2, 4, 3, 20).seq_len_kv(203).num_kv_heads(2);
     let operands = Operands::random(&shape, 4);
     for (mask, case) in masks(&operands, shape, 1) {
         check(if mask == "documents" { By::All } else { By::Best }, &case);
@@ -65,7 +70,7 @@ fn hostile_caches() {
         .enumerate()
     {
         for q in [QuerySequences::Uniform, QuerySequences::LeftPadded] {
-            let shape = Shape::new(3, 4, 3, 20).seq_kv(90).kv_heads(2);
+            let shape = Shape::new(3, 4, 3, 20).seq_len_kv(90).num_kv_heads(2);
             let shape = shape.sequences(Sequences { q, kv });
             let operands = Operands {
                 q: vec![0.5; shape.q_len().unwrap()],

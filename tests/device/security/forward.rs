@@ -1,9 +1,9 @@
 //! Forward passes, keep masks and tile classes.
 
-use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, ForwardKernel, KeySequences, Layout, MaskFormat, MaskInput,
-    MaskPlan, QuerySequences, Shape, TilePlan,
-};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::plan::{MaskFormat, MaskPlan, PlanOptions, TilePlan};
+use wgpu_attention::tensor::{KeySequences, QuerySequences};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, Layout, MaskInput, Shape};
 
 use super::{
     Bound, By, Case, Guarded, Rows, hostile, hostile_sequences, masks, same_with_each_sentinel,
@@ -20,7 +20,9 @@ fn everything(case: &Case<'_>, kernel: ForwardKernel, sentinel: u32) -> Vec<Vec<
     let [.., o] = Rows::of(shape);
     let o = Guarded::written_apart(&o, sentinel);
     let lse = Guarded::written(shape.lse_len().unwrap(), sentinel);
-    let plan = AttentionPlan::with_kernel(ATTENTION.kernels(), problem, Some(kernel)).unwrap();
+    let plan =
+        AttentionPlan::new(ATTENTION.kernels(), problem, &PlanOptions::default().kernel(kernel))
+            .unwrap();
     let buffers = AttentionBuffers {
         q: bound.q.slice(),
         k: bound.k.slice(),
@@ -31,7 +33,7 @@ fn everything(case: &Case<'_>, kernel: ForwardKernel, sentinel: u32) -> Vec<Vec<
     };
     let keep = MaskPlan::new(ATTENTION.kernels(), problem, MaskFormat::Keep).unwrap();
     let keep_mask = Guarded::written(keep.dims().iter().product(), sentinel);
-    let tiles = TilePlan::new(ATTENTION.kernels(), problem, None).unwrap();
+    let tiles = TilePlan::new(ATTENTION.kernels(), problem, &Default::default()).unwrap();
     let classes = Guarded::written(tiles.dims().iter().product(), sentinel);
     submit(|encoder| {
         plan.encode(encoder, &buffers).unwrap();
@@ -53,7 +55,7 @@ fn check(by: By, case: &Case<'_>) {
 
 #[test]
 fn hostile_ids_tables_and_ranges() {
-    let shape = Shape::new(2, 2, 37, 20).seq_kv(41);
+    let shape = Shape::new(2, 2, 37, 20).seq_len_kv(41);
     let operands = Operands::random(&shape, 1);
     for turn in 0..3 {
         for (mask, case) in masks(&operands, shape, turn) {
@@ -97,6 +99,6 @@ fn hostile_lengths_starts_and_block_tables() {
 
 #[test]
 fn hostile_indices_of_functions() {
-    let shape = Shape::new(1, 2, 37, 20).seq_kv(41);
+    let shape = Shape::new(1, 2, 37, 20).seq_len_kv(41);
     check(By::All, &wandering(shape, &Operands::random(&shape, 3)));
 }

@@ -10,10 +10,10 @@ mod forward;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
-use wgpu_attention::{
-    Custom, CustomType, KeySequences, Mask, MaskBuffers, MaskInput, MaskLeaf, Problem,
-    QuerySequences, Random, Shape, Strides,
-};
+use wgpu_attention::mask::{MaskLeaf, Random};
+use wgpu_attention::tensor::{KeySequences, QuerySequences, Strides};
+use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::{Mask, MaskBuffers, MaskInput, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands};
 use crate::sequences::Batch;

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::tensor::{Dtypes, KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    BackwardOptions, Dtypes, Gradients, KeySequences, Layout, Mask, MaskData, OutputGradients,
-    Outputs, Problem, QuerySequences, Score, Sequences, Shape, reference,
+    Gradients, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score, Shape, reference,
 };
 
 use super::pool::{Kind, POOL, Structure};
@@ -131,7 +132,7 @@ impl Call {
         let most = |of: fn(&(usize, usize)) -> usize| lengths.iter().map(of).max().unwrap();
         let (q_total, kv_total) = (start(batch, |x| x.0), start(batch, |x| x.1));
         let alone = |batch: usize, q_len: usize, kv_len: usize| {
-            Shape::new(batch, heads, q_len, dim).seq_kv(kv_len).kv_heads(kv_heads)
+            Shape::new(batch, heads, q_len, dim).seq_len_kv(kv_len).num_kv_heads(kv_heads)
         };
         let sequences = Sequences {
             q: match kind {
@@ -281,7 +282,7 @@ pub(super) fn make(seed: u64) -> Made {
     let (problem, inputs) = (&call.problem, call.operands.inputs());
     let Structure { kind, forward: kernel, is_split, backward, .. } = call.structure;
     let num_splits = is_split.then(|| *[3, 128].choose(&mut rng).unwrap());
-    let outputs = Outputs { lse: true, kernel: Some(kernel), num_splits, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
     let output = ATTENTION.run_blocking(problem, &inputs, &outputs).unwrap();
     let what = format!("call {seed} ({kernel}, {num_splits:?} splits, {problem:?})");
     call.compare(&what, &output.o, &output.lse);
@@ -290,7 +291,7 @@ pub(super) fn make(seed: u64) -> Made {
         made.gradients = 1;
         let upstream = call.upstream();
         let upstream = OutputGradients::new(&upstream.dout).dlse(&upstream.dlse);
-        let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
+        let options = BackwardOptions::default().kernel(kernel);
         let found = ATTENTION.gradients_blocking(problem, &inputs, &upstream, &options).unwrap();
         call.compare_gradients(&format!("call {seed} ({kernel}, {problem:?})"), &found);
     }

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use wgpu_attention::{
-    BackwardKernel, BackwardOptions, BackwardPlan, Dtype, Dtypes, ForwardKernel, Kernels, Problem,
-    Shape,
-};
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::tensor::Dtypes;
+use wgpu_attention::{BackwardPlan, Dtype, Kernels, Problem, Shape};
 
 use crate::fixture::{ATTENTION, serving};
 
@@ -173,7 +173,7 @@ fn all() -> Vec<Structure> {
 
 /// Whether a kernel makes these gradients; tried apart, so that the calls' pipelines aren't counted with these.
 fn makes_gradients(problem: &Problem, kernel: BackwardKernel) -> bool {
-    let options = BackwardOptions { kernel: Some(kernel), ..BackwardOptions::default() };
-    let kernels = Kernels::new(ATTENTION.device());
-    BackwardPlan::with_options(&kernels, problem, &options).is_ok()
+    let options = BackwardOptions::default().kernel(kernel);
+    let kernels = Kernels::new(ATTENTION.device(), &Default::default());
+    BackwardPlan::new(&kernels, problem, &options).is_ok()
 }

@@ -1,9 +1,9 @@
 //! Gradients of every operand, against the f64 reference's.
 
-use wgpu_attention::{
-    Attention, BackwardKernel, BackwardOptions, Custom, CustomType, Dtype, Mask, OutputGradients,
-    Problem, Score, Shape, reference,
-};
+use wgpu_attention::kernel::BackwardKernel;
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::{Attention, Dtype, Mask, OutputGradients, Problem, Score, Shape, reference};
 
 use super::{Case, Outcome, case};
 use crate::operands::{Operands, SCORES, ScoreData};
@@ -57,7 +57,7 @@ async fn compare(
     let dlse: Vec<f32> = (0..problem.shape().lse_len()?).map(|at| part(at, 2)).collect();
     let upstream = OutputGradients::new(&dout).dlse(&dlse);
     let inputs = operands.inputs();
-    let options = BackwardOptions { kernel, ..BackwardOptions::default() };
+    let options = BackwardOptions::default().kernel(kernel);
     let found = attention.gradients(problem, &inputs, &upstream, &options).await?;
     let truth = reference::gradients(known, &inputs, &upstream)?;
     let naive = naive_gradients_modified(known, mask, &inputs, &upstream, score, data, Dtype::F32);
@@ -96,7 +96,7 @@ async fn plain(
 }
 
 async fn one_kernel(attention: &Attention, kernel: BackwardKernel) -> Outcome {
-    let shape = Shape::new(2, 4, 65, 20).seq_kv(33).kv_heads(2);
+    let shape = Shape::new(2, 4, 65, 20).seq_len_kv(33).num_kv_heads(2);
     let masks = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
     Ok(plain(attention, shape, masks[0], 6, Some(kernel)).await?
         + plain(attention, shape, masks[1], 7, Some(kernel)).await?)
@@ -105,16 +105,16 @@ async fn one_kernel(attention: &Attention, kernel: BackwardKernel) -> Outcome {
 async fn every_length(attention: &Attention, mask: &str) -> Outcome {
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (0..).zip([(1, 1), (17, 3), (65, 33), (1, 203)]) {
-        let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+        let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
         compared += plain(attention, shape, mask, seed, None).await?;
     }
     Ok(compared)
 }
 
 async fn modified(attention: &Attention, score: Score) -> Outcome {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(70).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(70).num_kv_heads(2);
     let mask: Mask = "causal & key_lengths".parse()?;
-    let problem = &Problem::new(shape).mask(mask.clone()).score(score).with_scale(0.2);
+    let problem = &Problem::new(shape).mask(mask.clone()).score(score).scale(0.2);
     let data = ScoreData::random(&shape, 3);
     let mut operands = Operands::random(&shape, 3);
     operands.mask = data.add_to(&shape, operands.mask);
@@ -122,7 +122,7 @@ async fn modified(attention: &Attention, score: Score) -> Outcome {
 }
 
 async fn custom(attention: &Attention) -> Outcome {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = ScoreData::random(&shape, 2);
     let mut operands = Operands::random(&shape, 2);
     operands.mask =
@@ -137,7 +137,7 @@ async fn custom(attention: &Attention) -> Outcome {
         }";
     let alibi = Custom::new(text)?.buffer("slopes", CustomType::F32, 4)?;
     let mask: Mask = "causal & key_lengths".parse()?;
-    let score = Score { alibi: true, ..Score::default() };
+    let score = Score::default().alibi(true);
     let own = &Problem::new(shape).mask(mask.clone()).score_mod(alibi);
     let known = &Problem::new(shape).mask(mask.clone()).score(score);
     compare(attention, [own, known], &mask, &operands, (&score, &data), None).await

@@ -1,9 +1,11 @@
 //! Caches, token by token, against one parallel pass; and parts put together.
 
+use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens};
+use wgpu_attention::plan::MergePlan;
+use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AppendBuffers, AppendPlan, Attention, AttentionBuffers, AttentionPlan, CacheForm, CacheShape,
-    Dtype, Inputs, KvCache, Mask, MaskBuffers, MaskData, MergePlan, NewTokens, Problem,
-    QuerySequences, Score, Shape, reference,
+    Attention, AttentionBuffers, AttentionPlan, Dtype, Inputs, KvCache, Mask, MaskBuffers,
+    MaskData, Problem, Score, Shape, reference,
 };
 
 use super::{Case, Outcome, case, ensure};
@@ -39,7 +41,7 @@ fn cut(values: &[f32], seq_len: usize, dim: usize, from: usize, to: usize) -> Ve
 
 /// Appends and attends, in steps of a prompt, single tokens and a few at a time; nothing is read back in between.
 async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome {
-    let whole = Shape::new(shape.batch, HEADS, STEPS, DIM).kv_heads(KV_HEADS);
+    let whole = Shape::new(shape.batch, HEADS, STEPS, DIM).num_kv_heads(KV_HEADS);
     let operands = Operands::random(&whole, 8);
     let mut cache = KvCache::new(attention.kernels(), &shape)?;
     if let CacheForm::Paged { blocks, .. } = shape.form {
@@ -54,7 +56,7 @@ async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome 
     for size in [17, 1, 1, 5, 1, 20] {
         let append = AppendPlan::new(attention.kernels(), &shape, &NewTokens::new(size))?;
         let problem = shape.problem(HEADS, size, QuerySequences::Uniform).mask(mask.parse()?);
-        let plan = AttentionPlan::new(attention.kernels(), &problem)?;
+        let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
         let part =
             |values: &[f32]| upload(attention, &cut(values, STEPS, DIM, first, first + size));
         let (q, k, v) = (part(&operands.q), part(&operands.k), part(&operands.v));
@@ -99,7 +101,7 @@ async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome 
 
 /// The keys in parts, one of them empty and one that some rows don't keep at all, each a pass of its own.
 async fn merge(attention: &Attention) -> Outcome {
-    let shape = Shape::new(2, 4, 40, 20).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(2, 4, 40, 20).seq_len_kv(113).num_kv_heads(2);
     let bounds = [0, 1, 1, 77, 100, 113];
     let problem = Problem::new(shape).mask(Mask::causal());
     let operands = Operands::random(&shape, 1);
@@ -113,10 +115,14 @@ async fn merge(attention: &Attention) -> Outcome {
             upload(attention, &part)
         };
         let (k, v) = (tensor(&operands.k), tensor(&operands.v));
-        let own = Shape { seq_len_kv: keys[1] - keys[0], ..shape };
+        let own = shape.seq_len_kv(keys[1] - keys[0]);
         let offset = shape.seq_len_kv as i32 - shape.seq_len_q as i32 - keys[0] as i32;
         let causal = Mask::causal_offset(offset);
-        let plan = AttentionPlan::new(attention.kernels(), &Problem::new(own).mask(causal))?;
+        let plan = AttentionPlan::new(
+            attention.kernels(),
+            &Problem::new(own).mask(causal),
+            &Default::default(),
+        )?;
         let slices = merge.part(part)?;
         let buffers = AttentionBuffers {
             q: q.slice(..),

@@ -4,9 +4,9 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
-use wgpu_attention::{
-    Attention, AttentionPlan, Custom, Error, Mask, MaskFormat, Outputs, Problem, Shape, reference,
-};
+use wgpu_attention::plan::MaskFormat;
+use wgpu_attention::wgsl::Custom;
+use wgpu_attention::{Attention, AttentionPlan, Error, Mask, Outputs, Problem, Shape, reference};
 
 use super::{Case, Failure, Outcome, case, ensure, same_bits};
 use crate::operands::Operands;
@@ -51,7 +51,7 @@ async fn broken_text(attention: &Attention) -> Outcome {
     let tensor = attention.materialize(&problem, &operands.mask, MaskFormat::Keep).await;
     ensure_told("materialize", tensor)?;
     // A plan that was made of it: the device's word comes when it is asked for, once.
-    let plan = AttentionPlan::new(attention.kernels(), &problem);
+    let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default());
     let settled = attention.kernels().settle().await;
     ensure_told("settle", plan.and(settled))?;
     attention.kernels().settle().await?;
@@ -106,7 +106,7 @@ async fn side_by_side(attention: &Attention) -> Outcome {
 async fn too_large(attention: &Attention) -> Outcome {
     let limits = attention.device().limits();
     let elements = usize::try_from(limits.max_buffer_size / 4 + 1).unwrap_or(usize::MAX);
-    let shape = Shape::new(1, 1, 1, 1).seq_kv(elements.min(1 << 30));
+    let shape = Shape::new(1, 1, 1, 1).seq_len_kv(elements.min(1 << 30));
     match attention.materialize(&Problem::new(shape), &Default::default(), MaskFormat::Keep).await {
         Err(Error::Limit { .. } | Error::Operand { .. }) => Ok(1),
         Err(error) => Err(Failure::Wrong(error.to_string())),

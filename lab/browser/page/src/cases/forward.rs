@@ -1,9 +1,10 @@
 //! Forward passes: every kernel, mask, modifier and type, functions of the user's own, and what stands behind the mask.
 
-use wgpu_attention::{
-    Attention, Custom, CustomType, Dtype, Evaluator, ForwardKernel, Mask, MaskData, Outputs,
-    Problem, Score, ScoreTensor, Shape, reference,
-};
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::mask::Evaluator;
+use wgpu_attention::plan::ScoreTensor;
+use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::{Attention, Dtype, Mask, MaskData, Outputs, Problem, Score, Shape, reference};
 
 use super::{Case, Outcome, case, ensure, same_bits};
 use crate::operands::{MASKS, Operands, SCORES, ScoreData, stored};
@@ -51,7 +52,7 @@ pub(super) async fn compare(
     dtype: Dtype,
 ) -> Outcome {
     let inputs = operands.inputs();
-    let outputs = Outputs { lse: true, ..outputs };
+    let outputs = outputs.lse(true);
     let found = attention.run(problem, &inputs, &outputs).await?;
     let truth = reference::attention(problem, &inputs)?;
     let (score, data) = (Score::default(), ScoreData::default());
@@ -68,15 +69,15 @@ async fn best(attention: &Attention, shape: Shape, mask: &str, seed: u64) -> Out
     let problem = Problem::new(shape).mask(mask.clone());
     let operands = Operands::random(&shape, seed);
     // Of the native tests, too, those of any size leave decode kernels out.
-    let outputs = Outputs { kernel: Some(ForwardKernel::Tiled), ..Outputs::default() };
+    let outputs = Outputs::default().kernel(ForwardKernel::Tiled);
     compare(attention, &problem, &mask, &operands, outputs, Dtype::F32).await
 }
 
 /// One mask whose tiles are classed by closed forms, one with a tile map and a table of rows, in every type.
 async fn one_kernel(attention: &Attention, kernel: ForwardKernel) -> Outcome {
     let shape = match kernel.is_decode() {
-        true => Shape::new(4, 8, 9, 20).seq_kv(203).kv_heads(4),
-        false => Shape::new(2, 4, 113, 20).seq_kv(127).kv_heads(2),
+        true => Shape::new(4, 8, 9, 20).seq_len_kv(203).num_kv_heads(4),
+        false => Shape::new(2, 4, 113, 20).seq_len_kv(127).num_kv_heads(2),
     };
     let mut compared = 0;
     for mask in ["causal & key_lengths", "self_only_if_alone(causal & documents)"] {
@@ -84,7 +85,7 @@ async fn one_kernel(attention: &Attention, kernel: ForwardKernel) -> Outcome {
             let mask: Mask = mask.parse()?;
             let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
             let operands = stored(Operands::random(&shape, 5), dtype.into());
-            let outputs = Outputs { kernel: Some(kernel), ..Outputs::default() };
+            let outputs = Outputs::default().kernel(kernel);
             compared += compare(attention, &problem, &mask, &operands, outputs, dtype).await?;
         }
     }
@@ -95,28 +96,28 @@ async fn every_length(attention: &Attention, mask: &str, seed: u64) -> Outcome {
     let lengths = [(1, 1), (17, 3), (65, 33), (113, 129), (1, 203)];
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (seed..).zip(lengths) {
-        let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
+        let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
         compared += best(attention, shape, mask, seed).await?;
     }
     Ok(compared)
 }
 
 async fn long_rows(attention: &Attention) -> Outcome {
-    let long = Shape::new(1, 2, 217, 20).seq_kv(1023).kv_heads(1);
+    let long = Shape::new(1, 2, 217, 20).seq_len_kv(1023).num_kv_heads(1);
     Ok(best(attention, Shape::new(1, 1, 1023, 20), "causal", 1).await?
         + best(attention, long, "causal & key_lengths", 2).await?
-        + best(attention, Shape::new(1, 1, 257, 20).seq_kv(1023), "documents", 3).await?)
+        + best(attention, Shape::new(1, 1, 257, 20).seq_len_kv(1023), "documents", 3).await?)
 }
 
 async fn every_head_dim(attention: &Attention) -> Outcome {
     let mut compared = 0;
     for (seed, dim) in (0..).zip([1, 3, 16, 17, 32, 33, 64, 80, 127, 128, 129, 192, 200, 255, 256])
     {
-        let shape = Shape::new(1, 2, 37, dim).seq_kv(41);
+        let shape = Shape::new(1, 2, 37, dim).seq_len_kv(41);
         compared += best(attention, shape, "causal & key_lengths", seed).await?;
     }
     for (seed, (dim, dim_v)) in (0..).zip([(64, 1), (1, 64), (24, 130)]) {
-        let shape = Shape::new(2, 2, 37, dim).seq_kv(41).dim_v(dim_v);
+        let shape = Shape::new(2, 2, 37, dim).seq_len_kv(41).head_dim_v(dim_v);
         compared += best(attention, shape, "causal & key_lengths", seed).await?;
     }
     Ok(compared)
@@ -126,12 +127,12 @@ async fn decode(attention: &Attention) -> Outcome {
     let mask: Mask = "causal & key_lengths".parse()?;
     let mut compared = 0;
     for (seq_len_q, seq_len_kv) in [(1, 1), (2, 203), (16, 129), (9, 3), (2, 1023)] {
-        let shape = Shape::new(4, 8, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(4);
+        let shape = Shape::new(4, 8, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(4);
         let problem = Problem::new(shape).mask(mask.clone());
         let operands = Operands::random(&shape, 4);
         for num_splits in [None, Some(3), Some(128)] {
             let kernel = Some(ForwardKernel::Decode);
-            let outputs = Outputs { kernel, num_splits, ..Outputs::default() };
+            let outputs = Outputs::default().kernel(kernel).num_splits(num_splits);
             compared += compare(attention, &problem, &mask, &operands, outputs, Dtype::F32).await?;
         }
     }
@@ -142,14 +143,13 @@ async fn modified(attention: &Attention, score: Score) -> Outcome {
     let mask: Mask = "causal & key_lengths".parse()?;
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (0..).zip([(37, 70), (70, 33)]) {
-        let shape = Shape::new(2, 4, seq_len_q, 20).seq_kv(seq_len_kv).kv_heads(2);
-        let problem = Problem::new(shape).mask(mask.clone()).score(score).with_scale(0.2);
+        let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
+        let problem = Problem::new(shape).mask(mask.clone()).score(score).scale(0.2);
         let data = ScoreData::random(&shape, seed);
         let mut operands = Operands::random(&shape, seed);
         operands.mask = data.add_to(&shape, operands.mask);
         let inputs = operands.inputs();
-        let outputs =
-            Outputs { lse: true, tensors: ScoreTensor::ALL.to_vec(), ..Outputs::default() };
+        let outputs = Outputs::default().lse(true).tensors(ScoreTensor::ALL.to_vec());
         let found = attention.run(&problem, &inputs, &outputs).await?;
         let truth = reference::attention(&problem, &inputs)?;
         let naive = naive_modified(&problem, &mask, &inputs, &score, &data, Dtype::F32);
@@ -186,7 +186,7 @@ async fn custom_mask(attention: &Attention) -> Outcome {
     let mut found = Vec::new();
     for mask in [own, known] {
         let problem = Problem::new(shape).mask(mask);
-        let outputs = Outputs { lse: true, ..Outputs::default() };
+        let outputs = Outputs::default().lse(true);
         found.push(attention.run(&problem, &operands.inputs(), &outputs).await?);
     }
     same_bits("o", &found[0].o, &found[1].o)?;
@@ -195,7 +195,7 @@ async fn custom_mask(attention: &Attention) -> Outcome {
 }
 
 async fn custom_score(attention: &Attention) -> Outcome {
-    let shape = Shape::new(2, 4, 37, 20).seq_kv(41).kv_heads(2);
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = ScoreData::random(&shape, 2);
     let mut operands = Operands::random(&shape, 2);
     operands.mask =
@@ -206,11 +206,11 @@ async fn custom_score(attention: &Attention) -> Outcome {
     }";
     let alibi = Custom::new(text)?.buffer("slopes", CustomType::F32, 4)?;
     let mask: Mask = "causal & key_lengths".parse()?;
-    let score = Score { alibi: true, ..Score::default() };
+    let score = Score::default().alibi(true);
     // What the function does is what ALiBi does, so ALiBi's reference is its own.
     let own = Problem::new(shape).mask(mask.clone()).score_mod(alibi);
     let known = Problem::new(shape).mask(mask.clone()).score(score);
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let found = attention.run(&own, &operands.inputs(), &outputs).await?;
     let truth = reference::attention(&known, &operands.inputs())?;
     let naive = naive_modified(&known, &mask, &operands.inputs(), &score, &data, Dtype::F32);
@@ -222,7 +222,7 @@ async fn custom_score(attention: &Attention) -> Outcome {
 /// Keys and values that no query of their head group keeps are replaced; every bit of the output stays.
 async fn hostile(attention: &Attention) -> Outcome {
     const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
-    let shape = Shape::new(3, 4, 70, 20).seq_kv(75).kv_heads(2);
+    let shape = Shape::new(3, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     let mut compared = 0;
     for (seed, mask) in
         (0..).zip(["key_lengths", "key_padding & causal", "window(3,0)", "documents & !prefix"])
@@ -246,7 +246,7 @@ async fn hostile(attention: &Attention) -> Outcome {
         }
         ensure(replaced > 0, || format!("{mask} keeps every key, so it tests nothing"))?;
         let problem = Problem::new(shape).mask(mask.clone());
-        let outputs = Outputs { lse: true, ..Outputs::default() };
+        let outputs = Outputs::default().lse(true);
         let expected = attention.run(&problem, &clean.inputs(), &outputs).await?;
         let found = attention.run(&problem, &hostile.inputs(), &outputs).await?;
         same_bits(&format!("o under {mask}"), &found.o, &expected.o)?;
@@ -257,11 +257,11 @@ async fn hostile(attention: &Attention) -> Outcome {
 }
 
 async fn empty_rows(attention: &Attention) -> Outcome {
-    let shape = Shape::new(2, 2, 37, 20).seq_kv(41);
+    let shape = Shape::new(2, 2, 37, 20).seq_len_kv(41);
     let problem = Problem::new(shape).mask(Mask::KeyLengths);
     let mut operands = Operands::random(&shape, 1);
     operands.mask = MaskData::new().key_lengths([0, 41]);
-    let outputs = Outputs { lse: true, ..Outputs::default() };
+    let outputs = Outputs::default().lse(true);
     let compared =
         compare(attention, &problem, &Mask::KeyLengths, &operands, outputs, Dtype::F32).await?;
     let found = attention.run(&problem, &operands.inputs(), &Outputs::default()).await?;
@@ -272,16 +272,18 @@ async fn empty_rows(attention: &Attention) -> Outcome {
 
 async fn nothing(attention: &Attention) -> Outcome {
     let mut compared = 0;
-    for shape in
-        [Shape::new(2, 2, 3, 8).seq_kv(0), Shape::new(2, 2, 0, 8).seq_kv(5), Shape::new(0, 2, 3, 8)]
-    {
+    for shape in [
+        Shape::new(2, 2, 3, 8).seq_len_kv(0),
+        Shape::new(2, 2, 0, 8).seq_len_kv(5),
+        Shape::new(0, 2, 3, 8),
+    ] {
         compared += best(attention, shape, "causal & key_lengths", 1).await?;
     }
     Ok(compared)
 }
 
 async fn deterministic(attention: &Attention) -> Outcome {
-    let shape = Shape::new(2, 4, 129, 20).seq_kv(113).kv_heads(2);
+    let shape = Shape::new(2, 4, 129, 20).seq_len_kv(113).num_kv_heads(2);
     let problem = Problem::new(shape).mask("documents | causal".parse()?);
     let operands = Operands::random(&shape, 9);
     let first = attention.run(&problem, &operands.inputs(), &Outputs::default()).await?;

@@ -1,6 +1,8 @@
 //! Masks made on the device against the CPU's evaluator, and the classes of their tiles against every cell.
 
-use wgpu_attention::{Attention, Evaluator, Mask, MaskFormat, Problem, Shape, TileClass, TileGrid};
+use wgpu_attention::mask::{Evaluator, TileClass, TileGrid};
+use wgpu_attention::plan::{MaskFormat, TileOptions};
+use wgpu_attention::{Attention, Mask, Problem, Shape};
 
 use super::{Case, Outcome, case, ensure};
 use crate::operands::{MASKS, mask_data};
@@ -17,7 +19,7 @@ async fn tensor_and_tiles(attention: &Attention, mask: &str) -> Outcome {
     let mask: Mask = mask.parse()?;
     let mut compared = 0;
     for (seq_len_q, seq_len_kv) in [(1, 1), (7, 33), (40, 65)] {
-        let shape = Shape::new(2, 2, seq_len_q, 8).seq_kv(seq_len_kv);
+        let shape = Shape::new(2, 2, seq_len_q, 8).seq_len_kv(seq_len_kv);
         compared += tensor(attention, &mask, &shape).await?;
         compared += tiles(attention, &mask, &shape).await?;
     }
@@ -52,7 +54,7 @@ async fn tiles(attention: &Attention, mask: &Mask, shape: &Shape) -> Outcome {
     let evaluator = Evaluator::new(mask, &data, shape)?;
     let problem = Problem::new(*shape).mask(mask.clone());
     let grid = TileGrid { block_q: 8, block_kv: 16 };
-    let tiles = attention.tile_classes(&problem, &data, Some(grid)).await?;
+    let tiles = attention.tile_classes(&problem, &data, &TileOptions::default().grid(grid)).await?;
     let [batch, heads, rows, columns] = tiles.dims;
     for [b, h, y, x] in cells([shape.batch, shape.num_heads, rows, columns]) {
         let plane = b % batch * heads + h % heads;

@@ -9,7 +9,8 @@ mod sequences;
 
 use std::pin::Pin;
 
-use wgpu_attention::{Attention, Error, ParseMaskError};
+use wgpu_attention::mask::ParseMaskError;
+use wgpu_attention::{Attention, Error};
 
 /// Something to try.
 pub(crate) struct Case<'a> {

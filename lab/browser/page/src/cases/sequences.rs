@@ -1,8 +1,9 @@
 //! Packed sequences of different lengths, against each of them alone.
 
+use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Dtype, KeySequences, Mask, MaskBuffers, MaskData,
-    MaskInput, Outputs, Problem, QuerySequences, Score, Sequences, Shape, reference,
+    Attention, AttentionBuffers, AttentionPlan, Dtype, Mask, MaskBuffers, MaskData, MaskInput,
+    Outputs, Problem, Score, Shape, reference,
 };
 
 use super::{Case, Failure, Outcome, case, ensure};
@@ -29,7 +30,7 @@ fn problem(mask: &Mask) -> Problem {
         q: QuerySequences::Packed { total: STARTS.0[5] as usize },
         kv: KeySequences::Packed { total: STARTS.1[5] as usize },
     };
-    let shape = Shape::new(LENGTHS.len(), HEADS, 33, DIM).seq_kv(65).kv_heads(KV_HEADS);
+    let shape = Shape::new(LENGTHS.len(), HEADS, 33, DIM).seq_len_kv(65).num_kv_heads(KV_HEADS);
     Problem::new(shape.sequences(sequences)).mask(mask.clone())
 }
 
@@ -49,7 +50,7 @@ async fn packed(attention: &Attention) -> Outcome {
     let alone: Vec<(Problem, Operands)> = (0..)
         .zip(LENGTHS)
         .map(|(seed, (q_len, kv_len))| {
-            let shape = Shape::new(1, HEADS, q_len, DIM).seq_kv(kv_len).kv_heads(KV_HEADS);
+            let shape = Shape::new(1, HEADS, q_len, DIM).seq_len_kv(kv_len).num_kv_heads(KV_HEADS);
             (Problem::new(shape), Operands::random(&shape, seed))
         })
         .collect();
@@ -87,7 +88,7 @@ async fn packed(attention: &Attention) -> Outcome {
 
 async fn check(attention: &Attention) -> Outcome {
     let problem = problem(&Mask::causal());
-    let plan = AttentionPlan::new(attention.kernels(), &problem)?;
+    let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
     let shape = problem.shape();
     let q = upload(attention, &vec![1f32; shape.q_len()?]);
     let k = upload(attention, &vec![1f32; shape.k_len()?]);
