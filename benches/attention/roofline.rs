@@ -12,7 +12,7 @@ struct Form {
     size: u32,
     /// Vectors that an invocation loads per round.
     unroll: u32,
-    /// Whether a round asks for the next one's cache lines first, by a number of each (`shaders/fetch/`).
+    /// Whether a round asks for the next one's cache lines first, by a number of each (`shaders/cpu/prefetch/`).
     ahead: bool,
     /// Whether vectors come in words of 64 bits, which the device has to have.
     wide: bool,

@@ -8,13 +8,13 @@
 
 // needs backward/cell: cell_of
 // needs bindings: params, row_terms
+// needs common/problem: element, linear_workgroup
 // needs constants: BIAS_SHARED_BY_ROWS, WORKGROUP_SIZE
 // needs generated: mask_keep, mask_tile_closed
 // needs mask/algebra: SKIP, Tile
-// needs problem: element, linear_workgroup
 // needs rows/: load_dout4, load_k4, load_q4, load_v4, write_dbias
-// needs sequences: lse_index
 // needs sequences/: kv_len, kv_place, q_len, q_place
+// needs sequences/positions: lse_index
 // offers backward_bias
 
 const TILE_ROWS: u32 = 8u;

@@ -5,9 +5,9 @@
 //   ds = p (dp - delta), and back through what modified the score      the gradient of scale * q . k
 
 // needs bindings: params
+// needs common/problem: LOG2_E
 // needs constants: MODIFIED
 // needs generated: modified_score, score_gradient
-// needs problem: LOG2_E
 // offers cell_of
 
 struct Cell {

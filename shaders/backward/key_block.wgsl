@@ -4,7 +4,7 @@
 // needs constants: BLOCK_KV, BLOCK_Q
 // needs generated: mask_keep
 // needs mask/algebra: PARTIAL, Tile
-// needs tile_class_closed or tile_class_map: is_surely_empty, mask_tile
+// needs mask_tables/: is_surely_empty, mask_tile
 // offers KeyBlock, SKIPPED_RUN, has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
 
 struct KeyBlock {

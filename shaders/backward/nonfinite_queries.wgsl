@@ -1,8 +1,8 @@
 // The sum of the numbers that aren't finite in {{TENSOR}}'s rows among the queries that keep a key.
 
 // needs bindings: params
+// needs common/nonfinite: is_nonfinite
 // needs generated: mask_keep
-// needs nonfinite: is_nonfinite
 // needs rows/: load_{{TENSOR}}4
 // needs sequences/: q_len, q_place
 // offers kept_nonfinite_{{TENSOR}}4

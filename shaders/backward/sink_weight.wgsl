@@ -1,7 +1,7 @@
 // needs bindings: mask_words
+// needs common/problem: LOG2_E
 // needs constants: SINKS_SLOT
 // needs mask/words: slot_u32
-// needs problem: LOG2_E
 // offers sink_weight
 
 fn sink_weight(lse: f32, h: u32) -> f32 {

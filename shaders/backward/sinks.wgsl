@@ -7,10 +7,10 @@
 
 // needs backward/sink_weight: sink_weight
 // needs bindings: dsinks, params, row_terms
+// needs common/problem: linear_workgroup
 // needs constants: WORKGROUP_SIZE
-// needs problem: linear_workgroup
-// needs sequences: lse_index
 // needs sequences/: q_len
+// needs sequences/positions: lse_index
 // offers backward_sinks
 
 var<workgroup> sums: array<f32, WORKGROUP_SIZE>;

@@ -6,12 +6,12 @@
 // One invocation per row of [batch, num_heads, seq_len_q].
 
 // needs bindings: lse, params, row_terms
+// needs common/problem: EXPONENT_BITS, SIGN_BIT, linear_workgroup
 // needs constants: NOTHING_KEPT, WORKGROUP_SIZE
 // needs generated: dlse_of
-// needs problem: EXPONENT_BITS, SIGN_BIT, linear_workgroup
 // needs rows/: load_dout4, load_o4
-// needs sequences: lse_index
 // needs sequences/: q_len, q_place
+// needs sequences/positions: lse_index
 // offers backward_terms
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -5,7 +5,7 @@
 // needs decode/row_block: Row, RowBlock
 // needs rows/: load_part4
 // needs rows/store_vec4: store_part4
-// needs sequences: row_index
+// needs sequences/positions: row_index
 // offers end_row, end_row4, ended_row4
 
 // What the row's components are multiplied with. `writes` is true in one invocation of the row.

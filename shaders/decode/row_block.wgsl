@@ -10,7 +10,7 @@
 // needs constants: BLOCK_KV, ROWS
 // needs generated: mask_hull, mask_keep
 // needs mask/algebra: FULL, PARTIAL, SKIP, Tile, hull_or
-// needs tile_class_closed or tile_class_map: mask_tile, visited_hull
+// needs mask_tables/: mask_tile, visited_hull
 // offers Row, RowBlock, cell_kept, is_empty, kv_tile_class, packed_row, row_block
 
 struct RowBlock {

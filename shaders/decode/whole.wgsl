@@ -4,7 +4,7 @@
 // needs decode/row_block: Row, RowBlock
 // needs rows/: load_o4, store_o4
 // needs score/: row_end
-// needs sequences: lse_index
+// needs sequences/positions: lse_index
 // needs sequences/q_uniform: q_place
 // offers end_row, end_row4, ended_row4
 

@@ -6,7 +6,7 @@
 // needs bindings: mask_words, params
 // needs mask/algebra: PARTIAL, Tile, hull_all
 // needs mask/words: slot_u32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers buckets_hull, buckets_keep, buckets_tile
 
 fn buckets_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

@@ -3,7 +3,7 @@
 
 // needs mask/algebra: Tile, hull_of, tile_class
 // needs mask/words: slot_i32
-// needs sequences: diagonal
+// needs sequences/positions: diagonal
 // offers causal_hull, causal_keep, causal_tile
 
 fn causal_offset(slot: u32, b: u32) -> i32 {

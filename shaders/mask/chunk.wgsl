@@ -3,7 +3,7 @@
 
 // needs mask/algebra: Tile, hull_of, tile_class
 // needs mask/words: slot_i32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers chunk_hull, chunk_keep, chunk_tile
 
 // Floor division, for own positions before the first key.

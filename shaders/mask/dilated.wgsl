@@ -3,7 +3,7 @@
 
 // needs mask/algebra: Tile, hull_of, tile_class
 // needs mask/words: slot_i32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers dilated_hull, dilated_keep, dilated_tile
 
 fn dilated_multiple_in(first: i32, last: i32, step: i32) -> bool {

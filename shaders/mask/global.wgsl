@@ -3,7 +3,7 @@
 
 // needs mask/algebra: Tile, hull_all, hull_of, tile_class
 // needs mask/words: slot_i32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers global_hull, global_keep, global_tile
 
 fn global_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

@@ -2,7 +2,7 @@
 // slots: none
 
 // needs mask/algebra: Tile, hull_all, tile_class
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers not_self_hull, not_self_keep, not_self_tile
 
 fn not_self_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

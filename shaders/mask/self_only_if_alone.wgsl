@@ -1,12 +1,12 @@
 // self_only_if_alone: what `inner` keeps, the own position only in rows where it keeps nothing else.
-// Which rows those are is found by rows_alone.wgsl before the first use.
+// Which rows those are is found by mask_tables/rows_alone.wgsl before the first use.
 // slots: [where the rows' flags lie, u32 [batch|1, num_heads|1, seq_len_q];
 //         words from one sequence and head to the next, 0 where the rows are the same]
 
 // needs bindings: mask_words
 // needs mask/algebra: PARTIAL, Tile
 // needs mask/words: slot_u32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers self_only_if_alone_keep, self_only_if_alone_row, self_only_if_alone_tile
 
 fn self_only_if_alone_row(slot: u32, b: u32, h: u32, q_idx: u32) -> u32 {

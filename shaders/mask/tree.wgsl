@@ -6,7 +6,7 @@
 // needs bindings: mask_words, params
 // needs mask/algebra: Tile, hull_of, tile_class
 // needs mask/words: slot_u32
-// needs sequences: diagonal
+// needs sequences/positions: diagonal
 // offers tree_hull, tree_keep, tree_tile
 
 fn tree_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

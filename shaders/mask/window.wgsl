@@ -3,7 +3,7 @@
 
 // needs mask/algebra: Tile, hull_of, tile_class
 // needs mask/words: slot_i32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers window_hull, window_keep, window_tile
 
 fn window_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

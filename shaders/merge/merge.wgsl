@@ -6,15 +6,15 @@
 // What has found no key has l_i = 0 and is left out, whatever its o_i is. One invocation per 4 components of a row.
 
 // needs bindings: lse, params
+// needs common/nonfinite_sums: scaled
+// needs common/online_softmax: LOWEST
+// needs common/problem: linear_workgroup
 // needs constants: WORKGROUP_SIZE
 // needs merge/: part_stats
-// needs nonfinite_sums: scaled
-// needs online_softmax: LOWEST
-// needs problem: linear_workgroup
 // needs rows/: load_part4, store_o4
 // needs score/: row_end
-// needs sequences: row_index
 // needs sequences/: q_len, q_place
+// needs sequences/positions: row_index
 // offers merge
 
 @compute @workgroup_size(WORKGROUP_SIZE)

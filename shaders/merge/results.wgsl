@@ -1,7 +1,7 @@
 // Of whole results: m is their lse and l is 1; where no key was kept, lse is -inf and l is 0.
 
 // needs bindings: params, stats
-// needs problem: EXPONENT_BITS, SIGN_BIT
+// needs common/problem: EXPONENT_BITS, SIGN_BIT
 // offers part_stats
 
 fn part_stats(i: u32, row: u32) -> vec2<f32> {

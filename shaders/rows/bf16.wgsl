@@ -1,6 +1,6 @@
 // bf16: the upper half of an f32.
 
-// needs problem: EXPONENT_BITS
+// needs common/problem: EXPONENT_BITS
 // offers bf16_pack, bf16_unpack
 
 fn bf16_unpack(word: u32) -> vec2<f32> {

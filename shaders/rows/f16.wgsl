@@ -1,6 +1,6 @@
 // f16 on every device, with SHADER_F16 or without.
 
-// needs problem: EXPONENT_BITS
+// needs common/problem: EXPONENT_BITS
 // offers f16_pack, f16_unpack
 
 fn f16_unpack(word: u32) -> vec2<f32> {

@@ -1,7 +1,7 @@
 // Rows of {{TENSOR}} of 8 bits per element. What lies beyond a row's end reads as zero.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: read_{{TENSOR}}4
 // needs rows/i8: words_of_{{TENSOR}}
 // offers load_{{TENSOR}}4

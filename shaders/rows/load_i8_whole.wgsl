@@ -1,8 +1,8 @@
 // Rows of {{TENSOR}} of 8 bits per element, which fill all the room that the kernel has for them.
 
 // needs bindings: params
-// needs problem: element
-// needs rows/: read_{{TENSOR}}4
+// needs common/problem: element
+// needs cpu/rows/ or rows/: read_{{TENSOR}}4
 // needs rows/i8: words_of_{{TENSOR}}
 // offers load_{{TENSOR}}4
 

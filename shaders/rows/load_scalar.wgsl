@@ -1,7 +1,7 @@
 // Rows of {{TENSOR}}, of any strides. What lies beyond a row's end reads as zero.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: read_{{TENSOR}}
 // offers load_{{TENSOR}}4
 

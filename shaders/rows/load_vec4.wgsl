@@ -1,8 +1,8 @@
 // Rows of {{TENSOR}}, whose length and strides are multiples of 4. What lies beyond a row's end reads as zero.
 
 // needs bindings: params
-// needs problem: element
-// needs rows/: read_{{TENSOR}}4
+// needs common/problem: element
+// needs cpu/rows/ or rows/: read_{{TENSOR}}4
 // offers load_{{TENSOR}}4
 
 fn load_{{TENSOR}}4(b: u32, h: u32, row: u32, d: u32) -> vec4<f32> {

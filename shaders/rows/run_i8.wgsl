@@ -3,7 +3,7 @@
 // is the last run again.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: read_{{TENSOR}}4
 // offers run_{{TENSOR}}4
 

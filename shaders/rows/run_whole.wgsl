@@ -2,7 +2,7 @@
 // element on, and the index says so: else compilers that look after robustness don't load a run's vectors together.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: read_{{TENSOR}}4
 // offers run_{{TENSOR}}4
 

@@ -1,7 +1,7 @@
 // Rows of {{TENSOR}}, of any strides. What lies beyond a row's end isn't written.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: write_{{TENSOR}}
 // offers store_{{TENSOR}}4
 

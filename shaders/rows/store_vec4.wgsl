@@ -1,7 +1,7 @@
 // Rows of {{TENSOR}}, whose length and strides are multiples of 4. What lies beyond a row's end isn't written.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: write_{{TENSOR}}4
 // offers store_{{TENSOR}}4
 

@@ -4,7 +4,7 @@
 // needs bindings: mask_words
 // needs constants: ALIBI_SLOT
 // needs mask/words: slot_u32
-// needs sequences: own_position
+// needs sequences/positions: own_position
 // offers alibi_score
 
 fn alibi_score(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {

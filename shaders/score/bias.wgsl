@@ -1,7 +1,7 @@
 // bias: a tensor that is added to the scores, broadcast along what has stride 0.
 
 // needs bindings: params
-// needs problem: element
+// needs common/problem: element
 // needs rows/: read_bias
 // offers bias_score
 

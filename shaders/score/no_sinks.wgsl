@@ -1,7 +1,7 @@
 // The end of a row without sinks: o = o / l, lse = ln l + m. A row that kept nothing has l = 0 and o = 0.
 
 // needs bindings: params
-// needs online_softmax: LN_2, nan_if_lost
+// needs common/online_softmax: LN_2, nan_if_lost
 // offers row_end
 
 struct RowEnd {

@@ -3,8 +3,8 @@
 // One invocation per point.
 
 // needs bindings: params, points, values
+// needs common/problem: linear_workgroup
 // needs constants: WORKGROUP_SIZE
-// needs problem: linear_workgroup
 // offers ScorePoint, score_points
 
 struct ScorePoint {

@@ -4,10 +4,10 @@
 //   M = max(m, sink)    l' = l e^(m - M) + e^(sink - M)    o = o e^(m - M) / l'    lse = M + ln l'
 
 // needs bindings: mask_words, params
+// needs common/online_softmax: LN_2, LOWEST, nan_if_lost
+// needs common/problem: EXPONENT_BITS, LOG2_E, SIGN_BIT
 // needs constants: SINKS_SLOT
 // needs mask/words: slot_u32
-// needs online_softmax: LN_2, LOWEST, nan_if_lost
-// needs problem: EXPONENT_BITS, LOG2_E, SIGN_BIT
 // offers row_end
 
 struct RowEnd {

@@ -1,7 +1,7 @@
 // softcap (Gemma 2, arXiv 2408.00118, §2): bounds a score to (-softcap, softcap).
 
 // needs bindings: params
-// needs problem: LOG2_E
+// needs common/problem: LOG2_E
 // offers softcap_score, softcap_slope
 
 fn softcap_score(score: f32) -> f32 {

@@ -7,13 +7,13 @@
 // stats are written by one invocation of a row and read by all of them behind a barrier.
 
 // needs bindings: lse, params, stats
+// needs common/nonfinite_sums: scaled
+// needs common/online_softmax: LOWEST
+// needs common/query_block: QueryBlock
 // needs constants: BLOCK_KV, SEGMENT
-// needs nonfinite_sums: scaled
-// needs online_softmax: LOWEST
-// needs query_block: QueryBlock
 // needs rows/: load_o4
 // needs score/: row_end
-// needs sequences: lse_index
+// needs sequences/positions: lse_index
 // offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 
 struct SegmentEnd {

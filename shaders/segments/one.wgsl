@@ -1,11 +1,11 @@
 // A row's keys are one segment: its end is o and lse.
 
 // needs bindings: lse
-// needs nonfinite_sums: scaled
-// needs online_softmax: LOWEST
-// needs query_block: QueryBlock
+// needs common/nonfinite_sums: scaled
+// needs common/online_softmax: LOWEST
+// needs common/query_block: QueryBlock
 // needs score/: row_end
-// needs sequences: lse_index
+// needs sequences/positions: lse_index
 // offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 
 struct SegmentEnd {

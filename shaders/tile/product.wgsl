@@ -1,7 +1,7 @@
-// {{NEAR_TENSOR}} {{FAR_TENSOR}}^T of a tile: result[i] has the four own rows' products with the other side's row x + i * COLUMNS.
+// {{NEAR_TENSOR}} {{FAR_TENSOR}}^T of a tile: result[i] has the four own rows' products with the other side's row x + i * THREADS_PER_ROW.
 // Chunks of CHUNK components of both are staged in workgroup memory.
 
-// needs constants: CHUNK, COLUMNS, OTHER_BLOCK, OWN_BLOCK
+// needs constants: CHUNK, OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
 // needs rows/: load_{{FAR_TENSOR}}4, load_{{NEAR_TENSOR}}4
 // needs tile/rows: INVOCATIONS, OTHERS
 // needs tile/staged: CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, dot4, stage
@@ -9,8 +9,8 @@
 // offers product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}
 
 fn product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}(own: Rows, other: Rows, length: u32, invocation: u32) -> array<vec4<f32>, OTHERS> {
-    let y = invocation / COLUMNS;
-    let x = invocation % COLUMNS;
+    let y = invocation / THREADS_PER_ROW;
+    let x = invocation % THREADS_PER_ROW;
     var s: array<vec4<f32>, OTHERS>;
     for (var i = 0u; i < OTHERS; i += 1u) {
         s[i] = vec4<f32>(0.0);
@@ -41,7 +41,7 @@ fn product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}(own: Rows, other: Rows, length: u32, i
             let row2 = stage[at + 2u];
             let row3 = stage[at + 3u];
             for (var i = 0u; i < OTHERS; i += 1u) {
-                let far = stage[OTHER_START + d4 * OTHER_ROW + x + i * COLUMNS];
+                let far = stage[OTHER_START + d4 * OTHER_ROW + x + i * THREADS_PER_ROW];
                 s[i] = vec4<f32>(
                     dot4(row0, far, s[i].x),
                     dot4(row1, far, s[i].y),

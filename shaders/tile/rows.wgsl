@@ -1,19 +1,19 @@
 // How invocations share a tile: a workgroup has OWN_BLOCK rows of its own side (queries, or keys for dk and dv) and walks
-// over the other side in tiles of OTHER_BLOCK rows. Invocation (y, x) of the ROW_GROUPS x COLUMNS has its own side's rows
+// over the other side in tiles of OTHER_BLOCK rows. Invocation (y, x) of the ROW_GROUPS x THREADS_PER_ROW has its own side's rows
 // 4y .. 4y + 3, the components of its vectors.
 //
-// The kernel declares, in workgroup memory, `cells`, at least [COLUMNS, CELL_ROW] vectors of four own rows, and
+// The kernel declares, in workgroup memory, `cells`, at least [THREADS_PER_ROW, CELL_ROW] vectors of four own rows, and
 // `nonfinite_rows`. A row of `cells` is longer than what it holds, so that neighbours that write a column use different
 // banks.
 
-// needs constants: COLUMNS, OTHER_BLOCK, OWN_BLOCK
-// needs forward_matrix or tile/: cells
+// needs constants: OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
+// needs forward/ or tile/: cells
 // offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
-const INVOCATIONS: u32 = ROW_GROUPS * COLUMNS;
+const INVOCATIONS: u32 = ROW_GROUPS * THREADS_PER_ROW;
 // Rows of the other side that an invocation has the scores of.
-const OTHERS: u32 = OTHER_BLOCK / COLUMNS;
+const OTHERS: u32 = OTHER_BLOCK / THREADS_PER_ROW;
 const CELL_ROW: u32 = ROW_GROUPS + 1u;
 
 // Bit j of the first: the tile's row j of the other side has a number that isn't finite. 16 bytes, so that drivers see what
@@ -34,13 +34,13 @@ fn any_invocation(flag: bool, invocation: u32) -> bool {
     return atomicLoad(&nonfinite_rows[0]) != 0u;
 }
 
-// The rows' sums of shares that their COLUMNS invocations have. `cells` may be written after another barrier, and was last
+// The rows' sums of shares that their THREADS_PER_ROW invocations have. `cells` may be written after another barrier, and was last
 // read before one.
 fn sum_of_shares(share: vec4<f32>, y: u32, x: u32) -> vec4<f32> {
     cells[x * CELL_ROW + y] = share;
     workgroupBarrier();
     var sum = vec4<f32>(0.0);
-    for (var i = 0u; i < COLUMNS; i += 1u) {
+    for (var i = 0u; i < THREADS_PER_ROW; i += 1u) {
         sum += cells[i * CELL_ROW + y];
     }
     return sum;

@@ -1,18 +1,18 @@
 // The softmax over a workgroup's tile of scores, for kernels whose invocations share rows as rows.wgsl says: invocation (y, x)
-// has of the scores the keys tile_key(x, i), and of the output the components 4x, 4 (x + COLUMNS), ... m is the same in all
+// has of the scores the keys tile_key(x, i), and of the output the components 4x, 4 (x + THREADS_PER_ROW), ... m is the same in all
 // invocations of a row; l is each invocation's own share, summed at the end. The kernel declares tile_key.
 
 // needs bindings: params
-// needs constants: COLUMNS, HEAD_DIM_V, MODIFIED
-// needs forward_matrix or forward_tiled: tile_key
-// needs forward_matrix or tile/: cells
+// needs common/nonfinite: is_nonfinite
+// needs common/nonfinite_keys: kept_nonfinite_v4
+// needs common/nonfinite_sums: with_kept_nonfinite
+// needs common/online_softmax: LOWEST
+// needs common/query_block: QueryBlock, cell_kept
+// needs constants: HEAD_DIM_V, MODIFIED, THREADS_PER_ROW
+// needs forward/: tile_key
+// needs forward/ or tile/: cells
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL
-// needs nonfinite: is_nonfinite
-// needs nonfinite_keys: kept_nonfinite_v4
-// needs nonfinite_sums: with_kept_nonfinite
-// needs online_softmax: LOWEST
-// needs query_block: QueryBlock, cell_kept
 // needs rows/: load_o4, store_o4
 // needs segments/: await_stats, folded_o4, segment_end, segment_stats
 // needs sequences/: q_place
@@ -21,7 +21,7 @@
 
 const KEYS: u32 = OTHERS;
 const V4: u32 = HEAD_DIM_V / 4u;
-const OUTPUTS: u32 = V4 / COLUMNS;
+const OUTPUTS: u32 = V4 / THREADS_PER_ROW;
 // The bits of four rows; there are at most 8 keys of them.
 const ROW_BITS: vec4<u32> = vec4<u32>(1u, 2u, 4u, 8u);
 const_assert KEYS <= 8u;
@@ -67,7 +67,7 @@ fn score_tile(
     return kept;
 }
 
-// The rows' largest scores, from those of their COLUMNS invocations. cells may be written after another barrier.
+// The rows' largest scores, from those of their THREADS_PER_ROW invocations. cells may be written after another barrier.
 fn rows_maximum(m: vec4<f32>, y: u32, x: u32, s: ptr<function, array<vec4<f32>, KEYS>>) -> vec4<f32> {
     var own = m;
     for (var i = 0u; i < KEYS; i += 1u) {
@@ -77,7 +77,7 @@ fn rows_maximum(m: vec4<f32>, y: u32, x: u32, s: ptr<function, array<vec4<f32>, 
     cells[x * CELL_ROW + y] = own;
     workgroupBarrier();
     var most = m;
-    for (var i = 0u; i < COLUMNS; i += 1u) {
+    for (var i = 0u; i < THREADS_PER_ROW; i += 1u) {
         most = max(most, cells[i * CELL_ROW + y]);
     }
     return most;
@@ -175,11 +175,11 @@ fn finish_row(
         var has_nonfinite = add_nonfinite;
         for (var i = 0u; i < OUTPUTS; i += 1u) {
             has_nonfinite |= any(is_nonfinite(o_row[i]));
-            let d = (x + i * COLUMNS) * 4u;
+            let d = (x + i * THREADS_PER_ROW) * 4u;
             store_o4(place.x, block.h, place.y, d, folded_o4(block, keys, place, d, o_row[i], end));
         }
         if (has_nonfinite) {
-            for (var d = x * 4u; d < params.head_dim_v; d += COLUMNS * 4u) {
+            for (var d = x * 4u; d < params.head_dim_v; d += THREADS_PER_ROW * 4u) {
                 let kept = kept_nonfinite_v4(block.b, block.h, row, d, keys);
                 let value = with_kept_nonfinite(load_o4(place.x, block.h, place.y, d), kept, end.l);
                 store_o4(place.x, block.h, place.y, d, value);

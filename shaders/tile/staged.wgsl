@@ -1,6 +1,6 @@
 // Tiles staged in workgroup memory, for kernels that need no subgroups: what product.wgsl and sum.wgsl share. Invocation
-// (y, x) has, besides its own rows, the other side's rows x, x + COLUMNS, ... of the scores, and the components 4x,
-// 4 (x + COLUMNS), ... of the sums.
+// (y, x) has, besides its own rows, the other side's rows x, x + THREADS_PER_ROW, ... of the scores, and the components 4x,
+// 4 (x + THREADS_PER_ROW), ... of the sums.
 //
 // Workgroup memory: each phase writes only after a barrier that follows the last read of what it overwrites. `stage` is
 // written by all between two barriers of a product or a sum, and read after the second. `cells` is written by each
@@ -20,7 +20,7 @@ const STAGE: u32 = max(OTHER_START + CHUNK4 * OTHER_ROW, STAGED_ROWS * SUMMED_LE
 
 // Own side: [CHUNK / 4, OWN_ROW] then other side: [CHUNK / 4, OTHER_ROW]; or the other side: [STAGED_ROWS, row / 4]
 var<workgroup> stage: array<vec4<f32>, STAGE>;
-// Weights or gradients of scores: [OTHER_BLOCK, CELL_ROW]; or shares of the rows: [COLUMNS, CELL_ROW]
+// Weights or gradients of scores: [OTHER_BLOCK, CELL_ROW]; or shares of the rows: [THREADS_PER_ROW, CELL_ROW]
 var<workgroup> cells: array<vec4<f32>, OTHER_BLOCK * CELL_ROW>;
 
 // Rows [first, ..) of one head; what lies beyond `last` reads as `last`.

@@ -1,9 +1,9 @@
 // sums += cells^T {{FAR_TENSOR}}, over the tile's rows of the other side, of which STAGED_ROWS are staged at a time. In PARTIAL
 // tiles what isn't finite counts as 0 and is noted.
 
-// needs constants: COLUMNS, OTHER_BLOCK, STAGED_ROWS
+// needs common/nonfinite: is_nonfinite, without_nonfinite
+// needs constants: OTHER_BLOCK, STAGED_ROWS, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL
-// needs nonfinite: is_nonfinite, without_nonfinite
 // needs rows/: load_{{FAR_TENSOR}}4
 // needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
 // needs tile/staged: Rows, cells, stage
@@ -11,13 +11,13 @@
 // offers add_{{FAR_TENSOR}}
 
 fn add_{{FAR_TENSOR}}(
-    sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u / COLUMNS>, 4>>,
+    sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u / THREADS_PER_ROW>, 4>>,
     other: Rows,
     kind: u32,
     invocation: u32,
 ) {
-    let y = invocation / COLUMNS;
-    let x = invocation % COLUMNS;
+    let y = invocation / THREADS_PER_ROW;
+    let x = invocation % THREADS_PER_ROW;
     for (var j0 = 0u; j0 < OTHER_BLOCK; j0 += STAGED_ROWS) {
         workgroupBarrier();
         for (var i = 0u; i < turns(STAGED_ROWS * ({{CAPACITY}} / 4u)); i += 1u) {
@@ -38,8 +38,8 @@ fn add_{{FAR_TENSOR}}(
         workgroupBarrier();
         for (var j = 0u; j < STAGED_ROWS; j += 1u) {
             let cell = cells[(j0 + j) * CELL_ROW + y];
-            for (var i = 0u; i < {{CAPACITY}} / 4u / COLUMNS; i += 1u) {
-                let value = stage[j * ({{CAPACITY}} / 4u) + x + i * COLUMNS];
+            for (var i = 0u; i < {{CAPACITY}} / 4u / THREADS_PER_ROW; i += 1u) {
+                let value = stage[j * ({{CAPACITY}} / 4u) + x + i * THREADS_PER_ROW];
                 (*sums)[0][i] = fma(vec4<f32>(cell.x), value, (*sums)[0][i]);
                 (*sums)[1][i] = fma(vec4<f32>(cell.y), value, (*sums)[1][i]);
                 (*sums)[2][i] = fma(vec4<f32>(cell.z), value, (*sums)[2][i]);

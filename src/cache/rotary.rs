@@ -93,7 +93,7 @@ impl Rotary {
     }
 }
 
-/// shaders/append/rotary.wgsl's `Rotary`.
+/// shaders/cache/rotary.wgsl's `Rotary`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub(super) struct Block {

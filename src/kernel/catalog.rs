@@ -131,8 +131,8 @@ fn name(key: &KernelKey) -> String {
                 BackwardForm::Tiled { .. } => BackwardKernel::Tiled,
             };
             match pass {
-                BackwardPass::Rows { .. } => format!("backward rows {kernel}"),
-                BackwardPass::Columns { .. } => format!("backward columns {kernel}"),
+                BackwardPass::Dq { .. } => format!("backward dq {kernel}"),
+                BackwardPass::DkDv { .. } => format!("backward dkdv {kernel}"),
                 _ => key.entry_point().replace('_', " "),
             }
         }
@@ -226,10 +226,10 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
         for score in scores() {
             for pass in PASSES {
                 // One binding too many: the plan takes the two halves.
-                let halved = score.bias && pass == (BackwardPass::Columns { dk: true, dv: true });
+                let halved = score.bias && pass == (BackwardPass::DkDv { dk: true, dv: true });
                 // Nothing to write: no plan asks for it.
                 let idle = !config.form.has_cells()
-                    && pass == (BackwardPass::Rows { dq: false, normalizes: false });
+                    && pass == (BackwardPass::Dq { dq: false, normalizes: false });
                 if halved || idle {
                     continue;
                 }
@@ -280,13 +280,13 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
 const PASSES: [BackwardPass; 12] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
-    BackwardPass::Rows { dq: true, normalizes: true },
-    BackwardPass::Rows { dq: true, normalizes: false },
-    BackwardPass::Rows { dq: false, normalizes: true },
-    BackwardPass::Rows { dq: false, normalizes: false },
-    BackwardPass::Columns { dk: true, dv: true },
-    BackwardPass::Columns { dk: true, dv: false },
-    BackwardPass::Columns { dk: false, dv: true },
+    BackwardPass::Dq { dq: true, normalizes: true },
+    BackwardPass::Dq { dq: true, normalizes: false },
+    BackwardPass::Dq { dq: false, normalizes: true },
+    BackwardPass::Dq { dq: false, normalizes: false },
+    BackwardPass::DkDv { dk: true, dv: true },
+    BackwardPass::DkDv { dk: true, dv: false },
+    BackwardPass::DkDv { dk: false, dv: true },
     BackwardPass::Bias { shared_by_rows: false },
     BackwardPass::Bias { shared_by_rows: true },
     BackwardPass::Sinks,
@@ -396,7 +396,7 @@ mod tests {
             assert!(count(&format!("forward {kernel}")) > masks.len(), "{kernel}");
         }
         for kernel in BackwardKernel::ALL {
-            for pass in ["rows", "columns"] {
+            for pass in ["dq", "dkdv"] {
                 assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
@@ -413,12 +413,10 @@ mod tests {
         const ONE_OR_BOTH: [[bool; 2]; 3] = [[false, true], [true, false], [true, true]];
         let of_kind = |kind: &PassKind| match kind {
             PassKind::Terms => FLAG.map(|has_dlse| BackwardPass::Terms { has_dlse }).to_vec(),
-            PassKind::Rows => {
-                ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Rows { dq, normalizes }).to_vec()
+            PassKind::Dq => {
+                ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes }).to_vec()
             }
-            PassKind::Columns => {
-                ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::Columns { dk, dv }).to_vec()
-            }
+            PassKind::DkDv => ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::DkDv { dk, dv }).to_vec(),
             PassKind::Bias => {
                 FLAG.map(|shared_by_rows| BackwardPass::Bias { shared_by_rows }).to_vec()
             }

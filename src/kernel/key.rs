@@ -100,17 +100,17 @@ impl fmt::Display for BackwardKernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct BackwardConfig {
     /// The tiles of the kernel that makes dq: its rows, and the keys of a step.
-    pub(crate) rows_grid: TileGrid,
+    pub(crate) dq_grid: TileGrid,
     /// The tiles of the kernel that makes dk and dv: the rows of a step, and its keys.
-    pub(crate) columns_grid: TileGrid,
+    pub(crate) dkdv_grid: TileGrid,
     pub(crate) head_dim: RowLength,
     pub(crate) head_dim_v: RowLength,
     pub(crate) rows: RowFormat,
     pub(crate) gradients: GradientDtypes,
     /// Whether dq is folded every [`SEGMENT`](super::source::SEGMENT) keys.
-    pub(crate) rows_fold: bool,
+    pub(crate) dq_folds: bool,
     /// Whether dk and dv are folded every [`SEGMENT`](super::source::SEGMENT) queries.
-    pub(crate) columns_fold: bool,
+    pub(crate) dkdv_folds: bool,
     pub(crate) form: BackwardForm,
 }
 
@@ -135,7 +135,7 @@ pub(crate) enum BackwardForm {
     },
     Tiled {
         /// Invocations that share a row.
-        columns: usize,
+        threads_per_row: usize,
         /// Components that are staged at a time for the products.
         chunk: usize,
         /// Rows that are staged at a time for the sums.
@@ -158,9 +158,9 @@ pub(crate) enum BackwardPass {
     /// lse and delta of each row.
     Terms { has_dlse: bool },
     /// dq, and what makes each row's weights add up to 1, where they do.
-    Rows { dq: bool, normalizes: bool },
+    Dq { dq: bool, normalizes: bool },
     /// dk, dv or both.
-    Columns { dk: bool, dv: bool },
+    DkDv { dk: bool, dv: bool },
     /// dbias.
     Bias { shared_by_rows: bool },
     /// dsinks.
@@ -193,21 +193,23 @@ impl ForwardConfig {
                     "subgroup {subgroup_size}, rows per lane {rows}, keys per sum {full}, in partial tiles {partial}"
                 )
             }
-            ForwardForm::Tiled { columns, chunk, v_keys } => {
+            ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
                 format!(
-                    "threads per row {columns}, staged components {chunk}, staged values {v_keys}"
+                    "threads per row {threads_per_row}, staged components {chunk}, staged values {v_keys}"
                 )
             }
-            ForwardForm::Matrix { columns, size } => {
-                format!("threads per row {columns}, matrices {size}")
+            ForwardForm::Matrix { threads_per_row, size } => {
+                format!("threads per row {threads_per_row}, matrices {size}")
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, split } => {
                 format!("subgroup {subgroup_size}, packed rows {rows}, split {split}")
             }
-            ForwardForm::Decode { invocations, columns, rows, k_run, v_run, split } => format!(
-                "threads {invocations}, threads per key {columns}, packed rows {rows}, vectors per load {k_run} and {v_run}, \
+            ForwardForm::Decode { invocations, threads_per_row, rows, k_run, v_run, split } => {
+                format!(
+                    "threads {invocations}, threads per key {threads_per_row}, packed rows {rows}, vectors per load {k_run} and {v_run}, \
                  split {split}"
-            ),
+                )
+            }
         };
         format!("{block_q} queries x {block_kv} keys, {form}")
     }
@@ -225,7 +227,7 @@ pub(crate) enum ForwardForm {
     },
     Tiled {
         /// Invocations that share a row.
-        columns: usize,
+        threads_per_row: usize,
         /// Components of q and k that are staged at a time.
         chunk: usize,
         /// Rows of v that are staged at a time.
@@ -233,7 +235,7 @@ pub(crate) enum ForwardForm {
     },
     Matrix {
         /// Invocations that share a row.
-        columns: usize,
+        threads_per_row: usize,
         /// Rows and columns of a cooperative matrix.
         size: usize,
     },
@@ -247,7 +249,7 @@ pub(crate) enum ForwardForm {
     Decode {
         invocations: usize,
         /// Invocations that share a key.
-        columns: usize,
+        threads_per_row: usize,
         /// Packed rows of a workgroup.
         rows: usize,
         /// How many neighbouring vectors of four components of a key one load of 16 bytes brings.
@@ -441,8 +443,8 @@ impl KernelKey {
             Self::Forward { .. } => "forward",
             Self::Backward { pass, .. } => match pass {
                 BackwardPass::Terms { .. } => "backward_terms",
-                BackwardPass::Rows { .. } => "backward_rows",
-                BackwardPass::Columns { .. } => "backward_columns",
+                BackwardPass::Dq { .. } => "backward_dq",
+                BackwardPass::DkDv { .. } => "backward_dkdv",
                 BackwardPass::Bias { .. } => "backward_bias",
                 BackwardPass::Sinks => "backward_sinks",
             },
@@ -595,30 +597,30 @@ impl BackwardPass {
         };
         if form.has_cells() {
             match self {
-                Self::Rows { dq: true, .. } => {
+                Self::Dq { dq: true, .. } => {
                     return &[Mask, Q, K, V, Dout, RowTermsOut, CellsOut, Dq];
                 }
-                Self::Rows { dq: false, .. } => {
+                Self::Dq { dq: false, .. } => {
                     return &[Mask, Q, K, V, Dout, RowTermsOut, CellsOut];
                 }
-                Self::Columns { dk: true, dv: true } => {
+                Self::DkDv { dk: true, dv: true } => {
                     return &[Mask, Q, Dout, RowTerms, Cells, Dk, Dv];
                 }
-                Self::Columns { dk: true, dv: false } => {
+                Self::DkDv { dk: true, dv: false } => {
                     return &[Mask, Q, Dout, RowTerms, Cells, Dk];
                 }
-                Self::Columns { dk: false, .. } => return &[Mask, Q, Dout, RowTerms, Cells, Dv],
+                Self::DkDv { dk: false, .. } => return &[Mask, Q, Dout, RowTerms, Cells, Dv],
                 Self::Terms { .. } | Self::Bias { .. } | Self::Sinks => {}
             }
         }
         match self {
             Self::Terms { has_dlse: false } => &[Mask, OIn, Dout, LseIn, RowTermsOut],
             Self::Terms { has_dlse: true } => &[Mask, OIn, Dout, LseIn, RowTermsOut, Dlse],
-            Self::Rows { dq: true, .. } => &[Mask, Q, K, V, Dout, RowTermsOut, Dq],
-            Self::Rows { dq: false, .. } => &[Mask, Q, K, V, Dout, RowTermsOut],
-            Self::Columns { dk: true, dv: true } => &[Mask, Q, K, V, Dout, RowTerms, Dk, Dv],
-            Self::Columns { dk: true, dv: false } => &[Mask, Q, K, V, Dout, RowTerms, Dk],
-            Self::Columns { dk: false, .. } => &[Mask, Q, K, V, Dout, RowTerms, Dv],
+            Self::Dq { dq: true, .. } => &[Mask, Q, K, V, Dout, RowTermsOut, Dq],
+            Self::Dq { dq: false, .. } => &[Mask, Q, K, V, Dout, RowTermsOut],
+            Self::DkDv { dk: true, dv: true } => &[Mask, Q, K, V, Dout, RowTerms, Dk, Dv],
+            Self::DkDv { dk: true, dv: false } => &[Mask, Q, K, V, Dout, RowTerms, Dk],
+            Self::DkDv { dk: false, .. } => &[Mask, Q, K, V, Dout, RowTerms, Dv],
             Self::Bias { .. } => &[Mask, Q, K, V, Dout, RowTerms, Dbias],
             Self::Sinks => &[Mask, RowTerms, Dsinks],
         }

@@ -26,18 +26,16 @@ impl Needs {
         let (invocations, workgroup_bytes) = match key {
             KernelKey::Forward { config, .. } => forward_workgroup(config),
             KernelKey::Backward { pass, config, .. } => match pass {
-                BackwardPass::Rows { .. } | BackwardPass::Columns { .. } => {
-                    backward_workgroup(config)
-                }
+                BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => backward_workgroup(config),
                 BackwardPass::Sinks => (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize),
                 BackwardPass::Terms { .. } | BackwardPass::Bias { .. } => {
                     (WORKGROUP_SIZE as usize, 0)
                 }
             },
-            // As shaders/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
+            // As shaders/mask_tables/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
             KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),
             KernelKey::SequencesCheck { .. } => (WORKGROUP_SIZE as usize, 4),
-            // As shaders/weights.wgsl declares them: shares of a row, and whether one of its scores isn't finite.
+            // As shaders/inspect/weights.wgsl declares them: shares of a row, and whether one of its scores isn't finite.
             KernelKey::Weights { .. } => {
                 (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize + 16)
             }
@@ -137,21 +135,21 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
     match config.form {
         ForwardForm::Broadcast { subgroup_size, .. }
         | ForwardForm::DecodeLanes { subgroup_size, .. } => (subgroup_size, 0),
-        ForwardForm::Tiled { columns, chunk, v_keys } => {
+        ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
             let chunks = chunk / 4 * (block_q + 2 + block_kv + 2);
             let stage = chunks.max(v_keys * head_dim_v / 4);
-            (block_q / 4 * columns, 16 * stage + row_tile(block_kv))
+            (block_q / 4 * threads_per_row, 16 * stage + row_tile(block_kv))
         }
-        ForwardForm::Matrix { columns, .. } => {
+        ForwardForm::Matrix { threads_per_row, .. } => {
             let (q_row, v_row) = (head_dim / 4 + 2, block_kv / 4 + 2);
             let halves =
                 block_q * q_row + (block_kv * q_row).max(head_dim_v * v_row) + block_q * v_row;
             let scores = 16 * block_q * (block_kv / 4 + 1);
-            (block_q / 4 * columns, 8 * halves + scores + row_tile(columns))
+            (block_q / 4 * threads_per_row, 8 * halves + scores + row_tile(threads_per_row))
         }
-        ForwardForm::Decode { invocations, columns, rows, v_run, .. } => {
+        ForwardForm::Decode { invocations, threads_per_row, rows, v_run, .. } => {
             let cells = rows * block_kv;
-            let products = columns * (cells + invocations / columns / 4);
+            let products = threads_per_row * (cells + invocations / threads_per_row / 4);
             let words = products.max(invocations * v_run * 4) + 2 * cells + rows + 4;
             (invocations, 16 * rows * head_dim / 4 + 4 * words)
         }
@@ -162,11 +160,11 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
 fn backward_workgroup(config: &BackwardConfig) -> (usize, usize) {
     match config.form {
         BackwardForm::Broadcast { subgroup_size, .. } => (subgroup_size, 0),
-        BackwardForm::Tiled { columns, chunk, staged_rows } => {
-            let (own, other) = (config.rows_grid.block_q, config.rows_grid.block_kv);
+        BackwardForm::Tiled { threads_per_row, chunk, staged_rows } => {
+            let (own, other) = (config.dq_grid.block_q, config.dq_grid.block_kv);
             let row = config.head_dim.capacity.max(config.head_dim_v.capacity);
             let stage = (chunk / 4 * (own + 2 + other + 2)).max(staged_rows * row / 4);
-            (own / 4 * columns, 16 * (stage + other * (own / 4 + 1)) + 16)
+            (own / 4 * threads_per_row, 16 * (stage + other * (own / 4 + 1)) + 16)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The uniform block of every kernel: shaders/problem.wgsl's `Params`.
+//! The uniform block of every kernel: shaders/common/problem.wgsl's `Params`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -159,10 +159,10 @@ mod tests {
 
     use super::Params;
 
-    /// Every field of shaders/problem.wgsl lies where Rust has it.
+    /// Every field of shaders/common/problem.wgsl lies where Rust has it.
     #[test]
     fn layout_equals_wgsl() {
-        let text = include_str!("../../shaders/problem.wgsl").to_owned();
+        let text = include_str!("../../shaders/common/problem.wgsl").to_owned();
         let block = "\n@group(0) @binding(0) var<uniform> params: Params;\n";
         let module = naga::front::wgsl::parse_str(&(text + block)).unwrap();
         let (_, params) =

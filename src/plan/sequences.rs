@@ -1,4 +1,4 @@
-//! What shaders/sequences_check.wgsl found, in words.
+//! What shaders/sequences/check.wgsl found, in words.
 
 use crate::error::{Error, Result};
 use crate::sequences::{KeySequences, QuerySequences};

@@ -55,18 +55,18 @@ const BIAS_TILE_ROWS: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Terms,
-    Rows,
+    Dq,
     /// dk and dv, or dk alone.
-    Columns,
+    DkDv,
     /// dv, where a bias takes the last of 8 bindings of the kernel for both.
-    SecondColumns,
+    SecondDkDv,
     Bias,
     Sinks,
 }
 
 impl Stage {
     pub(super) const ALL: [Self; 6] =
-        [Self::Terms, Self::Rows, Self::Columns, Self::SecondColumns, Self::Bias, Self::Sinks];
+        [Self::Terms, Self::Dq, Self::DkDv, Self::SecondDkDv, Self::Bias, Self::Sinks];
 }
 
 /// No work.
@@ -104,17 +104,17 @@ pub(super) fn backward(
             ];
             (grid, reached)
         }
-        Stage::Rows => {
-            let block = config.rows_grid.block_q;
+        Stage::Dq => {
+            let block = config.dq_grid.block_q;
             let grid = Grid::blocks(queries, block, true, (block * shape.seq_len_kv) as u64 * row);
             let mut reached = inputs(&tensors);
             reached.push(tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16));
             reached.push(tensors.of_q(Binding::Dq, "dq", strides.dq, gradients.dq));
             (grid, reached)
         }
-        Stage::SecondColumns if !problem.score.bias => (NOTHING, Vec::new()),
-        Stage::Columns | Stage::SecondColumns => {
-            let block = config.columns_grid.block_kv;
+        Stage::SecondDkDv if !problem.score.bias => (NOTHING, Vec::new()),
+        Stage::DkDv | Stage::SecondDkDv => {
+            let block = config.dkdv_grid.block_kv;
             let keys = [shape.batch, shape.num_kv_heads, shape.seq_len_kv];
             let rows = shape.group_size() * shape.seq_len_q;
             let work = (block as u64 * row).saturating_mul(rows as u64);

@@ -97,7 +97,7 @@ fn a_hostile_key_reaches_the_rows_that_keep_it_and_no_other() {
 }
 
 /// Kernels for CPUs ask for rows ahead of time, `broadcast` where there are more than `CACHED_KEYS`, and look whether one is
-/// what shaders/fetch/line.wgsl calls unlikely.
+/// what shaders/cpu/prefetch/line.wgsl calls unlikely.
 #[test]
 fn the_unlikely_number_is_like_any_other() {
     let shapes = [(70, 70), (5, 70), (40, 4200)];

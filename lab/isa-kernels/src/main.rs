@@ -53,7 +53,7 @@ const LINES: &[Line] = &[
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
     },
     Line {
-        kernels: &["backward terms", "backward rows tiled", "backward columns tiled"],
+        kernels: &["backward terms", "backward dq tiled", "backward dkdv tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,

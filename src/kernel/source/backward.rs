@@ -34,7 +34,7 @@ impl Source {
         }
         self.rows(access, dtypes.q, "q", length);
         self.rows(access, dtypes.o, "dout", v_length);
-        if !(config.form.has_cells() && matches!(pass, BackwardPass::Columns { .. })) {
+        if !(config.form.has_cells() && matches!(pass, BackwardPass::DkDv { .. })) {
             self.rows(access, dtypes.k, "k", length);
             self.rows(access, dtypes.v, "v", v_length);
             self.score(score, dtypes.bias);
@@ -42,11 +42,11 @@ impl Source {
             self.part(&shader!("backward/cell"));
         }
         match pass {
-            BackwardPass::Rows { dq, normalizes } => {
+            BackwardPass::Dq { dq, normalizes } => {
                 self.part(&tile_class(mask));
-                self.part(&shader!("query_block"));
+                self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
-                self.folds(config.rows_fold);
+                self.folds(config.dq_folds);
                 self.folded("dq", "q", "HEAD_DIM", config.form);
                 if normalizes {
                     self.part(&if score.sinks {
@@ -60,62 +60,67 @@ impl Source {
                 } else {
                     shader!("backward/no_norm")
                 });
-                self.part(&shader!("nonfinite"));
-                self.template(&shader!("nonfinite_keys"), &[Fill::Tensor("k")]);
+                self.part(&shader!("common/nonfinite"));
+                self.template(&shader!("common/nonfinite_keys"), &[Fill::Tensor("k")]);
                 match config.form {
                     BackwardForm::Broadcast { sum_steps, .. } => {
-                        self.part(&shader!("broadcast/broadcast"));
-                        self.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
-                        self.lane_part(&shader!("broadcast/products"), "v", "kv", "HEAD_DIM_V");
+                        self.part(&shader!("cpu/broadcast/broadcast"));
+                        self.lane_part(&shader!("cpu/broadcast/products"), "k", "kv", "HEAD_DIM");
+                        self.lane_part(&shader!("cpu/broadcast/products"), "v", "kv", "HEAD_DIM_V");
                         self.sums(sum_steps, "k", "kv", "HEAD_DIM");
                         if config.form.has_cells() {
-                            self.part(&shader!("backward/score_cache"));
-                            self.part(&shader!("backward/write_score_cache"));
+                            self.part(&shader!("cpu/score_cache"));
+                            self.part(&shader!("cpu/write_score_cache"));
                         } else {
-                            self.part(&shader!("backward/no_score_cache"));
+                            self.part(&shader!("cpu/no_score_cache"));
                         }
-                        self.part(&shader!("backward/rows_broadcast"));
+                        self.part(&shader!("cpu/dq_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
                         self.tile(true);
                         self.product(["q", "k"], ["q", "kv"]);
                         self.product(["dout", "v"], ["q", "kv"]);
                         self.sum("k", "kv", "HEAD_DIM");
-                        self.part(&shader!("backward/rows_tiled"));
+                        self.part(&shader!("backward/dq"));
                     }
                 }
             }
-            BackwardPass::Columns { dk, dv } => {
+            BackwardPass::DkDv { dk, dv } => {
                 self.part(&tile_class(mask));
                 self.part(&shader!("backward/key_block"));
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
-                self.folds(config.columns_fold);
+                self.folds(config.dkdv_folds);
                 self.folded("dk", "kv", "HEAD_DIM", config.form);
                 self.folded("dv", "kv", "HEAD_DIM_V", config.form);
-                self.part(&shader!("nonfinite"));
+                self.part(&shader!("common/nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
                 }
                 match config.form {
                     BackwardForm::Broadcast { sum_steps, cells, .. } => {
-                        self.part(&shader!("broadcast/broadcast"));
+                        self.part(&shader!("cpu/broadcast/broadcast"));
                         self.sums(sum_steps, "dout", "q", "HEAD_DIM_V");
                         self.sums(sum_steps, "q", "q", "HEAD_DIM");
-                        self.part(&shader!("backward/columns"));
+                        self.part(&shader!("cpu/dkdv"));
                         if cells {
-                            self.part(&shader!("fetch/line"));
-                            self.part(&shader!("backward/score_cache"));
-                            self.part(&shader!("backward/columns_cached"));
+                            self.part(&shader!("cpu/prefetch/line"));
+                            self.part(&shader!("cpu/score_cache"));
+                            self.part(&shader!("cpu/dkdv_cached"));
                         } else {
-                            self.lane_part(&shader!("broadcast/products"), "q", "q", "HEAD_DIM");
                             self.lane_part(
-                                &shader!("broadcast/products"),
+                                &shader!("cpu/broadcast/products"),
+                                "q",
+                                "q",
+                                "HEAD_DIM",
+                            );
+                            self.lane_part(
+                                &shader!("cpu/broadcast/products"),
                                 "dout",
                                 "q",
                                 "HEAD_DIM_V",
                             );
-                            self.part(&shader!("backward/columns_broadcast"));
+                            self.part(&shader!("cpu/dkdv_broadcast"));
                         }
                     }
                     BackwardForm::Tiled { .. } => {
@@ -124,7 +129,7 @@ impl Source {
                         self.product(["v", "dout"], ["kv", "q"]);
                         self.sum("q", "q", "HEAD_DIM");
                         self.sum("dout", "q", "HEAD_DIM_V");
-                        self.part(&shader!("backward/columns_tiled"));
+                        self.part(&shader!("backward/dkdv"));
                     }
                 }
             }
@@ -158,8 +163,8 @@ impl Source {
     /// `fold_TENSOR`, for rows of `side`.
     fn folded(&mut self, tensor: &str, side: &str, capacity: &str, form: BackwardForm) {
         let part = match form {
-            BackwardForm::Broadcast { .. } => shader!("backward/fold_broadcast"),
-            BackwardForm::Tiled { .. } => shader!("backward/fold_tiled"),
+            BackwardForm::Broadcast { .. } => shader!("cpu/fold"),
+            BackwardForm::Tiled { .. } => shader!("backward/fold"),
         };
         self.lane_part(&part, tensor, side, capacity);
     }
@@ -196,11 +201,11 @@ impl Source {
                 self.flag("BIAS_SHARED_BY_ROWS", shared_by_rows);
                 return self.row_lengths(config);
             }
-            BackwardPass::Rows { .. } => config.rows_grid,
-            BackwardPass::Columns { dk, dv } => {
+            BackwardPass::Dq { .. } => config.dq_grid,
+            BackwardPass::DkDv { dk, dv } => {
                 self.flag("WRITE_DK", dk);
                 self.flag("WRITE_DV", dv);
-                config.columns_grid
+                config.dkdv_grid
             }
         };
         self.constant("BLOCK_Q", grid.block_q);
@@ -209,23 +214,23 @@ impl Source {
         match config.form {
             BackwardForm::Broadcast { subgroup_size, .. } => {
                 let own = match pass {
-                    BackwardPass::Columns { .. } => grid.block_kv,
+                    BackwardPass::DkDv { .. } => grid.block_kv,
                     _ => grid.block_q,
                 };
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", own / subgroup_size);
-                self.constant("GROUPS", config.rows_grid.block_q / subgroup_size);
+                self.constant("GROUPS", config.dq_grid.block_q / subgroup_size);
             }
-            BackwardForm::Tiled { columns, chunk, staged_rows } => {
+            BackwardForm::Tiled { threads_per_row, chunk, staged_rows } => {
                 let [own, other] = match pass {
-                    BackwardPass::Columns { .. } => ["BLOCK_KV", "BLOCK_Q"],
+                    BackwardPass::DkDv { .. } => ["BLOCK_KV", "BLOCK_Q"],
                     _ => ["BLOCK_Q", "BLOCK_KV"],
                 };
                 self.line(&format!(
                     "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};\n\
                      const SUMMED_LENGTH: u32 = max(HEAD_DIM, HEAD_DIM_V);"
                 ));
-                self.constant("COLUMNS", columns);
+                self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", staged_rows);
             }

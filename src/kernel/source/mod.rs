@@ -84,7 +84,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
     for (index, binding) in key.bindings().into_iter().enumerate() {
         source.binding(index, binding, rows_of(key), gradients_of(key));
     }
-    source.part(&shader!("problem"));
+    source.part(&shader!("common/problem"));
     source.part(&shader!("mask/words"));
     source.sequences(key.mask().sequences);
     source.part(&shader!("mask/algebra"));
@@ -95,7 +95,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.part(&tile_class(mask));
             source.part(&match config.form.packed_rows() {
                 Some(_) => shader!("decode/row_block"),
-                None => shader!("query_block"),
+                None => shader!("common/query_block"),
             });
             let length = row_length(config.head_dim, "HEAD_DIM", "params.head_dim");
             let RowFormat { access, dtypes } = config.rows;
@@ -113,11 +113,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                 source.written_rows(access, dtypes.o, "o", v_length);
             }
             source.score(score, dtypes.bias);
-            source.part(&shader!("online_softmax"));
+            source.part(&shader!("common/online_softmax"));
             source.part(&row_end(score.sinks));
-            source.part(&shader!("nonfinite"));
-            source.part(&shader!("nonfinite_sums"));
-            source.template(&shader!("nonfinite_keys"), &[Fill::Tensor("v")]);
+            source.part(&shader!("common/nonfinite"));
+            source.part(&shader!("common/nonfinite_sums"));
+            source.template(&shader!("common/nonfinite_keys"), &[Fill::Tensor("v")]);
             if config.form.packed_rows().is_some() {
                 if let ForwardForm::DecodeLanes { .. } = config.form {
                     source.fetches_keys(dtypes);
@@ -137,9 +137,9 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                     source.part(&shader!("segments/one"));
                 }
                 if let ForwardForm::Broadcast { sum_steps, .. } = config.form {
-                    source.part(&shader!("broadcast/broadcast"));
+                    source.part(&shader!("cpu/broadcast/broadcast"));
                     source.fetches_keys(dtypes);
-                    source.lane_part(&shader!("broadcast/products"), "k", "kv", "HEAD_DIM");
+                    source.lane_part(&shader!("cpu/broadcast/products"), "k", "kv", "HEAD_DIM");
                     source.sums(sum_steps, "v", "kv", "HEAD_DIM_V");
                 } else {
                     let is_staged = matches!(config.form, ForwardForm::Tiled { .. });
@@ -152,11 +152,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                 }
             }
             source.part(&match config.form {
-                ForwardForm::Broadcast { .. } => shader!("forward_broadcast"),
-                ForwardForm::Tiled { .. } => shader!("forward_tiled"),
-                ForwardForm::Matrix { .. } => shader!("forward_matrix"),
-                ForwardForm::DecodeLanes { .. } => shader!("forward_decode_lanes"),
-                ForwardForm::Decode { .. } => shader!("forward_decode"),
+                ForwardForm::Broadcast { .. } => shader!("cpu/forward_broadcast"),
+                ForwardForm::Tiled { .. } => shader!("forward/tiled"),
+                ForwardForm::Matrix { .. } => shader!("forward/matrix"),
+                ForwardForm::DecodeLanes { .. } => shader!("cpu/forward_decode_lanes"),
+                ForwardForm::Decode { .. } => shader!("forward/decode"),
             });
         }
         KernelKey::Backward { pass, config, score, mask } => {
@@ -173,30 +173,30 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.written_rows(*access, dtypes.o, "o", length);
             source.title("generated: kernel::source");
             source.constant("SINKS_SLOT", SINKS_SLOT);
-            source.part(&shader!("online_softmax"));
+            source.part(&shader!("common/online_softmax"));
             source.part(&row_end(*sinks));
             source.part(&match parts {
                 Parts::Splits => shader!("merge/splits"),
                 Parts::Results(_) => shader!("merge/results"),
             });
-            source.part(&shader!("nonfinite"));
-            source.part(&shader!("nonfinite_sums"));
+            source.part(&shader!("common/nonfinite"));
+            source.part(&shader!("common/nonfinite_sums"));
             source.part(&shader!("merge/merge"));
         }
         KernelKey::Inspect { rows: RowFormat { access, dtypes }, score, .. } => {
             source.rows(*access, dtypes.q, "q", "params.head_dim");
             source.rows(*access, dtypes.k, "k", "params.head_dim");
             source.score(score, dtypes.bias);
-            source.part(&shader!("inspect"));
+            source.part(&shader!("inspect/scores"));
         }
         KernelKey::Weights { sinks, .. } => {
             source.title("generated: kernel::source");
             source.constant("SINKS_SLOT", SINKS_SLOT);
-            source.part(&shader!("online_softmax"));
+            source.part(&shader!("common/online_softmax"));
             source.part(&row_end(*sinks));
-            source.part(&shader!("weights"));
+            source.part(&shader!("inspect/weights"));
         }
-        KernelKey::Materialize { .. } => source.part(&shader!("materialize")),
+        KernelKey::Materialize { .. } => source.part(&shader!("inspect/mask")),
         KernelKey::RowsAlone { node, mask } => {
             let node = &mask.rows_alone[*node];
             source.title("generated: kernel::source");
@@ -205,20 +205,20 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                  fn row_keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{\n    return {};\n}}\n",
                 node.slot, node.inner_keep
             ));
-            source.part(&shader!("rows_alone"));
+            source.part(&shader!("mask_tables/rows_alone"));
         }
         KernelKey::SequencesCheck { appends, .. } => {
             source.constant("FAULT_SLOT", FAULT_SLOT);
             source.part(&match appends {
-                true => shader!("append/room"),
+                true => shader!("cache/capacity"),
                 false => shader!("sequences/nothing_added"),
             });
-            source.part(&shader!("sequences_check"));
+            source.part(&shader!("sequences/check"));
         }
-        KernelKey::TileMap { .. } => source.part(&shader!("tile_map")),
+        KernelKey::TileMap { .. } => source.part(&shader!("mask_tables/tile_map")),
         KernelKey::TileClasses { mask, .. } => {
             source.part(&tile_class(mask));
-            source.part(&shader!("tile_classes"));
+            source.part(&shader!("inspect/tile_classes"));
         }
         KernelKey::ScorePoints { score, .. } => source.score_points(score),
     }
@@ -230,7 +230,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
 
 /// Where the classes of tiles come from.
 const fn tile_class(mask: &MaskText) -> Part {
-    if mask.needs_tile_map { shader!("tile_class_map") } else { shader!("tile_class_closed") }
+    if mask.needs_tile_map {
+        shader!("mask_tables/tile_class_map")
+    } else {
+        shader!("mask_tables/tile_class_closed")
+    }
 }
 
 /// How a row ends.
@@ -266,7 +270,7 @@ pub(super) const fn needs_subgroups(key: &KernelKey) -> bool {
             matches!(config.form, ForwardForm::Broadcast { .. } | ForwardForm::DecodeLanes { .. })
         }
         KernelKey::Backward {
-            pass: BackwardPass::Rows { .. } | BackwardPass::Columns { .. },
+            pass: BackwardPass::Dq { .. } | BackwardPass::DkDv { .. },
             config,
             ..
         } => {
@@ -315,7 +319,7 @@ impl Source {
             true => shader!("sequences/lengths_uniform"),
             false => shader!("sequences/lengths_checked"),
         });
-        self.part(&shader!("sequences"));
+        self.part(&shader!("sequences/positions"));
     }
 
     fn line(&mut self, text: &str) {
@@ -352,29 +356,29 @@ impl Source {
         let mut sums = |kind: &str, rows: usize| {
             let of = [Fill::Tensor(tensor), Fill::Side(side), Fill::Capacity(capacity)];
             let values = [&of[..], &[Fill::Kind(kind), Fill::AtOnce(rows)]].concat();
-            self.template(&shader!("broadcast/sums"), &values);
+            self.template(&shader!("cpu/broadcast/sums"), &values);
         };
         match at_once.partial {
             None => sums("", at_once.full),
             Some(partial) => {
                 sums("full_", at_once.full);
                 sums("partial_", partial);
-                self.lane_part(&shader!("broadcast/add"), tensor, side, capacity);
+                self.lane_part(&shader!("cpu/broadcast/add"), tensor, side, capacity);
             }
         }
     }
 
     /// `fetch_keys`.
     fn fetches_keys(&mut self, dtypes: Dtypes) {
-        self.part(&shader!("fetch/line"));
+        self.part(&shader!("cpu/prefetch/line"));
         for (tensor, dtype, capacity) in
             [("k", dtypes.k, "HEAD_DIM"), ("v", dtypes.v, "HEAD_DIM_V")]
         {
             let of = [Fill::Tensor(tensor), Fill::Side("kv"), Fill::Capacity(capacity)];
             let values = [&of[..], &[Fill::Line(CACHE_LINE / dtype.size())]].concat();
-            self.template(&shader!("fetch/rows"), &values);
+            self.template(&shader!("cpu/prefetch/rows"), &values);
         }
-        self.part(&shader!("fetch/keys"));
+        self.part(&shader!("cpu/prefetch/keys"));
     }
 
     /// A part that several others need, where it isn't there yet.
@@ -416,25 +420,25 @@ impl Source {
                     config.head_dim.capacity * k.size() + config.head_dim_v.capacity * v.size();
                 self.constant("CACHED_KEYS", SECOND_LEVEL_CACHE / key);
             }
-            ForwardForm::Tiled { columns, chunk, v_keys } => {
+            ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
                 self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
                 self.line("const SUMMED_LENGTH: u32 = HEAD_DIM_V;");
-                self.constant("COLUMNS", columns);
+                self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", v_keys);
             }
-            ForwardForm::Matrix { columns, size } => {
+            ForwardForm::Matrix { threads_per_row, size } => {
                 self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
-                self.constant("COLUMNS", columns);
+                self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("MATRIX", size);
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, .. } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
                 self.constant("ROWS", rows);
             }
-            ForwardForm::Decode { invocations, columns, rows, k_run, v_run, .. } => {
+            ForwardForm::Decode { invocations, threads_per_row, rows, k_run, v_run, .. } => {
                 self.constant("INVOCATIONS", invocations);
-                self.constant("COLUMNS", columns);
+                self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("ROWS", rows);
                 self.constant("K_RUN", k_run);
                 self.constant("V_RUN", v_run);

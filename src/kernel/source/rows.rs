@@ -91,8 +91,8 @@ impl Source {
             (RowAccess::Scalar, _) => shader!("rows/half_scalar"),
             (RowAccess::Vec4, Dtype::F32) => shader!("rows/f32_vec4"),
             (RowAccess::Vec4, _) => shader!("rows/half_vec4"),
-            (RowAccess::Wide, Dtype::F32) => shader!("rows/f32_wide"),
-            (RowAccess::Wide, _) => shader!("rows/half_wide"),
+            (RowAccess::Wide, Dtype::F32) => shader!("cpu/rows/f32_wide"),
+            (RowAccess::Wide, _) => shader!("cpu/rows/half_wide"),
         };
         let word = match atomic {
             true => format!("atomicLoad(&{tensor}[at / 2u])"),
@@ -107,10 +107,10 @@ impl Source {
         self.constant("PARTS", config.parts);
         self.line(&format!("const ROTATES_Q: bool = {};", config.rotates_q));
         if let Some(pairing) = config.pairing {
-            self.part(&shader!("append/rotary"));
+            self.part(&shader!("cache/rotary"));
             self.part(&match pairing {
-                Pairing::Half => shader!("append/pairs_half"),
-                Pairing::Interleaved => shader!("append/pairs_interleaved"),
+                Pairing::Half => shader!("cache/pairs_half"),
+                Pairing::Interleaved => shader!("cache/pairs_interleaved"),
             });
         }
         let turned = config.pairing.is_some();
@@ -129,15 +129,14 @@ impl Source {
                 "fn append_rotated_q(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {}",
             );
         }
-        self.part(&shader!("append/room"));
-        self.part(&shader!("append/append"));
+        self.part(&shader!("cache/capacity"));
+        self.part(&shader!("cache/append"));
     }
 
     /// `incoming_TENSOR4`: rows of the new tokens.
     fn incoming(&mut self, config: &AppendConfig, tensor: &str, length: &str, turned: bool) {
         self.rows(config.access, config.tokens, tensor, length);
-        let rows =
-            if turned { shader!("append/turned_rows") } else { shader!("append/plain_rows") };
+        let rows = if turned { shader!("cache/turned_rows") } else { shader!("cache/plain_rows") };
         self.template(&rows, &[Fill::Tensor(tensor)]);
     }
 
@@ -152,10 +151,10 @@ impl Source {
     ) {
         let store = if dtype == Dtype::I8 {
             self.reads(config.access, dtype, to, false);
-            shader!("append/store_row_i8")
+            shader!("cache/store_row_i8")
         } else {
             self.written_rows(config.access, dtype, to, length);
-            shader!("append/store_row")
+            shader!("cache/store_row")
         };
         self.template(&store, &[Fill::From(from), Fill::Tensor(to), Fill::RowLength(length)]);
     }

@@ -151,7 +151,7 @@ fn every_part_is_under_the_name_of_its_file() {
     let mask: Mask = "causal & documents".parse().unwrap();
     for key in keys(&Arc::new(MaskText::new(&mask, SequenceForms::default()))) {
         let text = wgsl(&key).unwrap();
-        assert!(text.contains("// ---- shaders/problem.wgsl ----"));
+        assert!(text.contains("// ---- shaders/common/problem.wgsl ----"));
         assert!(text.contains("// ---- shaders/mask/causal.wgsl ----"));
         assert!(!text.contains("TENSOR") && !text.contains("ROW_LENGTH"), "a placeholder is left");
     }

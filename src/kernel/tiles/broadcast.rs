@@ -2,7 +2,8 @@
 
 use super::device::DeviceTraits;
 use super::rows::{
-    ROOMS, backward_row_format, columns_fold, folds, lane_row_format, lanes, room, rows_fold,
+    CAPACITIES, backward_row_format, dkdv_folds, dq_folds, folds, lane_row_format, lanes,
+    row_capacity,
 };
 use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{
@@ -14,7 +15,8 @@ use crate::problem::{GradientStrides, Problem};
 pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
     let (subgroup_size, rows_format) = lanes(problem, device)?;
     let shape = &problem.shape;
-    let (head_dim, head_dim_v) = (room(shape.head_dim, &ROOMS), room(shape.head_dim_v, &ROOMS));
+    let (head_dim, head_dim_v) =
+        (row_capacity(shape.head_dim, &CAPACITIES), row_capacity(shape.head_dim_v, &CAPACITIES));
     let rows = broadcast_rows(both(head_dim, head_dim_v));
     Ok(ForwardConfig {
         grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
@@ -48,7 +50,7 @@ fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
     }
 }
 
-/// How many rows of `length` are summed up at a time: `rows`, if there are as many lanes, or as many more as it takes for the
+/// How many rows of `length` are summed up at a time: the dq pass, if there are as many lanes, or as many more as it takes for the
 /// lanes that share them to have equally many vectors of each.
 fn sum_step(subgroup_size: usize, length: RowLength, rows: usize) -> usize {
     let mut rows = rows.min(subgroup_size);
@@ -71,7 +73,7 @@ fn forward_sum_steps(subgroup_size: usize, length: RowLength) -> SumSteps {
     SumSteps { full: step(full), partial: Some(step(partial)) }
 }
 
-/// As in the forward pass, but few of long rows, and with one code for tiles of all kinds: `columns` sums up two tensors.
+/// As in the forward pass, but few of long rows, and with one code for tiles of all kinds: the dk/dv pass sums up two tensors.
 fn backward_sum_steps(subgroup_size: usize, length: RowLength, cells: bool) -> SumSteps {
     let (full, partial) = match length.capacity {
         0..=32 => (8, Some(8)),
@@ -99,14 +101,14 @@ pub(super) fn backward_broadcast(
         // Of k and v as well, long ones would take too long to compile.
         let keys = if cells || !long { rows } else { 2 };
         BackwardConfig {
-            rows_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
-            columns_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
+            dq_grid: TileGrid { block_q: subgroup_size * rows, block_kv: subgroup_size },
+            dkdv_grid: TileGrid { block_q: subgroup_size, block_kv: subgroup_size * keys },
             head_dim,
             head_dim_v,
             rows: lane_row_format(backward_row_format(problem, strides), device),
             gradients,
-            rows_fold: rows_fold(problem, gradients),
-            columns_fold: columns_fold(problem, gradients),
+            dq_folds: dq_folds(problem, gradients),
+            dkdv_folds: dkdv_folds(problem, gradients),
             form: BackwardForm::Broadcast {
                 subgroup_size,
                 sum_steps: backward_sum_steps(subgroup_size, longest, cells),
@@ -117,7 +119,7 @@ pub(super) fn backward_broadcast(
     // Short rows are multiplied again in less time than they are kept. A bias takes the binding that cells would need; and
     // sums go on from chunk to chunk in dk and dv themselves, in one run.
     let cells = longest.capacity > 16
-        && !columns_fold(problem, gradients)
+        && !dkdv_folds(problem, gradients)
         && !problem.score.bias
         && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
         && cell_bytes(problem, &of(true)) <= most_cell_bytes(&device.limits);
@@ -130,7 +132,7 @@ pub(crate) const fn cell_bytes(problem: &Problem, config: &BackwardConfig) -> u6
     if !config.form.has_cells() {
         return 0;
     }
-    let TileGrid { block_q, block_kv } = config.rows_grid;
+    let TileGrid { block_q, block_kv } = config.dq_grid;
     let keys = problem.shape.seq_len_kv.div_ceil(block_kv).saturating_mul(block_kv);
     (keys as u64).saturating_mul(block_q as u64 * 8)
 }

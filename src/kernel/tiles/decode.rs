@@ -1,7 +1,7 @@
 //! The kernels for few queries: how many rows they pack, and into how many parts the keys go.
 
 use super::device::DeviceTraits;
-use super::rows::{ROOMS, lanes, room, row_format};
+use super::rows::{CAPACITIES, lanes, row_capacity, row_format};
 use crate::dtype::Dtype;
 use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
 use crate::kernel::source::SEGMENT;
@@ -34,8 +34,8 @@ pub(super) fn decode_lanes(
     let rows = block_rows(problem, most.map_or(1, |&(_, rows)| rows));
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
-        head_dim: room(shape.head_dim, &ROOMS),
-        head_dim_v: room(shape.head_dim_v, &ROOMS),
+        head_dim: row_capacity(shape.head_dim, &CAPACITIES),
+        head_dim_v: row_capacity(shape.head_dim_v, &CAPACITIES),
         rows: rows_format,
         folds: false,
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
@@ -50,7 +50,7 @@ pub(super) fn decode_shared(
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
     let shape = &problem.shape;
-    let head_dim = room(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
+    let head_dim = row_capacity(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
     // q and the shares of the products are in workgroup memory together.
     let most = if head_dim.capacity <= 128 { 8 } else { 4 };
     let rows_format = row_format(problem);
@@ -62,12 +62,12 @@ pub(super) fn decode_shared(
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
         head_dim,
-        head_dim_v: room(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
+        head_dim_v: row_capacity(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
         rows: rows_format,
         folds: false,
         form: ForwardForm::Decode {
             invocations,
-            columns: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
+            threads_per_row: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
             rows: block_rows(problem, most),
             k_run,
             v_run: run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v),

@@ -20,7 +20,7 @@ pub(crate) use rows::row_format;
 
 use broadcast::{backward_broadcast, broadcast};
 use decode::{MAX_DECODE_QUERIES, decode_lanes, decode_shared};
-use rows::{ROOMS, backward_row_format, columns_fold, folds, room, rows_fold};
+use rows::{CAPACITIES, backward_row_format, dkdv_folds, dq_folds, folds, row_capacity};
 
 /// A kernel that was considered, and its tiles or why it was refused.
 pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
@@ -68,9 +68,9 @@ pub(crate) fn candidates(
 
 fn tiled(problem: &Problem) -> ForwardConfig {
     let shape = &problem.shape;
-    let head_dim_v = room(shape.head_dim_v, &[32, 64, 128, 192, 256]);
-    // The output's registers per invocation: 4 rows of capacity / columns components.
-    let (columns, v_keys) = match head_dim_v.capacity {
+    let head_dim_v = row_capacity(shape.head_dim_v, &[32, 64, 128, 192, 256]);
+    // The output's registers per invocation: 4 rows of capacity / threads_per_row components.
+    let (threads_per_row, v_keys) = match head_dim_v.capacity {
         0..=64 => (8, 16),
         65..=128 => (8, 8),
         _ => (16, 4),
@@ -79,11 +79,11 @@ fn tiled(problem: &Problem) -> ForwardConfig {
     let block_q = if shape.seq_len_q <= 32 { 32 } else { 64 };
     ForwardConfig {
         grid: TileGrid { block_q, block_kv: 32 },
-        head_dim: room(shape.head_dim, &ROOMS),
+        head_dim: row_capacity(shape.head_dim, &CAPACITIES),
         head_dim_v,
         rows: row_format(problem),
         folds: folds(problem),
-        form: ForwardForm::Tiled { columns, chunk: 16, v_keys },
+        form: ForwardForm::Tiled { threads_per_row, chunk: 16, v_keys },
     }
 }
 
@@ -98,17 +98,20 @@ fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, Str
     if widest > 128 {
         return Err(format!("it serves head_dim up to 128, here it is {widest}"));
     }
-    let columns = 8;
+    let threads_per_row = 8;
     let config = ForwardConfig {
         // With longer rows, half as many: workgroup memory holds all of them.
-        grid: TileGrid { block_q: if widest > 64 { 32 } else { 64 }, block_kv: 4 * columns },
-        head_dim: room(shape.head_dim, &[16, 32, 64, 128]),
-        head_dim_v: room(shape.head_dim_v, &[32, 64, 128]),
+        grid: TileGrid {
+            block_q: if widest > 64 { 32 } else { 64 },
+            block_kv: 4 * threads_per_row,
+        },
+        head_dim: row_capacity(shape.head_dim, &[16, 32, 64, 128]),
+        head_dim_v: row_capacity(shape.head_dim_v, &[32, 64, 128]),
         rows: row_format(problem),
         folds: folds(problem),
-        form: ForwardForm::Matrix { columns, size },
+        form: ForwardForm::Matrix { threads_per_row, size },
     };
-    let invocations = config.grid.block_q / 4 * columns;
+    let invocations = config.grid.block_q / 4 * threads_per_row;
     if !invocations.is_multiple_of(device.largest_subgroup.max(1)) {
         return Err(format!(
             "it needs subgroups that divide {invocations} invocations, here they have up to {}",
@@ -138,26 +141,26 @@ pub(crate) fn variants(config: ForwardConfig, device: &DeviceTraits) -> Vec<Forw
             };
             others.map(with).collect()
         }
-        ForwardForm::Tiled { columns, chunk, v_keys } => {
-            let with = |block_q, columns| ForwardConfig {
+        ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
+            let with = |block_q, threads_per_row| ForwardConfig {
                 grid: TileGrid { block_q, ..config.grid },
-                form: ForwardForm::Tiled { columns, chunk, v_keys },
+                form: ForwardForm::Tiled { threads_per_row, chunk, v_keys },
                 ..config
             };
-            let fits = |config: &ForwardConfig, columns: usize| {
+            let fits = |config: &ForwardConfig, threads_per_row: usize| {
                 // A bias is the same to all of them.
                 Needs::of_forward(config, false).refusal(&device.limits).is_ok()
-                    && config.head_dim_v.capacity.is_multiple_of(4 * columns)
+                    && config.head_dim_v.capacity.is_multiple_of(4 * threads_per_row)
                     // The output's registers per invocation: 4 rows of so many components.
-                    && config.head_dim_v.capacity <= 16 * columns
+                    && config.head_dim_v.capacity <= 16 * threads_per_row
             };
             let block_q = config.grid.block_q;
-            let other_columns = [4, 8, 16].into_iter().filter(|&n| n != columns);
+            let other_threads = [4, 8, 16].into_iter().filter(|&n| n != threads_per_row);
             let other_rows = [32, 64].into_iter().filter(|&n| n != block_q);
-            (other_columns.map(|columns| (block_q, columns)))
-                .chain(other_rows.map(|block_q| (block_q, columns)))
-                .map(|(block_q, columns)| (with(block_q, columns), columns))
-                .filter(|(config, columns)| fits(config, *columns))
+            (other_threads.map(|threads_per_row| (block_q, threads_per_row)))
+                .chain(other_rows.map(|block_q| (block_q, threads_per_row)))
+                .map(|(block_q, threads_per_row)| (with(block_q, threads_per_row), threads_per_row))
+                .filter(|(config, threads_per_row)| fits(config, *threads_per_row))
                 .map(|(config, _)| config)
                 .collect()
         }
@@ -204,23 +207,23 @@ fn backward_tiled(
     gradients: GradientDtypes,
 ) -> BackwardConfig {
     let shape = &problem.shape;
-    // The sums' registers per invocation: 4 rows of capacity / columns components, of dk and of dv.
-    let columns = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
-    let capacities: &[usize] = if columns == 8 { &[32, 64] } else { &[64, 128, 192, 256] };
+    // The sums' registers per invocation: 4 rows of capacity / threads_per_row components, of dk and of dv.
+    let threads_per_row = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
+    let capacities: &[usize] = if threads_per_row == 8 { &[32, 64] } else { &[64, 128, 192, 256] };
     let (head_dim, head_dim_v) =
-        (room(shape.head_dim, capacities), room(shape.head_dim_v, capacities));
+        (row_capacity(shape.head_dim, capacities), row_capacity(shape.head_dim_v, capacities));
     let (own, other) = (64, 32);
     BackwardConfig {
-        rows_grid: TileGrid { block_q: own, block_kv: other },
-        columns_grid: TileGrid { block_q: other, block_kv: own },
+        dq_grid: TileGrid { block_q: own, block_kv: other },
+        dkdv_grid: TileGrid { block_q: other, block_kv: own },
         head_dim,
         head_dim_v,
         rows: backward_row_format(problem, strides),
         gradients,
-        rows_fold: rows_fold(problem, gradients),
-        columns_fold: columns_fold(problem, gradients),
+        dq_folds: dq_folds(problem, gradients),
+        dkdv_folds: dkdv_folds(problem, gradients),
         form: BackwardForm::Tiled {
-            columns,
+            threads_per_row,
             chunk: 16,
             staged_rows: (1024 / head_dim.capacity.max(head_dim_v.capacity))
                 .min(16)
@@ -247,10 +250,13 @@ mod tests {
                 "subgroup 8, rows per lane 4, keys per sum 8, in partial tiles 2",
             ),
             (
-                ForwardForm::Tiled { columns: 8, chunk: 16, v_keys: 4 },
+                ForwardForm::Tiled { threads_per_row: 8, chunk: 16, v_keys: 4 },
                 "threads per row 8, staged components 16, staged values 4",
             ),
-            (ForwardForm::Matrix { columns: 8, size: 16 }, "threads per row 8, matrices 16"),
+            (
+                ForwardForm::Matrix { threads_per_row: 8, size: 16 },
+                "threads per row 8, matrices 16",
+            ),
             (
                 ForwardForm::DecodeLanes { subgroup_size: 8, rows: 4, split: true },
                 "subgroup 8, packed rows 4, split true",
@@ -258,7 +264,7 @@ mod tests {
             (
                 ForwardForm::Decode {
                     invocations: 128,
-                    columns: 4,
+                    threads_per_row: 4,
                     rows: 8,
                     k_run: 2,
                     v_run: 1,

@@ -7,11 +7,11 @@ use crate::kernel::source::SEGMENT;
 use crate::problem::{GradientStrides, Problem};
 use crate::shape::Strides;
 
-/// Rows of the lengths that models have get kernels with just their room, others read zeros up to the next one.
-pub(super) const ROOMS: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
+/// Rows of the lengths that models have get kernels with just their row_capacity, others read zeros up to the next one.
+pub(super) const CAPACITIES: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
 
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
-pub(super) fn room(length: usize, capacities: &[usize]) -> RowLength {
+pub(super) fn row_capacity(length: usize, capacities: &[usize]) -> RowLength {
     let capacity = (capacities.iter().copied())
         .find(|&capacity| length <= capacity)
         .unwrap_or(crate::shape::MAX_HEAD_DIM);
@@ -76,12 +76,12 @@ pub(super) fn folds(problem: &Problem) -> bool {
 }
 
 /// The same of dq.
-pub(super) fn rows_fold(problem: &Problem, gradients: GradientDtypes) -> bool {
+pub(super) fn dq_folds(problem: &Problem, gradients: GradientDtypes) -> bool {
     problem.shape.seq_len_kv > SEGMENT && gradients.dq == Dtype::F32
 }
 
 /// The same of dk and dv, whose sums are over the queries of a group's heads.
-pub(super) fn columns_fold(problem: &Problem, gradients: GradientDtypes) -> bool {
+pub(super) fn dkdv_folds(problem: &Problem, gradients: GradientDtypes) -> bool {
     let terms = problem.shape.seq_len_q.saturating_mul(problem.shape.group_size());
     terms > SEGMENT && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
 }

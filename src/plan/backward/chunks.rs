@@ -61,10 +61,10 @@ pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> 
     let all = |stage: Stage| (0..pieces[stage as usize].count()).map(move |piece| (stage, piece));
     let mut order: Vec<_> = all(Stage::Terms).collect();
     for chunk in 0..chunks {
-        for stage in [Stage::Rows, Stage::Columns] {
+        for stage in [Stage::Dq, Stage::DkDv] {
             order.extend(pieces[stage as usize].of_chunk(chunk).map(|piece| (stage, piece)));
         }
     }
-    order.extend([Stage::SecondColumns, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
+    order.extend([Stage::SecondDkDv, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
     order
 }

@@ -185,17 +185,17 @@ impl BackwardPlan {
         }
         let considered = backward_candidates(problem, &strides, options.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
-        let rows_mask = MaskTables::new(kernels, problem, Some(config.rows_grid))?;
-        let own_map = rows_mask.text.needs_tile_map && config.rows_grid != config.columns_grid;
+        let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
+        let own_map = rows_mask.text.needs_tile_map && config.dq_grid != config.dkdv_grid;
         let columns_mask = match own_map {
-            true => Some(MaskTables::new(kernels, problem, Some(config.columns_grid))?),
+            true => Some(MaskTables::new(kernels, problem, Some(config.dkdv_grid))?),
             false => None,
         };
-        let params = Params::new(problem, &rows_mask.layout, config.rows_grid.block_q)?
+        let params = Params::new(problem, &rows_mask.layout, config.dq_grid.block_q)?
             .with_gradients(&strides)?;
         let terms_bytes = problem.shape.lse_len()?.max(1) as u64 * 16;
         let of_stage = |stage| work::backward(problem, &config, options.dtypes, &strides, stage);
-        let grids = [Stage::Rows, Stage::Columns].map(|stage| of_stage(stage).0.workgroups());
+        let grids = [Stage::Dq, Stage::DkDv].map(|stage| of_stage(stage).0.workgroups());
         let [rows, columns] = grids;
         let limits = &kernels.traits().limits;
         let chunks = Chunk::all(problem, &config, limits, rows?, columns?);
@@ -203,10 +203,10 @@ impl BackwardPlan {
             .map(|stage| {
                 let (grid, reached) = of_stage(stage);
                 let ranges: Vec<_> = match stage {
-                    Stage::Rows => {
+                    Stage::Dq => {
                         chunks.iter().map(|c| (c.rows.clone(), c.params(params))).collect()
                     }
-                    Stage::Columns => {
+                    Stage::DkDv => {
                         chunks.iter().map(|c| (c.columns.clone(), c.params(params))).collect()
                     }
                     _ => vec![(0..grid.workgroups()?, params)],
@@ -254,9 +254,9 @@ impl BackwardPlan {
         // What most callers want is compiled now, the rest when it is asked for.
         for pass in [
             Some(BackwardPass::Terms { has_dlse: false }),
-            Some(BackwardPass::Rows { dq: true, normalizes: !plan.partial_keys }),
-            plan.columns(Stage::Columns, true, true),
-            plan.columns(Stage::SecondColumns, true, true),
+            Some(BackwardPass::Dq { dq: true, normalizes: !plan.partial_keys }),
+            plan.columns(Stage::DkDv, true, true),
+            plan.columns(Stage::SecondDkDv, true, true),
         ]
         .into_iter()
         .flatten()
@@ -392,13 +392,13 @@ impl BackwardPlan {
         match stage {
             Stage::Terms => Some(BackwardPass::Terms { has_dlse: buffers.dlse.is_some() }),
             // Whatever is asked for, it is this one that says what each row's weights add up to.
-            Stage::Rows => {
+            Stage::Dq => {
                 let (dq, normalizes) = (wanted.dq.is_some(), !self.partial_keys);
                 let cells =
                     self.config.form.has_cells() && (wanted.dk.is_some() || wanted.dv.is_some());
-                (dq || normalizes || cells).then_some(BackwardPass::Rows { dq, normalizes })
+                (dq || normalizes || cells).then_some(BackwardPass::Dq { dq, normalizes })
             }
-            Stage::Columns | Stage::SecondColumns => {
+            Stage::DkDv | Stage::SecondDkDv => {
                 self.columns(stage, wanted.dk.is_some(), wanted.dv.is_some())
             }
             Stage::Bias => wanted
@@ -412,10 +412,10 @@ impl BackwardPlan {
     fn columns(&self, stage: Stage, dk: bool, dv: bool) -> Option<BackwardPass> {
         let apart = dk && dv && self.score.bias;
         match (stage, apart) {
-            (Stage::SecondColumns, true) => Some(BackwardPass::Columns { dk: false, dv: true }),
-            (Stage::SecondColumns, false) => None,
-            (_, true) => Some(BackwardPass::Columns { dk: true, dv: false }),
-            (_, false) => (dk || dv).then_some(BackwardPass::Columns { dk, dv }),
+            (Stage::SecondDkDv, true) => Some(BackwardPass::DkDv { dk: false, dv: true }),
+            (Stage::SecondDkDv, false) => None,
+            (_, true) => Some(BackwardPass::DkDv { dk: true, dv: false }),
+            (_, false) => (dk || dv).then_some(BackwardPass::DkDv { dk, dv }),
         }
     }
 
@@ -478,7 +478,7 @@ impl BackwardPlan {
             Binding::Dsinks => operands.dsinks,
             _ => {
                 let mask = match pass {
-                    BackwardPass::Columns { .. } => self.columns_mask.as_ref(),
+                    BackwardPass::DkDv { .. } => self.columns_mask.as_ref(),
                     _ => None,
                 };
                 let mask = mask.unwrap_or(&self.rows_mask);

@@ -9,13 +9,13 @@ use super::{Case, Outcome, case};
 use crate::operands::{Operands, SCORES, ScoreData};
 use crate::tolerance::{gradient_close, naive_gradients_modified};
 
-const TILED: [&str; 3] = ["backward terms", "backward rows tiled", "backward columns tiled"];
+const TILED: [&str; 3] = ["backward terms", "backward dq tiled", "backward dkdv tiled"];
 
 pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     for kernel in BackwardKernel::ALL {
         let mut kernels =
-            vec![format!("backward rows {kernel}"), format!("backward columns {kernel}")];
+            vec![format!("backward dq {kernel}"), format!("backward dkdv {kernel}")];
         if kernel == BackwardKernel::Tiled {
             kernels.push("backward terms".to_owned());
         }

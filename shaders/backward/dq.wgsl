@@ -1,0 +1,161 @@
+// dq for GPUs, with no need of subgroups: a workgroup has BLOCK_Q query rows and walks over the keys in tiles of
+// BLOCK_KV, as the forward pass does.
+//
+//   for each tile of keys that the mask doesn't empty:
+//       s  = q k^T,  dp = dout v^T              chunks of CHUNK components staged in workgroup memory
+//       p  = exp(s - lse),  ds = p (dp - delta) 0 where the mask says so, in PARTIAL tiles only
+//       l  = l + sum p                          each invocation's own share
+//       dq = dq + ds k                          STAGED_ROWS keys staged at a time
+//   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
+//
+// Where rows have more keys than one running sum in f32 can hold, l and dq are folded into what was summed before, every
+// SEGMENT keys: see segments/folded.wgsl.
+//
+// FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
+// Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
+//
+// Barriers as in tiled.wgsl; at the end `cells` holds the shares of l, written behind the barriers of any_invocation, which
+// follow the last sum's reads, and read behind one more.
+
+// needs backward/: norm_of
+// needs backward/cell: cell_of
+// needs backward/fold: fold_dq
+// needs bindings: params, row_terms
+// needs common/nonfinite_keys: kept_nonfinite_k4
+// needs common/problem: linear_workgroup
+// needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs constants: BLOCK_KV, FOLDS, HEAD_DIM, SEGMENT, THREADS_PER_ROW
+// needs mask/algebra: PARTIAL, SKIP
+// needs rows/: load_dq4, store_dq4
+// needs sequences/: q_place
+// needs sequences/positions: lse_index
+// needs tile/product: product_dout_v, product_q_k
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// needs tile/staged: Rows, cells
+// needs tile/sum: add_k
+// offers backward_dq
+
+@compute @workgroup_size(INVOCATIONS)
+fn backward_dq(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) invocation: u32,
+) {
+    let index = linear_workgroup(workgroup, workgroups);
+    if (index >= params.end_workgroup) {
+        return;
+    }
+    let block = query_block(index);
+    if (is_empty(block)) {
+        return;
+    }
+    let b = block.b;
+    let h = block.h;
+    let y = invocation / THREADS_PER_ROW;
+    let x = invocation % THREADS_PER_ROW;
+    let row0 = block.q0 + y * 4u;
+    let q_last = block.q_len - 1u;
+    let own = Rows(b, h, block.q0, q_last);
+
+    var l = vec4<f32>(0.0);
+    var dq_rows: array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>;
+    for (var r = 0u; r < 4u; r += 1u) {
+        for (var i = 0u; i < HEAD_DIM / 4u / THREADS_PER_ROW; i += 1u) {
+            dq_rows[r][i] = vec4<f32>(0.0);
+        }
+    }
+    var keeps_nonfinite = false;
+    var l_before = vec4<f32>(0.0);
+    var summed_keys = 0u;
+    var goes_on = false;
+
+    for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
+        let kind = kv_tile_class(block, kv0);
+        if (kind == SKIP) {
+            continue;
+        }
+        let kv_last = block.kv_len - 1u;
+        let other = Rows(b, block.h_kv, kv0, kv_last);
+        let s = product_q_k(own, other, params.head_dim, invocation);
+        let dp = product_dout_v(own, other, params.head_dim_v, invocation);
+
+        if (invocation == 0u) {
+            atomicStore(&nonfinite_rows[0], 0u);
+        }
+        // Bit j of kept: some of the four rows keeps key j of the tile.
+        var kept = 0u;
+        for (var i = 0u; i < OTHERS; i += 1u) {
+            let j = x + i * THREADS_PER_ROW;
+            let kv_idx = min(kv0 + j, kv_last);
+            var p: vec4<f32>;
+            var ds: vec4<f32>;
+            for (var r = 0u; r < 4u; r += 1u) {
+                let q_idx = min(row0 + r, q_last);
+                let cell = cell_of(s[i][r], dp[i][r], row_terms[lse_index(b, h, q_idx)], b, h, q_idx, kv_idx);
+                p[r] = cell.p;
+                ds[r] = cell.ds;
+            }
+            if (kind == PARTIAL) {
+                let keep = vec4<bool>(
+                    cell_kept(block, row0, kv0 + j),
+                    cell_kept(block, row0 + 1u, kv0 + j),
+                    cell_kept(block, row0 + 2u, kv0 + j),
+                    cell_kept(block, row0 + 3u, kv0 + j),
+                );
+                p = select(vec4<f32>(0.0), p, keep);
+                ds = select(vec4<f32>(0.0), ds, keep);
+                kept |= select(0u, 1u << j, any(keep));
+            }
+            l += p;
+            cells[j * CELL_ROW + y] = ds;
+        }
+        add_k(&dq_rows, other, kind, invocation);
+        keeps_nonfinite |= (kept & atomicLoad(&nonfinite_rows[0])) != 0u;
+
+        summed_keys += BLOCK_KV;
+        if (FOLDS && summed_keys >= SEGMENT) {
+            l_before += l;
+            l = vec4<f32>(0.0);
+            fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, vec4<f32>(1.0));
+            dq_rows = array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>();
+            goes_on = true;
+            summed_keys = 0u;
+        }
+    }
+    l += l_before;
+
+    // The rows' shares of l, from their THREADS_PER_ROW invocations.
+    let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
+    l = sum_of_shares(l, y, x);
+
+    let norms = vec4<f32>(
+        row_norm(block, row0, x, l.x),
+        row_norm(block, row0 + 1u, x, l.y),
+        row_norm(block, row0 + 2u, x, l.z),
+        row_norm(block, row0 + 3u, x, l.w),
+    );
+    let scale = params.scale_abs * params.scale_sign;
+    fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, norms * scale);
+    if (add_nonfinite) {
+        for (var row = row0; row < min(row0 + 4u, block.q_len); row += 1u) {
+            let place = q_place(b, row);
+            for (var d = x * 4u; d < params.head_dim; d += THREADS_PER_ROW * 4u) {
+                let sum = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
+                store_dq4(place.x, h, place.y, d, sum);
+            }
+        }
+    }
+}
+
+// A row's norm from the sum of its weights, noted for the kernels that follow; rows beyond the last one have none.
+fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32) -> f32 {
+    if (row >= block.q_len) {
+        return 0.0;
+    }
+    let at = lse_index(block.b, block.h, row);
+    let norm = norm_of(row_terms[at].x, l, block.h);
+    if (x == 0u) {
+        row_terms[at].z = norm;
+    }
+    return norm;
+}
