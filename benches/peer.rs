@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use wgpu_attention::measure::{Clock, Workload};
 use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Inputs, Mask, MaskBuffers, MaskData,
-    Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, BackwardPlan, Inputs, Mask, Problem,
+    Session, Shape,
 };
 
 enum Prepared {
@@ -31,7 +31,7 @@ struct Training {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let clock = Clock::of_the_wall(attention.device(), attention.queue());
     let mut prepared = None;
     for line in std::io::stdin().lock().lines() {
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
 
 fn answer(
     command: &Value,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     prepared: &mut Option<Prepared>,
 ) -> Result<Value> {
@@ -91,12 +91,12 @@ fn answer(
     }
 }
 
-fn prepare(command: &Value, attention: &Attention) -> Result<Prepared> {
+fn prepare(command: &Value, attention: &Session) -> Result<Prepared> {
     let sizes: [usize; 6] = serde_json::from_value(command["shape"].clone())?;
     let [batch, heads, kv_heads, seq_q, seq_kv, dim] = sizes;
     let shape = Shape::new(batch, heads, seq_q, dim).num_kv_heads(kv_heads).seq_len_kv(seq_kv);
     let mut mask = if command["causal"] == true { Mask::causal() } else { Mask::All };
-    let mut data = MaskData::new();
+    let mut data = AuxData::new();
     if let Ok(lengths) = serde_json::from_value::<Vec<i32>>(command["lengths"].clone()) {
         mask = if mask == Mask::All { Mask::KeyLengths } else { mask & Mask::KeyLengths };
         data = data.key_lengths(lengths);
@@ -118,7 +118,7 @@ fn prepare(command: &Value, attention: &Attention) -> Result<Prepared> {
 }
 
 impl Training {
-    fn new(attention: &Attention, problem: &Problem, operands: &[Vec<f32>; 4]) -> Result<Self> {
+    fn new(attention: &Session, problem: &Problem, operands: &[Vec<f32>; 4]) -> Result<Self> {
         use wgpu::util::DeviceExt as _;
         let (device, kernels) = (attention.device(), attention.kernels());
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
@@ -151,16 +151,16 @@ impl Training {
         let [q, k, v, dout] = self.operands.each_ref().map(|buffer| buffer.slice(..));
         let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
         let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| buffer.slice(..));
-        let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
+        let buffers = AttentionBuffers { q, k, v, mask: AuxBuffers::new(), o, lse: Some(lse) };
         self.forward.encode(encoder, &buffers)?;
         let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
-        let mask = MaskBuffers::new();
+        let mask = AuxBuffers::new();
         let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
         self.backward.encode(encoder, &buffers)
     }
 
     /// dq, dk and dv, one after the other.
-    fn output(&self, attention: &Attention) -> Result<Vec<f32>> {
+    fn output(&self, attention: &Session) -> Result<Vec<f32>> {
         let mut values = Vec::new();
         for buffer in &self.gradients {
             values.extend(attention.read_blocking(buffer, buffer.size() as usize / 4)?);

@@ -9,7 +9,7 @@ mod common;
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
 use wgpu_attention::plan::{MaskFormat, ScoreTensor};
-use wgpu_attention::{Attention, Inputs, Mask, MaskData, Output, Outputs, Problem, Shape};
+use wgpu_attention::{AuxData, Inputs, Mask, Output, Problem, RunOptions, Session, Shape};
 
 const SEQ: usize = 3;
 const HEAD_DIM: usize = 4;
@@ -17,12 +17,12 @@ const PAD: &str = "[PAD]";
 const CATS: [&str; SEQ] = ["I", "love", "cats"];
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
 
     // A mask is an expression, and its text parses.
     let right_padded: Mask = "causal & key_lengths".parse()?;
     assert_eq!(right_padded, Mask::causal() & Mask::KeyLengths);
-    let lengths = MaskData::new().key_lengths([3, 2]);
+    let lengths = AuxData::new().key_lengths([3, 2]);
     let dogs = ["Dogs", "are", PAD];
     let masks = keep_masks(&attention, &right_padded, &lengths)?;
     print_matrix(&format!("`{right_padded}`, nothing padded:"), &CATS, &CATS, &masks[0]);
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     assert_eq!(masks[1], [1., 0., 0., 1., 1., 0., 1., 1., 0.]);
 
     let left_padded = Mask::causal() & Mask::KeyPadding;
-    let flags = MaskData::new().key_padding([true, true, true, false, true, true]);
+    let flags = AuxData::new().key_padding([true, true, true, false, true, true]);
     let dogs = [PAD, "Dogs", "are"];
     let masks = keep_masks(&attention, &left_padded, &flags)?;
     print_matrix(&format!("`{left_padded}`, padding on the left:"), &dogs, &dogs, &masks[1]);
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 }
 
 /// The mask of each of the batch's two sentences.
-fn keep_masks(attention: &Attention, mask: &Mask, data: &MaskData) -> Result<[Vec<f32>; 2]> {
+fn keep_masks(attention: &Session, mask: &Mask, data: &AuxData) -> Result<[Vec<f32>; 2]> {
     let problem = Problem::new(Shape::new(2, 1, SEQ, HEAD_DIM)).mask(mask.clone());
     let mask = attention.materialize_blocking(&problem, data, MaskFormat::Keep)?;
     assert_eq!(mask.dims, [2, 1, SEQ, SEQ]);
@@ -50,12 +50,12 @@ fn keep_masks(attention: &Attention, mask: &Mask, data: &MaskData) -> Result<[Ve
 }
 
 /// The [PAD] that stands first may look at itself alone, and must not: it gets zeros, not NaN and not an average.
-fn rows_that_keep_nothing(attention: &Attention, mask: &Mask, flags: &MaskData) -> Result<()> {
+fn rows_that_keep_nothing(attention: &Session, mask: &Mask, flags: &AuxData) -> Result<()> {
     let shape = Shape::new(2, 1, SEQ, HEAD_DIM);
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
     let inputs = Inputs::new(&q, &k, &v).mask(flags);
-    let outputs = Outputs::default().lse(true).tensors(vec![ScoreTensor::Weights]);
+    let outputs = RunOptions::default().lse(true).tensors(vec![ScoreTensor::Weights]);
     let problem = Problem::new(shape).mask(mask.clone());
     let Output { o, lse, tensors, .. } = attention.run_blocking(&problem, &inputs, &outputs)?;
 

@@ -9,17 +9,17 @@ mod common;
 use anyhow::Result;
 use common::print_matrix;
 use wgpu_attention::plan::MaskFormat;
-use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AuxData, Mask, Problem, Session, Shape};
 
 const INF: f32 = f32::INFINITY;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     three_tokens(&attention)?;
     five_tokens(&attention)
 }
 
-fn three_tokens(attention: &Attention) -> Result<()> {
+fn three_tokens(attention: &Session) -> Result<()> {
     let tokens = ["I", "love", "you"];
     let additive = matrix(attention, &Mask::causal(), 3, MaskFormat::Additive)?;
     print_matrix("What is added to the scores of \"I love you\":", &tokens, &tokens, &additive);
@@ -45,7 +45,7 @@ fn three_tokens(attention: &Attention) -> Result<()> {
     Ok(())
 }
 
-fn five_tokens(attention: &Attention) -> Result<()> {
+fn five_tokens(attention: &Session) -> Result<()> {
     let tokens = ["A", "B", "C", "D", "E"];
     let additive = matrix(attention, &Mask::causal(), 5, MaskFormat::Additive)?;
     print_matrix("What is added to the scores of five tokens:", &tokens, &tokens, &additive);
@@ -66,12 +66,12 @@ fn five_tokens(attention: &Attention) -> Result<()> {
 
 /// The mask of a sequence's attention to itself, `[seq_len, seq_len]`, made on the device.
 fn matrix(
-    attention: &Attention,
+    attention: &Session,
     mask: &Mask,
     seq_len: usize,
     format: MaskFormat,
 ) -> Result<Vec<f32>> {
     // One sequence, one head; the mask doesn't care how long the heads' vectors are.
     let problem = Problem::new(Shape::new(1, 1, seq_len, 1)).mask(mask.clone());
-    Ok(attention.materialize_blocking(&problem, &MaskData::new(), format)?.values)
+    Ok(attention.materialize_blocking(&problem, &AuxData::new(), format)?.values)
 }

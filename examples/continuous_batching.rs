@@ -19,8 +19,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionPlan, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, Outputs,
-    Problem, Shape,
+    AttentionPlan, AuxBuffers, AuxTensor, Inputs, KvCache, Layout, Mask, Problem, RunOptions,
+    Session, Shape,
 };
 
 const HEADS: usize = 8;
@@ -85,7 +85,7 @@ struct Running {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let mut engine = Engine::new(&attention)?;
     engine.fill_system_prompt()?;
 
@@ -145,7 +145,7 @@ fn padded_tokens(requests: &VecDeque<Request>) -> usize {
 }
 
 struct Engine<'a> {
-    attention: &'a Attention,
+    attention: &'a Session,
     cache: KvCache,
     append: AppendPlan,
     plan: AttentionPlan,
@@ -161,7 +161,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn new(attention: &'a Attention) -> Result<Self> {
+    fn new(attention: &'a Session) -> Result<Self> {
         let shape = CacheShape::new(SLOTS, KV_HEADS, CAPACITY, HEAD_DIM).paged(BLOCK, BLOCKS);
         let kernels = attention.kernels();
         // Room for a step's most tokens; a step may have fewer.
@@ -272,7 +272,7 @@ impl<'a> Engine<'a> {
         queue.write_buffer(&self.q, 0, bytemuck::cast_slice(&rows(0, HEADS)));
         queue.write_buffer(&self.k, 0, bytemuck::cast_slice(&rows(1, KV_HEADS)));
         queue.write_buffer(&self.v, 0, bytemuck::cast_slice(&rows(2, KV_HEADS)));
-        let data = MaskBuffers::new().with(MaskInput::QStarts, self.starts.slice(..));
+        let data = AuxBuffers::new().with(AuxTensor::QStarts, self.starts.slice(..));
         let mut encoder = self.attention.device().create_command_encoder(&Default::default());
         let buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
             .sequences(data.clone())
@@ -328,7 +328,7 @@ impl<'a> Engine<'a> {
 }
 
 /// How far a request's outputs are from those of one pass over it alone.
-fn difference_alone(attention: &Attention, running: &Running) -> Result<f32> {
+fn difference_alone(attention: &Session, running: &Running) -> Result<f32> {
     let request = running.request;
     let tensor = |tensor: u64, heads: usize| -> Vec<f32> {
         (0..request.tokens()).flat_map(|position| request.row(tensor, heads, position)).collect()
@@ -336,6 +336,7 @@ fn difference_alone(attention: &Attention, running: &Running) -> Result<f32> {
     let (q, k, v) = (tensor(0, HEADS), tensor(1, KV_HEADS), tensor(2, KV_HEADS));
     let shape = Shape::new(1, HEADS, request.tokens(), HEAD_DIM).num_kv_heads(KV_HEADS);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(Mask::causal());
-    let whole = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
+    let whole =
+        attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &RunOptions::default())?;
     Ok(max_difference(&running.o, &whole.o[SYSTEM * HEADS * HEAD_DIM..]))
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
 use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{
-    Attention, Inputs, Mask, MaskData, Output, Outputs, Problem, Shape, reference,
+    AuxData, Inputs, Mask, Output, Problem, RunOptions, Session, Shape, reference,
 };
 
 const PAD: &str = "<PAD>";
@@ -22,17 +22,17 @@ const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let shape = Shape::new(2, HEADS, TARGETS[0].len(), HEAD_DIM).seq_len_kv(SOURCES[0].len());
     let problem = Problem::new(shape).mask(Mask::KeyLengths);
-    let lengths = MaskData::new().key_lengths(SOURCES.map(real_tokens));
+    let lengths = AuxData::new().key_lengths(SOURCES.map(real_tokens));
 
     let q = normal(1, shape.q_len()?);
     let clean = [normal(2, shape.k_len()?), normal(3, shape.v_len()?)];
     let hostile = clean.clone().map(fill_padding);
     let run = |problem: &Problem, [k, v]: &[Vec<f32>; 2]| {
         let inputs = Inputs::new(&q, k, v).mask(&lengths);
-        let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
+        let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
         attention.run_blocking(problem, &inputs, &outputs)
     };
 

@@ -13,7 +13,7 @@ mod common;
 
 use anyhow::Result;
 use common::normal;
-use wgpu_attention::{Attention, Inputs, Layout, Mask, MaskData, Outputs, Problem, Shape};
+use wgpu_attention::{AuxData, Inputs, Layout, Mask, Problem, RunOptions, Session, Shape};
 
 const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
@@ -31,7 +31,7 @@ struct Translation {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let (source, target) = (normal(1, SOURCE.len() * WIDTH), normal(2, TARGET.len() * WIDTH));
     let before = translate(&attention, &source, &target)?;
 
@@ -63,9 +63,9 @@ fn decoder_mask() -> Mask {
     Mask::causal() & Mask::KeyLengths
 }
 
-fn translate(attention: &Attention, source: &[f32], target: &[f32]) -> Result<Translation> {
-    let source_length = MaskData::new().key_lengths([SOURCE_LENGTH as i32]);
-    let target_length = MaskData::new().key_lengths([TARGET_LENGTH as i32]);
+fn translate(attention: &Session, source: &[f32], target: &[f32]) -> Result<Translation> {
+    let source_length = AuxData::new().key_lengths([SOURCE_LENGTH as i32]);
+    let target_length = AuxData::new().key_lengths([TARGET_LENGTH as i32]);
     // Each layer's attention has weights of its own: the last number is their seed.
     let encoded = sublayer(attention, source, source, Mask::KeyLengths, &source_length, 10)?;
     let looked_back = sublayer(attention, target, target, decoder_mask(), &target_length, 20)?;
@@ -76,11 +76,11 @@ fn translate(attention: &Attention, source: &[f32], target: &[f32]) -> Result<Tr
 
 /// Multi-head attention of the rows of `x` over the rows of `y`, then residual and norm.
 fn sublayer(
-    attention: &Attention,
+    attention: &Session,
     x: &[f32],
     y: &[f32],
     mask: Mask,
-    data: &MaskData,
+    data: &AuxData,
     seed: u64,
 ) -> Result<Vec<f32>> {
     let weights = |offset: u64| normal(seed + offset, WIDTH * WIDTH);
@@ -89,7 +89,7 @@ fn sublayer(
     let shape = Shape::new(1, HEADS, x.len() / WIDTH, HEAD_DIM).seq_len_kv(y.len() / WIDTH);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
     let inputs = Inputs::new(&q, &k, &v).mask(data);
-    let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
+    let o = attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o;
 
     let residual: Vec<f32> =
         project(&o, &weights(3)).iter().zip(x).map(|(new, old)| new + old).collect();

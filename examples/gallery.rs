@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use wgpu_attention::mask::{MaskSample, TileGrid, compositions};
 use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::{MaskFormat, TileOptions};
-use wgpu_attention::wgsl::Custom;
-use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
+use wgpu_attention::wgsl::WgslFunction;
+use wgpu_attention::{AuxData, Mask, Problem, Session, Shape};
 
 /// Of the operators' pictures, in which single cells are seen, as in the leaves'.
 const SMALL: usize = 24;
@@ -29,7 +29,7 @@ struct Entry {
     reads: String,
     source: &'static str,
     shape: Shape,
-    data: MaskData,
+    data: AuxData,
     tiles: bool,
 }
 
@@ -43,7 +43,7 @@ impl From<MaskSample> for Entry {
 
 fn main() -> Result<()> {
     let folder = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("docs"), PathBuf::from);
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let (leaves, named) = (leaves()?, named_compositions());
     for entry in leaves.iter().chain(&named) {
         let path = folder.join("masks").join(format!("{}.png", entry.name));
@@ -60,7 +60,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The mask's planes, side by side.
-fn draw(attention: &Attention, entry: &Entry) -> Result<Heatmap> {
+fn draw(attention: &Session, entry: &Entry) -> Result<Heatmap> {
     let problem = Problem::new(entry.shape).mask(entry.mask.clone());
     let mask = attention.materialize_blocking(&problem, &entry.data, MaskFormat::Additive)?;
     let tiles = attention.tile_classes_blocking(
@@ -148,12 +148,12 @@ fn leaves() -> Result<Vec<Entry>> {
         reads: reads.to_owned(),
         source,
         shape: square,
-        data: MaskData::new(),
+        data: AuxData::new(),
         tiles: false,
     };
     let operators = [
         Entry {
-            data: MaskData::new().document_ids(documents),
+            data: AuxData::new().document_ids(documents),
             ..operator(
                 "self_only_if_alone",
                 (Mask::Documents & Mask::causal()).self_only_if_alone(),
@@ -174,7 +174,7 @@ fn leaves() -> Result<Vec<Entry>> {
         },
         operator(
             "wgsl",
-            Mask::Wgsl(Custom::new(CUSTOM)?),
+            Mask::Wgsl(WgslFunction::new(CUSTOM)?),
             CUSTOM_SENTENCE,
             "buffers of any names",
             "",
@@ -202,7 +202,7 @@ const SPECINFER: &str = "SpecInfer, [arXiv 2305.09781](https://arxiv.org/abs/230
 
 fn named_compositions() -> Vec<Entry> {
     let square = Shape::new(1, 1, LARGE, 1);
-    let none = MaskData::new;
+    let none = AuxData::new;
     let entry = |name, mask, sentence, reads: &str, source, data| Entry {
         name,
         mask,

@@ -19,8 +19,8 @@ use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pa
 use wgpu_attention::files::TensorFile;
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionPlan, Inputs, KvCache, Layout, Mask, MaskBuffers, MaskInput, Outputs,
-    Problem, Shape,
+    AttentionPlan, AuxBuffers, AuxTensor, Inputs, KvCache, Layout, Mask, Problem, RunOptions,
+    Session, Shape,
 };
 
 const LAYERS: usize = 4;
@@ -37,7 +37,7 @@ const PROMPTS: [&str; 3] = ["Alice was beginning to", "The Queen said", "`Oh, "]
 const ALLOWED: f32 = 1e-4;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let model = Model::open(concat!(env!("CARGO_MANIFEST_DIR"), "/data/gpt.safetensors"))?;
     let prompts = PROMPTS.map(|prompt| prompt.bytes().map(usize::from).collect());
     let generated = generate(&attention, &model, prompts.to_vec())?;
@@ -85,7 +85,7 @@ struct Made {
 }
 
 impl Made {
-    fn so_far(attention: &Attention, stage: &Stage) -> Self {
+    fn so_far(attention: &Session, stage: &Stage) -> Self {
         let kernels = attention.kernels();
         let alive = allocations(attention);
         Self {
@@ -126,7 +126,7 @@ impl fmt::Display for Made {
 }
 
 /// How many of the driver's allocations are alive.
-fn allocations(attention: &Attention) -> Option<usize> {
+fn allocations(attention: &Session) -> Option<usize> {
     attention.device().generate_allocator_report().map(|report| report.allocations.len())
 }
 
@@ -136,7 +136,7 @@ struct Sequence {
     logits: Vec<Vec<f32>>,
 }
 
-fn generate(attention: &Attention, model: &Model, prompts: Vec<Vec<usize>>) -> Result<Generated> {
+fn generate(attention: &Session, model: &Model, prompts: Vec<Vec<usize>>) -> Result<Generated> {
     let batch = prompts.len();
     let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
     let total: usize = lengths.iter().sum();
@@ -224,7 +224,7 @@ struct Stage {
 
 impl Stage {
     fn new(
-        attention: &Attention,
+        attention: &Session,
         shape: &CacheShape,
         seq_len: usize,
         sequences: QuerySequences,
@@ -267,7 +267,7 @@ impl Stage {
     /// Appends the tokens of one layer and attends to all that its cache holds.
     fn attend(
         &self,
-        attention: &Attention,
+        attention: &Session,
         cache: &mut KvCache,
         [q, k, v]: [&[f32]; 3],
         lengths: Option<&[usize]>,
@@ -275,7 +275,7 @@ impl Stage {
         for (buffer, values) in [(&self.q, q), (&self.k, k), (&self.v, v)] {
             attention.queue().write_buffer(buffer, 0, bytemuck::cast_slice(values));
         }
-        let data = MaskBuffers::new().with(MaskInput::QStarts, self.starts.slice(..));
+        let data = AuxBuffers::new().with(AuxTensor::QStarts, self.starts.slice(..));
         let before = allocations(attention);
         let mut encoder = attention.device().create_command_encoder(&Default::default());
         let mut buffers = AppendBuffers::new(self.k.slice(..), self.v.slice(..))
@@ -370,7 +370,7 @@ impl Model {
     /// The next tokens of every sequence, over the caches.
     fn forward(
         &self,
-        attention: &Attention,
+        attention: &Session,
         stage: &Stage,
         caches: &mut [KvCache],
         tokens: &[usize],
@@ -380,7 +380,7 @@ impl Model {
     }
 
     /// One sequence in one pass, without a cache; positions turned on the CPU, in f64.
-    fn all_at_once(&self, attention: &Attention, tokens: &[usize]) -> Result<Vec<f32>> {
+    fn all_at_once(&self, attention: &Session, tokens: &[usize]) -> Result<Vec<f32>> {
         let shape = Shape::new(1, HEADS, tokens.len(), HEAD_DIM);
         let problem = Problem::new(shape).layout(Layout::Bshd).mask(Mask::causal());
         let turned = |values: &[f32], heads: usize| -> Vec<f32> {
@@ -392,7 +392,7 @@ impl Model {
         self.run(tokens, |_, [q, k, v]| {
             let (q, k) = (turned(q, HEADS), turned(k, HEADS));
             let inputs = Inputs::new(&q, &k, v);
-            Ok(attention.run_blocking(&problem, &inputs, &Outputs::default())?.o)
+            Ok(attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o)
         })
     }
 }

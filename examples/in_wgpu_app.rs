@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use common::{max_difference, normal};
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Inputs, Kernels, Mask, MaskBuffers, MaskData, MaskInput,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, AuxTensor, Inputs, Kernels, Mask,
     Problem, Shape, reference,
 };
 
@@ -153,8 +153,8 @@ impl App {
                     q: projected.slice(q_at..q_at + bytes),
                     k: projected.slice(k_at..k_at + bytes),
                     v: projected.slice(v_at..v_at + bytes),
-                    mask: MaskBuffers::new()
-                        .with(MaskInput::KeyLengths, lengths.slice(8 * frame..8 * (frame + 1))),
+                    mask: AuxBuffers::new()
+                        .with(AuxTensor::KeyLengths, lengths.slice(8 * frame..8 * (frame + 1))),
                     o: results.slice(o_at..),
                     lse: None,
                 },
@@ -231,7 +231,7 @@ fn expected(x: &[f32], lengths: [i32; 2]) -> Result<Vec<f32>> {
     let of = |f: fn(&f32) -> f32| x.iter().map(f).collect::<Vec<f32>>();
     let (q, k, v) = (of(|x| 1.5 * x), of(|x| x - 0.25), of(|x| x * x));
     let problem = Problem::new(SHAPE).mask(Mask::causal() & Mask::KeyLengths);
-    let data = MaskData::new().key_lengths(lengths);
+    let data = AuxData::new().key_lengths(lengths);
     let o = reference::attention(&problem, &Inputs::new(&q, &k, &v).mask(&data))?.o;
     Ok(x.iter().zip(o).map(|(x, o)| (f64::from(*x) + o) as f32).collect())
 }

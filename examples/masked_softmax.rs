@@ -9,7 +9,7 @@ mod common;
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
 use wgpu_attention::plan::ScoreTensor;
-use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
+use wgpu_attention::{Inputs, Mask, Problem, RunOptions, Session, Shape};
 
 const TOKENS: [&str; 5] = ["A", "B", "C", "D", "E"];
 const T: usize = TOKENS.len();
@@ -23,7 +23,7 @@ struct Stages {
 }
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let raw = normal(5, T * T);
     let stages = attend(&attention, Mask::causal(), &raw)?;
     print_matrix("Raw scores:", &TOKENS, &TOKENS, &stages.scores);
@@ -40,11 +40,11 @@ fn main() -> Result<()> {
 }
 
 /// Attention in which q holds the scores themselves: the keys are unit vectors, so that q kᵀ = q. The values are, too.
-fn attend(attention: &Attention, mask: Mask, raw: &[f32]) -> Result<Stages> {
+fn attend(attention: &Session, mask: Mask, raw: &[f32]) -> Result<Stages> {
     let unit: Vec<f32> = (0..T * T).map(|at| if at / T == at % T { 1.0 } else { 0.0 }).collect();
     let problem = Problem::new(Shape::new(1, 1, T, T)).mask(mask).scale(1.0);
     let inputs = Inputs::new(raw, &unit, &unit);
-    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
+    let outputs = RunOptions::default().tensors(ScoreTensor::ALL.to_vec());
     let output = attention.run_blocking(&problem, &inputs, &outputs)?;
     let [scores, masked, weights] =
         output.tensors.try_into().expect("the three that were asked for");
@@ -60,7 +60,7 @@ fn check_probabilities(weights: &[f32]) {
 }
 
 /// Two tempting shortcuts, with numbers.
-fn why_not_zero(attention: &Attention, raw: &[f32], right: &Stages) -> Result<()> {
+fn why_not_zero(attention: &Session, raw: &[f32], right: &Stages) -> Result<()> {
     println!("\nWhy −∞, and not simply zeros? What the five tokens would look at:");
 
     // A score of 0 is a score like any other: e⁰ = 1 goes into the softmax.

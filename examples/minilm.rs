@@ -17,7 +17,7 @@ use wgpu_attention::files::{Operands, TensorFile};
 use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{
-    Attention, Inputs, Layout, Mask, MaskData, Output, Outputs, Problem, Shape, reference,
+    AuxData, Inputs, Layout, Mask, Output, Problem, RunOptions, Session, Shape, reference,
 };
 
 const PAD: &str = "[PAD]";
@@ -32,8 +32,8 @@ struct Layer {
     lengths: Vec<usize>,
     /// The sentences' tokens, padding included.
     tokens: Vec<Vec<String>>,
-    by_lengths: MaskData,
-    by_tokens: MaskData,
+    by_lengths: AuxData,
+    by_tokens: AuxData,
 }
 
 /// The weights of a layer, `[batch, num_heads, seq_len, seq_len]`, under two masks.
@@ -50,7 +50,7 @@ impl Weights {
 
 fn main() -> Result<()> {
     let layers: Vec<Layer> = files().iter().map(|path| Layer::open(path)).collect::<Result<_>>()?;
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     println!("device: {}", attention.kernels().device().adapter_info().name);
 
     let weights: Vec<Weights> =
@@ -162,7 +162,7 @@ impl Layer {
 }
 
 /// Computes a layer's attention, prints how right it is, and fails where it isn't.
-fn check(attention: &Attention, layer: &Layer) -> Result<Weights> {
+fn check(attention: &Session, layer: &Layer) -> Result<Weights> {
     let Shape { batch, num_heads, seq_len_q, head_dim, .. } = *layer.shape();
     println!(
         "\n{}: {batch} sentences of {:?} tokens, padded to {seq_len_q}; {num_heads} heads of {head_dim}",
@@ -172,11 +172,11 @@ fn check(attention: &Attention, layer: &Layer) -> Result<Weights> {
     println!("  {}\n", attention.kernels().explain(&problem, &Default::default())?);
 
     // The first call compiles the kernels.
-    let run = |mask: Mask, data: &MaskData| run(attention, layer, mask, data);
+    let run = |mask: Mask, data: &AuxData| run(attention, layer, mask, data);
     let (first, _) = run(Mask::KeyLengths, &layer.by_lengths)?;
     let (again, output) = run(Mask::KeyLengths, &layer.by_lengths)?;
     let (_, by_tokens) = run(Mask::TokenPadding, &layer.by_tokens)?;
-    let (_, unmasked) = run(Mask::All, &MaskData::new())?;
+    let (_, unmasked) = run(Mask::All, &AuxData::new())?;
 
     let inputs = layer.operands.inputs(&layer.by_lengths);
     let start = Instant::now();
@@ -225,12 +225,12 @@ impl Yardstick {
 
 /// Runs the attention of a layer; says how long it took.
 fn run(
-    attention: &Attention,
+    attention: &Session,
     layer: &Layer,
     mask: Mask,
-    data: &MaskData,
+    data: &AuxData,
 ) -> Result<(Duration, Output)> {
-    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
+    let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
     let start = Instant::now();
     let problem = layer.operands.problem(mask);
     let output = attention.run_blocking(&problem, &layer.operands.inputs(data), &outputs)?;

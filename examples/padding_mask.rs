@@ -9,7 +9,7 @@ mod common;
 use anyhow::Result;
 use common::{normal, print_matrix};
 use wgpu_attention::plan::{MaskFormat, ScoreTensor};
-use wgpu_attention::{Attention, Inputs, Mask, MaskData, Outputs, Problem, Shape};
+use wgpu_attention::{AuxData, Inputs, Mask, Problem, RunOptions, Session, Shape};
 
 const PAD: &str = "<PAD>";
 const PAD_ID: i32 = 0;
@@ -25,29 +25,29 @@ const LEFT_PADDED: Batch =
     [["The", "cat", "sat", "on", "the", "mat"], [PAD, PAD, PAD, "Dogs", "bark", "loudly"]];
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     keep_masks(&attention)?;
     effect_on_weights(&attention)
 }
 
 /// The same mask from four kinds of data.
-fn keep_masks(attention: &Attention) -> Result<()> {
+fn keep_masks(attention: &Session) -> Result<()> {
     // One query stands for all of them, as the 1 in [batch, 1, 1, seq] says; heads share the mask anyway.
     let one_query = Shape::new(2, HEADS, 1, HEAD_DIM).seq_len_kv(SEQ);
-    let make = |mask: Mask, data: MaskData| {
+    let make = |mask: Mask, data: AuxData| {
         attention.materialize_blocking(&Problem::new(one_query).mask(mask), &data, MaskFormat::Keep)
     };
 
     println!("Keep masks (1 = look, 0 = don't), made on the device from");
-    let by_lengths = make(Mask::KeyLengths, MaskData::new().key_lengths([6, 3]))?;
+    let by_lengths = make(Mask::KeyLengths, AuxData::new().key_lengths([6, 3]))?;
     assert_eq!(by_lengths.dims, [2, 1, 1, SEQ]);
     assert_eq!(by_lengths.values, [1., 1., 1., 1., 1., 1., 1., 1., 1., 0., 0., 0.]);
 
     for (side, batch) in [("right", RIGHT_PADDED), ("left", LEFT_PADDED)] {
         let keep = batch.as_flattened().iter().map(|&token| token != PAD);
-        let from_ids = make(Mask::TokenPadding, MaskData::new().token_ids(ids(&batch), PAD_ID))?;
-        let from_flags = make(Mask::KeyPadding, MaskData::new().key_padding(keep.clone()))?;
-        let from_dense = make(Mask::Dense, MaskData::new().dense([2, 1, 1, SEQ], keep))?;
+        let from_ids = make(Mask::TokenPadding, AuxData::new().token_ids(ids(&batch), PAD_ID))?;
+        let from_flags = make(Mask::KeyPadding, AuxData::new().key_padding(keep.clone()))?;
+        let from_dense = make(Mask::Dense, AuxData::new().dense([2, 1, 1, SEQ], keep))?;
         assert_eq!(from_ids, from_flags);
         assert_eq!(from_ids, from_dense);
 
@@ -75,12 +75,12 @@ fn ids(batch: &Batch) -> Vec<i32> {
 }
 
 /// What the second sentence looks at, without the mask and with it.
-fn effect_on_weights(attention: &Attention) -> Result<()> {
+fn effect_on_weights(attention: &Session) -> Result<()> {
     let shape = Shape::new(2, HEADS, SEQ, HEAD_DIM);
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
-    let lengths = MaskData::new().key_lengths([6, 3]);
-    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
+    let lengths = AuxData::new().key_lengths([6, 3]);
+    let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
     let run = |mask: Mask, v: &[f32]| {
         let inputs = Inputs::new(&q, &k, v).mask(&lengths);
         attention.run_blocking(&Problem::new(shape).mask(mask), &inputs, &outputs)

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use common::{max_difference, normal};
-use wgpu_attention::{Attention, Inputs, Layout, Mask, Outputs, Problem, Shape};
+use wgpu_attention::{Inputs, Layout, Mask, Problem, RunOptions, Session, Shape};
 
 /// What the decoder is given: the target, one step late, so that each position's answer is the next one's input.
 const TOKENS: [&str; 6] = ["<start>", "I", "love", "cats", "and", "dogs"];
@@ -20,14 +20,14 @@ const HEADS: usize = 2;
 const HEAD_DIM: usize = 8;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     who_notices_a_change(&attention)?;
     copying_the_answer(&attention)?;
     generating_step_by_step(&attention)
 }
 
 /// Changes one token after the other and looks which outputs change with it.
-fn who_notices_a_change(attention: &Attention) -> Result<()> {
+fn who_notices_a_change(attention: &Session) -> Result<()> {
     // A batch of the same sentence: as it is, then with token 0 changed, with token 1 changed, …
     let shape = Shape::new(1 + T, HEADS, T, HEAD_DIM);
     let sentence = HEADS * T * HEAD_DIM;
@@ -46,7 +46,7 @@ fn who_notices_a_change(attention: &Attention) -> Result<()> {
     for (title, mask) in [("Without a mask", Mask::All), ("With the causal mask", Mask::causal())] {
         let problem = Problem::new(shape).mask(mask.clone());
         let inputs = Inputs::new(&q, &k, &v);
-        let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
+        let o = attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o;
         println!("\n{title}, change one token; the outputs that notice:\n");
         for (changed, token) in TOKENS.iter().enumerate() {
             let row = |batch: usize, t: usize| &o[(batch * HEADS * T + t) * HEAD_DIM..][..HEAD_DIM];
@@ -62,7 +62,7 @@ fn who_notices_a_change(attention: &Attention) -> Result<()> {
 }
 
 /// A layer that cheats: each position looks for the next token and takes what it finds for its prediction.
-fn copying_the_answer(attention: &Attention) -> Result<()> {
+fn copying_the_answer(attention: &Session) -> Result<()> {
     // Keys and values are the tokens as unit vectors; a query is the unit vector of the token that comes next.
     let unit = |t: usize| (0..T).map(move |d| if d == t { 1.0 } else { 0.0 });
     let tokens: Vec<f32> = (0..T).flat_map(unit).collect();
@@ -76,7 +76,7 @@ fn copying_the_answer(attention: &Attention) -> Result<()> {
             &tokens[..known * T],
             &tokens[..known * T],
         );
-        let o = attention.run_blocking(&problem, &inputs, &Outputs::default())?.o;
+        let o = attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o;
         // Where it found nothing, the output is a mixture without a winner.
         Ok(o.chunks(T).map(|row| row.iter().position(|&weight| weight > 0.99)).collect())
     };
@@ -107,7 +107,7 @@ fn copying_the_answer(attention: &Attention) -> Result<()> {
 }
 
 /// The parallel pass against one query at a time over a growing cache.
-fn generating_step_by_step(attention: &Attention) -> Result<()> {
+fn generating_step_by_step(attention: &Session) -> Result<()> {
     // In [batch, seq, heads, dim], a sentence's first t tokens are the first t rows: a cache grows at its end.
     let step = HEADS * HEAD_DIM;
     let [q, k, v] = [1, 2, 3].map(|seed| normal(seed, T * step));
@@ -115,7 +115,7 @@ fn generating_step_by_step(attention: &Attention) -> Result<()> {
         let shape = Shape::new(1, HEADS, q.len() / step, HEAD_DIM).seq_len_kv(known);
         let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
         let inputs = Inputs::new(q, &k[..known * step], &v[..known * step]);
-        Ok(attention.run_blocking(&problem, &inputs, &Outputs::default())?.o)
+        Ok(attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o)
     };
 
     println!("\nThe parallel pass of training against generation with one query per step:\n");

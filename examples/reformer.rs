@@ -9,14 +9,14 @@ mod common;
 use anyhow::Result;
 use common::{max_difference, normal, print_matrix};
 use wgpu_attention::plan::ScoreTensor;
-use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
+use wgpu_attention::{Inputs, Mask, Problem, RunOptions, Session, Shape};
 
 const TOKENS: [&str; 6] = ["the", "pupil", "writes", "an", "own", "answer"];
 const T: usize = TOKENS.len();
 const HEAD_DIM: usize = 16;
 
 fn main() -> Result<()> {
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
 
     let all = weights(&attention, &Mask::All)?;
     assert!(mean_self_weight(&all) > 0.5);
@@ -34,12 +34,12 @@ fn main() -> Result<()> {
 }
 
 /// Prints and returns the weights of a sequence whose queries are its keys.
-fn weights(attention: &Attention, mask: &Mask) -> Result<Vec<f32>> {
+fn weights(attention: &Session, mask: &Mask) -> Result<Vec<f32>> {
     let shape = Shape::new(1, 1, T, HEAD_DIM);
     let shared = normal(7, shape.q_len()?);
     let v = normal(8, shape.v_len()?);
     let inputs = Inputs::new(&shared, &shared, &v);
-    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
+    let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
     let problem = Problem::new(shape).mask(mask.clone());
     let weights = attention.run_blocking(&problem, &inputs, &outputs)?.tensors.remove(0);
     print_matrix(&format!("q = k, `{mask}`:"), &TOKENS, &TOKENS, &weights);

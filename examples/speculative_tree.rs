@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::Result;
 use common::{max_difference, normal};
 use wgpu_attention::mask::compositions;
-use wgpu_attention::{Attention, AttentionPlan, Inputs, Mask, MaskData, Outputs, Problem, Shape};
+use wgpu_attention::{AttentionPlan, AuxData, Inputs, Mask, Problem, RunOptions, Session, Shape};
 
 const HEADS: usize = 8;
 const KV_HEADS: usize = 2;
@@ -27,7 +27,7 @@ const DEPTH: usize = 4;
 
 /// A layer: what each token asks, offers and says, by its number and its position.
 struct Model {
-    attention: Attention,
+    attention: Session,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
 
     let mask = compositions::speculative_tree();
     let parents = tree.iter().map(|draft| draft.parent.map_or(-1, |parent| parent as i32));
-    let data = MaskData::new().tree_parents(parents);
+    let data = AuxData::new().tree_parents(parents);
     let tokens: Vec<Token> = tree.iter().map(|draft| draft.token).collect();
     println!(
         "{}\n",
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
         let tokens: Vec<Token> = path.iter().rev().map(|&node| tree[node].token).collect();
         let (last, before) = (tokens[tokens.len() - 1], &tokens[..tokens.len() - 1]);
         let keys = [&context, before].concat();
-        let expected = model.run(&keys, &[last], &Mask::causal(), &MaskData::new())?;
+        let expected = model.run(&keys, &[last], &Mask::causal(), &AuxData::new())?;
         let difference = max_difference(&expected, &outputs[node * WIDTH..][..WIDTH]);
         assert!(difference < 1e-5, "draft {node} differs by {difference}");
         largest = largest.max(difference);
@@ -128,7 +128,7 @@ fn problem(queries: usize, keys: usize, mask: &Mask) -> Problem {
 impl Model {
     fn new() -> Result<Self> {
         Ok(Self {
-            attention: Attention::open_blocking(&Default::default())?,
+            attention: Session::open_blocking(&Default::default())?,
             q: normal(1, VOCABULARY * WIDTH),
             k: normal(2, VOCABULARY * KV_WIDTH),
             v: normal(3, VOCABULARY * KV_WIDTH),
@@ -142,7 +142,7 @@ impl Model {
         before: &[Token],
         tokens: &[Token],
         mask: &Mask,
-        data: &MaskData,
+        data: &AuxData,
     ) -> Result<Vec<f32>> {
         let keys = [before, tokens].concat();
         let rows = |table: &[f32], tokens: &[Token], width: usize| -> Vec<f32> {
@@ -158,7 +158,7 @@ impl Model {
         let v = rows(&self.v, &keys, KV_WIDTH);
         let problem = problem(tokens.len(), keys.len(), mask);
         let inputs = Inputs::new(&q, &k, &v).mask(data);
-        Ok(self.attention.run_blocking(&problem, &inputs, &Outputs::default())?.o)
+        Ok(self.attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o)
     }
 
     /// The word that an output is nearest to.
@@ -180,7 +180,7 @@ fn decode_alone(
     let mut keys = context.to_vec();
     let mut said = Vec::new();
     for _ in 0..steps {
-        let output = model.run(&keys, &[last], &Mask::causal(), &MaskData::new())?;
+        let output = model.run(&keys, &[last], &Mask::causal(), &AuxData::new())?;
         keys.push(last);
         last = Token { id: model.say(&output), position: last.position + 1 };
         said.push(last.id);

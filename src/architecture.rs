@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 /// From what knows nothing to what knows everything; a module imports only from rows above its own.
 const LAYERS: &[&[&str]] = &[
     &["error", "setters"],
-    &["score", "dtype", "custom", "sequences"],
-    &["shape", "elements"],
+    &["tensor", "score", "custom"],
     &["auxiliary"],
     &["mask"],
     &["problem"],
@@ -14,24 +13,13 @@ const LAYERS: &[&[&str]] = &[
     &["readback", "kernel", "files"],
     &["plan"],
     &["cache"],
-    &["attention"],
+    &["session"],
     &["onnx", "measure", "gradient_check"],
 ];
 
 /// Modules that compute on the CPU alone.
-const WITHOUT_WGPU: &[&str] = &[
-    "error",
-    "shape",
-    "elements",
-    "score",
-    "dtype",
-    "custom",
-    "sequences",
-    "auxiliary",
-    "mask",
-    "problem",
-    "reference",
-];
+const WITHOUT_WGPU: &[&str] =
+    &["error", "tensor", "score", "custom", "auxiliary", "mask", "problem", "reference"];
 
 /// A file of those modules that holds the device's side all the same: the reference doesn't use it.
 const OF_THE_DEVICE: &str = "auxiliary/buffers.rs";

@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 ///
 /// ```
 /// use wgpu_attention::Mask;
-/// use wgpu_attention::wgsl::{Custom, CustomType};
-/// let even = Custom::new("fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx % 2u == limit(b); }")?
-///     .buffer("limit", CustomType::U32, 4)?;
+/// use wgpu_attention::wgsl::{WgslFunction, WgslBuffer};
+/// let even = WgslFunction::new("fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx % 2u == limit(b); }")?
+///     .buffer("limit", WgslBuffer::U32, 4)?;
 /// let mask = Mask::causal() & Mask::Wgsl(even);
 /// assert_eq!(mask.to_string(), "causal & wgsl");
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Custom {
+pub struct WgslFunction {
     text: Arc<str>,
     buffers: Vec<CustomBuffer>,
 }
@@ -30,14 +30,14 @@ pub struct Custom {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CustomBuffer {
     pub(crate) name: Arc<str>,
-    pub(crate) element: CustomType,
+    pub(crate) element: WgslBuffer,
     pub(crate) len: usize,
 }
 
 /// The type of a custom buffer's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum CustomType {
+pub enum WgslBuffer {
     /// f32
     F32,
     /// i32
@@ -46,7 +46,7 @@ pub enum CustomType {
     U32,
 }
 
-impl CustomType {
+impl WgslBuffer {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -60,7 +60,7 @@ impl CustomType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CustomUse {
     Mask,
-    Score,
+    ScoreModifiers,
     /// The derivative of a score's function, which stands in the same text.
     ScoreGradient,
 }
@@ -69,7 +69,7 @@ impl CustomUse {
     pub(crate) const fn function(self) -> &'static str {
         match self {
             Self::Mask => "keep",
-            Self::Score => "score_mod",
+            Self::ScoreModifiers => "score_mod",
             Self::ScoreGradient => "score_mod_grad",
         }
     }
@@ -77,7 +77,7 @@ impl CustomUse {
     const fn signature(self) -> &'static str {
         match self {
             Self::Mask => "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool",
-            Self::Score => {
+            Self::ScoreModifiers => {
                 "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
             }
             Self::ScoreGradient => {
@@ -89,13 +89,13 @@ impl CustomUse {
     const fn call(self) -> &'static str {
         match self {
             Self::Mask => "let kept: bool = keep(1u, 1u, 1u, 1u);",
-            Self::Score => "let score: f32 = score_mod(1.0, 1u, 1u, 1u, 1u);",
+            Self::ScoreModifiers => "let score: f32 = score_mod(1.0, 1u, 1u, 1u, 1u);",
             Self::ScoreGradient => "let grad: f32 = score_mod_grad(1.0, 1.0, 1u, 1u, 1u, 1u);",
         }
     }
 }
 
-impl Custom {
+impl WgslFunction {
     /// A function from WGSL text of functions and constants.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl Custom {
     pub fn buffer(
         mut self,
         name: impl Into<Arc<str>>,
-        element: CustomType,
+        element: WgslBuffer,
         len: usize,
     ) -> Result<Self> {
         let name = name.into();
@@ -268,7 +268,7 @@ mod tests {
     fn names_get_a_suffix_and_lines_stay() {
         let text = "const LIMIT: u32 = 3u; // keep\nfn help(x: u32) -> bool { return x.keep < slopes(LIMIT); }\n\
                     fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return help(kv_idx); }";
-        let custom = Custom::new(text).unwrap().buffer("slopes", CustomType::U32, 2).unwrap();
+        let custom = WgslFunction::new(text).unwrap().buffer("slopes", WgslBuffer::U32, 2).unwrap();
         let renamed = custom.renamed(CustomUse::Mask, "_0");
         assert!(renamed.contains("const LIMIT_0: u32 = 3u;"), "{renamed}");
         assert!(renamed.contains("return x.keep < slopes_0(LIMIT_0);"), "{renamed}");
@@ -283,20 +283,20 @@ mod tests {
         assert!(!stripped.contains("evil") && !stripped.contains("open"), "{stripped}");
         assert_eq!(stripped.split_whitespace().collect::<Vec<_>>(), ["a", "b", "d"]);
         assert_eq!(stripped.lines().count(), 2);
-        let custom = Custom::new(text).unwrap();
+        let custom = WgslFunction::new(text).unwrap();
         assert!(!custom.alone(CustomUse::Mask, false).contains("evil"));
     }
 
     #[test]
     fn only_functions_and_constants() {
         for text in ["@group(0) @binding(9) var<storage> x: array<u32>;", "var<private> x: u32;"] {
-            assert!(Custom::new(text).is_err(), "{text}");
+            assert!(WgslFunction::new(text).is_err(), "{text}");
         }
-        assert!(Custom::new("// @compute\nfn keep() {}").is_ok());
-        let custom = || Custom::new("fn keep() {}").unwrap();
-        assert!(custom().buffer("1x", CustomType::F32, 1).is_err());
-        assert!(custom().buffer("x", CustomType::F32, 0).is_err());
-        let twice = custom().buffer("x", CustomType::F32, 1).unwrap();
-        assert!(twice.buffer("x", CustomType::F32, 1).is_err());
+        assert!(WgslFunction::new("// @compute\nfn keep() {}").is_ok());
+        let custom = || WgslFunction::new("fn keep() {}").unwrap();
+        assert!(custom().buffer("1x", WgslBuffer::F32, 1).is_err());
+        assert!(custom().buffer("x", WgslBuffer::F32, 0).is_err());
+        let twice = custom().buffer("x", WgslBuffer::F32, 1).unwrap();
+        assert!(twice.buffer("x", WgslBuffer::F32, 1).is_err());
     }
 }

@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 /// Which adapter to open, and how.
 ///
 /// ```no_run
-/// use wgpu_attention::{Attention, DeviceOptions};
+/// use wgpu_attention::{Session, DeviceOptions};
 /// use wgpu_attention::device::AdapterChoice;
 /// let options = DeviceOptions::default().adapter(AdapterChoice::Name("radeon".to_owned()));
-/// let attention = Attention::open_blocking(&options)?;
+/// let attention = Session::open_blocking(&options)?;
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

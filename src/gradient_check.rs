@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use crate::attention::Attention;
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::error::{Error, Result};
 use crate::plan::score_points::{ScorePoint, ScorePointsPlan};
 use crate::problem::Problem;
-use crate::sequences::Sequences;
-use crate::shape::Shape;
+use crate::session::Session;
+use crate::tensor::sequences::Sequences;
+use crate::tensor::shape::Shape;
 
 /// Differences are taken over 2^-3 to 2^-10: of a score, 1 is what makes a weight e times as large.
 const STEPS: Range<i32> = 3..11;
@@ -19,7 +19,7 @@ const ROUNDINGS: f64 = 8.0;
 /// Slopes below this share of the largest one are as good as 0.
 const SMALL: f64 = 1e-3;
 
-/// How [`Attention::check_score_mod_grad`] looks at a derivative.
+/// How [`Session::check_score_mod_grad`] looks at a derivative.
 ///
 /// ```
 /// use wgpu_attention::wgsl::GradientCheck;
@@ -51,7 +51,7 @@ impl Default for GradientCheck {
     }
 }
 
-/// What [`Attention::check_score_mod_grad`] found.
+/// What [`Session::check_score_mod_grad`] found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct GradientReport {
@@ -85,7 +85,7 @@ pub struct GradientCell {
     pub error: f64,
 }
 
-impl Attention {
+impl Session {
     /// Compares a problem's `score_mod_grad` with differences of its `score_mod`, both on the device, at scores and cells
     /// drawn from the problem's shape (always the same ones). Of the problem, the shape, the function and its buffers count.
     ///
@@ -94,17 +94,17 @@ impl Attention {
     /// nothing is compared.
     ///
     /// ```no_run
-    /// use wgpu_attention::{Attention, MaskData, Problem, Shape};
-    /// use wgpu_attention::wgsl::{Custom, GradientCheck};
-    /// let attention = Attention::open_blocking(&Default::default())?;
-    /// let score_mod = Custom::new("
+    /// use wgpu_attention::{Session, AuxData, Problem, Shape};
+    /// use wgpu_attention::wgsl::{WgslFunction, GradientCheck};
+    /// let attention = Session::open_blocking(&Default::default())?;
+    /// let score_mod = WgslFunction::new("
     ///     fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return score * abs(score); }
     ///     fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
     ///         return grad * 2.0 * abs(score);
     ///     }")?;
     /// let problem = Problem::new(Shape::new(1, 8, 128, 64)).score_mod(score_mod);
     /// let report =
-    ///     attention.check_score_mod_grad_blocking(&problem, &MaskData::new(), &GradientCheck::default())?;
+    ///     attention.check_score_mod_grad_blocking(&problem, &AuxData::new(), &GradientCheck::default())?;
     /// assert!(report.worst.error < 0.01);
     /// # Ok::<(), wgpu_attention::Error>(())
     /// ```
@@ -112,11 +112,11 @@ impl Attention {
     /// # Errors
     /// [`Error::Operand`] that names the worst cell, what was expected there and what was found, where the error is above the
     /// tolerance; where the problem has no function, the function no derivative or the shape no cell; and as
-    /// [`Attention::gradients`].
+    /// [`Session::gradients`].
     pub async fn check_score_mod_grad(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         check: &GradientCheck,
     ) -> Result<GradientReport> {
         let Some(score_mod) = &problem.score_mod else {
@@ -138,12 +138,12 @@ impl Attention {
         judge(&points, &values, check.tolerance)
     }
 
-    /// [`Attention::check_score_mod_grad`], waiting for it. Errors likewise.
+    /// [`Session::check_score_mod_grad`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn check_score_mod_grad_blocking(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         check: &GradientCheck,
     ) -> Result<GradientReport> {
         pollster::block_on(self.check_score_mod_grad(problem, data, check))

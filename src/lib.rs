@@ -1,17 +1,17 @@
 //! Masked flash attention as WGSL compute shaders, on any GPU that wgpu reaches.
 //!
-//! - A [`Problem`] says what is to be computed: a [`Shape`], a [`Mask`], a scale, a [`Score`], types and strides.
-//! - [`Attention`] computes it from slices and reads the result back.
+//! - A [`Problem`] says what is to be computed: a [`Shape`], a [`Mask`], a scale, a [`ScoreModifiers`], types and strides.
+//! - [`Session`] computes it from slices and reads the result back.
 //! - [`AttentionPlan`] encodes it into the command encoder of a wgpu application, [`BackwardPlan`] its gradients; other
 //!   plans ([`plan`]) write scores, weights and masks. [`Kernels`] holds their pipelines.
 //! - [`mod@reference`] computes the same in f64 on the CPU.
 //!
 //! ```no_run
-//! use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
-//! let attention = Attention::open_blocking(&Default::default())?;
+//! use wgpu_attention::{Session, Inputs, Mask, RunOptions, Problem, Shape};
+//! let attention = Session::open_blocking(&Default::default())?;
 //! let problem = Problem::new(Shape::new(1, 2, 3, 4)).mask(Mask::causal());
 //! let (q, k, v) = ([0.5; 24], [1.0; 24], [2.0; 24]);
-//! let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
+//! let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &RunOptions::default())?;
 //! assert_eq!(result.o, [2.0; 24]);
 //! # Ok::<(), wgpu_attention::Error>(())
 //! ```
@@ -31,11 +31,11 @@
 //!
 //! ```
 //! use wgpu_attention::tensor::{Dtype, Dtypes};
-//! use wgpu_attention::{Layout, Mask, Problem, Score, Shape};
+//! use wgpu_attention::{Layout, Mask, Problem, ScoreModifiers, Shape};
 //! let shape = Shape::new(2, 8, 1, 64).num_kv_heads(2).seq_len_kv(4096);
 //! let problem = Problem::new(shape)
 //!     .mask(Mask::causal())
-//!     .score(Score::default().softcap(30.0))
+//!     .score(ScoreModifiers::default().softcap(30.0))
 //!     .layout(Layout::Bshd)
 //!     .dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32))
 //!     .scale(0.2);
@@ -46,7 +46,7 @@
 //! scores read), [`wgsl`] (user-defined functions), [`kernel`], [`plan`], [`cache`], [`device`].
 //!
 //! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
-//! `Attention`, `measure` times kernels and devices, `cli` is the command line; the last two aren't for browsers. How it works
+//! `Session`, `measure` times kernels and devices, `cli` is the command line; the last two aren't for browsers. How it works
 //! is told in `docs/ARCHITECTURE.md`.
 
 // Its macro is for all modules below.
@@ -55,13 +55,10 @@ mod setters;
 
 #[cfg(test)]
 mod architecture;
-mod attention;
 pub mod auxiliary;
 pub mod cache;
 mod custom;
 pub mod device;
-mod dtype;
-mod elements;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -80,10 +77,9 @@ mod profile;
 mod readback;
 pub mod reference;
 mod score;
-mod sequences;
-mod shape;
+mod session;
+pub mod tensor;
 
-pub use attention::{Attention, Gradients, Output, Outputs};
 #[doc(inline)]
 pub use cache::KvCache;
 #[doc(inline)]
@@ -95,25 +91,18 @@ pub use kernel::Kernels;
 pub use mask::Mask;
 #[doc(inline)]
 pub use plan::{AttentionBuffers, AttentionPlan, BackwardPlan};
-pub use problem::{Inputs, OutputGradients, Problem};
-pub use score::Score;
+pub use problem::{Inputs, Problem, Upstream};
+pub use score::ScoreModifiers;
+pub use session::{Gradients, Output, RunOptions, Session};
 
 #[doc(inline)]
-pub use auxiliary::{MaskBuffers, MaskData, MaskInput};
+pub use auxiliary::{AuxBuffers, AuxData, AuxTensor};
 #[doc(inline)]
 pub use tensor::{Dtype, Layout, Shape};
 
-/// Sizes, layouts, types and sequences of tensors.
-pub mod tensor {
-    pub use crate::dtype::{Dtype, Dtypes, GradientDtypes};
-    pub use crate::elements::{Element, Elements};
-    pub use crate::sequences::{KeySequences, QuerySequences, Sequences};
-    pub use crate::shape::{Layout, MAX_HEAD_DIM, MAX_SEQ_LEN, Shape, Strides};
-}
-
 /// User-defined functions in WGSL, for masks and for scores, and the check of a derivative.
 pub mod wgsl {
-    pub use crate::custom::{Custom, CustomType};
+    pub use crate::custom::{WgslBuffer, WgslFunction};
     pub use crate::gradient_check::{GradientCell, GradientCheck, GradientReport};
 }
 
@@ -139,12 +128,12 @@ mod tests {
     /// Compiles, or doesn't.
     #[test]
     fn what_applications_keep_is_shared_between_threads() {
-        is_shared_between_threads::<Attention>();
+        is_shared_between_threads::<Session>();
         is_shared_between_threads::<Kernels>();
         is_shared_between_threads::<kernel::KernelOptions>();
         is_shared_between_threads::<kernel::Profile>();
         is_shared_between_threads::<Problem>();
-        is_shared_between_threads::<MaskData>();
+        is_shared_between_threads::<AuxData>();
         is_shared_between_threads::<AttentionPlan>();
         is_shared_between_threads::<BackwardPlan>();
         is_shared_between_threads::<plan::InspectPlan>();

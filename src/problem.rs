@@ -1,15 +1,15 @@
 //! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
 
-use crate::auxiliary::{self, DataShape, MaskData, MaskInput, TensorSpec};
-use crate::custom::{Custom, CustomUse};
-use crate::dtype::{Dtype, Dtypes};
-use crate::elements::Elements;
+use crate::auxiliary::{self, AuxData, AuxShape, AuxTensor, TensorSpec};
+use crate::custom::{CustomUse, WgslFunction};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::emit::{score_mod_gradient, score_mod_text};
-use crate::score::{Score, ScoreText};
-use crate::sequences::Sequences;
-use crate::shape::{Indexing, Layout, Shape, Strides};
+use crate::score::{ScoreModifiers, ScoreText};
+use crate::tensor::dtype::{Dtype, Dtypes};
+use crate::tensor::elements::Elements;
+use crate::tensor::sequences::Sequences;
+use crate::tensor::shape::{Indexing, Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
 ///
@@ -27,9 +27,9 @@ use crate::shape::{Indexing, Layout, Shape, Strides};
 pub struct Problem {
     pub(crate) shape: Shape,
     pub(crate) mask: Mask,
-    pub(crate) data: DataShape,
-    pub(crate) score: Score,
-    pub(crate) score_mod: Option<Custom>,
+    pub(crate) data: AuxShape,
+    pub(crate) score: ScoreModifiers,
+    pub(crate) score_mod: Option<WgslFunction>,
     pub(crate) dtypes: Dtypes,
     scale: Option<Bits>,
     layout: Layout,
@@ -43,9 +43,9 @@ struct Bits(u32);
 /// The operands, each as long as its strides span; dense unless the problem says otherwise.
 ///
 /// ```
-/// use wgpu_attention::{Inputs, MaskData, half};
+/// use wgpu_attention::{Inputs, AuxData, half};
 /// let (q, kv) = ([0.5; 24], vec![half::f16::ONE; 24]);
-/// let data = MaskData::new().key_lengths([3]);
+/// let data = AuxData::new().key_lengths([3]);
 /// let inputs = Inputs::new(&q, &kv, &kv).mask(&data);
 /// ```
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +58,12 @@ pub struct Inputs<'a> {
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub v: Elements<'a>,
     /// What the mask names.
-    pub mask: &'a MaskData,
+    pub mask: &'a AuxData,
 }
 
 impl<'a> Inputs<'a> {
     setters! {
-        const mask: &'a MaskData,
+        const mask: &'a AuxData,
     }
 
     /// Operands of a problem whose mask names no data.
@@ -72,7 +72,7 @@ impl<'a> Inputs<'a> {
         k: impl Into<Elements<'a>>,
         v: impl Into<Elements<'a>>,
     ) -> Self {
-        static NO_DATA: MaskData = MaskData::new();
+        static NO_DATA: AuxData = AuxData::new();
         Self { q: q.into(), k: k.into(), v: v.into(), mask: &NO_DATA }
     }
 }
@@ -114,14 +114,14 @@ fn check_length(
 /// The gradients of a loss with respect to what the forward pass gave.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
-pub struct OutputGradients<'a> {
+pub struct Upstream<'a> {
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, as long as o's strides span
     pub dout: Elements<'a>,
     /// `[batch, num_heads, seq_len_q]`, where the loss uses lse too
     pub dlse: Option<&'a [f32]>,
 }
 
-impl<'a> OutputGradients<'a> {
+impl<'a> Upstream<'a> {
     setters! {
         some dlse: &'a [f32],
     }
@@ -171,8 +171,8 @@ impl Problem {
         Self {
             shape,
             mask: Mask::All,
-            data: DataShape::default(),
-            score: Score::default(),
+            data: AuxShape::default(),
+            score: ScoreModifiers::default(),
             score_mod: None,
             dtypes: Dtypes::default(),
             scale: None,
@@ -189,7 +189,7 @@ impl Problem {
 
     /// What is done to the scores before the mask and in the softmax.
     #[must_use]
-    pub fn score(self, score: Score) -> Self {
+    pub fn score(self, score: ScoreModifiers) -> Self {
         Self { score, ..self }
     }
 
@@ -199,15 +199,15 @@ impl Problem {
     /// For gradients the text holds its derivative, too: `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32,
     /// q_idx: u32, kv_idx: u32) -> f32` gets the loss's gradient with respect to what `score_mod` returned for `score`, and
     /// returns that with respect to `score`: `grad` times the derivative at `score`.
-    /// [`Attention::check_score_mod_grad`](crate::Attention::check_score_mod_grad) tells whether it is.
+    /// [`Session::check_score_mod_grad`](crate::Session::check_score_mod_grad) tells whether it is.
     #[must_use]
-    pub fn score_mod(self, function: Custom) -> Self {
+    pub fn score_mod(self, function: WgslFunction) -> Self {
         Self { score_mod: Some(function), ..self }
     }
 
     /// The same problem as far as the mask goes.
     pub(crate) fn mask_alone(&self) -> Self {
-        Self { score: Score::default(), score_mod: None, ..self.clone() }
+        Self { score: ScoreModifiers::default(), score_mod: None, ..self.clone() }
     }
 
     /// The same problem over all rows of queries that there are in memory, whichever sequence they belong to.
@@ -244,9 +244,11 @@ impl Problem {
     }
 
     /// The functions of the user's own.
-    pub(crate) fn customs(&self) -> Vec<(&Custom, CustomUse)> {
+    pub(crate) fn customs(&self) -> Vec<(&WgslFunction, CustomUse)> {
         let masks = self.mask.customs().into_iter().map(|custom| (custom, CustomUse::Mask));
-        masks.chain(self.score_mod.iter().map(|custom| (custom, CustomUse::Score))).collect()
+        masks
+            .chain(self.score_mod.iter().map(|custom| (custom, CustomUse::ScoreModifiers)))
+            .collect()
     }
 
     /// How q, k, v, o and the bias are stored on the device: one [`crate::Dtype`] for all, or [`Dtypes`] for each. One-shot
@@ -257,7 +259,7 @@ impl Problem {
     }
 
     /// Everything that the mask, the score modifiers and the sequences read, each once.
-    pub fn inputs(&self) -> Vec<MaskInput> {
+    pub fn inputs(&self) -> Vec<AuxTensor> {
         self.tensors().into_iter().map(|tensor| tensor.input).collect()
     }
 
@@ -266,7 +268,7 @@ impl Problem {
     ///
     /// # Errors
     /// [`Error::Operand`] where the problem doesn't read it, or its sizes aren't ones that it can have.
-    pub fn input_words(&self, input: MaskInput) -> Result<usize> {
+    pub fn input_words(&self, input: AuxTensor) -> Result<usize> {
         let tensor = self.tensors().into_iter().find(|tensor| tensor.input == input);
         match tensor {
             Some(tensor) => tensor.words(self.data.sizes(input)),
@@ -288,7 +290,7 @@ impl Problem {
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.
     /// One-shot calls take them from the data.
     #[must_use]
-    pub fn data_shape(self, data: DataShape) -> Self {
+    pub fn aux_shape(self, data: AuxShape) -> Self {
         Self { data, ..self }
     }
 
@@ -450,7 +452,7 @@ mod tests {
     fn problems_are_keys() {
         let shape = Shape::new(1, 2, 3, 4);
         let problem = |scale: f32, softcap: f32| {
-            let score = Score::default().softcap(softcap);
+            let score = ScoreModifiers::default().softcap(softcap);
             Problem::new(shape).mask(Mask::causal()).score(score).scale(scale)
         };
         let mut plans = HashMap::from([(problem(0.5, 2.0), "a plan")]);

@@ -3,10 +3,10 @@
 #[cfg(feature = "measure")]
 use std::path::Path;
 
-use crate::dtype::Dtypes;
 #[cfg(feature = "measure")]
 use crate::error::{Error, Result};
 use crate::problem::Problem;
+use crate::tensor::dtype::Dtypes;
 
 /// The fastest kernels for some problems on one device, as `wgpu-attention tune` or `measure::tune` found them. Plans go
 /// by it where it is given to [`crate::kernel::KernelOptions`]; [`crate::AttentionPlan::explain`] says whether one did.
@@ -214,7 +214,7 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::Shape;
+    use crate::tensor::shape::Shape;
 
     fn device(driver_info: &str) -> DeviceId {
         DeviceId {

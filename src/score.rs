@@ -4,17 +4,17 @@ use std::hash::{Hash, Hasher};
 
 /// What is done to the scores, in this order: scale, softcap, bias, ALiBi, mask, softmax with sinks.
 ///
-/// Their data is found by name: `bias`, `alibi_slopes`, `sinks` ([`crate::MaskInput`]).
+/// Their data is found by name: `bias`, `alibi_slopes`, `sinks` ([`crate::AuxTensor`]).
 ///
 /// ```
-/// use wgpu_attention::{Problem, Score, Shape};
-/// let gemma2 = Problem::new(Shape::new(1, 8, 128, 256)).score(Score::default().softcap(50.0));
+/// use wgpu_attention::{Problem, ScoreModifiers, Shape};
+/// let gemma2 = Problem::new(Shape::new(1, 8, 128, 256)).score(ScoreModifiers::default().softcap(50.0));
 /// ```
 ///
 /// Two are equal where their numbers have the same bits, so that a [`crate::Problem`] can be a key.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
-pub struct Score {
+pub struct ScoreModifiers {
     /// `softcap · tanh(score / softcap)` (Gemma 2).
     pub softcap: Option<f32>,
     /// Adds `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]` (T5, Graphormer).
@@ -25,7 +25,7 @@ pub struct Score {
     pub sinks: bool,
 }
 
-/// What of a [`Score`] a kernel's text depends on.
+/// What of a [`ScoreModifiers`] a kernel's text depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct ScoreText {
     pub(crate) softcap: bool,
@@ -38,21 +38,21 @@ pub(crate) struct ScoreText {
     pub(crate) custom_gradient: Option<String>,
 }
 
-impl PartialEq for Score {
+impl PartialEq for ScoreModifiers {
     fn eq(&self, other: &Self) -> bool {
         self.bits() == other.bits()
     }
 }
 
-impl Eq for Score {}
+impl Eq for ScoreModifiers {}
 
-impl Hash for Score {
+impl Hash for ScoreModifiers {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bits().hash(state);
     }
 }
 
-impl Score {
+impl ScoreModifiers {
     setters! {
         const some softcap: f32,
         const bias: bool,
@@ -60,7 +60,7 @@ impl Score {
         const sinks: bool,
     }
 
-    /// No modifiers, as [`Score::default`], also in constants.
+    /// No modifiers, as [`ScoreModifiers::default`], also in constants.
     pub const fn new() -> Self {
         Self { softcap: None, bias: false, alibi: false, sinks: false }
     }

@@ -9,7 +9,7 @@ use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::measure::{Clock, in_turns, uniform};
 use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Mask, MaskBuffers, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, BackwardPlan, Mask, Problem, Session, Shape,
 };
 
 use crate::arguments::Arguments;
@@ -61,7 +61,7 @@ pub(crate) struct Passes {
 
 impl Passes {
     pub(crate) fn new(
-        attention: &Attention,
+        attention: &Session,
         heads: usize,
         seq_len: usize,
         causal: bool,
@@ -82,7 +82,7 @@ impl Passes {
     pub(crate) fn forward(&self, encoder: &mut wgpu::CommandEncoder) -> wgpu_attention::Result<()> {
         let [q, k, v, _] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
         let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
-        let buffers = AttentionBuffers { q, k, v, mask: MaskBuffers::new(), o, lse: Some(lse) };
+        let buffers = AttentionBuffers { q, k, v, mask: AuxBuffers::new(), o, lse: Some(lse) };
         self.forward.encode(encoder, &buffers)
     }
 
@@ -94,7 +94,7 @@ impl Passes {
         let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
         let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| buffer.slice(..));
         let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
-        let mask = MaskBuffers::new();
+        let mask = AuxBuffers::new();
         let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
         self.backward.encode(encoder, &buffers)
     }
@@ -151,7 +151,7 @@ impl fmt::Display for Line {
 /// Lets both run in turns, after a first run of each that isn't counted.
 pub(crate) fn run(
     case: &Case,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,

@@ -11,8 +11,7 @@ use indicatif::ProgressBar;
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{BackwardOptions, MaskFormat, PlanOptions, ScoreTensor};
 use wgpu_attention::{
-    Attention, BackwardPlan, Inputs, Kernels, Mask, MaskData, OutputGradients, Outputs, Problem,
-    Shape,
+    AuxData, BackwardPlan, Inputs, Kernels, Mask, Problem, RunOptions, Session, Shape, Upstream,
 };
 
 /// What one may wait for a kernel.
@@ -121,7 +120,7 @@ pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Re
     let options = KernelOptions::default().cache_dir(folder.clone());
     let measure = || -> Result<(usize, Duration)> {
         let kernels = Kernels::new(device, &options);
-        let attention = Attention::from_kernels(&kernels, queue);
+        let attention = Session::from_kernels(&kernels, queue);
         if let Call::Inspect | Call::Backward(_) = case.call {
             call(&attention, &case.problem, Call::Forward(None))?;
         }
@@ -138,9 +137,9 @@ pub(crate) fn run(case: &Case, device: &wgpu::Device, queue: &wgpu::Queue) -> Re
     Ok(Line { name: case.name.clone(), kernels, time, from_disk })
 }
 
-fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
-    let data = MaskData::new().key_lengths([100]).key_padding((0..SEQ_LEN).map(|at| at < 100));
-    let mut outputs = Outputs::default();
+fn call(attention: &Session, problem: &Problem, call: Call) -> Result<()> {
+    let data = AuxData::new().key_lengths([100]).key_padding((0..SEQ_LEN).map(|at| at < 100));
+    let mut outputs = RunOptions::default();
     match call {
         Call::Materialize => {
             attention.materialize_blocking(problem, &data, MaskFormat::Keep)?;
@@ -159,7 +158,7 @@ fn call(attention: &Attention, problem: &Problem, call: Call) -> Result<()> {
     let inputs = Inputs::new(&q, &k, &k).mask(&data);
     if let Call::Backward(kernel) = call {
         let options = BackwardOptions::default().kernel(kernel);
-        attention.gradients_blocking(problem, &inputs, &OutputGradients::new(&q), &options)?;
+        attention.gradients_blocking(problem, &inputs, &Upstream::new(&q), &options)?;
         return Ok(());
     }
     attention.run_blocking(problem, &inputs, &outputs)?;

@@ -9,9 +9,7 @@ use wgpu::util::DeviceExt as _;
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, in_turns, uniform};
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Mask, MaskBuffers, Problem, Shape,
-};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxBuffers, Mask, Problem, Session, Shape};
 
 use crate::arguments::Arguments;
 use crate::naive::Naive;
@@ -115,7 +113,7 @@ impl fmt::Display for Line {
 /// Lets both run in turns, after a first run of each that isn't counted.
 pub(crate) fn run(
     case: &Case,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
@@ -138,7 +136,7 @@ pub(crate) fn run(
         q: q.slice(..),
         k: k.slice(..),
         v: v.slice(..),
-        mask: MaskBuffers::new(),
+        mask: AuxBuffers::new(),
         o: o.slice(..),
         lse: None,
     };

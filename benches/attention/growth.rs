@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 use wgpu_attention::measure::{Clock, uniform};
 use wgpu_attention::tensor::QuerySequences;
-use wgpu_attention::{AttentionPlan, Kernels, KvCache, Mask, MaskBuffers};
+use wgpu_attention::{AttentionPlan, AuxBuffers, Kernels, KvCache, Mask};
 
 use crate::arguments::Arguments;
 use crate::forward::{output, upload};
@@ -69,7 +69,7 @@ pub(crate) fn run(
                 for _ in 0..QUARTER {
                     let tokens = AppendBuffers::new(k.slice(..), v.slice(..));
                     append.encode(encoder, &mut cache, &tokens)?;
-                    let (q, o, mask) = (q.slice(..), o.slice(..), MaskBuffers::new());
+                    let (q, o, mask) = (q.slice(..), o.slice(..), AuxBuffers::new());
                     attention.encode(encoder, &cache.attention_buffers(&problem, q, mask, o)?)?;
                 }
                 Ok(())

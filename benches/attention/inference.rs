@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, Contender, in_turns, uniform};
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxBuffers, Kernels, Mask, Problem, Shape};
 
 use crate::arguments::Arguments;
 use crate::forward::{output, upload};
@@ -139,7 +139,7 @@ pub(crate) fn run(
         q: q.slice(..),
         k: k.slice(..),
         v: v.slice(..),
-        mask: MaskBuffers::new(),
+        mask: AuxBuffers::new(),
         o: o.slice(..),
         lse: None,
     };

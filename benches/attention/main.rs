@@ -20,7 +20,7 @@ mod start;
 use anyhow::Result;
 use arguments::Arguments;
 use indicatif::{ProgressBar, ProgressStyle};
-use wgpu_attention::Attention;
+use wgpu_attention::Session;
 use wgpu_attention::measure::Clock;
 
 /// Of all forward cases; the naive kernels are written for it.
@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         return start::once(folder.as_deref());
     }
     forget_compiled_kernels();
-    let attention = Attention::open_blocking(&Default::default())?;
+    let attention = Session::open_blocking(&Default::default())?;
     let device = attention.device();
     let forward_cases: Vec<_> =
         forward::CASES.iter().filter(|case| arguments.wants(&case.name())).collect();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 use wgpu_attention::measure::{Clock, Contender, Samples, Workload, in_turns};
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AttentionPlan, AuxData, Mask, Problem, Session, Shape};
 
 use crate::arguments::Arguments;
 use crate::backward::Passes;
@@ -63,7 +63,7 @@ impl Case {
 /// Its report.
 pub(crate) fn run(
     case: Case,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
@@ -87,14 +87,14 @@ fn problem(seq_len: usize, causal: bool) -> Problem {
 /// The problems in turns.
 fn timed(
     problems: &[Problem],
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Vec<(f64, Samples)>> {
     let prepared = (problems.iter())
         .map(|problem| {
-            let work = Workload::new(attention, problem, &MaskData::new())?;
+            let work = Workload::new(attention, problem, &AuxData::new())?;
             let kernels = attention.kernels();
             let plan = AttentionPlan::new(
                 kernels,
@@ -117,7 +117,7 @@ fn timed(
 
 fn time_per_cell(
     causal: bool,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
@@ -145,7 +145,7 @@ fn time_per_cell(
 }
 
 fn causal(
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
@@ -156,7 +156,7 @@ fn causal(
 }
 
 fn backward_causal(
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
@@ -189,7 +189,7 @@ fn share([causal, full]: [Duration; 2]) -> String {
 }
 
 /// o and lse, and what the backward plan has, per length.
-fn backward_memory(attention: &Attention) -> Result<String> {
+fn backward_memory(attention: &Session) -> Result<String> {
     let mut report = String::new();
     let mut counts = Vec::new();
     for seq_len in BACKWARD_MEMORY {
@@ -205,7 +205,7 @@ fn backward_memory(attention: &Attention) -> Result<String> {
 }
 
 /// What the device's allocator has given out more, after a plan has run, than for operands and outputs alone.
-fn memory(attention: &Attention, clock: &Clock) -> Result<String> {
+fn memory(attention: &Session, clock: &Clock) -> Result<String> {
     let allocated = || -> Result<u64> {
         let report = attention.device().generate_allocator_report();
         let report = report.context("the device's allocator doesn't report")?;
@@ -214,7 +214,7 @@ fn memory(attention: &Attention, clock: &Clock) -> Result<String> {
     let mut report = String::new();
     let mut counts = Vec::new();
     for seq_len in MEMORY {
-        let work = Workload::new(attention, &problem(seq_len, true), &MaskData::new())?;
+        let work = Workload::new(attention, &problem(seq_len, true), &AuxData::new())?;
         // What is freed is freed when the queue is empty.
         clock.time(|_| Ok(()))?;
         let before = allocated()?;

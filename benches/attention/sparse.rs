@@ -7,7 +7,7 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 use wgpu_attention::measure::{Clock, Workload, in_turns, uniform};
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AttentionPlan, AuxData, Mask, Problem, Session, Shape};
 
 use crate::arguments::Arguments;
 use crate::{HEAD_DIM, verdict};
@@ -24,7 +24,7 @@ const EXPECTED: f64 = 1.5;
 pub(crate) struct Case {
     what: &'static str,
     mask: Mask,
-    data: MaskData,
+    data: AuxData,
 }
 
 impl Case {
@@ -39,7 +39,7 @@ pub(crate) fn cases() -> [Case; 3] {
 
 fn window() -> Case {
     let mask = Mask::window(255, 0) & Mask::causal();
-    Case { what: "window(255,0) & causal", mask, data: MaskData::new() }
+    Case { what: "window(255,0) & causal", mask, data: AuxData::new() }
 }
 
 /// Of uneven lengths, which begin anywhere in a tile.
@@ -54,7 +54,7 @@ fn documents() -> Case {
     Case {
         what: "16 documents & causal",
         mask: Mask::Documents & Mask::causal(),
-        data: MaskData::new().document_ids(ids),
+        data: AuxData::new().document_ids(ids),
     }
 }
 
@@ -68,7 +68,7 @@ fn blocks() -> Case {
     Case {
         what: "dense, 10% of its blocks",
         mask: Mask::Dense,
-        data: MaskData::new().dense([1, 1, SEQ_LEN, SEQ_LEN], (0..SEQ_LEN * SEQ_LEN).map(keep)),
+        data: AuxData::new().dense([1, 1, SEQ_LEN, SEQ_LEN], (0..SEQ_LEN * SEQ_LEN).map(keep)),
     }
 }
 
@@ -115,17 +115,17 @@ impl fmt::Display for Line {
 /// Lets the full mask, the sparse one with its tables reused, and the sparse one with its tables made anew run in turns.
 pub(crate) fn run(
     case: &Case,
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<Line> {
     progress.set_message(case.name());
     let shape = Shape::new(1, 1, SEQ_LEN, HEAD_DIM);
-    let work = |mask: &Mask, data: &MaskData| {
+    let work = |mask: &Mask, data: &AuxData| {
         Workload::new(attention, &Problem::new(shape).mask(mask.clone()), data)
     };
-    let (full, masked) = (work(&Mask::All, &MaskData::new())?, work(&case.mask, &case.data)?);
+    let (full, masked) = (work(&Mask::All, &AuxData::new())?, work(&case.mask, &case.data)?);
     let plan = |work: &Workload| {
         AttentionPlan::new(
             attention.kernels(),

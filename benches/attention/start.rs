@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use wgpu_attention::kernel::KernelOptions;
 use wgpu_attention::measure::uniform;
-use wgpu_attention::{Attention, Inputs, Kernels, Mask, MaskData, Outputs, Problem, Shape};
+use wgpu_attention::{AuxData, Inputs, Kernels, Mask, Problem, RunOptions, Session, Shape};
 
 use crate::arguments::Arguments;
 
@@ -129,19 +129,19 @@ fn start(kept: Kept, folder: &Path) -> Result<Start> {
 /// What `--start [FOLDER]` does: one start.
 pub(crate) fn once(folder: Option<&Path>) -> Result<()> {
     let begun = Instant::now();
-    let opened = Attention::open_blocking(&Default::default())?;
+    let opened = Session::open_blocking(&Default::default())?;
     let options = KernelOptions::default().cache_dir(folder.map(Path::to_owned));
     let kernels = Kernels::new(opened.device(), &options);
-    let attention = Attention::from_kernels(&kernels, opened.queue());
+    let attention = Session::from_kernels(&kernels, opened.queue());
     let shape = Shape::new(1, 4, 128, 64);
-    let data = MaskData::new().key_padding((0..128).map(|at| at < 100));
+    let data = AuxData::new().key_padding((0..128).map(|at| at < 100));
     let [q, k, v] = [1, 2, 3].map(|seed| uniform(seed, 4 * 128 * 64));
     let forward = Problem::new(shape).mask(Mask::causal() & Mask::KeyPadding);
     let decode = Problem::new(Shape::new(1, 4, 1, 64).seq_len_kv(128)).mask(Mask::KeyPadding);
     let results = || -> Result<ProcessTime> {
         for (problem, q) in [(&forward, &q[..]), (&decode, &q[..4 * 64])] {
             let inputs = Inputs::new(q, &k, &v).mask(&data);
-            attention.run_blocking(problem, &inputs, &Outputs::default())?;
+            attention.run_blocking(problem, &inputs, &RunOptions::default())?;
         }
         Ok(ProcessTime::now())
     };

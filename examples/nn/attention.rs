@@ -10,13 +10,13 @@ use wgpu_attention::plan::{
 };
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, BackwardPlan, KvCache, Mask, MaskBuffers, MaskInput, Problem,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxTensor, BackwardPlan, KvCache, Mask, Problem,
 };
 
 use super::tape::{Tape, Tensor};
 
 /// What a mask reads, by name.
-pub(crate) type MaskBindings = Vec<(MaskInput, wgpu::Buffer)>;
+pub(crate) type MaskBindings = Vec<(AuxTensor, wgpu::Buffer)>;
 
 /// One attention of the tape, kept to look into.
 #[derive(Debug, Clone)]
@@ -113,7 +113,7 @@ impl Tape<'_> {
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(MaskBuffers::new()),
+                mask: cache.mask_buffers(AuxBuffers::new()),
                 o: written.slice(..),
                 lse: None,
             };
@@ -154,8 +154,8 @@ impl Tape<'_> {
     }
 }
 
-fn mask_buffers(bindings: &MaskBindings) -> MaskBuffers<'_> {
+fn mask_buffers(bindings: &MaskBindings) -> AuxBuffers<'_> {
     bindings
         .iter()
-        .fold(MaskBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))
+        .fold(AuxBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))
 }

@@ -5,7 +5,7 @@
 //! seen.
 
 use anyhow::Result;
-use wgpu_attention::{Mask, MaskInput};
+use wgpu_attention::{AuxTensor, Mask};
 
 use super::gpu::Gpu;
 use super::layers::{Builder, Sight};
@@ -68,7 +68,7 @@ impl<'g> Gpt<'g> {
         let [tokens, positions, targets, weights] = [0; 4].map(|_| gpu.zeros(rows));
         let pad = gpu.upload(&[i32::from(PAD)]);
         let mask = masking.mask();
-        let data = [(MaskInput::TokenIds, &tokens), (MaskInput::PadId, &pad)]
+        let data = [(AuxTensor::TokenIds, &tokens), (AuxTensor::PadId, &pad)]
             .into_iter()
             .filter(|(input, _)| mask.inputs().contains(input))
             .map(|(input, buffer)| (input, buffer.clone()))

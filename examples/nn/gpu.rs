@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use bytemuck::Pod;
 use wgpu::util::DeviceExt as _;
-use wgpu_attention::{Attention, Kernels};
+use wgpu_attention::{Kernels, Session};
 
 /// Invocations per workgroup of every kernel here.
 pub(crate) const WORKGROUP_SIZE: usize = 64;
 
 /// The device that the crate opened, and the pipelines that were compiled on it.
 pub(crate) struct Gpu {
-    attention: Attention,
+    attention: Session,
     pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Dispatch {
 impl Gpu {
     /// Opens the best device.
     pub(crate) fn open() -> Result<Self> {
-        let attention = Attention::open_blocking(&Default::default())?;
+        let attention = Session::open_blocking(&Default::default())?;
         Ok(Self { attention, pipelines: RefCell::default() })
     }
 

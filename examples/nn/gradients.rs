@@ -4,7 +4,7 @@
 //! little both ways; the slope of the loss, summed in f64, has to be what the backward pass says.
 
 use anyhow::{Result, ensure};
-use wgpu_attention::{Layout, Mask, MaskInput, Problem, Shape};
+use wgpu_attention::{AuxTensor, Layout, Mask, Problem, Shape};
 
 use super::common::normal;
 use super::gpu::Gpu;
@@ -42,7 +42,7 @@ pub(crate) fn check(gpu: &Gpu) -> Result<()> {
     let (q, k, v) = (tensor(6, 20, 12), tensor(7, 20, 12), tensor(8, 20, 12));
     let shape = Shape::new(2, 3, 10, 4);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(Mask::causal() & Mask::KeyLengths);
-    let mask = vec![(MaskInput::KeyLengths, gpu.upload(&[10, 7]))];
+    let mask = vec![(AuxTensor::KeyLengths, gpu.upload(&[10, 7]))];
     check_one(gpu, "attention", &[&q, &k, &v], |tape| {
         tape.attention(&problem, [&q, &k, &v], &mask)
     })?;

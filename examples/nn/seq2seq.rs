@@ -8,7 +8,7 @@
 //! ```
 
 use anyhow::Result;
-use wgpu_attention::{Mask, MaskInput};
+use wgpu_attention::{AuxTensor, Mask};
 
 use super::gpu::Gpu;
 use super::layers::{Builder, Sight};
@@ -91,8 +91,8 @@ fn positions(batch: usize, length: usize) -> Vec<i32> {
 }
 
 fn sight(sizes: Sizes, mask: Mask, lengths: &wgpu::Buffer) -> Sight {
-    let reads = mask.inputs().contains(&MaskInput::KeyLengths);
-    let data = if reads { vec![(MaskInput::KeyLengths, lengths.clone())] } else { Vec::new() };
+    let reads = mask.inputs().contains(&AuxTensor::KeyLengths);
+    let data = if reads { vec![(AuxTensor::KeyLengths, lengths.clone())] } else { Vec::new() };
     Sight { batch: sizes.batch, heads: HEADS, mask, data, positions: None }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::plan::MergePlan;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Inputs, Mask, MaskBuffers, Outputs, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, Inputs, Mask, Problem, RunOptions, Session, Shape,
 };
 
 use crate::common::{max_difference, normal};
@@ -48,17 +48,17 @@ impl Sequence {
 
     /// All rows, by one device that sees all keys.
     pub(crate) fn on_one_device(&self) -> Result<Rows> {
-        let attention = Attention::open_blocking(&Default::default())?;
+        let attention = Session::open_blocking(&Default::default())?;
         let problem = Problem::new(self.shape).mask(Mask::causal());
         let inputs = Inputs::new(&self.q, &self.k, &self.v);
-        let outputs = Outputs::default().lse(true);
+        let outputs = RunOptions::default().lse(true);
         let result = attention.run_blocking(&problem, &inputs, &outputs)?;
         Ok(Rows { o: result.o, lse: result.lse })
     }
 
     /// The rows of this rank's queries, with keys and values that go round.
     pub(crate) fn of_rank(&self, transport: &impl Transport) -> Result<Rows> {
-        let attention = Attention::open_blocking(&Default::default())?;
+        let attention = Session::open_blocking(&Default::default())?;
         let (rank, size) = (transport.rank(), transport.size());
         let queries = tokens_of(rank, size);
         let shape = Shape::new(1, HEADS, queries.len(), HEAD_DIM).num_kv_heads(KV_HEADS);
@@ -91,7 +91,7 @@ impl Sequence {
                     q: q.slice(..),
                     k: k.slice(..),
                     v: v.slice(..),
-                    mask: MaskBuffers::new(),
+                    mask: AuxBuffers::new(),
                     o: slices.o,
                     lse: Some(slices.lse),
                 },

@@ -4,26 +4,26 @@ use std::collections::BTreeMap;
 
 use wgpu::BufferSlice;
 
-use super::{InputName, MaskInput};
+use super::{AuxTensor, InputName};
 use crate::error::{Error, Result};
 
 /// The device's buffers with what masks, score modifiers and sequences read.
 ///
-/// Formats: [`MaskInput`]; 32-bit words throughout. The buffers need `BufferUsages::COPY_SRC`.
+/// Formats: [`AuxTensor`]; 32-bit words throughout. The buffers need `BufferUsages::COPY_SRC`.
 ///
 /// ```no_run
 /// # fn f(lengths: wgpu::Buffer) {
-/// use wgpu_attention::{MaskBuffers, MaskInput};
-/// let data = MaskBuffers::new().with(MaskInput::KeyLengths, lengths.slice(..));
+/// use wgpu_attention::{AuxBuffers, AuxTensor};
+/// let data = AuxBuffers::new().with(AuxTensor::KeyLengths, lengths.slice(..));
 /// # }
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct MaskBuffers<'a> {
-    slices: BTreeMap<MaskInput, BufferSlice<'a>>,
+pub struct AuxBuffers<'a> {
+    slices: BTreeMap<AuxTensor, BufferSlice<'a>>,
     custom: BTreeMap<&'a str, BufferSlice<'a>>,
 }
 
-impl<'a> MaskBuffers<'a> {
+impl<'a> AuxBuffers<'a> {
     /// No data, as for masks that need none.
     pub fn new() -> Self {
         Self::default()
@@ -31,7 +31,7 @@ impl<'a> MaskBuffers<'a> {
 
     /// Where `input` lies.
     #[must_use]
-    pub fn with(mut self, input: MaskInput, slice: BufferSlice<'a>) -> Self {
+    pub fn with(mut self, input: AuxTensor, slice: BufferSlice<'a>) -> Self {
         self.slices.insert(input, slice);
         self
     }
@@ -46,7 +46,7 @@ impl<'a> MaskBuffers<'a> {
     pub(crate) fn get(&self, input: &InputName) -> Result<BufferSlice<'a>> {
         let slice = match input {
             InputName::Known(input) => self.slices.get(input),
-            InputName::Custom(name) => self.custom.get(&**name),
+            InputName::WgslFunction(name) => self.custom.get(&**name),
         };
         slice.copied().ok_or_else(|| {
             Error::operand(input.name(), "a buffer, for the problem names it", "none")

@@ -2,25 +2,25 @@
 
 use std::sync::Arc;
 
-use super::data::MaskData;
-use super::{MaskInput, TensorSpec};
+use super::data::AuxData;
+use super::{AuxTensor, TensorSpec};
 use crate::error::{Error, Result};
-use crate::shape::{Shape, elements};
+use crate::tensor::shape::{Shape, elements};
 
 /// Looks at the values of a tensor.
 pub(crate) type Check = Arc<dyn Fn(&Values<'_>) -> Result<()>>;
 
 /// A tensor whose values are looked at: there are as many as its sizes say.
 pub(crate) struct Values<'a> {
-    pub(crate) input: MaskInput,
+    pub(crate) input: AuxTensor,
     pub(crate) words: &'a [u32],
     pub(crate) sizes: &'a [usize],
     pub(crate) shape: &'a Shape,
     /// The rest of the data; what stands before this tensor in the list of the problem's has been checked.
-    pub(crate) data: &'a MaskData,
+    pub(crate) data: &'a AuxData,
 }
 
-impl MaskData {
+impl AuxData {
     /// Whether what the problem reads is there and fits `shape`.
     pub(crate) fn check(&self, tensors: &[TensorSpec], shape: &Shape) -> Result<()> {
         for tensor in tensors {

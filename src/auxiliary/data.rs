@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::shape::DataShape;
-use super::{Element, MaskInput, TensorSpec};
+use super::shape::AuxShape;
+use super::{AuxTensor, Element, TensorSpec};
 use crate::custom::CustomBuffer;
 use crate::error::{Error, Result};
 
 /// What masks, score modifiers and sequences read, on the CPU, by name.
 ///
 /// ```
-/// use wgpu_attention::MaskData;
-/// let data = MaskData::new()
+/// use wgpu_attention::AuxData;
+/// let data = AuxData::new()
 ///     .key_lengths([6, 3])
 ///     .token_ids([5, 9, 9, 4, 5, 8, 3, 7, 2, 0, 0, 0], 0);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct MaskData {
-    tensors: BTreeMap<MaskInput, HostTensor>,
+pub struct AuxData {
+    tensors: BTreeMap<AuxTensor, HostTensor>,
     custom: BTreeMap<String, Vec<u32>>,
 }
 
@@ -35,7 +35,7 @@ enum Elements {
     Flags(Vec<bool>),
 }
 
-impl MaskData {
+impl AuxData {
     /// No data.
     pub const fn new() -> Self {
         Self { tensors: BTreeMap::new(), custom: BTreeMap::new() }
@@ -44,8 +44,8 @@ impl MaskData {
     /// The same with the tensors of `data` under the number of a leaf's data: see [`crate::Mask::numbered`].
     ///
     /// ```
-    /// use wgpu_attention::MaskData;
-    /// let data = MaskData::new().key_lengths([6, 3]).with_numbered(2, MaskData::new().key_lengths([2, 5]));
+    /// use wgpu_attention::AuxData;
+    /// let data = AuxData::new().key_lengths([6, 3]).with_numbered(2, AuxData::new().key_lengths([2, 5]));
     /// ```
     #[must_use]
     pub fn with_numbered(mut self, number: u32, data: Self) -> Self {
@@ -90,45 +90,45 @@ impl MaskData {
     }
 
     /// A tensor of i32.
-    pub(crate) fn ints(self, input: MaskInput, values: impl IntoIterator<Item = i32>) -> Self {
+    pub(crate) fn ints(self, input: AuxTensor, values: impl IntoIterator<Item = i32>) -> Self {
         let words = values.into_iter().map(i32::cast_unsigned).collect();
         self.insert(input, Elements::Words(words))
     }
 
     /// A tensor of f32.
-    pub(crate) fn floats(self, input: MaskInput, values: impl IntoIterator<Item = f32>) -> Self {
+    pub(crate) fn floats(self, input: AuxTensor, values: impl IntoIterator<Item = f32>) -> Self {
         let words = values.into_iter().map(f32::to_bits).collect();
         self.insert(input, Elements::Words(words))
     }
 
     /// A tensor of bits.
-    pub(crate) fn bits(self, input: MaskInput, values: impl IntoIterator<Item = bool>) -> Self {
+    pub(crate) fn bits(self, input: AuxTensor, values: impl IntoIterator<Item = bool>) -> Self {
         self.insert(input, Elements::Flags(values.into_iter().collect()))
     }
 
-    fn insert(mut self, input: MaskInput, elements: Elements) -> Self {
+    fn insert(mut self, input: AuxTensor, elements: Elements) -> Self {
         self.tensors.insert(input, HostTensor { sizes: None, elements });
         self
     }
 
     /// The same with the sizes of a tensor whose shape the problem leaves open.
-    pub(crate) fn sized(mut self, input: MaskInput, sizes: impl Into<Vec<usize>>) -> Self {
+    pub(crate) fn sized(mut self, input: AuxTensor, sizes: impl Into<Vec<usize>>) -> Self {
         if let Some(tensor) = self.tensors.get_mut(&input) {
             tensor.sizes = Some(sizes.into());
         }
         self
     }
 
-    /// The sizes that the problem's shape leaves open, for [`crate::Problem::data_shape`].
-    pub fn shape(&self) -> DataShape {
-        self.tensors.iter().fold(DataShape::new(), |shape, (&input, tensor)| match &tensor.sizes {
+    /// The sizes that the problem's shape leaves open, for [`crate::Problem::aux_shape`].
+    pub fn shape(&self) -> AuxShape {
+        self.tensors.iter().fold(AuxShape::new(), |shape, (&input, tensor)| match &tensor.sizes {
             Some(sizes) => shape.with(input, sizes.clone()),
             None => shape,
         })
     }
 
     /// How many elements a tensor has, if it is there.
-    pub(crate) fn len(&self, input: MaskInput) -> Option<usize> {
+    pub(crate) fn len(&self, input: AuxTensor) -> Option<usize> {
         self.tensors.get(&input).map(|tensor| match &tensor.elements {
             Elements::Words(words) => words.len(),
             Elements::Flags(flags) => flags.len(),
@@ -136,12 +136,12 @@ impl MaskData {
     }
 
     /// The sizes of a tensor whose shape the problem leaves open.
-    pub(crate) fn sizes(&self, input: MaskInput) -> Option<&[usize]> {
+    pub(crate) fn sizes(&self, input: AuxTensor) -> Option<&[usize]> {
         self.tensors.get(&input).and_then(|tensor| tensor.sizes.as_deref())
     }
 
     /// The elements of a tensor, one a word; none of one that has bits.
-    pub(crate) fn words(&self, input: MaskInput) -> &[u32] {
+    pub(crate) fn words(&self, input: AuxTensor) -> &[u32] {
         match self.tensors.get(&input).map(|tensor| &tensor.elements) {
             Some(Elements::Words(words)) => words,
             Some(Elements::Flags(_)) | None => &[],
@@ -149,12 +149,12 @@ impl MaskData {
     }
 
     /// An element of a checked tensor, by its place in memory.
-    pub(crate) fn int(&self, input: MaskInput, index: usize) -> i32 {
+    pub(crate) fn int(&self, input: AuxTensor, index: usize) -> i32 {
         self.words(input)[index].cast_signed()
     }
 
     /// An element of a checked tensor that was given with its sizes. A dimension of size 1 is broadcast.
-    pub(crate) fn word(&self, input: MaskInput, cell: [usize; 4]) -> u32 {
+    pub(crate) fn word(&self, input: AuxTensor, cell: [usize; 4]) -> u32 {
         let tensor = &self.tensors[&input];
         let sizes = tensor.sizes.as_deref().unwrap_or_default();
         let index = (sizes.iter().zip(cell))

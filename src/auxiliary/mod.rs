@@ -14,32 +14,32 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-pub use buffers::MaskBuffers;
+pub use buffers::AuxBuffers;
 use check::{Check, Values};
-pub use data::MaskData;
-pub use shape::DataShape;
+pub use data::AuxData;
+pub use shape::AuxShape;
 
 use crate::error::{Error, Result};
-use crate::shape::{Shape, elements};
+use crate::tensor::shape::{Shape, elements};
 
 /// The name of an auxiliary tensor.
 ///
-/// Each tensor has a constant, declared beside what reads it: [`MaskInput::KeyLengths`], [`MaskInput::Bias`],
-/// [`MaskInput::BlockTables`]. A mask leaf that appears twice can read data of its own, whose names are numbered:
+/// Each tensor has a constant, declared beside what reads it: [`AuxTensor::KeyLengths`], [`AuxTensor::Bias`],
+/// [`AuxTensor::BlockTables`]. A mask leaf that appears twice can read data of its own, whose names are numbered:
 ///
 /// ```
-/// use wgpu_attention::{Mask, MaskInput};
+/// use wgpu_attention::{Mask, AuxTensor};
 /// let mask = Mask::KeyLengths | Mask::KeyLengths.numbered(2);
-/// assert_eq!(mask.inputs(), [MaskInput::KeyLengths, MaskInput::KeyLengths.numbered(2)]);
+/// assert_eq!(mask.inputs(), [AuxTensor::KeyLengths, AuxTensor::KeyLengths.numbered(2)]);
 /// assert_eq!(mask.inputs()[1].name(), "key_lengths_2");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MaskInput {
+pub struct AuxTensor {
     base: &'static str,
     number: u32,
 }
 
-impl MaskInput {
+impl AuxTensor {
     /// A tensor of that name, the first of its kind.
     pub(crate) const fn named(base: &'static str) -> Self {
         Self { base, number: 1 }
@@ -71,13 +71,13 @@ impl MaskInput {
     }
 }
 
-impl fmt::Display for MaskInput {
+impl fmt::Display for AuxTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
     }
 }
 
-impl fmt::Debug for MaskInput {
+impl fmt::Debug for AuxTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name())
     }
@@ -86,9 +86,9 @@ impl fmt::Debug for MaskInput {
 /// What the caller copies into the mask buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum InputName {
-    Known(MaskInput),
+    Known(AuxTensor),
     /// A buffer of a user-defined function.
-    Custom(Arc<str>),
+    WgslFunction(Arc<str>),
 }
 
 impl InputName {
@@ -96,7 +96,7 @@ impl InputName {
     pub(crate) fn name(&self) -> Cow<'_, str> {
         match self {
             Self::Known(input) => input.name(),
-            Self::Custom(name) => Cow::Borrowed(name),
+            Self::WgslFunction(name) => Cow::Borrowed(name),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Dim {
 /// An auxiliary tensor of a problem: its type, and the sizes that it has or may have under a shape.
 #[derive(Clone)]
 pub(crate) struct TensorSpec {
-    pub(crate) input: MaskInput,
+    pub(crate) input: AuxTensor,
     pub(crate) element: Element,
     pub(crate) dims: Vec<Dim>,
     /// Its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
@@ -198,7 +198,7 @@ pub(crate) struct TensorSpec {
 
 impl TensorSpec {
     /// A tensor whose values may be anything.
-    pub(crate) fn new(input: MaskInput, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
+    pub(crate) fn new(input: AuxTensor, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
         Self { input, element, dims: dims.into(), broadcasts: false, other_names: &[], check: None }
     }
 
@@ -216,7 +216,7 @@ impl TensorSpec {
     #[cfg(feature = "files")]
     pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
         let number = self.input.number();
-        let other = move |&name| MaskInput::named(name).numbered(number).to_string();
+        let other = move |&name| AuxTensor::named(name).numbered(number).to_string();
         [self.input.to_string()].into_iter().chain(self.other_names.iter().map(other))
     }
 

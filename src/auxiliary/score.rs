@@ -1,56 +1,56 @@
 //! The tensors of the score modifiers.
 
-use super::data::MaskData;
-use super::{Dim, Element, MaskInput, TensorSpec};
-use crate::score::Score;
-use crate::shape::Shape;
+use super::data::AuxData;
+use super::{AuxTensor, Dim, Element, TensorSpec};
+use crate::score::ScoreModifiers;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "tensors are named as the masks that read them")]
-impl MaskInput {
-    /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores: see [`crate::Score`].
+impl AuxTensor {
+    /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores: see [`crate::ScoreModifiers`].
     pub const Bias: Self = Self::named("bias");
-    /// `alibi_slopes`, f32 `[num_heads]`: see [`crate::Score`].
+    /// `alibi_slopes`, f32 `[num_heads]`: see [`crate::ScoreModifiers`].
     pub const AlibiSlopes: Self = Self::named("alibi_slopes");
-    /// `sinks`, f32 `[num_heads]`: see [`crate::Score`].
+    /// `sinks`, f32 `[num_heads]`: see [`crate::ScoreModifiers`].
     pub const Sinks: Self = Self::named("sinks");
 }
 
-impl MaskData {
+impl AuxData {
     /// `bias`, of sizes `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores.
     #[must_use]
     pub fn bias(self, dims: [usize; 4], values: impl IntoIterator<Item = f32>) -> Self {
-        self.floats(MaskInput::Bias, values).sized(MaskInput::Bias, dims)
+        self.floats(AuxTensor::Bias, values).sized(AuxTensor::Bias, dims)
     }
 
     /// `alibi_slopes`, `[num_heads]`.
     #[must_use]
     pub fn alibi_slopes(self, slopes: impl IntoIterator<Item = f32>) -> Self {
-        self.floats(MaskInput::AlibiSlopes, slopes)
+        self.floats(AuxTensor::AlibiSlopes, slopes)
     }
 
     /// `sinks`, `[num_heads]`.
     #[must_use]
     pub fn sinks(self, logits: impl IntoIterator<Item = f32>) -> Self {
-        self.floats(MaskInput::Sinks, logits)
+        self.floats(AuxTensor::Sinks, logits)
     }
 
     /// A cell of a checked bias.
     pub(crate) fn bias_at(&self, cell: [usize; 4]) -> f32 {
-        f32::from_bits(self.word(MaskInput::Bias, cell))
+        f32::from_bits(self.word(AuxTensor::Bias, cell))
     }
 
     /// An element of `alibi_slopes` or `sinks`, checked.
-    pub(crate) fn of_head(&self, input: MaskInput, h: usize) -> f32 {
+    pub(crate) fn of_head(&self, input: AuxTensor, h: usize) -> f32 {
         f32::from_bits(self.words(input)[h])
     }
 }
 
 /// What the modifiers read.
-pub(crate) fn tensors(score: &Score, shape: &Shape) -> Vec<TensorSpec> {
+pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<TensorSpec> {
     let per_head = |input| TensorSpec::new(input, Element::F32, [Dim::heads(shape)]);
     let bias = score.bias.then(|| bias(shape));
-    let alibi = score.alibi.then(|| per_head(MaskInput::AlibiSlopes));
-    let sinks = score.sinks.then(|| per_head(MaskInput::Sinks));
+    let alibi = score.alibi.then(|| per_head(AuxTensor::AlibiSlopes));
+    let sinks = score.sinks.then(|| per_head(AuxTensor::Sinks));
     bias.into_iter().chain(alibi).chain(sinks).collect()
 }
 
@@ -62,5 +62,5 @@ fn bias(shape: &Shape) -> TensorSpec {
         Dim::queries_or_1(shape),
         Dim::keys(shape),
     ];
-    TensorSpec::new(MaskInput::Bias, Element::F32, dims).broadcasting()
+    TensorSpec::new(AuxTensor::Bias, Element::F32, dims).broadcasting()
 }

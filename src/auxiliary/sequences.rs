@@ -1,14 +1,14 @@
 //! The tensors of sequences of different lengths: where they start, how long they are, where their blocks lie.
 
 use super::check::Values;
-use super::data::MaskData;
-use super::{Dim, Element, MaskInput, TensorSpec};
+use super::data::AuxData;
+use super::{AuxTensor, Dim, Element, TensorSpec};
 use crate::error::{Error, Result};
-use crate::sequences::{KeySequences, QuerySequences};
-use crate::shape::{MAX_SEQ_LEN, Shape};
+use crate::tensor::sequences::{KeySequences, QuerySequences};
+use crate::tensor::shape::{MAX_SEQ_LEN, Shape};
 
 #[expect(non_upper_case_globals, reason = "tensors are named as the masks that read them")]
-impl MaskInput {
+impl AuxTensor {
     /// `q_starts`, i32 `[batch + 1]`: where each of the packed sequences starts, and where the last one ends
     /// (FlashAttention's `cu_seqlens_q`): see [`crate::tensor::Sequences`].
     pub const QStarts: Self = Self::named("q_starts");
@@ -26,41 +26,41 @@ impl MaskInput {
     pub const BlockTables: Self = Self::named("block_tables");
 }
 
-impl MaskData {
+impl AuxData {
     /// `q_starts`, `[batch + 1]`: 0, and where each of the packed sequences ends (`cu_seqlens_q`).
     #[must_use]
     pub fn q_starts(self, starts: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::QStarts, starts)
+        self.ints(AuxTensor::QStarts, starts)
     }
 
     /// `kv_starts`, `[batch + 1]`: 0, and where each of the packed sequences ends (`cu_seqlens_k`).
     #[must_use]
     pub fn kv_starts(self, starts: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::KvStarts, starts)
+        self.ints(AuxTensor::KvStarts, starts)
     }
 
     /// `q_lengths`, `[batch]`, each from 0 to `seq_len_q`.
     #[must_use]
     pub fn q_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::QLengths, lengths)
+        self.ints(AuxTensor::QLengths, lengths)
     }
 
     /// `kv_lengths`, `[batch]`, each from 0 to `seq_len_kv`, of a ring from 0 on.
     #[must_use]
     pub fn kv_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::KvLengths, lengths)
+        self.ints(AuxTensor::KvLengths, lengths)
     }
 
     /// `kv_first`, `[batch]`, each from 0 to `kv_lengths[b]`.
     #[must_use]
     pub fn kv_first(self, first: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::KvFirst, first)
+        self.ints(AuxTensor::KvFirst, first)
     }
 
     /// `block_tables`, `[batch, blocks_per_sequence]`, each entry that is used from 0 to `blocks − 1`.
     #[must_use]
     pub fn block_tables(self, tables: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::BlockTables, tables)
+        self.ints(AuxTensor::BlockTables, tables)
     }
 }
 
@@ -74,19 +74,19 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
     match shape.sequences.q {
         QuerySequences::Uniform => {}
         QuerySequences::Packed { .. } => {
-            tensors.push(starts(MaskInput::QStarts).checked(|values| {
+            tensors.push(starts(AuxTensor::QStarts).checked(|values| {
                 check_starts(values, values.shape.q_rows()[1], "seq_len_q", values.shape.seq_len_q)
             }));
         }
         QuerySequences::LeftPadded => {
             tensors.push(
-                per_sequence(MaskInput::QLengths)
+                per_sequence(AuxTensor::QLengths)
                     .checked(|values| values.lengths("seq_len_q", values.shape.seq_len_q)),
             );
         }
     }
     let kv_lengths = || {
-        per_sequence(MaskInput::KvLengths).checked(|values| match values.shape.sequences.kv {
+        per_sequence(AuxTensor::KvLengths).checked(|values| match values.shape.sequences.kv {
             KeySequences::Ring => values.lengths("2^29", MAX_SEQ_LEN),
             _ => values.lengths("seq_len_kv", values.shape.seq_len_kv),
         })
@@ -94,7 +94,7 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
     match shape.sequences.kv {
         KeySequences::Uniform => {}
         KeySequences::Packed { .. } => {
-            tensors.push(starts(MaskInput::KvStarts).checked(|values| {
+            tensors.push(starts(AuxTensor::KvStarts).checked(|values| {
                 let Shape { seq_len_kv, .. } = *values.shape;
                 check_starts(values, values.shape.kv_rows()[1], "seq_len_kv", seq_len_kv)
             }));
@@ -103,12 +103,12 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
             tensors.push(kv_lengths());
         }
         KeySequences::Cached { left_padded: true } => {
-            tensors.extend([kv_lengths(), per_sequence(MaskInput::KvFirst).checked(check_first)]);
+            tensors.extend([kv_lengths(), per_sequence(AuxTensor::KvFirst).checked(check_first)]);
         }
         KeySequences::Paged { blocks_per_sequence, .. } => {
             let row = Dim::new("blocks_per_sequence", "blocks", [blocks_per_sequence]);
             let dims = [Dim::batch(shape), row];
-            let tables = TensorSpec::new(MaskInput::BlockTables, Element::I32, dims);
+            let tables = TensorSpec::new(AuxTensor::BlockTables, Element::I32, dims);
             tensors.extend([kv_lengths(), tables.checked(check_tables)]);
         }
     }
@@ -118,7 +118,7 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
 /// Padding isn't longer than what is in the cache; the lengths have been checked.
 fn check_first(values: &Values<'_>) -> Result<()> {
     values.each(|b, first| {
-        let length = values.data.int(MaskInput::KvLengths, b);
+        let length = values.data.int(AuxTensor::KvLengths, b);
         let fits = (0..=length).contains(&first);
         (!fits).then(|| format!("0 to kv_lengths[{b}] = {length}"))
     })
@@ -131,7 +131,7 @@ fn check_tables(values: &Values<'_>) -> Result<()> {
         return Ok(());
     };
     for b in 0..values.shape.batch {
-        let used = (values.data.int(MaskInput::KvLengths, b) as usize).div_ceil(block_size);
+        let used = (values.data.int(AuxTensor::KvLengths, b) as usize).div_ceil(block_size);
         let row = &values.words[b * blocks_per_sequence..][..used];
         if let Some(at) = row.iter().position(|&entry| entry as usize >= blocks) {
             return Err(Error::operand(

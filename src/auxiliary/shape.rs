@@ -2,31 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use super::MaskInput;
+use super::AuxTensor;
 use crate::error::Result;
-use crate::shape::{Shape, Strides, elements};
+use crate::tensor::shape::{Shape, Strides, elements};
 
 /// The sizes of the auxiliary tensors that a problem's shape leaves open: dimensions that broadcast, rounds of hashing,
 /// bounds of columns. What isn't in here has its full sizes, and 1 where a size may be anything.
 ///
-/// One-shot calls take it from the data ([`crate::MaskData::shape`]); whoever makes plans says it:
+/// One-shot calls take it from the data ([`crate::AuxData::shape`]); whoever makes plans says it:
 ///
 /// ```
-/// use wgpu_attention::{Mask, MaskInput, Problem, Shape};
-/// use wgpu_attention::auxiliary::DataShape;
+/// use wgpu_attention::{Mask, AuxTensor, Problem, Shape};
+/// use wgpu_attention::auxiliary::AuxShape;
 /// // One mask for all sequences and heads.
 /// let problem = Problem::new(Shape::new(2, 8, 128, 64))
 ///     .mask(Mask::Dense)
-///     .data_shape(DataShape::new().with(MaskInput::Dense, [1, 1, 128, 128]));
+///     .aux_shape(AuxShape::new().with(AuxTensor::Dense, [1, 1, 128, 128]));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct DataShape {
+pub struct AuxShape {
     /// How `bias` broadcasts.
     pub(crate) bias: DenseShape,
-    sizes: BTreeMap<MaskInput, Vec<usize>>,
+    sizes: BTreeMap<AuxTensor, Vec<usize>>,
 }
 
-impl DataShape {
+impl AuxShape {
     /// The sizes that follow from the shape.
     pub fn new() -> Self {
         Self::default()
@@ -34,9 +34,9 @@ impl DataShape {
 
     /// The same with a tensor of these sizes.
     #[must_use]
-    pub fn with(mut self, input: MaskInput, sizes: impl Into<Vec<usize>>) -> Self {
+    pub fn with(mut self, input: AuxTensor, sizes: impl Into<Vec<usize>>) -> Self {
         let sizes = sizes.into();
-        if input == MaskInput::Bias {
+        if input == AuxTensor::Bias {
             let is_one = |at: usize| sizes.get(at) == Some(&1);
             self.bias = DenseShape {
                 broadcast_batch: is_one(0),
@@ -49,7 +49,7 @@ impl DataShape {
     }
 
     /// A tensor's sizes, where they are given.
-    pub fn sizes(&self, input: MaskInput) -> Option<&[usize]> {
+    pub fn sizes(&self, input: AuxTensor) -> Option<&[usize]> {
         self.sizes.get(&input).map(Vec::as_slice)
     }
 }
@@ -108,7 +108,7 @@ mod tests {
     fn sizes_are_given_or_follow_from_the_shape() {
         let shape = Shape::new(2, 4, 3, 8).seq_len_kv(40);
         let dims = [Dim::batch(&shape), Dim::heads_or_1(&shape), Dim::any("rounds")];
-        let tensor = TensorSpec::new(MaskInput::named("x"), Element::I32, dims);
+        let tensor = TensorSpec::new(AuxTensor::named("x"), Element::I32, dims);
         assert_eq!(tensor.sizes(None).unwrap(), [2, 4, 1]);
         assert_eq!(tensor.sizes(Some(&[2, 1, 7])).unwrap(), [2, 1, 7]);
         let error = tensor.sizes(Some(&[2, 3, 7])).unwrap_err().to_string();
@@ -120,7 +120,7 @@ mod tests {
         assert!(tensor.words(Some(&[2, 1, usize::MAX])).is_err());
 
         let dims = [Dim::batch_or_1(&shape), Dim::keys(&shape)];
-        let bits = TensorSpec::new(MaskInput::named("x"), Element::Bit, dims).broadcasting();
+        let bits = TensorSpec::new(AuxTensor::named("x"), Element::Bit, dims).broadcasting();
         assert_eq!(bits.words(None).unwrap(), 4);
         assert_eq!(bits.words(Some(&[1, 40])).unwrap(), 2);
         let error = bits.sizes(Some(&[3, 40])).unwrap_err().to_string();

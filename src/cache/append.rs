@@ -7,8 +7,7 @@ use wgpu::BufferSlice;
 use super::KvCache;
 use super::rotary::Rotary;
 use super::shape::{CacheForm, CacheShape};
-use crate::auxiliary::MaskBuffers;
-use crate::dtype::{Dtype, Dtypes};
+use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::key::{AppendConfig, Binding, KernelKey, RowAccess};
 use crate::kernel::limits::Needs;
@@ -23,8 +22,9 @@ use crate::plan::pieces::{Pieces, Source};
 use crate::plan::tensors::{Numbering, Tensors};
 use crate::plan::{BindGroups, begin_pass, empty_buffer, filled_buffer};
 use crate::problem::Problem;
-use crate::sequences::QuerySequences;
-use crate::shape::{Indexing, Layout, Strides};
+use crate::tensor::dtype::{Dtype, Dtypes};
+use crate::tensor::sequences::QuerySequences;
+use crate::tensor::shape::{Indexing, Layout, Strides};
 
 /// The tokens that are added to a cache at a time.
 ///
@@ -111,7 +111,7 @@ pub struct AppendBuffers<'a> {
     pub rotated_q: Option<BufferSlice<'a>>,
     /// `q_starts` or `q_lengths`, where sequences get different numbers of tokens: also for the queries of the attention
     /// that follows.
-    pub sequences: MaskBuffers<'a>,
+    pub sequences: AuxBuffers<'a>,
     /// The number of tokens of each sequence, where the host knows them: then what has no room is refused beforehand.
     /// Not needed where every sequence gets as many.
     pub lengths: Option<&'a [usize]>,
@@ -120,13 +120,13 @@ pub struct AppendBuffers<'a> {
 impl<'a> AppendBuffers<'a> {
     /// Keys and values alone, as many for each sequence.
     pub fn new(k: BufferSlice<'a>, v: BufferSlice<'a>) -> Self {
-        Self { k, v, q: None, rotated_q: None, sequences: MaskBuffers::new(), lengths: None }
+        Self { k, v, q: None, rotated_q: None, sequences: AuxBuffers::new(), lengths: None }
     }
 
     setters! {
         option q: BufferSlice<'a>,
         option rotated_q: BufferSlice<'a>,
-        sequences: MaskBuffers<'a>,
+        sequences: AuxBuffers<'a>,
         some lengths: &'a [usize],
     }
 }

@@ -14,13 +14,13 @@ pub use shape::{CacheForm, CacheShape};
 
 use wgpu::{BufferSlice, BufferUsages};
 
-use crate::auxiliary::{MaskBuffers, MaskInput};
+use crate::auxiliary::{AuxBuffers, AuxTensor};
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::plan::attention::AttentionBuffers;
 use crate::plan::buffers::Operand;
 use crate::problem::Problem;
-use crate::shape::MAX_SEQ_LEN;
+use crate::tensor::shape::MAX_SEQ_LEN;
 
 /// The keys and values of a batch of sequences, on the device, each sequence at a length of its own.
 ///
@@ -33,7 +33,7 @@ use crate::shape::MAX_SEQ_LEN;
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, k, v, o]: [wgpu::Buffer; 4]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{AttentionPlan, Kernels, KvCache, Mask, MaskBuffers};
+/// use wgpu_attention::{AttentionPlan, Kernels, KvCache, Mask, AuxBuffers};
 /// use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 /// use wgpu_attention::tensor::QuerySequences;
 /// let kernels = Kernels::new(device, &Default::default());
@@ -45,7 +45,7 @@ use crate::shape::MAX_SEQ_LEN;
 /// for _ in 0..256 {
 ///     let mut encoder = device.create_command_encoder(&Default::default());
 ///     append.encode(&mut encoder, &mut cache, &AppendBuffers::new(k.slice(..), v.slice(..)))?;
-///     let buffers = cache.attention_buffers(&problem, q.slice(..), MaskBuffers::new(), o.slice(..))?;
+///     let buffers = cache.attention_buffers(&problem, q.slice(..), AuxBuffers::new(), o.slice(..))?;
 ///     attention.encode(&mut encoder, &buffers)?;
 ///     queue.submit([encoder.finish()]);
 /// }
@@ -78,7 +78,7 @@ impl KvCache {
         shape.validate()?;
         let [k, v] = shape.tensor_bytes()?.map(|bytes| bytes.next_multiple_of(4).max(4) as u64);
         let entries = [shape.batch, shape.blocks_per_sequence()];
-        let table = crate::shape::elements("block_tables", &entries)? * 4;
+        let table = crate::tensor::shape::elements("block_tables", &entries)? * 4;
         let device = kernels.device();
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let buffer = |name, size: u64| crate::device::buffer(device, name, size, usage);
@@ -135,10 +135,10 @@ impl KvCache {
     }
 
     /// `buffers` with the cache's lengths and tables, for attention over it.
-    pub fn mask_buffers<'a>(&'a self, buffers: MaskBuffers<'a>) -> MaskBuffers<'a> {
-        let buffers = buffers.with(MaskInput::KvLengths, self.lengths());
+    pub fn mask_buffers<'a>(&'a self, buffers: AuxBuffers<'a>) -> AuxBuffers<'a> {
+        let buffers = buffers.with(AuxTensor::KvLengths, self.lengths());
         match &self.tables {
-            Some(tables) => buffers.with(MaskInput::BlockTables, tables.slice(..)),
+            Some(tables) => buffers.with(AuxTensor::BlockTables, tables.slice(..)),
             None => buffers,
         }
     }
@@ -152,7 +152,7 @@ impl KvCache {
         &'a self,
         problem: &Problem,
         q: BufferSlice<'a>,
-        mask: MaskBuffers<'a>,
+        mask: AuxBuffers<'a>,
         o: BufferSlice<'a>,
     ) -> Result<AttentionBuffers<'a>> {
         let shape = problem.shape();

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
 use crate::kernel::key::Pairing;
-use crate::shape::MAX_HEAD_DIM;
+use crate::tensor::shape::MAX_HEAD_DIM;
 
 /// A rotary position embedding (RoPE, arXiv 2104.09864): pair i of the first `dim` components of a query or key at a
 /// position is turned by `position · frequencies[i]`.

@@ -1,10 +1,10 @@
 //! What a cache looks like: its sizes, its type, and where its rows lie.
 
-use crate::dtype::{Dtype, Dtypes};
 use crate::error::{Error, Result};
 use crate::problem::Problem;
-use crate::sequences::{KeySequences, QuerySequences, Sequences};
-use crate::shape::{Layout, Shape};
+use crate::tensor::dtype::{Dtype, Dtypes};
+use crate::tensor::sequences::{KeySequences, QuerySequences, Sequences};
+use crate::tensor::shape::{Layout, Shape};
 
 /// The sizes of a [`crate::KvCache`], the type of its elements, and where its rows lie.
 ///

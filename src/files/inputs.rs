@@ -4,12 +4,12 @@ use safetensors::tensor::Dtype;
 
 use super::sizes::{broadcast_sizes, check_sizes};
 use super::{TensorFile, wrong_type};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
-use crate::custom::{Custom, CustomType};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::custom::{WgslBuffer, WgslFunction};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::problem::Problem;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl TensorFile {
     /// What `mask` names. For `token_padding`, `pad_id` goes before the metadata's.
@@ -18,7 +18,7 @@ impl TensorFile {
     /// [`Error::File`] where a tensor isn't there; [`Error::Operand`] where it has another type or sizes that don't
     /// go with `shape`, and where no pad id is known. Lengths beyond `seq_len_kv` are refused by the call that uses
     /// the data.
-    pub fn mask_data(&self, mask: &Mask, shape: &Shape, pad_id: Option<i32>) -> Result<MaskData> {
+    pub fn mask_data(&self, mask: &Mask, shape: &Shape, pad_id: Option<i32>) -> Result<AuxData> {
         self.data_of(&mask.tensors(shape), pad_id)
     }
 
@@ -26,25 +26,23 @@ impl TensorFile {
     ///
     /// # Errors
     /// As [`TensorFile::mask_data`].
-    pub fn input_data(&self, problem: &Problem, pad_id: Option<i32>) -> Result<MaskData> {
+    pub fn input_data(&self, problem: &Problem, pad_id: Option<i32>) -> Result<AuxData> {
         self.data_of(&problem.tensors(), pad_id)
     }
 
-    fn data_of(&self, tensors: &[TensorSpec], pad_id: Option<i32>) -> Result<MaskData> {
-        tensors
-            .iter()
-            .try_fold(MaskData::new(), |data, tensor| self.read_into(data, tensor, pad_id))
+    fn data_of(&self, tensors: &[TensorSpec], pad_id: Option<i32>) -> Result<AuxData> {
+        tensors.iter().try_fold(AuxData::new(), |data, tensor| self.read_into(data, tensor, pad_id))
     }
 
     /// `data` with one tensor.
     fn read_into(
         &self,
-        data: MaskData,
+        data: AuxData,
         tensor: &TensorSpec,
         pad_id: Option<i32>,
-    ) -> Result<MaskData> {
+    ) -> Result<AuxData> {
         let input = tensor.input;
-        if input == MaskInput::PadId.numbered(input.number()) {
+        if input == AuxTensor::PadId.numbered(input.number()) {
             return Ok(data.ints(input, [self.pad_id(&input.name(), pad_id)?]));
         }
         let name = self.source(tensor);
@@ -71,7 +69,7 @@ impl TensorFile {
             return Ok(data.sized(input, sizes));
         }
         // A table's row length is checked with the rest of it.
-        if input != MaskInput::BlockTables {
+        if input != AuxTensor::BlockTables {
             let named = |dim: &Dim| (dim.name, dim.sizes[0]);
             let expected: Vec<_> = tensor.dims.iter().map(named).collect();
             check_sizes(&name, &found, &expected)?;
@@ -84,7 +82,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::Operand`] where such a tensor has another type or no elements.
-    pub fn with_buffers(&self, custom: Custom) -> Result<Custom> {
+    pub fn with_buffers(&self, custom: WgslFunction) -> Result<WgslFunction> {
         let named = custom.names();
         let tensors = self.names().into_iter().filter(|name| named.contains(name));
         tensors.filter(|name| !["q", "k", "v"].contains(&name.as_str())).try_fold(
@@ -92,9 +90,9 @@ impl TensorFile {
             |custom, name| {
                 let (info, _) = self.tensor(&name)?;
                 let element = match info.dtype {
-                    Dtype::F32 => CustomType::F32,
-                    Dtype::I32 => CustomType::I32,
-                    Dtype::U8 | Dtype::BOOL => CustomType::U32,
+                    Dtype::F32 => WgslBuffer::F32,
+                    Dtype::I32 => WgslBuffer::I32,
+                    Dtype::U8 | Dtype::BOOL => WgslBuffer::U32,
                     other => return Err(wrong_type(&name, "f32, i32, u8 or bool", other)),
                 };
                 let len = info.shape.iter().product();
@@ -107,13 +105,13 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::File`] where a tensor isn't there, [`Error::Operand`] where it has another type.
-    pub fn custom_data(&self, custom: &Custom, data: MaskData) -> Result<MaskData> {
+    pub fn custom_data(&self, custom: &WgslFunction, data: AuxData) -> Result<AuxData> {
         custom.buffers().iter().try_fold(data, |data, buffer| {
             let name = &buffer.name;
             Ok(match buffer.element {
-                CustomType::F32 => data.custom_f32(name, self.read_f32(name)?.values),
-                CustomType::I32 => data.custom_i32(name, self.read_i32(name)?.values),
-                CustomType::U32 => {
+                WgslBuffer::F32 => data.custom_f32(name, self.read_f32(name)?.values),
+                WgslBuffer::I32 => data.custom_i32(name, self.read_i32(name)?.values),
+                WgslBuffer::U32 => {
                     data.custom_u32(name, self.read_bool(name)?.values.into_iter().map(u32::from))
                 }
             })

@@ -26,8 +26,8 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use crate::dtype::Dtype as Stored;
 use crate::error::{Error, Result};
+use crate::tensor::dtype::Dtype as Stored;
 pub use operands::Operands;
 pub use writer::TensorWriter;
 
@@ -43,7 +43,7 @@ const PREFIX: usize = 8;
 /// let mask = Mask::KeyLengths;
 /// let data = file.mask_data(&mask, &operands.shape, None)?;
 /// let problem = operands.problem(mask);
-/// let attention = wgpu_attention::Attention::open_blocking(&Default::default())?;
+/// let attention = wgpu_attention::Session::open_blocking(&Default::default())?;
 /// let output = attention.run_blocking(&problem, &operands.inputs(&data), &Default::default())?;
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```

@@ -3,12 +3,12 @@
 use super::TensorFile;
 use super::sequences::Batch;
 use super::sizes::{named_sizes, reorder, sizes};
-use crate::auxiliary::MaskData;
-use crate::dtype::Dtypes;
+use crate::auxiliary::AuxData;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::problem::{Inputs, Problem};
-use crate::shape::{Layout, Shape};
+use crate::tensor::dtype::Dtypes;
+use crate::tensor::shape::{Layout, Shape};
 
 /// q, k and v of one problem.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +34,7 @@ impl Operands {
     }
 
     /// The tensors as a call takes them.
-    pub fn inputs<'a>(&'a self, mask: &'a MaskData) -> Inputs<'a> {
+    pub fn inputs<'a>(&'a self, mask: &'a AuxData) -> Inputs<'a> {
         Inputs::new(&self.q, &self.k, &self.v).mask(mask)
     }
 

@@ -2,7 +2,7 @@
 
 use super::TensorFile;
 use crate::error::{Error, Result};
-use crate::sequences::{KeySequences, QuerySequences, Sequences};
+use crate::tensor::sequences::{KeySequences, QuerySequences, Sequences};
 
 /// The sizes of a batch that the tensors alone don't tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,7 @@ fn one_batch_index(name: &str, found: usize, starts: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::files::TensorWriter;
-    use crate::shape::Layout;
+    use crate::tensor::shape::Layout;
 
     fn file(q: [usize; 4], k: [usize; 4], data: &[(&str, &[usize], &[i32])]) -> TensorFile {
         let zeros = |dims: [usize; 4]| vec![0.0; dims.iter().product()];

@@ -1,7 +1,7 @@
 //! Tensors' sizes, and what is said where they are others.
 
 use crate::error::{Error, Result};
-use crate::shape::Layout;
+use crate::tensor::shape::Layout;
 
 /// From `[batch, heads, seq, dim]` to the layout's order, and back.
 pub(super) const fn reorder([batch, heads, seq, dim]: [usize; 4], layout: Layout) -> [usize; 4] {

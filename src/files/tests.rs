@@ -1,9 +1,9 @@
 use safetensors::tensor::TensorView;
 
 use super::*;
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::mask::Mask;
-use crate::shape::{Layout, Shape};
+use crate::tensor::shape::{Layout, Shape};
 
 fn file(writer: &TensorWriter) -> TensorFile {
     TensorFile::from_bytes("test", writer.to_bytes().unwrap()).unwrap()
@@ -88,19 +88,19 @@ fn mask_data_by_name() {
     let data = |mask: &str| file.mask_data(&mask.parse().unwrap(), &shape, None).unwrap();
     assert_eq!(
         data("key_lengths & prefix"),
-        MaskData::new().key_lengths([3, 1]).prefix_lengths([0, 2])
+        AuxData::new().key_lengths([3, 1]).prefix_lengths([0, 2])
     );
     assert_eq!(
         data("key_padding"),
-        MaskData::new().key_padding([true, true, false, true, false, false])
+        AuxData::new().key_padding([true, true, false, true, false, false])
     );
-    assert_eq!(data("token_padding"), MaskData::new().token_ids([5, 6, 0, 7, 0, 0], 0));
+    assert_eq!(data("token_padding"), AuxData::new().token_ids([5, 6, 0, 7, 0, 0], 0));
     // The keys' own ids aren't there, so what queries and keys have in common serves.
     assert_eq!(
         data("documents"),
-        MaskData::new().document_ids_q_kv([0, 1, 0, 0], [0, 0, 1, 0, 0, 1])
+        AuxData::new().document_ids_q_kv([0, 1, 0, 0], [0, 0, 1, 0, 0, 1])
     );
-    assert_eq!(data("dense"), MaskData::new().dense([1, 3, 1, 3], [true; 9]));
+    assert_eq!(data("dense"), AuxData::new().dense([1, 3, 1, 3], [true; 9]));
     let seen = file.mask_shape(&"dense & key_lengths".parse().unwrap(), 2, 3).unwrap();
     assert_eq!(seen, Shape::new(2, 3, 2, 1).seq_len_kv(3));
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::file_error;
-use crate::dtype::Dtype as Stored;
 use crate::error::{Error, Result};
+use crate::tensor::dtype::Dtype as Stored;
 
 /// Collects named tensors, then writes them to a file.
 ///

@@ -10,15 +10,15 @@ use super::key::{
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, backward_candidates, candidates};
-use crate::custom::{Custom, CustomType};
-use crate::dtype::{Dtype, Dtypes};
+use crate::custom::{WgslBuffer, WgslFunction};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
 use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
-use crate::sequences::{KeyForm, QueryForm, SequenceForms};
-use crate::shape::Shape;
+use crate::tensor::dtype::{Dtype, Dtypes};
+use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
+use crate::tensor::shape::Shape;
 
 /// A kernel's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,10 +92,10 @@ fn own_functions() -> Problem {
         fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
             return grad * slope(h);
         }";
-    let custom = |text: &str, name: &str, of| Custom::new(text)?.buffer(name, of, 4);
+    let custom = |text: &str, name: &str, of| WgslFunction::new(text)?.buffer(name, of, 4);
     let problem = Problem::new(Shape::new(1, 4, 1, 16));
     // The texts are constants, which a test reads.
-    match (custom(keep, "reach", CustomType::U32), custom(score_mod, "slope", CustomType::F32)) {
+    match (custom(keep, "reach", WgslBuffer::U32), custom(score_mod, "slope", WgslBuffer::F32)) {
         (Ok(keep), Ok(score_mod)) => problem.mask(Mask::Wgsl(keep)).score_mod(score_mod),
         _ => problem,
     }

@@ -4,11 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::error::Error;
 use crate::mask::emit::MaskText;
 use crate::mask::tile::TileGrid;
 use crate::score::ScoreText;
+use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 
 /// A forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

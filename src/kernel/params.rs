@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::error::Result;
 use crate::mask::layout::MaskLayout;
 use crate::problem::{GradientStrides, Problem};
-use crate::sequences::KeySequences;
-use crate::shape::Strides;
+use crate::tensor::sequences::KeySequences;
+use crate::tensor::shape::Strides;
 
 /// The problem's sizes, laid out as WGSL has them; a test compares the two by reflection.
 #[repr(C)]

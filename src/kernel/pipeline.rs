@@ -10,7 +10,7 @@ use super::limits::Needs;
 use super::source;
 use super::store::PipelineStore;
 use super::tiles::DeviceTraits;
-use crate::custom::{Custom, CustomUse};
+use crate::custom::{CustomUse, WgslFunction};
 use crate::device::{scoped, scoped_as, settle};
 use crate::error::{Error, Result};
 use crate::profile::{DeviceId, Profile};
@@ -218,14 +218,14 @@ impl Kernels {
     }
 
     /// Whether a function of the user's own compiles by itself and has the signature that its use asks for.
-    pub(crate) fn check_custom(&self, custom: &Custom, usage: CustomUse) -> Result<()> {
+    pub(crate) fn check_custom(&self, custom: &WgslFunction, usage: CustomUse) -> Result<()> {
         for with_call in [false, true] {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some("wgsl"),
                 source: wgpu::ShaderSource::Wgsl(custom.alone(usage, with_call).into()),
             };
             let in_words = move |error| match error {
-                Error::Device { message, .. } => Custom::compile_error(usage, &message),
+                Error::Device { message, .. } => WgslFunction::compile_error(usage, &message),
                 other => other,
             };
             scoped_as(self.device(), "compiling a function", in_words, || {

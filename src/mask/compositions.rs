@@ -91,7 +91,7 @@ pub fn streaming_llm(window: u32, sinks: u32) -> Mask {
 /// Gemma 2: layers 0, 2, 4 … see a sliding window (of 4096), layers 1, 3, 5 … everything before.
 ///
 /// Gemma Team 2024, [arXiv 2408.00118](https://arxiv.org/abs/2408.00118), §2; layers as in the released weights. Its
-/// scores are capped, too: [`crate::Score::softcap`].
+/// scores are capped, too: [`crate::ScoreModifiers::softcap`].
 ///
 /// ```
 /// use wgpu_attention::mask::compositions::gemma2;
@@ -163,13 +163,13 @@ pub fn speculative_tree() -> Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auxiliary::MaskData;
+    use crate::auxiliary::AuxData;
     use crate::mask::Evaluator;
-    use crate::shape::Shape;
+    use crate::tensor::shape::Shape;
 
     /// Compares a mask of one sequence and head with a drawing: `#` is kept, `.` isn't.
     #[track_caller]
-    fn check(mask: &Mask, data: &MaskData, drawing: &[&str]) {
+    fn check(mask: &Mask, data: &AuxData, drawing: &[&str]) {
         let shape = Shape::new(1, 1, drawing.len(), 1).seq_len_kv(drawing[0].len());
         let evaluator = Evaluator::new(mask, data, &shape).unwrap();
         let cell = |q_idx, kv_idx| if evaluator.keep(0, 0, q_idx, kv_idx) { '#' } else { '.' };
@@ -184,33 +184,33 @@ mod tests {
 
     #[test]
     fn windows() {
-        check(&sliding_window(3), &MaskData::new(), &WINDOW_OF_3);
+        check(&sliding_window(3), &AuxData::new(), &WINDOW_OF_3);
         let own = ["#..", ".#.", "..#"];
-        check(&sliding_window(1), &MaskData::new(), &own);
-        check(&sliding_window(0), &MaskData::new(), &own);
+        check(&sliding_window(1), &AuxData::new(), &own);
+        check(&sliding_window(0), &AuxData::new(), &own);
         check(
             &longformer(1, 1),
-            &MaskData::new(),
+            &AuxData::new(),
             &["######", "###...", "####..", "#.###.", "#..###", "#...##"],
         );
         check(
             &streaming_llm(2, 2),
-            &MaskData::new(),
+            &AuxData::new(),
             &["#.....", "##....", "###...", "####..", "##.##.", "##..##"],
         );
     }
 
     #[test]
     fn windows_over_a_cache() {
-        check(&streaming_llm(2, 1), &MaskData::new(), &["#..##.", "#...##"]);
-        check(&longformer(1, 1), &MaskData::new(), &["#..###", "#...##"]);
+        check(&streaming_llm(2, 1), &AuxData::new(), &["#..##.", "#...##"]);
+        check(&longformer(1, 1), &AuxData::new(), &["#..###", "#...##"]);
     }
 
     #[test]
     fn random_blocks() {
         // Blocks of two: the first row of blocks has the last column's, the third the second's.
         let random = |index: usize| matches!((index / 6 / 2, index % 6 / 2), (0, 2) | (2, 1));
-        let data = MaskData::new().dense([1, 1, 6, 6], (0..36).map(random));
+        let data = AuxData::new().dense([1, 1, 6, 6], (0..36).map(random));
         check(&bigbird(1, 1), &data, &["######", "###.##", "####..", "#.###.", "#.####", "#.####"]);
     }
 
@@ -218,12 +218,12 @@ mod tests {
     fn prefixes_and_documents() {
         check(
             &prefix_lm(),
-            &MaskData::new().prefix_lengths([3]),
+            &AuxData::new().prefix_lengths([3]),
             &["###...", "###...", "###...", "####..", "#####.", "######"],
         );
         check(
             &packed_documents(),
-            &MaskData::new().document_ids([4, 4, 4, 2, 2, 7]),
+            &AuxData::new().document_ids([4, 4, 4, 2, 2, 7]),
             &["#.....", "##....", "###...", "...#..", "...##.", ".....#"],
         );
     }
@@ -237,25 +237,25 @@ mod tests {
         assert_eq!(layers(|layer| gemma2(layer, 3)), "LGLGLGLGLGLG");
         assert_eq!(layers(|layer| gemma3(layer, 3)), "LLLLLGLLLLLG");
         assert_eq!(layers(|layer| llama4(layer, 3)), "LLLGLLLGLLLG");
-        check(&gemma2(0, 3), &MaskData::new(), &WINDOW_OF_3);
-        check(&gemma2(1, 3), &MaskData::new(), &CAUSAL);
-        check(&gemma3(4, 3), &MaskData::new(), &WINDOW_OF_3);
-        check(&gemma3(5, 3), &MaskData::new(), &CAUSAL);
+        check(&gemma2(0, 3), &AuxData::new(), &WINDOW_OF_3);
+        check(&gemma2(1, 3), &AuxData::new(), &CAUSAL);
+        check(&gemma3(4, 3), &AuxData::new(), &WINDOW_OF_3);
+        check(&gemma3(5, 3), &AuxData::new(), &CAUSAL);
         check(
             &llama4(0, 3),
-            &MaskData::new(),
+            &AuxData::new(),
             &["#.....", "##....", "###...", "...#..", "...##.", "...###"],
         );
-        check(&llama4(3, 3), &MaskData::new(), &CAUSAL);
+        check(&llama4(3, 3), &AuxData::new(), &CAUSAL);
     }
 
     #[test]
     fn buckets() {
-        let data = MaskData::new().bucket_ids([1, 1, 1, 6], [0, 1, 0, 2, 1, 0]);
+        let data = AuxData::new().bucket_ids([1, 1, 1, 6], [0, 1, 0, 2, 1, 0]);
         check(&reformer(), &data, &["#.....", ".#....", "#.....", "...#..", ".#....", "#.#..."]);
         // A second round in which positions 1 and 3 meet.
         let ids = [0, 1, 0, 2, 1, 0, 0, 9, 1, 9, 2, 3];
-        let data = MaskData::new().bucket_ids([1, 1, 2, 6], ids);
+        let data = AuxData::new().bucket_ids([1, 1, 2, 6], ids);
         check(&reformer(), &data, &["#.....", ".#....", "#.....", ".#....", ".#....", "#.#..."]);
     }
 
@@ -263,7 +263,7 @@ mod tests {
     fn trees() {
         //   0 ── 1 ── 3
         //   └─── 2 ── 4        after two keys of the cache
-        let data = MaskData::new().tree_parents([-1, 0, 0, 1, 2]);
+        let data = AuxData::new().tree_parents([-1, 0, 0, 1, 2]);
         check(&speculative_tree(), &data, &["###....", "####...", "###.#..", "####.#.", "###.#.#"]);
     }
 }

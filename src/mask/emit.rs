@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::Mask;
 use super::leaf::{Leaf, Shader};
 use super::slots::{HEADER_SLOTS, Slot};
-use crate::custom::{Custom, CustomBuffer, CustomUse};
-use crate::sequences::SequenceForms;
+use crate::custom::{CustomBuffer, CustomUse, WgslFunction};
+use crate::tensor::sequences::SequenceForms;
 
 /// The WGSL of a leaf or of `self_only_if_alone`: the functions' prefix, and the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ struct Expressions {
 }
 
 /// The slots of a user-defined function: where each buffer starts, and its length.
-pub(super) fn custom_slots(custom: &Custom) -> Vec<Slot> {
+pub(super) fn custom_slots(custom: &WgslFunction) -> Vec<Slot> {
     let of = |buffer: &CustomBuffer| {
         [Slot::CustomStart(Arc::clone(&buffer.name)), Slot::CustomLen(buffer.len)]
     };
@@ -98,7 +98,7 @@ pub(super) fn slots(mask: &Mask) -> Vec<Slot> {
 }
 
 /// A user-defined function, under the name of its use and its first slot, and the functions that read its buffers.
-fn custom_text(custom: &Custom, usage: CustomUse, slot: usize) -> String {
+fn custom_text(custom: &WgslFunction, usage: CustomUse, slot: usize) -> String {
     let mut text = format!("// ---- the user's {} ----\n", usage.function());
     text += &custom.renamed(usage, &format!("_{slot}"));
     for (at, buffer) in (slot..).step_by(2).zip(custom.buffers()) {
@@ -119,9 +119,9 @@ fn score_mod_slot(mask: &Mask) -> usize {
 }
 
 /// A score's user-defined function, `score_mod_SLOT`, and its name.
-pub(crate) fn score_mod_text(mask: &Mask, custom: &Custom) -> (String, String) {
+pub(crate) fn score_mod_text(mask: &Mask, custom: &WgslFunction) -> (String, String) {
     let slot = score_mod_slot(mask);
-    (custom_text(custom, CustomUse::Score, slot), format!("score_mod_{slot}"))
+    (custom_text(custom, CustomUse::ScoreModifiers, slot), format!("score_mod_{slot}"))
 }
 
 /// The name of its derivative, which stands in the same text.

@@ -3,17 +3,17 @@
 use super::Mask;
 use super::leaf::Cell;
 use super::places::Places;
-use crate::auxiliary::{self, MaskData};
+use crate::auxiliary::{self, AuxData};
 use crate::error::{Error, Result};
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 /// A mask with its data, ready to be asked cell by cell.
 ///
 /// ```
-/// use wgpu_attention::{Mask, MaskData, Shape};
+/// use wgpu_attention::{Mask, AuxData, Shape};
 /// use wgpu_attention::mask::Evaluator;
 /// let shape = Shape::new(1, 1, 3, 8);
-/// let data = MaskData::new();
+/// let data = AuxData::new();
 /// let causal = Mask::causal();
 /// let mask = Evaluator::new(&causal, &data, &shape)?;
 /// assert!(mask.keep(0, 0, 2, 1) && !mask.keep(0, 0, 1, 2));
@@ -22,7 +22,7 @@ use crate::shape::Shape;
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluator<'a> {
     mask: &'a Mask,
-    data: &'a MaskData,
+    data: &'a AuxData,
     shape: &'a Shape,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Evaluator<'a> {
     ///
     /// # Errors
     /// [`crate::Error::Operand`] where data is missing or doesn't fit the shape.
-    pub fn new(mask: &'a Mask, data: &'a MaskData, shape: &'a Shape) -> Result<Self> {
+    pub fn new(mask: &'a Mask, data: &'a AuxData, shape: &'a Shape) -> Result<Self> {
         shape.validate()?;
         mask.check(shape)?;
         if !mask.customs().is_empty() {
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     /// Compares a mask with a matrix drawn by hand, one row per query, `.` where kept and `X` where masked.
-    fn check(mask: &str, data: &MaskData, seq_len_kv: usize, rows: &[&str]) {
+    fn check(mask: &str, data: &AuxData, seq_len_kv: usize, rows: &[&str]) {
         let shape = Shape::new(1, 1, rows.len(), 8).seq_len_kv(seq_len_kv);
         let mask: Mask = mask.parse().unwrap();
         let evaluator = Evaluator::new(&mask, data, &shape).unwrap();
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn causal_alignments() {
-        let none = MaskData::new();
+        let none = AuxData::new();
         check("causal", &none, 3, &[".XX", "..X", "..."]);
         check("causal", &none, 5, &["...XX", "....X", "....."]);
         check("causal", &none, 2, &["XX", "XX", ".X", ".."]);
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn windows() {
-        let none = MaskData::new();
+        let none = AuxData::new();
         check("window(1,0)", &none, 4, &[".XXX", "..XX", "X..X", "XX.."]);
         check("window(0,1)", &none, 4, &["..XX", "X..X", "XX..", "XXX."]);
         check("window(inf,0)", &none, 3, &[".XX", "..X", "..."]);
@@ -133,47 +133,47 @@ mod tests {
     #[test]
     fn padding() {
         let rows = &["..XX", "..XX"];
-        check("key_lengths", &MaskData::new().key_lengths([2]), 4, rows);
-        check("prefix", &MaskData::new().prefix_lengths([2]), 4, rows);
-        check("key_padding", &MaskData::new().key_padding([true, true, false, false]), 4, rows);
-        check("token_padding", &MaskData::new().token_ids([7, 8, 0, 0], 0), 4, rows);
+        check("key_lengths", &AuxData::new().key_lengths([2]), 4, rows);
+        check("prefix", &AuxData::new().prefix_lengths([2]), 4, rows);
+        check("key_padding", &AuxData::new().key_padding([true, true, false, false]), 4, rows);
+        check("token_padding", &AuxData::new().token_ids([7, 8, 0, 0], 0), 4, rows);
         // Left padding.
-        check("token_padding", &MaskData::new().token_ids([-1, 8, 0, 0], -1), 4, &["X...", "X..."]);
-        check("causal & key_lengths", &MaskData::new().key_lengths([2]), 3, &[".XX", "..X", "..X"]);
+        check("token_padding", &AuxData::new().token_ids([-1, 8, 0, 0], -1), 4, &["X...", "X..."]);
+        check("causal & key_lengths", &AuxData::new().key_lengths([2]), 3, &[".XX", "..X", "..X"]);
     }
 
     #[test]
     fn documents_and_prefix() {
-        let data = MaskData::new().document_ids([0, 0, 1, 1]).prefix_lengths([2]);
+        let data = AuxData::new().document_ids([0, 0, 1, 1]).prefix_lengths([2]);
         check("documents", &data, 4, &["..XX", "..XX", "XX..", "XX.."]);
         check("documents & causal", &data, 4, &[".XXX", "..XX", "XX.X", "XX.."]);
         check("prefix | causal", &data, 4, &["..XX", "..XX", "...X", "...."]);
-        let crossed = MaskData::new().document_ids_q_kv([1, 0], [0, 1, 1]);
+        let crossed = AuxData::new().document_ids_q_kv([1, 0], [0, 1, 1]);
         check("documents", &crossed, 3, &["X..", ".XX"]);
     }
 
     #[test]
     fn self_exclusion() {
-        let none = MaskData::new();
+        let none = AuxData::new();
         check("not_self", &none, 3, &["X..", ".X.", "..X"]);
         check("not_self", &none, 4, &["..X.", "...X"]);
         check("causal & not_self", &none, 3, &["XXX", ".XX", "..X"]);
         // The first token has nothing but itself.
         check("self_only_if_alone(causal)", &none, 3, &[".XX", ".XX", "..X"]);
         check("self_only_if_alone(all)", &none, 1, &["."]);
-        let data = MaskData::new().document_ids([0, 0, 1]);
+        let data = AuxData::new().document_ids([0, 0, 1]);
         check("self_only_if_alone(documents)", &data, 3, &["X.X", ".XX", "XX."]);
     }
 
     #[test]
     fn dilation_beyond_64_bits() {
-        let none = MaskData::new();
+        let none = AuxData::new();
         check("dilated(4294967295,4294967295)", &none, 3, &[".XX", "X.X", "XX."]);
     }
 
     #[test]
     fn strides_chunks_and_global_tokens() {
-        let none = MaskData::new();
+        let none = AuxData::new();
         check("chunk(2)", &none, 5, &["..XXX", "..XXX", "XX..X", "XX..X", "XXXX."]);
         check("chunk(2)", &none, 4, &["XX..", "XX.."]);
         check("chunk(2)", &none, 2, &["XX", "..", ".."]);
@@ -191,10 +191,10 @@ mod tests {
 
     #[test]
     fn blocks_and_buckets() {
-        let data = MaskData::new().block_ids([-1, 0, 0, -1]);
+        let data = AuxData::new().block_ids([-1, 0, 0, -1]);
         check("block_bidirectional", &data, 4, &["XXXX", "X..X", "X..X", "XXXX"]);
         check("causal | block_bidirectional", &data, 4, &[".XXX", "...X", "...X", "...."]);
-        let rounds = MaskData::new().bucket_ids([1, 1, 2, 4], [0, 1, 0, 2, 5, 6, 7, 5]);
+        let rounds = AuxData::new().bucket_ids([1, 1, 2, 4], [0, 1, 0, 2, 5, 6, 7, 5]);
         check("buckets", &rounds, 4, &[".X..", "X.XX", ".X.X", ".XX."]);
         check("buckets", &rounds, 4, &[".X.X", ".XX."]);
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn column_ranges() {
         let columns = |bounds: usize, rows: &[i32]| {
-            MaskData::new().column_ranges([1, 1, rows.len() / bounds, bounds], rows.to_vec())
+            AuxData::new().column_ranges([1, 1, rows.len() / bounds, bounds], rows.to_vec())
         };
         check("column_ranges", &columns(1, &[1, 3, 0]), 3, &["..X", "X.X", "X.X"]);
         check("column_ranges", &columns(2, &[1, 2, 0, 0, 0, 3]), 3, &["..X", "X.X", "..X"]);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn blocks_that_queries_list() {
-        let data = MaskData::new().block_indices([1, 1, 3, 2], [0, -1, -1, -1, 2, 0]);
+        let data = AuxData::new().block_indices([1, 1, 3, 2], [0, -1, -1, -1, 2, 0]);
         let rows = ["..XXX", "..XXX", "XXXXX", "XXXXX", "..XX."];
         check("block_sparse(2)", &data, 5, &rows);
         check(
@@ -224,12 +224,12 @@ mod tests {
             &["..XXXX", "..XXXX", "XXXXXX", "XXXXXX", "..XX.."],
         );
         let shape = Shape::new(1, 4, 1, 8).seq_len_kv(2).num_kv_heads(2);
-        let data = MaskData::new().block_indices([1, 2, 1, 1], [0, 1]);
+        let data = AuxData::new().block_indices([1, 2, 1, 1], [0, 1]);
         let mask = Mask::block_sparse(1);
         let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
         let first: Vec<bool> = (0..4).map(|h| evaluator.keep(0, h, 0, 0)).collect();
         assert_eq!(first, [true, true, false, false], "a list for each of k's heads");
-        let beyond = MaskData::new().block_indices([1, 1, 1, 1], [2]);
+        let beyond = AuxData::new().block_indices([1, 1, 1, 1], [2]);
         let error = Evaluator::new(&mask, &beyond, &shape).unwrap_err().to_string();
         assert_eq!(error, "block_indices[0]: expected -1 or a block below 2, found 2");
     }
@@ -237,14 +237,14 @@ mod tests {
     #[test]
     fn trees() {
         // Two prompt tokens, then a tree: 0 is the root, 1 and 2 its children, 3 the child of 1.
-        let data = MaskData::new().tree_parents([-1, 0, 0, 1]);
+        let data = AuxData::new().tree_parents([-1, 0, 0, 1]);
         check("tree", &data, 6, &["...XXX", "....XX", "...X.X", "....X."]);
     }
 
     #[test]
     fn heads_of_their_own_mask() {
         let shape = Shape::new(1, 4, 2, 8);
-        let none = MaskData::new();
+        let none = AuxData::new();
         let mask: Mask = "per_head(causal, all)".parse().unwrap();
         let evaluator = Evaluator::new(&mask, &none, &shape).unwrap();
         let future: Vec<bool> = (0..4).map(|h| evaluator.keep(0, h, 0, 1)).collect();
@@ -255,18 +255,18 @@ mod tests {
 
     #[test]
     fn dense_and_operators() {
-        let data = MaskData::new().dense([1, 1, 2, 3], [true, false, true, false, false, true]);
+        let data = AuxData::new().dense([1, 1, 2, 3], [true, false, true, false, false, true]);
         check("dense", &data, 3, &[".X.", "XX."]);
         check("!dense", &data, 3, &["X.X", "..X"]);
         check("dense | causal(upper_left)", &data, 3, &[".X.", "..."]);
-        let row = MaskData::new().dense([1, 1, 1, 3], [true, false, true]);
+        let row = AuxData::new().dense([1, 1, 1, 3], [true, false, true]);
         check("dense", &row, 3, &[".X.", ".X."]);
     }
 
     #[test]
     fn heads_and_sequences_have_their_own() {
         let shape = Shape::new(2, 2, 1, 8).seq_len_kv(1);
-        let data = MaskData::new().dense([2, 2, 1, 1], [true, false, false, true]);
+        let data = AuxData::new().dense([2, 2, 1, 1], [true, false, false, true]);
         let evaluator = Evaluator::new(&Mask::Dense, &data, &shape).unwrap();
         let kept: Vec<bool> =
             [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(b, h)| evaluator.keep(b, h, 0, 0)).into();

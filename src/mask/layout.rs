@@ -14,11 +14,11 @@ use super::slots::{
     Q_SEQUENCES_SLOT, SINKS_SLOT, Slot,
 };
 use super::tile::TileGrid;
-use crate::auxiliary::{DataShape, InputName, MaskInput, TensorSpec};
-use crate::custom::{Custom, CustomBuffer};
+use crate::auxiliary::{AuxShape, AuxTensor, InputName, TensorSpec};
+use crate::custom::{CustomBuffer, WgslFunction};
 use crate::error::{Error, Result};
-use crate::sequences::KeySequences;
-use crate::shape::{Shape, elements};
+use crate::tensor::sequences::KeySequences;
+use crate::tensor::shape::{Shape, elements};
 
 /// How many tiles' classes one word of the tile map holds.
 const TILES_PER_WORD: usize = 16;
@@ -59,9 +59,9 @@ impl MaskLayout {
     pub(crate) fn new(
         mask: &Mask,
         tensors: &[TensorSpec],
-        score_mod: Option<&Custom>,
+        score_mod: Option<&WgslFunction>,
         shape: &Shape,
-        data: &DataShape,
+        data: &AuxShape,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let mut slots = emit::slots(mask);
@@ -82,7 +82,7 @@ impl MaskLayout {
             if differs.batch || !shape.sequences.are_uniform() { shape.batch } else { 1 },
             if differs.heads { shape.num_heads } else { 1 },
         ];
-        for buffer in mask.customs().into_iter().chain(score_mod).flat_map(Custom::buffers) {
+        for buffer in mask.customs().into_iter().chain(score_mod).flat_map(WgslFunction::buffers) {
             builder.custom_buffer(buffer)?;
         }
         if shape.sequences.kv == (KeySequences::Cached { left_padded: false }) {
@@ -110,14 +110,14 @@ impl MaskLayout {
 }
 
 /// The header's slot that says where a tensor starts. Leaves have slots of their own.
-fn header_slot(input: MaskInput) -> Option<usize> {
+fn header_slot(input: AuxTensor) -> Option<usize> {
     match input {
-        MaskInput::AlibiSlopes => Some(ALIBI_SLOT),
-        MaskInput::Sinks => Some(SINKS_SLOT),
-        MaskInput::QStarts | MaskInput::QLengths => Some(Q_SEQUENCES_SLOT),
-        MaskInput::KvStarts | MaskInput::KvLengths => Some(KV_SEQUENCES_SLOT),
-        MaskInput::KvFirst => Some(KV_FIRST_SLOT),
-        MaskInput::BlockTables => Some(BLOCK_TABLES_SLOT),
+        AuxTensor::AlibiSlopes => Some(ALIBI_SLOT),
+        AuxTensor::Sinks => Some(SINKS_SLOT),
+        AuxTensor::QStarts | AuxTensor::QLengths => Some(Q_SEQUENCES_SLOT),
+        AuxTensor::KvStarts | AuxTensor::KvLengths => Some(KV_SEQUENCES_SLOT),
+        AuxTensor::KvFirst => Some(KV_FIRST_SLOT),
+        AuxTensor::BlockTables => Some(BLOCK_TABLES_SLOT),
         _ => None,
     }
 }
@@ -126,14 +126,14 @@ struct Builder<'a> {
     shape: &'a Shape,
     broadcast: [usize; 2],
     /// The tensors' sizes in words.
-    sizes: BTreeMap<MaskInput, Vec<usize>>,
+    sizes: BTreeMap<AuxTensor, Vec<usize>>,
     inputs: Vec<Region>,
     head: Vec<u32>,
     at: usize,
 }
 
 impl Builder<'_> {
-    fn tensor(&mut self, tensor: &TensorSpec, data: &DataShape) -> Result<()> {
+    fn tensor(&mut self, tensor: &TensorSpec, data: &AuxShape) -> Result<()> {
         let given = data.sizes(tensor.input);
         let at = self.region(InputName::Known(tensor.input), tensor.words(given)?)?;
         if let Some(slot) = header_slot(tensor.input) {
@@ -165,20 +165,20 @@ impl Builder<'_> {
             }
             Slot::RowFlagsBatch => (if batch > 1 { heads * rows } else { 0 }) as u32,
             Slot::RowFlagsHead => (if heads > 1 { rows } else { 0 }) as u32,
-            Slot::CustomStart(name) => self.input_at(&InputName::Custom(name)) as u32,
+            Slot::CustomStart(name) => self.input_at(&InputName::WgslFunction(name)) as u32,
             Slot::CustomLen(len) => len as u32,
         };
         self.head.push(word);
         Ok(())
     }
 
-    fn sizes(&self, input: MaskInput) -> &[usize] {
+    fn sizes(&self, input: AuxTensor) -> &[usize] {
         self.sizes.get(&input).map_or(&[], Vec::as_slice)
     }
 
     /// Appends the buffer of a user-defined function; functions that name the same one share it.
     fn custom_buffer(&mut self, buffer: &CustomBuffer) -> Result<()> {
-        let input = InputName::Custom(Arc::clone(&buffer.name));
+        let input = InputName::WgslFunction(Arc::clone(&buffer.name));
         match self.inputs.iter().find(|region| region.input == input) {
             None => {
                 self.region(input, buffer.len)?;

@@ -28,10 +28,10 @@ use leaf::{Differs, Tiles};
 pub use leaf::{Leaf, MaskLeaf, MaskSample};
 pub use tile::{TileClass, TileGrid};
 
-use crate::auxiliary::{MaskInput, TensorSpec};
-use crate::custom::Custom;
+use crate::auxiliary::{AuxTensor, TensorSpec};
+use crate::custom::WgslFunction;
 use crate::error::{Error, Result};
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 /// Which keys a query attends to.
 ///
@@ -60,7 +60,7 @@ pub enum Mask {
     PerHead(Vec<Mask>),
     /// `wgsl`: what a user-defined function keeps, `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool`.
     /// It runs on the device alone: [`Evaluator`] and [`crate::reference`] refuse it.
-    Wgsl(Custom),
+    Wgsl(WgslFunction),
     /// Both.
     And(Box<Mask>, Box<Mask>),
     /// Either.
@@ -82,12 +82,12 @@ impl Mask {
     /// A leaf that appears twice reads the same data in both places, unless one of them has another number.
     ///
     /// ```
-    /// use wgpu_attention::{Mask, MaskData};
+    /// use wgpu_attention::{Mask, AuxData};
     /// let mask = Mask::Documents & Mask::Documents.numbered(2);
     /// assert_eq!(mask.to_string(), "documents & documents(data=2)");
-    /// let data = MaskData::new()
+    /// let data = AuxData::new()
     ///     .document_ids([0, 0, 1, 1])
-    ///     .with_numbered(2, MaskData::new().document_ids([5, 5, 5, 8]));
+    ///     .with_numbered(2, AuxData::new().document_ids([5, 5, 5, 8]));
     /// ```
     #[must_use]
     pub fn numbered(self, number: u32) -> Self {
@@ -106,7 +106,7 @@ impl Mask {
     }
 
     /// The names of the auxiliary tensors that the mask reads, each once, in the order of [`Mask::leaves`].
-    pub fn inputs(&self) -> Vec<MaskInput> {
+    pub fn inputs(&self) -> Vec<AuxTensor> {
         // Which tensors there are doesn't depend on the shape.
         let tensors = self.tensors(&Shape::new(1, 1, 1, 1));
         tensors.into_iter().map(|tensor| tensor.input).collect()
@@ -150,7 +150,7 @@ impl Mask {
     }
 
     /// The user-defined functions, from the left.
-    pub(crate) fn customs(&self) -> Vec<&Custom> {
+    pub(crate) fn customs(&self) -> Vec<&WgslFunction> {
         match self {
             Self::Wgsl(custom) => vec![custom],
             Self::Leaf(_)
@@ -176,7 +176,7 @@ impl Mask {
     }
 
     /// Along which dimensions the mask may differ, with tensors of these sizes.
-    pub(crate) fn differs(&self, sizes: &BTreeMap<MaskInput, Vec<usize>>) -> Differs {
+    pub(crate) fn differs(&self, sizes: &BTreeMap<AuxTensor, Vec<usize>>) -> Differs {
         let own = match self {
             Self::Leaf(leaf) => leaf.differs(sizes),
             Self::Wgsl(_) => Differs { batch: true, heads: true },

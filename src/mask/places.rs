@@ -1,24 +1,24 @@
 //! The lengths of a batch's sequences and where their queries and keys lie, on the CPU: what shaders/sequences/ is on
 //! the device.
 
-use crate::auxiliary::{MaskData, MaskInput};
-use crate::sequences::{KeySequences, QuerySequences};
-use crate::shape::Shape;
+use crate::auxiliary::{AuxData, AuxTensor};
+use crate::tensor::sequences::{KeySequences, QuerySequences};
+use crate::tensor::shape::Shape;
 
 /// The sequences of a checked problem.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Places<'a> {
     shape: &'a Shape,
-    data: &'a MaskData,
+    data: &'a AuxData,
 }
 
 impl<'a> Places<'a> {
     /// `data` has been checked for `shape`.
-    pub(crate) const fn new(shape: &'a Shape, data: &'a MaskData) -> Self {
+    pub(crate) const fn new(shape: &'a Shape, data: &'a AuxData) -> Self {
         Self { shape, data }
     }
 
-    fn int(&self, input: MaskInput, index: usize) -> usize {
+    fn int(&self, input: AuxTensor, index: usize) -> usize {
         self.data.int(input, index) as usize
     }
 
@@ -26,9 +26,9 @@ impl<'a> Places<'a> {
         match self.shape.sequences.q {
             QuerySequences::Uniform => self.shape.seq_len_q,
             QuerySequences::Packed { .. } => {
-                self.int(MaskInput::QStarts, b + 1) - self.int(MaskInput::QStarts, b)
+                self.int(AuxTensor::QStarts, b + 1) - self.int(AuxTensor::QStarts, b)
             }
-            QuerySequences::LeftPadded => self.int(MaskInput::QLengths, b),
+            QuerySequences::LeftPadded => self.int(AuxTensor::QLengths, b),
         }
     }
 
@@ -36,15 +36,15 @@ impl<'a> Places<'a> {
         match self.shape.sequences.kv {
             KeySequences::Uniform => self.shape.seq_len_kv,
             KeySequences::Packed { .. } => {
-                self.int(MaskInput::KvStarts, b + 1) - self.int(MaskInput::KvStarts, b)
+                self.int(AuxTensor::KvStarts, b + 1) - self.int(AuxTensor::KvStarts, b)
             }
             KeySequences::Cached { left_padded: true } => {
-                self.int(MaskInput::KvLengths, b) - self.int(MaskInput::KvFirst, b)
+                self.int(AuxTensor::KvLengths, b) - self.int(AuxTensor::KvFirst, b)
             }
             KeySequences::Cached { left_padded: false } | KeySequences::Paged { .. } => {
-                self.int(MaskInput::KvLengths, b)
+                self.int(AuxTensor::KvLengths, b)
             }
-            KeySequences::Ring => self.int(MaskInput::KvLengths, b).min(self.shape.seq_len_kv),
+            KeySequences::Ring => self.int(AuxTensor::KvLengths, b).min(self.shape.seq_len_kv),
         }
     }
 
@@ -58,7 +58,7 @@ impl<'a> Places<'a> {
     pub(crate) fn q_place(&self, b: usize, q_idx: usize) -> [usize; 2] {
         match self.shape.sequences.q {
             QuerySequences::Uniform => [b, q_idx],
-            QuerySequences::Packed { .. } => [0, self.int(MaskInput::QStarts, b) + q_idx],
+            QuerySequences::Packed { .. } => [0, self.int(AuxTensor::QStarts, b) + q_idx],
             QuerySequences::LeftPadded => [b, self.shape.seq_len_q - self.q_len(b) + q_idx],
         }
     }
@@ -67,17 +67,17 @@ impl<'a> Places<'a> {
     pub(crate) fn kv_place(&self, b: usize, kv_idx: usize) -> [usize; 2] {
         match self.shape.sequences.kv {
             KeySequences::Uniform | KeySequences::Cached { left_padded: false } => [b, kv_idx],
-            KeySequences::Packed { .. } => [0, self.int(MaskInput::KvStarts, b) + kv_idx],
+            KeySequences::Packed { .. } => [0, self.int(AuxTensor::KvStarts, b) + kv_idx],
             KeySequences::Cached { left_padded: true } => {
-                [b, self.int(MaskInput::KvFirst, b) + kv_idx]
+                [b, self.int(AuxTensor::KvFirst, b) + kv_idx]
             }
             KeySequences::Ring => {
-                let position = self.int(MaskInput::KvLengths, b) - self.kv_len(b) + kv_idx;
+                let position = self.int(AuxTensor::KvLengths, b) - self.kv_len(b) + kv_idx;
                 [b, position % self.shape.seq_len_kv]
             }
             KeySequences::Paged { block_size, blocks_per_sequence, .. } => {
                 let entry = b * blocks_per_sequence + kv_idx / block_size;
-                [self.int(MaskInput::BlockTables, entry), kv_idx % block_size]
+                [self.int(AuxTensor::BlockTables, entry), kv_idx % block_size]
             }
         }
     }

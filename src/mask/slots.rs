@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auxiliary::MaskInput;
+use crate::auxiliary::AuxTensor;
 
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
 /// where ALiBi's slopes lie, and the sinks; then where what sequences are given lies, what was wrong with it, and the
@@ -40,11 +40,11 @@ pub(crate) enum Slot {
     /// A number; what lies beyond ±2^30 is beyond every position, and is ±2^30.
     Number(i64),
     /// Where a tensor starts.
-    Start(MaskInput),
+    Start(AuxTensor),
     /// The words from one index of a tensor's dimension to the next; 0 where its size is 1, so that it is broadcast.
-    Stride(MaskInput, usize),
+    Stride(AuxTensor, usize),
     /// The size of a tensor's dimension.
-    Size(MaskInput, usize),
+    Size(AuxTensor, usize),
     /// Where the flags of a `self_only_if_alone`'s rows start.
     RowFlags,
     /// The flags from one sequence to the next; 0 where all have the same.

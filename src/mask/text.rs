@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use super::Mask;
 use super::leaf::{Argument, LEAVES, Leaf, LeafSpec, Values};
-use crate::custom::Custom;
+use crate::custom::WgslFunction;
 use crate::error::ParseMaskError;
 
 /// Deeper expressions are refused, so that no text exhausts the stack.
@@ -77,7 +77,7 @@ impl Mask {
     ///
     /// # Errors
     /// [`ParseMaskError`], which says the column.
-    pub fn parse_with(text: &str, wgsl: Custom) -> Result<Self, ParseMaskError> {
+    pub fn parse_with(text: &str, wgsl: WgslFunction) -> Result<Self, ParseMaskError> {
         Parser::parse(text, Some(wgsl))
     }
 }
@@ -87,13 +87,13 @@ struct Parser {
     at: usize,
     depth: usize,
     /// What `wgsl` stands for.
-    wgsl: Option<Custom>,
+    wgsl: Option<WgslFunction>,
 }
 
 type Parsed<T> = Result<T, ParseMaskError>;
 
 impl Parser {
-    fn parse(text: &str, wgsl: Option<Custom>) -> Parsed<Mask> {
+    fn parse(text: &str, wgsl: Option<WgslFunction>) -> Parsed<Mask> {
         let mut parser = Self { text: text.chars().collect(), at: 0, depth: 0, wgsl };
         let mask = parser.or()?;
         parser.skip_space();

@@ -8,12 +8,12 @@
 //!
 //! ```no_run
 //! use wgpu_attention::measure::{Clock, Effort, Peaks, Workload, in_turns};
-//! use wgpu_attention::{Attention, AttentionPlan, Mask, MaskData, Problem, Shape};
-//! let attention = Attention::open_blocking(&Default::default())?;
+//! use wgpu_attention::{Session, AttentionPlan, Mask, AuxData, Problem, Shape};
+//! let attention = Session::open_blocking(&Default::default())?;
 //! let clock = Clock::new(attention.device(), attention.queue())?;
 //! let peaks = Peaks::measure(&clock)?;
 //! let problem = Problem::new(Shape::new(1, 8, 1024, 64)).mask(Mask::causal());
-//! let work = Workload::new(&attention, &problem, &MaskData::new())?;
+//! let work = Workload::new(&attention, &problem, &AuxData::new())?;
 //! let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
 //! let samples = in_turns(&clock, Effort::default(), &[&|encoder| work.encode(&plan, encoder)], |_| ())?;
 //! let share = peaks.least_time(work.operations(), work.bytes()) / samples[0].busy().as_secs_f64();

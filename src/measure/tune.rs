@@ -2,12 +2,12 @@
 
 use super::clock::{Clock, Contender, Effort, in_turns};
 use super::workload::Workload;
-use crate::attention::Attention;
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::error::Result;
 use crate::plan::attention::AttentionPlan;
 use crate::problem::Problem;
 use crate::profile::{Choice, DeviceId, Measured, Profile};
+use crate::session::Session;
 
 /// The results of two kernels may differ by so much, relative to the largest value; those that differ more aren't
 /// chosen, however fast they are.
@@ -22,19 +22,19 @@ const AGREEMENT: f32 = 1e-2;
 ///
 /// ```no_run
 /// use wgpu_attention::measure::{Effort, tune};
-/// use wgpu_attention::{Attention, Kernels, MaskData, Problem, Shape};
+/// use wgpu_attention::{Session, Kernels, AuxData, Problem, Shape};
 /// use wgpu_attention::kernel::KernelOptions;
-/// let attention = Attention::open_blocking(&Default::default())?;
+/// let attention = Session::open_blocking(&Default::default())?;
 /// let problem = Problem::new(Shape::new(1, 8, 1024, 64));
-/// let profile = tune(&attention, &[(problem, MaskData::new())], Effort::default(), |_, _| ())?;
+/// let profile = tune(&attention, &[(problem, AuxData::new())], Effort::default(), |_, _| ())?;
 /// profile.save("profile.json")?;
 /// let options = KernelOptions::default().profile(profile);
 /// let kernels = Kernels::new(attention.device(), &options);
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 pub fn tune(
-    attention: &Attention,
-    problems: &[(Problem, MaskData)],
+    attention: &Session,
+    problems: &[(Problem, AuxData)],
     effort: Effort,
     mut progress: impl FnMut(usize, &str),
 ) -> Result<Profile> {
@@ -65,7 +65,7 @@ pub fn tune(
 
 /// Those whose results are the first one's, which is the table's own choice.
 fn agreeing(
-    attention: &Attention,
+    attention: &Session,
     clock: &Clock,
     work: &Workload,
     plans: Vec<AttentionPlan>,

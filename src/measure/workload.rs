@@ -1,7 +1,6 @@
 //! A problem with operands on the device, and what its result costs at least.
 
-use crate::attention::{Attention, Uploads};
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::error::Result;
 use crate::mask::Evaluator;
 use crate::mask::tile::{TileClass, TileGrid};
@@ -9,6 +8,7 @@ use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::tiles::TileOptions;
 use crate::problem::{Inputs, Problem};
 use crate::readback;
+use crate::session::{Session, Uploads};
 
 /// A problem with operands on the device: numbers that look random, the same every time.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl Workload {
     /// Uploads operands in [-1, 1), as many as the problem's strides span, and counts what the mask keeps.
     ///
     /// # Errors
-    /// As [`Attention::run`].
-    pub fn new(attention: &Attention, problem: &Problem, data: &MaskData) -> Result<Self> {
+    /// As [`Session::run`].
+    pub fn new(attention: &Session, problem: &Problem, data: &AuxData) -> Result<Self> {
         problem.shape.validate()?;
         let (shape, strides) = (&problem.shape, problem.strides());
         let q = uniform(1, strides.q.span("q", shape.q_dims())?);
@@ -44,13 +44,13 @@ impl Workload {
     /// The same with given operands.
     ///
     /// # Errors
-    /// As [`Attention::run`].
+    /// As [`Session::run`].
     pub fn with_operands(
-        attention: &Attention,
+        attention: &Session,
         problem: &Problem,
         inputs: &Inputs<'_>,
     ) -> Result<Self> {
-        let problem = problem.clone().data_shape(inputs.mask.shape());
+        let problem = problem.clone().aux_shape(inputs.mask.shape());
         problem.validate()?;
         inputs.check(&problem)?;
         let dtypes = problem.dtypes;
@@ -105,7 +105,7 @@ impl Workload {
     ///
     /// # Errors
     /// What the device reported.
-    pub fn output(&self, attention: &Attention) -> Result<Vec<f32>> {
+    pub fn output(&self, attention: &Session) -> Result<Vec<f32>> {
         let words = pollster::block_on(readback::read(
             attention.device(),
             attention.queue(),
@@ -144,7 +144,7 @@ impl Workload {
 }
 
 /// Full tiles by their size, partial ones cell by cell.
-fn kept_cells(attention: &Attention, problem: &Problem, data: &MaskData) -> Result<f64> {
+fn kept_cells(attention: &Session, problem: &Problem, data: &AuxData) -> Result<f64> {
     let shape = &problem.shape;
     let tiles =
         attention.tile_classes_blocking(problem, data, &TileOptions::default().grid(COUNTING))?;

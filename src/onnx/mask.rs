@@ -1,10 +1,10 @@
 //! From `is_causal`, the windows, `nonpad_kv_seqlen` and `attn_mask` to a mask and a bias.
 
 use super::{AttnMask, Operator, OperatorInputs, Tensor, tensors};
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
-use crate::shape::{MAX_SEQ_LEN, Shape};
+use crate::tensor::shape::{MAX_SEQ_LEN, Shape};
 
 /// What of a call isn't scale and softcap.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(super) struct LoweredMask {
     pub(super) mask: Mask,
     /// Whether scores get a bias.
     pub(super) bias: bool,
-    pub(super) data: MaskData,
+    pub(super) data: AuxData,
 }
 
 /// The keys that a query at position `p` sees, `p − left ≤ key ≤ p + right`.
@@ -33,7 +33,7 @@ pub(super) fn lower(
     past_len: Option<usize>,
 ) -> Result<LoweredMask> {
     let mut leaves = Vec::new();
-    let mut data = MaskData::new();
+    let mut data = AuxData::new();
     let band = Band::new(operator);
     match inputs.nonpad_kv_seqlen {
         None => leaves.extend(band.at_offset(past_len.unwrap_or(0))),
@@ -162,7 +162,7 @@ fn padded<T: Copy>(tensor: &Tensor<'_, T>, pad: T, shape: &Shape) -> Result<([us
         ));
     }
     let row = std::mem::replace(&mut dims[3], seq_len_kv);
-    let rows = crate::shape::elements("attn_mask", &dims[..3])?;
+    let rows = crate::tensor::shape::elements("attn_mask", &dims[..3])?;
     let values = (0..rows)
         .flat_map(|at| {
             let own = tensor.values[at * row..][..row].iter().copied();

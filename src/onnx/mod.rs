@@ -1,6 +1,6 @@
 //! ONNX's operator `Attention`, opsets 23 to 25, on this crate: what an engine does with its attributes and inputs.
 //!
-//! [`Operator::lower`] maps them onto a [`Problem`] with its [`MaskData`]; [`Operator::run`] also computes it.
+//! [`Operator::lower`] maps them onto a [`Problem`] with its [`AuxData`]; [`Operator::run`] also computes it.
 //! docs/onnx.md has the mapping attribute by attribute, and the conformance cases.
 //!
 //! ```
@@ -18,14 +18,14 @@ mod tensors;
 
 use std::borrow::Cow;
 
-use crate::attention::{Attention, Outputs};
-use crate::auxiliary::MaskData;
+use crate::auxiliary::AuxData;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::plan::inspect::ScoreTensor;
 use crate::problem::{Inputs, Problem};
-use crate::score::Score;
-use crate::shape::{Layout, Shape};
+use crate::score::ScoreModifiers;
+use crate::session::{RunOptions, Session};
+use crate::tensor::shape::{Layout, Shape};
 
 /// The page's example, compiled.
 #[cfg(doctest)]
@@ -193,7 +193,7 @@ pub struct Lowered<'a> {
     /// The problem's mask.
     pub mask: Mask,
     /// What the mask and the score modifiers read.
-    pub data: MaskData,
+    pub data: AuxData,
     /// As it came.
     pub q: &'a [f32],
     /// With the past before it, if there is one.
@@ -207,7 +207,7 @@ pub struct Lowered<'a> {
 }
 
 impl Lowered<'_> {
-    /// The operands, for [`Attention::run`].
+    /// The operands, for [`Session::run`].
     pub fn inputs(&self) -> Inputs<'_> {
         Inputs::new(self.q, &self.k, &self.v).mask(&self.data)
     }
@@ -251,8 +251,8 @@ impl Operator {
         let problem = self
             .base(shape, sizes.layout, kv_layout)
             .mask(mask.clone())
-            .score(Score { softcap, bias, ..Score::default() })
-            .data_shape(data.shape());
+            .score(ScoreModifiers { softcap, bias, ..ScoreModifiers::default() })
+            .aux_shape(data.shape());
         let q = inputs.q.values;
         Ok(Lowered { problem, mask, data, q, k, v, layout: sizes.layout, kv_layout })
     }
@@ -260,17 +260,17 @@ impl Operator {
     /// Computes a call.
     ///
     /// # Errors
-    /// As [`Operator::lower`] and [`Attention::run`].
+    /// As [`Operator::lower`] and [`Session::run`].
     pub async fn run(
         &self,
-        attention: &Attention,
+        attention: &Session,
         inputs: &OperatorInputs<'_>,
         wanted: Wanted,
     ) -> Result<OperatorOutputs> {
         let call = self.lower(inputs)?;
         let shape = *call.problem.shape();
         let tensor = wanted.qk_matmul_output.then(|| self.tensor()).flatten();
-        let outputs = Outputs::default().tensors(Vec::from_iter(tensor));
+        let outputs = RunOptions::default().tensors(Vec::from_iter(tensor));
         let mut output = attention.run(&call.problem, &call.inputs(), &outputs).await?;
         let qk = match (wanted.qk_matmul_output, output.tensors.pop()) {
             (false, _) => None,
@@ -291,7 +291,7 @@ impl Operator {
     #[cfg(not(target_family = "wasm"))]
     pub fn run_blocking(
         &self,
-        attention: &Attention,
+        attention: &Session,
         inputs: &OperatorInputs<'_>,
         wanted: Wanted,
     ) -> Result<OperatorOutputs> {
@@ -336,11 +336,11 @@ impl Operator {
     }
 
     /// The scores between softcap and mask: the masked scores of the same problem without a mask.
-    async fn softcapped(&self, attention: &Attention, call: &Lowered<'_>) -> Result<Vec<f32>> {
+    async fn softcapped(&self, attention: &Session, call: &Lowered<'_>) -> Result<Vec<f32>> {
         let problem = self
             .base(*call.problem.shape(), call.layout, call.kv_layout)
-            .score(Score { softcap: self.used_softcap(), ..Score::default() });
-        let outputs = Outputs::default().tensors(vec![ScoreTensor::MaskedScores]);
+            .score(ScoreModifiers { softcap: self.used_softcap(), ..ScoreModifiers::default() });
+        let outputs = RunOptions::default().tensors(vec![ScoreTensor::MaskedScores]);
         let inputs = Inputs::new(call.q, &call.k, &call.v);
         let mut output = attention.run(&problem, &inputs, &outputs).await?;
         Ok(output.tensors.pop().unwrap_or_default())

@@ -2,7 +2,7 @@
 
 use super::{Operator, OperatorInputs, Tensor};
 use crate::error::{Error, Result};
-use crate::shape::{Layout, Shape, elements};
+use crate::tensor::shape::{Layout, Shape, elements};
 
 /// The sizes of a call's inputs, which fit each other, each as `[batch, heads, seq, dim]`.
 #[derive(Debug)]

@@ -160,7 +160,7 @@ impl Panel {
     fn check(&self) -> Result<()> {
         self.tiles.as_ref().map_or(Ok(()), |tiles| self.check_tiles(tiles))?;
         let name = |what: &str| format!("{what} of panel `{}`", self.title);
-        let cells = crate::shape::elements(&name("values"), &[self.rows, self.columns])?;
+        let cells = crate::tensor::shape::elements(&name("values"), &[self.rows, self.columns])?;
         let counts = [
             ("values", self.values.len(), cells, false),
             ("row labels", self.row_labels.len(), self.rows, true),

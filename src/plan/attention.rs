@@ -12,7 +12,7 @@ use super::merge::{Merge, PartLayout};
 use super::pieces::{Pieces, Schedule, Source, steps_within};
 use super::work::packed_blocks;
 use super::{BindGroups, begin_pass, empty_buffer, work};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts};
 use crate::kernel::params::Params;
@@ -28,7 +28,7 @@ use crate::problem::Problem;
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, q: wgpu::Buffer, k: wgpu::Buffer, v: wgpu::Buffer, o: wgpu::Buffer) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, AuxBuffers, Problem, Shape};
 /// let kernels = Kernels::new(device, &Default::default());
 /// let problem = Problem::new(Shape::new(1, 8, 128, 64)).mask(Mask::causal());
 /// let plan = AttentionPlan::new(&kernels, &problem, &Default::default())?;
@@ -37,7 +37,7 @@ use crate::problem::Problem;
 ///     q: q.slice(..),
 ///     k: k.slice(..),
 ///     v: v.slice(..),
-///     mask: MaskBuffers::new(),
+///     mask: AuxBuffers::new(),
 ///     o: o.slice(..),
 ///     lse: None,
 /// })?;
@@ -108,7 +108,7 @@ impl PlanOptions {
 /// The caller's buffers for [`AttentionPlan::encode`]; q, k, v and o are of the problem's types.
 ///
 /// All need `BufferUsages::STORAGE`, offsets that are multiples of `min_storage_buffer_offset_alignment`, and room
-/// for the tensor's strides. Outputs need other buffers than inputs.
+/// for the tensor's strides. RunOptions need other buffers than inputs.
 #[derive(Debug, Clone)]
 pub struct AttentionBuffers<'a> {
     /// `[batch, num_heads, seq_len_q, head_dim]`
@@ -118,7 +118,7 @@ pub struct AttentionBuffers<'a> {
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub v: BufferSlice<'a>,
     /// What the mask names.
-    pub mask: MaskBuffers<'a>,
+    pub mask: AuxBuffers<'a>,
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, written
     pub o: BufferSlice<'a>,
     /// f32 `[batch, num_heads, seq_len_q]`, dense, written if given

@@ -2,12 +2,12 @@
 
 use wgpu::{BufferSlice, BufferUsages};
 
-use crate::auxiliary::{InputName, MaskBuffers, MaskInput};
-use crate::dtype::Dtype;
+use crate::auxiliary::{AuxBuffers, AuxTensor, InputName};
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
 use crate::problem::Problem;
-use crate::shape::Indexing;
+use crate::tensor::dtype::Dtype;
+use crate::tensor::shape::Indexing;
 
 /// A slice of the caller's that is to be bound or copied from.
 #[derive(Debug, Clone, Copy)]
@@ -41,14 +41,14 @@ impl<'a> Operand<'a> {
     }
 
     /// The bias, where the problem has one.
-    pub(crate) fn bias(problem: &Problem, data: &MaskBuffers<'a>) -> Result<Option<Self>> {
+    pub(crate) fn bias(problem: &Problem, data: &AuxBuffers<'a>) -> Result<Option<Self>> {
         if !problem.score.bias {
             return Ok(None);
         }
         let words = problem.data.bias.elements(&problem.shape)?;
         Ok(Some(Self::of(
             "bias",
-            data.get(&InputName::Known(MaskInput::Bias))?,
+            data.get(&InputName::Known(AuxTensor::Bias))?,
             words,
             problem.dtypes.bias,
         )))

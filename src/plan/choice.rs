@@ -170,7 +170,7 @@ mod tests {
     use crate::plan::attention::AttentionPlan;
     use crate::problem::Problem;
     use crate::profile::{DeviceId, Profile};
-    use crate::shape::Shape;
+    use crate::tensor::shape::Shape;
 
     thread_local! {
         static LINES: RefCell<Vec<(log::Level, String)>> = const { RefCell::new(Vec::new()) };

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::kernel::key::Binding;
-use crate::shape::{Indexing, Layout, elements};
+use crate::tensor::shape::{Indexing, Layout, elements};
 
 /// The most ranges that work is cut into: each has its own uniform block and bind group.
 const MOST_PIECES: usize = 1 << 16;
@@ -338,7 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dtype::Dtype;
+    use crate::tensor::dtype::Dtype;
 
     const BOUNDS: Bounds = Bounds {
         binding_bytes: 4096,

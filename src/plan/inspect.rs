@@ -11,7 +11,7 @@ use super::mask_tables::{MaskTables, WORK_OF_CELL};
 use super::masked_kernel::MaskedKernel;
 use super::pieces::{Pieces, Schedule, Source};
 use super::tensors::{Numbering, Tensors};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::Needs;
@@ -70,7 +70,7 @@ pub struct InspectBuffers<'a> {
     /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub k: BufferSlice<'a>,
     /// What the mask names.
-    pub mask: MaskBuffers<'a>,
+    pub mask: AuxBuffers<'a>,
     /// f32 `[batch, num_heads, seq_len_q, seq_len_kv]`, dense, written
     pub output: BufferSlice<'a>,
 }

@@ -7,12 +7,12 @@ use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::MaskTables;
 use super::masked_kernel::MaskedKernel;
 use super::pieces::{Pieces, Schedule, Source};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
-use crate::shape::elements;
+use crate::tensor::shape::elements;
 
 /// A kernel that writes one word for each element of a tensor, from the mask.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl MaskOutput {
     pub(super) fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         output: BufferSlice<'_>,
         submission: Option<usize>,
     ) -> Result<()> {

@@ -7,7 +7,7 @@ use super::buffers::Operand;
 use super::cut::Grid;
 use super::pieces::{Pieces, Source, steps_within};
 use super::{begin_pass, bind};
-use crate::auxiliary::{MaskBuffers, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxBuffers, AuxTensor, TensorSpec};
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::{Needs, check_binding_size};
@@ -116,7 +116,7 @@ impl MaskTables {
     }
 
     /// The mask's inputs among the caller's buffers, checked.
-    pub(crate) fn operands<'a>(&'a self, data: &MaskBuffers<'a>) -> Result<Vec<Operand<'a>>> {
+    pub(crate) fn operands<'a>(&'a self, data: &AuxBuffers<'a>) -> Result<Vec<Operand<'a>>> {
         (self.layout.inputs.iter())
             .map(|Region { input, name, words, .. }| {
                 let operand = Operand::new(name, data.get(input)?, *words);
@@ -234,5 +234,5 @@ fn makers(
 
 /// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.
 fn copied_tensors(problem: &Problem) -> Vec<TensorSpec> {
-    problem.tensors().into_iter().filter(|tensor| tensor.input != MaskInput::Bias).collect()
+    problem.tensors().into_iter().filter(|tensor| tensor.input != AuxTensor::Bias).collect()
 }

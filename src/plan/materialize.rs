@@ -7,14 +7,14 @@ use wgpu::BufferSlice;
 use super::cut::Grid;
 use super::mask_output::MaskOutput;
 use super::mask_tables::{MaskTables, WORK_OF_CELL};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::Result;
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::Problem;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 /// How a mask is written out, in `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,7 +83,7 @@ impl MaskPlan {
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         output: BufferSlice<'_>,
     ) -> Result<()> {
         self.0.encode(encoder, data, output, None)
@@ -102,7 +102,7 @@ impl MaskPlan {
     pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         output: BufferSlice<'_>,
         submission: usize,
     ) -> Result<()> {

@@ -10,7 +10,6 @@ use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Source};
 use super::tensors::{Numbering, Tensors};
 use super::{BindGroups, begin_pass, empty_buffer};
-use crate::dtype::Dtypes;
 use crate::error::{Error, Result};
 use crate::kernel::key::{Binding, KernelKey, Parts, RowAccess, RowFormat};
 use crate::kernel::limits::check_binding_size;
@@ -21,7 +20,8 @@ use crate::kernel::tiles::row_format;
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
 use crate::problem::Problem;
-use crate::shape::{Shape, elements};
+use crate::tensor::dtype::Dtypes;
+use crate::tensor::shape::{Shape, elements};
 
 /// Puts the results of attention over disjoint sets of keys together, on the device, as if it had been one set.
 ///
@@ -37,7 +37,7 @@ use crate::shape::{Shape, elements};
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, queue: &wgpu::Queue, [q, prefix_k, prefix_v, k, v, o]: [&wgpu::Buffer; 6]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// use wgpu_attention::{AttentionBuffers, AttentionPlan, Kernels, Mask, AuxBuffers, Problem, Shape};
 /// use wgpu_attention::plan::MergePlan;
 /// use wgpu_attention::tensor::Strides;
 /// let kernels = Kernels::new(device, &Default::default());
@@ -56,7 +56,7 @@ use crate::shape::{Shape, elements};
 ///         q: q.slice(..),
 ///         k: k.slice(..),
 ///         v: v.slice(..),
-///         mask: MaskBuffers::new(),
+///         mask: AuxBuffers::new(),
 ///         o: part.o,
 ///         lse: Some(part.lse),
 ///     })?;

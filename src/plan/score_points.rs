@@ -10,7 +10,7 @@ use super::cut::Grid;
 use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Source};
 use super::{begin_pass, bind, empty_buffer};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::custom::CustomUse;
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
@@ -71,7 +71,7 @@ impl ScorePointsPlan {
     pub(crate) fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         points: BufferSlice<'_>,
         values: BufferSlice<'_>,
     ) -> Result<()> {

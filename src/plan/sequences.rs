@@ -1,8 +1,8 @@
 //! What shaders/sequences/check.wgsl found, in words.
 
 use crate::error::{Error, Result};
-use crate::sequences::{KeySequences, QuerySequences};
-use crate::shape::Shape;
+use crate::tensor::sequences::{KeySequences, QuerySequences};
+use crate::tensor::shape::Shape;
 
 /// Nothing, or the first sequence whose data is wrong, from the word of the kernel.
 pub(crate) fn check(shape: &Shape, word: u32) -> Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn check(shape: &Shape, word: u32) -> Result<()> {
             (format!("kv_starts[{b}] and [{}]", b + 1), starts(shape.seq_len_kv))
         }
         (true, _, KeySequences::Ring) => {
-            (format!("kv_lengths[{b}]"), format!("0 to {}", crate::shape::MAX_SEQ_LEN))
+            (format!("kv_lengths[{b}]"), format!("0 to {}", crate::tensor::shape::MAX_SEQ_LEN))
         }
         (true, _, KeySequences::Paged { blocks, .. }) => (
             format!("kv_lengths[{b}] or block_tables[{b}]"),

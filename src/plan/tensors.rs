@@ -1,11 +1,11 @@
 //! Which tensors kernels are bound to, and what of them a workgroup reaches: what [`super::cut`] goes by.
 
 use super::cut::{Axis, Reach, Tensor};
-use crate::dtype::Dtype;
 use crate::kernel::key::Binding;
 use crate::problem::Problem;
-use crate::sequences::{KeySequences, QuerySequences};
-use crate::shape::{Indexing, Shape, Strides};
+use crate::tensor::dtype::Dtype;
+use crate::tensor::sequences::{KeySequences, QuerySequences};
+use crate::tensor::shape::{Indexing, Shape, Strides};
 
 /// What a kernel's workgroups are numbered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,9 +187,9 @@ mod tests {
     use crate::mask::Mask;
     use crate::mask::layout::MaskLayout;
     use crate::plan::backward::BackwardOptions;
-    use crate::score::Score;
-    use crate::sequences::Sequences;
-    use crate::shape::Layout;
+    use crate::score::ScoreModifiers;
+    use crate::tensor::sequences::Sequences;
+    use crate::tensor::shape::Layout;
 
     /// Small sizes, and sizes around those where something might overflow.
     fn size() -> impl Strategy<Value = usize> {
@@ -257,7 +257,7 @@ mod tests {
             let (bias, bshd, own_strides, mask, broadcast) = options;
             let mut problem = Problem::new(shape)
                 .mask(MASKS[mask].parse::<Mask>().unwrap())
-                .score(Score { bias, sinks: true, ..Score::default() })
+                .score(ScoreModifiers { bias, sinks: true, ..ScoreModifiers::default() })
                 .layout(if bshd { Layout::Bshd } else { Layout::Bhsd });
             problem.data.bias = DenseShape {
                 broadcast_batch: broadcast & 1 > 0,

@@ -7,7 +7,7 @@ use wgpu::BufferSlice;
 use super::cut::Grid;
 use super::mask_output::MaskOutput;
 use super::mask_tables::{MaskTables, WORK_OF_CELL};
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
@@ -100,7 +100,7 @@ impl TilePlan {
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         output: BufferSlice<'_>,
     ) -> Result<()> {
         self.output.encode(encoder, data, output, None)
@@ -119,7 +119,7 @@ impl TilePlan {
     pub fn encode_submission(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        data: &MaskBuffers<'_>,
+        data: &AuxBuffers<'_>,
         output: BufferSlice<'_>,
         submission: usize,
     ) -> Result<()> {

@@ -3,11 +3,11 @@
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::WORK_OF_CELL;
 use super::tensors::{Numbering, Tensors};
-use crate::dtype::GradientDtypes;
 use crate::kernel::key::{BackwardConfig, Binding, ForwardConfig};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::problem::{GradientStrides, Problem};
-use crate::shape::{Indexing, Shape};
+use crate::tensor::dtype::GradientDtypes;
+use crate::tensor::shape::{Indexing, Shape};
 
 /// How many blocks of `rows` rows the queries of a kv head's query heads are.
 pub(super) const fn packed_blocks(shape: &Shape, rows: usize) -> usize {

@@ -3,8 +3,8 @@
 use super::attention;
 use crate::error::Result;
 use crate::mask::Evaluator;
-use crate::problem::{Inputs, OutputGradients, Problem};
-use crate::shape::Strides;
+use crate::problem::{Inputs, Problem, Upstream};
+use crate::tensor::shape::Strides;
 
 /// The gradients of a loss with respect to every operand, in f64.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,7 +31,7 @@ pub struct ReferenceGradients {
 pub fn gradients(
     problem: &Problem,
     inputs: &Inputs<'_>,
-    upstream: &OutputGradients<'_>,
+    upstream: &Upstream<'_>,
 ) -> Result<ReferenceGradients> {
     let forward = attention(problem, inputs)?;
     upstream.check(problem, problem.strides().o)?;
@@ -72,7 +72,7 @@ pub fn gradients(
                     - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
                 if problem.score.sinks {
                     let sink =
-                        f64::from(inputs.mask.of_head(crate::auxiliary::MaskInput::Sinks, h));
+                        f64::from(inputs.mask.of_head(crate::auxiliary::AuxTensor::Sinks, h));
                     // A sink of -inf is none, whatever the row's lse is.
                     if sink != f64::NEG_INFINITY {
                         result.dsinks[h] -= (sink - forward.lse[lse_index]).exp() * delta;
@@ -118,10 +118,10 @@ pub fn gradients(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auxiliary::MaskData;
+    use crate::auxiliary::AuxData;
     use crate::mask::Mask;
-    use crate::score::Score;
-    use crate::shape::Shape;
+    use crate::score::ScoreModifiers;
+    use crate::tensor::shape::Shape;
 
     /// Numbers in [-1, 1).
     fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -152,8 +152,8 @@ mod tests {
                 .unwrap()
         }
 
-        fn data(&self, dims: [usize; 4]) -> MaskData {
-            MaskData::new()
+        fn data(&self, dims: [usize; 4]) -> AuxData {
+            AuxData::new()
                 .key_lengths([5, 2])
                 .bias(dims, self.bias.iter().copied())
                 .sinks(self.sinks.iter().copied())
@@ -162,10 +162,10 @@ mod tests {
     }
 
     /// loss = sum over dout o + sum over dlse lse, where lse is finite
-    fn loss(problem: &Problem, point: &Point, dims: [usize; 4], up: &OutputGradients<'_>) -> f64 {
+    fn loss(problem: &Problem, point: &Point, dims: [usize; 4], up: &Upstream<'_>) -> f64 {
         let data = point.data(dims);
         let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
-        let forward = attention(&problem.clone().data_shape(data.shape()), &inputs).unwrap();
+        let forward = attention(&problem.clone().aux_shape(data.shape()), &inputs).unwrap();
         let dout = up.dout.to_f32();
         let o = forward.o.iter().zip(&*dout).map(|(&o, &x)| o * f64::from(x));
         let lse = forward.lse.iter().zip(up.dlse.unwrap_or_default());
@@ -177,10 +177,10 @@ mod tests {
     fn gradients_are_finite_differences() {
         let shape = Shape::new(2, 4, 3, 3).seq_len_kv(5).num_kv_heads(2).head_dim_v(2);
         let scores = [
-            Score::default(),
-            Score { softcap: Some(0.7), bias: true, alibi: true, sinks: true },
-            Score { softcap: Some(2.0), sinks: true, ..Score::default() },
-            Score { bias: true, alibi: true, ..Score::default() },
+            ScoreModifiers::default(),
+            ScoreModifiers { softcap: Some(0.7), bias: true, alibi: true, sinks: true },
+            ScoreModifiers { softcap: Some(2.0), sinks: true, ..ScoreModifiers::default() },
+            ScoreModifiers { bias: true, alibi: true, ..ScoreModifiers::default() },
         ];
         for (seed, score) in (1..).zip(scores) {
             for (mask, bias_dims) in [
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    fn check(shape: Shape, mask: &str, score: Score, bias_dims: [usize; 4], seed: u64) {
+    fn check(shape: Shape, mask: &str, score: ScoreModifiers, bias_dims: [usize; 4], seed: u64) {
         let problem =
             Problem::new(shape).mask(mask.parse::<Mask>().unwrap()).score(score).scale(-0.9);
         let mut point = Point {
@@ -205,9 +205,9 @@ mod tests {
         };
         let dout = numbers(seed + 50, shape.o_len().unwrap());
         let dlse = numbers(seed + 60, shape.lse_len().unwrap());
-        let upstream = OutputGradients::new(&dout).dlse(&dlse);
+        let upstream = Upstream::new(&dout).dlse(&dlse);
         let data = point.data(bias_dims);
-        let problem = problem.data_shape(data.shape());
+        let problem = problem.aux_shape(data.shape());
         let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
         let found = gradients(&problem, &inputs, &upstream).unwrap();
         let found = [found.dq, found.dk, found.dv, found.dbias, found.dsinks];

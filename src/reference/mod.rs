@@ -6,7 +6,7 @@ mod gradients;
 
 pub use gradients::{ReferenceGradients, gradients};
 
-use crate::auxiliary::MaskInput;
+use crate::auxiliary::AuxTensor;
 use crate::error::{Error, Result};
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem};
@@ -45,7 +45,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
         strides.iter().zip(index).map(|(stride, i)| stride * i).sum()
     };
     let [q_strides, k_strides, v_strides, o_strides] =
-        [strides.q, strides.k, strides.v, strides.o].map(crate::shape::Strides::to_array);
+        [strides.q, strides.k, strides.v, strides.o].map(crate::tensor::shape::Strides::to_array);
     let scale = f64::from(problem.get_scale());
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
 
@@ -86,7 +86,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                     }
                     if problem.score.alibi {
                         let own = q_idx as f64 + places.diagonal(b) as f64;
-                        let slope = inputs.mask.of_head(MaskInput::AlibiSlopes, h);
+                        let slope = inputs.mask.of_head(AuxTensor::AlibiSlopes, h);
                         score -= f64::from(slope) * (own - kv_idx as f64).abs();
                     }
                     score
@@ -100,7 +100,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 // weight = exp(masked - lse), lse = ln(sum exp(masked) + exp(sink)); a row that keeps nothing has
                 // weights of 0
                 let sink = match problem.score.sinks {
-                    true => f64::from(inputs.mask.of_head(MaskInput::Sinks, h)),
+                    true => f64::from(inputs.mask.of_head(AuxTensor::Sinks, h)),
                     false => f64::NEG_INFINITY,
                 };
                 let largest = masked.iter().copied().fold(sink, f64::max);

@@ -2,7 +2,7 @@
 
 use wgpu_attention::kernel::Profile;
 use wgpu_attention::mask::Evaluator;
-use wgpu_attention::{Mask, MaskData, Shape};
+use wgpu_attention::{AuxData, Mask, Shape};
 
 use crate::call::{failure, records, stdout, words};
 
@@ -26,7 +26,7 @@ fn a_benchmark_prints_a_record_per_problem_and_kernel() {
         let [batch, heads, _, seq_q, seq_kv, dim, dim_v] = sizes;
         let shape = Shape::new(batch, heads, seq_q, dim).seq_len_kv(seq_kv).head_dim_v(dim_v);
         let mask: Mask = record["mask"].as_str().unwrap().parse().unwrap();
-        let data = MaskData::new().key_lengths([3, 0]);
+        let data = AuxData::new().key_lengths([3, 0]);
         let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
         let cells = (0..batch * heads * seq_q * seq_kv).filter(|cell| {
             let (row, kv_idx) = (cell / seq_kv, cell % seq_kv);

@@ -2,7 +2,7 @@
 
 use wgpu_attention::files::{TensorFile, TensorWriter};
 use wgpu_attention::{
-    Dtype, Inputs, Layout, Mask, MaskData, OutputGradients, Problem, Score, Shape, reference,
+    AuxData, Dtype, Inputs, Layout, Mask, Problem, ScoreModifiers, Shape, Upstream, reference,
 };
 
 use crate::call::{MINILM, stdout, words};
@@ -92,7 +92,7 @@ fn score_modifiers_and_every_mask_read_their_data() {
         .bucket_ids([2, 1, 2, 5], buckets)
         .column_ranges([2, 1, 5, 2], columns)
         .tree_parents(parents);
-    let score = Score::default().softcap(2.0).bias(true).alibi(true).sinks(true);
+    let score = ScoreModifiers::default().softcap(2.0).bias(true).alibi(true).sinks(true);
     for text in
         ["tree", "per_head(buckets, column_ranges | block_bidirectional)", "chunk(2) | global(1)"]
     {
@@ -131,7 +131,7 @@ fn functions_of_the_users_own() {
     let data = mask_data().alibi_slopes([0.1, 0.2, 0.3, 0.4]);
     let problem = Problem::new(SHAPE)
         .mask("causal & key_lengths".parse().unwrap())
-        .score(Score::default().alibi(true));
+        .score(ScoreModifiers::default().alibi(true));
     let inputs = Inputs::new(&q.1, &k.1, &v.1).mask(&data);
     let reference = reference::attention(&problem, &inputs).unwrap();
     assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
@@ -204,13 +204,13 @@ fn a_run_gives_gradients() {
     let scratch = Scratch::new(&contents.f32("dout", &[1, 2, 5, 4], &dout));
     let written = scratch.run(&options);
 
-    let data = MaskData::new().bias([1, 2, 5, 6], bias).sinks(sinks);
+    let data = AuxData::new().bias([1, 2, 5, 6], bias).sinks(sinks);
     let problem = Problem::new(shape)
         .mask(Mask::causal())
-        .score(Score::default().bias(true).sinks(true))
-        .data_shape(data.shape());
+        .score(ScoreModifiers::default().bias(true).sinks(true))
+        .aux_shape(data.shape());
     let inputs = Inputs::new(&q, &k, &v).mask(&data);
-    let upstream = OutputGradients::new(&dout).dlse(&dlse);
+    let upstream = Upstream::new(&dout).dlse(&dlse);
     let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
     for (name, truth, dims) in [
         ("dq", &truth.dq, vec![1, 2, 5, 4]),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 use wgpu_attention::files::{TensorFile, TensorWriter};
-use wgpu_attention::{Layout, MaskData, Shape};
+use wgpu_attention::{AuxData, Layout, Shape};
 
 use crate::call::{failure, stdout};
 
@@ -91,8 +91,8 @@ pub(crate) const DENSE: [bool; 20] = {
     cells
 };
 
-pub(crate) fn mask_data() -> MaskData {
-    MaskData::new()
+pub(crate) fn mask_data() -> AuxData {
+    AuxData::new()
         .key_lengths(KEY_LENGTHS)
         .prefix_lengths(PREFIX_LENGTHS)
         .key_padding(KEY_PADDING.map(|keep| keep != 0))

@@ -9,8 +9,8 @@ use wgpu_attention::plan::{
 };
 use wgpu_attention::tensor::Strides;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, DeviceOptions, Error, Layout, Mask, MaskBuffers,
-    MaskData, MaskInput, Outputs, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, AuxTensor, DeviceOptions, Error, Layout,
+    Mask, Problem, RunOptions, Session, Shape,
 };
 
 use crate::fixture::{ATTENTION, Operands};
@@ -31,7 +31,7 @@ fn refusal(shape: Shape, mask: &str, change: impl FnOnce(&mut Operands)) -> Erro
     let mut operands = Operands::random(&valid, 1);
     change(&mut operands);
     let problem = Problem::new(shape).mask(mask.parse().unwrap());
-    ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
+    ATTENTION.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap_err()
 }
 
 const VALID: Shape = Shape::new(2, 4, 5, 8).num_kv_heads(2);
@@ -59,42 +59,42 @@ fn element_counts() {
 
 #[test]
 fn mask_data() {
-    let says = |mask: &str, data: MaskData, parts: &[&str]| {
+    let says = |mask: &str, data: AuxData, parts: &[&str]| {
         assert_says(&refusal(VALID, mask, |x| x.mask = data), parts);
     };
-    says("key_lengths", MaskData::new(), &["key_lengths", "expected data", "found none"]);
-    says("dense", MaskData::new(), &["dense", "found none"]);
-    says("token_padding", MaskData::new(), &["token_ids", "found none"]);
+    says("key_lengths", AuxData::new(), &["key_lengths", "expected data", "found none"]);
+    says("dense", AuxData::new(), &["dense", "found none"]);
+    says("token_padding", AuxData::new(), &["token_ids", "found none"]);
     says(
         "key_lengths",
-        MaskData::new().key_lengths([1]),
+        AuxData::new().key_lengths([1]),
         &["key_lengths", "2 elements", "1 elements"],
     );
     says(
         "key_lengths",
-        MaskData::new().key_lengths([1, 6]),
+        AuxData::new().key_lengths([1, 6]),
         &["key_lengths[1]", "0 to seq_len_kv = 5", "6"],
     );
-    says("key_lengths", MaskData::new().key_lengths([-1, 5]), &["key_lengths[0]", "-1"]);
-    says("prefix", MaskData::new().prefix_lengths([9, 5]), &["prefix_lengths[0]", "9"]);
+    says("key_lengths", AuxData::new().key_lengths([-1, 5]), &["key_lengths[0]", "-1"]);
+    says("prefix", AuxData::new().prefix_lengths([9, 5]), &["prefix_lengths[0]", "9"]);
     says(
         "documents",
-        MaskData::new().document_ids([1; 9]),
+        AuxData::new().document_ids([1; 9]),
         &["document_ids_q", "10 elements", "9 elements"],
     );
     says(
         "documents",
-        MaskData::new().document_ids_q_kv([1; 10], [1; 11]),
+        AuxData::new().document_ids_q_kv([1; 10], [1; 11]),
         &["document_ids_kv", "10 elements", "11 elements"],
     );
-    says("key_padding", MaskData::new().key_padding([true; 4]), &["key_padding", "10 elements"]);
+    says("key_padding", AuxData::new().key_padding([true; 4]), &["key_padding", "10 elements"]);
     says(
         "dense",
-        MaskData::new().dense([2, 3, 5, 5], [true; 150]),
+        AuxData::new().dense([2, 3, 5, 5], [true; 150]),
         &["dense", "broadcast to [2, 4, 5, 5]", "[2, 3, 5, 5]"],
     );
     let columns =
-        |bounds: usize, rows: Vec<i32>| MaskData::new().column_ranges([2, 1, 5, bounds], rows);
+        |bounds: usize, rows: Vec<i32>| AuxData::new().column_ranges([2, 1, 5, bounds], rows);
     says("column_ranges", columns(1, vec![9; 10]), &["column_ranges[0]", "seq_len_q = 5", "9"]);
     says("column_ranges", columns(3, vec![1; 30]), &["column_ranges", "1, 2 or 4", "3"]);
     says(
@@ -104,19 +104,19 @@ fn mask_data() {
     );
     says(
         "tree",
-        MaskData::new().tree_parents([-1, 0, 1, 4, 2].repeat(2)),
+        AuxData::new().tree_parents([-1, 0, 1, 4, 2].repeat(2)),
         &["tree_parents[3]", "cycle", "4"],
     );
-    says("buckets", MaskData::new(), &["bucket_ids", "found none"]);
-    says("per_head(all, causal, all)", MaskData::new(), &["per_head", "num_heads = 4", "3"]);
-    says("dense", MaskData::new().dense([1, 1, 5, 5], [true; 24]), &["dense", "25 elements", "24"]);
+    says("buckets", AuxData::new(), &["bucket_ids", "found none"]);
+    says("per_head(all, causal, all)", AuxData::new(), &["per_head", "num_heads = 4", "3"]);
+    says("dense", AuxData::new().dense([1, 1, 5, 5], [true; 24]), &["dense", "25 elements", "24"]);
 }
 
 #[test]
 fn scale_and_strides() {
     let operands = Operands::random(&VALID, 1);
     let refusal = |problem: Problem| {
-        ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
+        ATTENTION.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap_err()
     };
     let problem = || Problem::new(VALID);
     assert_says(&refusal(problem().scale(f32::NAN)), &["scale", "finite", "NaN"]);
@@ -138,7 +138,7 @@ fn kernels_that_cannot_serve() {
     // Its long rows come four components at a time.
     let wide = VALID.head_dim(67);
     let operands = Operands::random(&wide, 1);
-    let outputs = Outputs::default().kernel(ForwardKernel::Broadcast);
+    let outputs = RunOptions::default().kernel(ForwardKernel::Broadcast);
     let error =
         ATTENTION.run_blocking(&Problem::new(wide), &operands.inputs(), &outputs).unwrap_err();
     assert!(
@@ -149,7 +149,7 @@ fn kernels_that_cannot_serve() {
 
 #[test]
 fn devices() {
-    let open = |adapter| Attention::open_blocking(&DeviceOptions::default().adapter(adapter));
+    let open = |adapter| Session::open_blocking(&DeviceOptions::default().adapter(adapter));
     let error = open(AdapterChoice::Index(99)).unwrap_err();
     assert_says(&error, &["number 99", "0: "]);
     let error = open(AdapterChoice::Name("no such device".to_owned())).unwrap_err();
@@ -193,7 +193,7 @@ impl Buffers {
             q: self.q.slice(..),
             k: self.k.slice(..),
             v: self.v.slice(..),
-            mask: MaskBuffers::new().with(MaskInput::KeyLengths, self.lengths.slice(..)),
+            mask: AuxBuffers::new().with(AuxTensor::KeyLengths, self.lengths.slice(..)),
             o: self.o.slice(..),
             lse: Some(self.lse.slice(..)),
         }
@@ -229,11 +229,11 @@ fn buffers_of_an_application() {
         AttentionBuffers { o: large.slice(..), lse: Some(large.slice(1024..)), ..own.all() },
         &["lse:", "apart from o's", "0..1280"],
     );
-    says(AttentionBuffers { mask: MaskBuffers::new(), ..own.all() }, &["key_lengths", "a buffer"]);
-    let mask = MaskBuffers::new().with(MaskInput::KeyLengths, own.q.slice(..));
+    says(AttentionBuffers { mask: AuxBuffers::new(), ..own.all() }, &["key_lengths", "a buffer"]);
+    let mask = AuxBuffers::new().with(AuxTensor::KeyLengths, own.q.slice(..));
     says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "COPY_SRC"]);
     let short = buffer(4, BufferUsages::COPY_SRC);
-    let mask = MaskBuffers::new().with(MaskInput::KeyLengths, short.slice(..));
+    let mask = AuxBuffers::new().with(AuxTensor::KeyLengths, short.slice(..));
     says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "8 bytes", "4 bytes"]);
 }
 
@@ -247,7 +247,7 @@ fn buffers_of_the_other_plans() {
     let buffers = InspectBuffers {
         q: own.q.slice(..),
         k: own.k.slice(..),
-        mask: MaskBuffers::new(),
+        mask: AuxBuffers::new(),
         output: own.lengths.slice(..),
     };
     let error = inspect.encode(&mut encoder, ScoreTensor::Weights, &buffers).unwrap_err();
@@ -257,13 +257,13 @@ fn buffers_of_the_other_plans() {
 
     let problem = Problem::new(VALID).mask(Mask::KeyLengths);
     let plan = MaskPlan::new(ATTENTION.kernels(), &problem, MaskFormat::Keep).unwrap();
-    let data = MaskBuffers::new().with(MaskInput::KeyLengths, own.lengths.slice(..));
+    let data = AuxBuffers::new().with(AuxTensor::KeyLengths, own.lengths.slice(..));
     let error = plan.encode(&mut encoder, &data, own.lengths.slice(..)).unwrap_err();
     assert_says(&error, &["mask:", "another buffer"]);
     let grid = Some(TileGrid { block_q: 0, block_kv: 4 });
     let error = ATTENTION.tile_classes_blocking(
         &problem,
-        &MaskData::new().key_lengths([1, 2]),
+        &AuxData::new().key_lengths([1, 2]),
         &TileOptions::default().grid(grid),
     );
     assert_says(&error.unwrap_err(), &["grid", "at least 1"]);

@@ -2,9 +2,10 @@
 
 use wgpu_attention::mask::{Evaluator, TileClass};
 use wgpu_attention::plan::MaskFormat;
-use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
 use wgpu_attention::{
-    AttentionPlan, Error, Kernels, Mask, MaskData, Outputs, Problem, Score, Shape, reference,
+    AttentionPlan, AuxData, Error, Kernels, Mask, Problem, RunOptions, ScoreModifiers, Shape,
+    reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, mask_data, run};
@@ -15,12 +16,12 @@ fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     return kv_idx <= q_idx;
 }";
 
-fn custom(text: &str) -> Custom {
-    Custom::new(text).unwrap()
+fn custom(text: &str) -> WgslFunction {
+    WgslFunction::new(text).unwrap()
 }
 
 /// Both problems give the same bits, with every kernel.
-fn assert_same(shape: Shape, own: &Mask, known: &str, data: &MaskData) {
+fn assert_same(shape: Shape, own: &Mask, known: &str, data: &AuxData) {
     let mut operands = Operands::random(&shape, 1);
     operands.mask = data.clone();
     let known = Problem::new(shape).mask(known.parse().unwrap());
@@ -59,10 +60,10 @@ fn functions_read_buffers_and_may_share_names() {
         fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
             return id_of(b, q_idx) == id_of(b, kv_idx) && id_of(b, q_idx) != NONE;
         }";
-    let documents = custom(text).buffer("ids", CustomType::I32, 66).unwrap();
+    let documents = custom(text).buffer("ids", WgslBuffer::I32, 66).unwrap();
     let mask = Mask::Wgsl(documents) & Mask::Wgsl(custom(CAUSAL));
     let ids: Vec<i32> = (0..66).map(|at| at / 9).collect();
-    let data = MaskData::new().document_ids(ids.clone()).custom_i32("ids", ids);
+    let data = AuxData::new().document_ids(ids.clone()).custom_i32("ids", ids);
     assert_same(shape, &mask, "documents & causal", &data);
 }
 
@@ -70,7 +71,7 @@ fn functions_read_buffers_and_may_share_names() {
 fn its_tiles_are_classed_exactly() {
     let shape = Shape::new(1, 1, 200, 8);
     let problem = Problem::new(shape).mask(Mask::Wgsl(custom(CAUSAL)));
-    let none = MaskData::new();
+    let none = AuxData::new();
     let tiles = ATTENTION.tile_classes_blocking(&problem, &none, &Default::default()).unwrap();
     let plain = Problem::new(shape).mask(Mask::causal());
     assert_eq!(tiles, ATTENTION.tile_classes_blocking(&plain, &none, &Default::default()).unwrap());
@@ -82,9 +83,9 @@ fn an_index_beyond_a_buffer_reads_its_last_element() {
     let text = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
         return flags(kv_idx * 1000000u) == 7u;
     }";
-    let mask = Mask::Wgsl(custom(text).buffer("flags", CustomType::U32, 2).unwrap());
+    let mask = Mask::Wgsl(custom(text).buffer("flags", WgslBuffer::U32, 2).unwrap());
     let problem = Problem::new(Shape::new(1, 1, 2, 8).seq_len_kv(40)).mask(mask);
-    let data = MaskData::new().custom_u32("flags", [0, 7]);
+    let data = AuxData::new().custom_u32("flags", [0, 7]);
     let tensor = ATTENTION.materialize_blocking(&problem, &data, MaskFormat::Keep).unwrap();
     for (at, &kept) in tensor.values.iter().enumerate() {
         assert_eq!(kept == 1.0, at % 40 != 0, "cell {at}");
@@ -102,8 +103,8 @@ fn scores_go_through_a_function() {
         let own = i32(q_idx) + 4;
         return score - slopes(h) * f32(abs(own - i32(kv_idx)));
     }";
-    let alibi = custom(text).buffer("slopes", CustomType::F32, 4).unwrap();
-    let softcap = Score::default().softcap(30.0);
+    let alibi = custom(text).buffer("slopes", WgslBuffer::F32, 4).unwrap();
+    let softcap = ScoreModifiers::default().softcap(30.0);
     let mask: Mask = "causal & key_lengths".parse().unwrap();
     let own = Problem::new(shape).mask(mask.clone()).score(softcap).score_mod(alibi);
     let known = Problem::new(shape).mask(mask).score(softcap.alibi(true));
@@ -121,7 +122,7 @@ fn functions_that_differ_in_data_alone_share_a_pipeline() {
     let text =
         "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return at(b) > kv_idx; }";
     for len in [1, 5, 9] {
-        let mask = Mask::Wgsl(custom(text).buffer("at", CustomType::U32, len).unwrap());
+        let mask = Mask::Wgsl(custom(text).buffer("at", WgslBuffer::U32, len).unwrap());
         let problem = Problem::new(Shape::new(1, 1, 40 * len, 20)).mask(mask);
         AttentionPlan::new(&kernels, &problem, &Default::default()).unwrap();
         // The forward kernel, the same for more than 32 queries, and the one that makes the tile map.
@@ -133,11 +134,11 @@ fn functions_that_differ_in_data_alone_share_a_pipeline() {
 fn what_is_wrong_is_told_in_its_own_lines() {
     let shape = Shape::new(1, 1, 5, 8);
     let operands = Operands::random(&shape, 1);
-    let refusal = |problem: Problem, data: &MaskData| -> Error {
+    let refusal = |problem: Problem, data: &AuxData| -> Error {
         let inputs = operands.inputs().mask(data);
-        ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap_err()
+        ATTENTION.run_blocking(&problem, &inputs, &RunOptions::default()).unwrap_err()
     };
-    let none = MaskData::new();
+    let none = AuxData::new();
     let mask = |text: &str| Problem::new(shape).mask(Mask::Wgsl(custom(text)));
     for (text, parts) in [
         (
@@ -170,11 +171,11 @@ fn what_is_wrong_is_told_in_its_own_lines() {
     assert!(error.contains("fn score_mod(score: f32, b: u32"), "{error}");
 
     let text = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return x(b) > 0.0; }";
-    let reads = Mask::Wgsl(custom(text).buffer("x", CustomType::F32, 3).unwrap());
+    let reads = Mask::Wgsl(custom(text).buffer("x", WgslBuffer::F32, 3).unwrap());
     let problem = || Problem::new(shape).mask(reads.clone());
     let error = refusal(problem(), &none).to_string();
     assert!(error.contains("wgsl buffer `x`: expected data"), "{error}");
-    let error = refusal(problem(), &MaskData::new().custom_f32("x", [1.0])).to_string();
+    let error = refusal(problem(), &AuxData::new().custom_f32("x", [1.0])).to_string();
     assert!(error.contains("expected 3 elements, found 1 elements"), "{error}");
     assert!(Evaluator::new(&reads, &none, &shape).is_err());
     assert!(reference::attention(&problem(), &operands.inputs()).is_err());

@@ -5,7 +5,7 @@ use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    AttentionPlan, Dtype, Mask, Output, Outputs, Problem, Score, Shape, reference,
+    AttentionPlan, Dtype, Mask, Output, Problem, RunOptions, ScoreModifiers, Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, serving};
@@ -26,7 +26,7 @@ fn run(
     kernel: ForwardKernel,
     num_splits: Option<usize>,
 ) -> Output {
-    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
+    let outputs = RunOptions::default().lse(true).kernel(kernel).num_splits(num_splits);
     ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
 }
 
@@ -127,16 +127,16 @@ fn no_keys_and_no_queries() {
 
 #[test]
 fn modifiers_and_types() {
-    let all = Score::default().softcap(50.0).bias(true).alibi(true).sinks(true);
-    let sinks = Score::default().sinks(true);
+    let all = ScoreModifiers::default().softcap(50.0).bias(true).alibi(true).sinks(true);
+    let sinks = ScoreModifiers::default().sinks(true);
     let (f32, f16, bf16) = (Dtype::F32, Dtype::F16, Dtype::Bf16);
     let mixed = Dtypes::default().q(f32).k(f16).v(bf16).o(f32).bias(f32);
     for (seed, (score, dtypes, coarsest, scale)) in (0..).zip([
         (all, Dtypes::default(), f32, 0.2),
         (all, Dtypes::default(), f32, -0.2),
         (sinks, Dtypes::default(), f32, 0.2),
-        (Score::default(), Dtype::F16.into(), f16, 0.2),
-        (Score::default(), Dtype::Bf16.into(), bf16, 0.2),
+        (ScoreModifiers::default(), Dtype::F16.into(), f16, 0.2),
+        (ScoreModifiers::default(), Dtype::Bf16.into(), bf16, 0.2),
         (sinks, mixed, bf16, 0.2),
     ]) {
         // Rows of odd lengths are read component by component, and those of 16 bits share words.
@@ -279,7 +279,7 @@ fn hostile_contents() {
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     let operands = |hostile: &dyn Fn(&mut Operands)| {
         let mut operands = Operands::random(&shape, 5);
-        operands.mask = wgpu_attention::MaskData::new().key_lengths([131, 70]);
+        operands.mask = wgpu_attention::AuxData::new().key_lengths([131, 70]);
         hostile(&mut operands);
         operands
     };

@@ -3,7 +3,7 @@
 use wgpu_attention::plan::{BackwardOptions, ScoreTensor};
 use wgpu_attention::tensor::{Dtypes, Element, Elements};
 use wgpu_attention::{
-    Dtype, Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score, Shape,
+    AuxData, Dtype, Inputs, Layout, Mask, Problem, RunOptions, ScoreModifiers, Shape, Upstream,
     reference,
 };
 
@@ -17,7 +17,7 @@ fn check(shape: Shape, dtypes: Dtypes, coarsest: Dtype, seed: u64) {
     let operands = stored(Operands::random(&shape, seed), dtypes);
     let inputs = operands.inputs();
     let truth = reference::attention(&problem, &inputs).unwrap();
-    let none = (Score::default(), ScoreData::default());
+    let none = (ScoreModifiers::default(), ScoreData::default());
     let naive = naive_modified(&problem, &mask, &inputs, &none.0, &none.1, coarsest);
     for kernel in kernels(&problem) {
         let output = run(&problem, &operands, kernel);
@@ -27,7 +27,7 @@ fn check(shape: Shape, dtypes: Dtypes, coarsest: Dtype, seed: u64) {
         let exact = output.o.iter().all(|&x| dtypes.o.round(x) == x);
         assert!(exact, "o of {what} isn't of its type");
     }
-    let outputs = Outputs::default().tensors(vec![ScoreTensor::Weights]);
+    let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
     let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     assert_close("weights", &output.tensors[0], &naive.weights, &truth.weights);
 }
@@ -61,7 +61,7 @@ fn mixed_types() {
 #[test]
 fn a_bias_of_16_bits() {
     let shape = Shape::new(2, 2, 17, 20).seq_len_kv(19);
-    let score = Score::default().bias(true);
+    let score = ScoreModifiers::default().bias(true);
     for dtype in [Dtype::F16, Dtype::Bf16] {
         let mut operands = stored(Operands::random(&shape, 4), dtype.into());
         let bias = |round: bool| {
@@ -70,11 +70,11 @@ fn a_bias_of_16_bits() {
                 .map(move |at| if round { dtype.round(value(at)) } else { value(at) })
         };
         let problem = Problem::new(shape).score(score);
-        operands.mask = MaskData::new().bias([2, 2, 17, 19], bias(true));
+        operands.mask = AuxData::new().bias([2, 2, 17, 19], bias(true));
         for kernel in kernels(&problem) {
             let expected = run(&problem, &operands, kernel);
             let half = Dtypes::default().bias(dtype);
-            let unrounded = MaskData::new().bias([2, 2, 17, 19], bias(false));
+            let unrounded = AuxData::new().bias([2, 2, 17, 19], bias(false));
             let mut given = Operands::random(&shape, 4);
             (given.q, given.k, given.v) =
                 (operands.q.clone(), operands.k.clone(), operands.v.clone());
@@ -118,7 +118,7 @@ fn edges_of_the_types() {
                 q: vec![0.0; 4],
                 k: vec![0.0; 4],
                 v: edges[..head_dim_v].to_vec(),
-                mask: MaskData::new(),
+                mask: AuxData::new(),
             };
             for kernel in kernels(&problem) {
                 let o = run(&problem, &operands, kernel).o;
@@ -152,7 +152,7 @@ fn slices_of_every_type() {
     let halves = rounded.q.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>();
     let mixed = Inputs::new(&halves, inputs.k, inputs.v);
     let plain = Inputs::new(&rounded.q, inputs.k, inputs.v);
-    let of = |inputs| ATTENTION.run_blocking(&problem, &inputs, &Outputs::default()).unwrap();
+    let of = |inputs| ATTENTION.run_blocking(&problem, &inputs, &RunOptions::default()).unwrap();
     assert_eq!(of(mixed), of(plain));
 }
 
@@ -167,22 +167,18 @@ fn typed<T: Element + std::fmt::Debug + PartialEq>(
     let of = |values: &[f32]| values.iter().map(|&x| T::from_f32(x)).collect::<Vec<T>>();
     let (q, k, v, dout) = (of(&operands.q), of(&operands.k), of(&operands.v), of(upstream));
     let inputs = Inputs::new(&q, &k, &v);
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let found = ATTENTION.run_as_blocking::<T>(&problem, &inputs, &outputs).unwrap();
     let as_f32 = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
     assert_eq!((found.o, found.lse), (of(&as_f32.o), as_f32.lse));
 
     let options = BackwardOptions::default().dtypes(T::DTYPE);
-    let found = ATTENTION.gradients_as_blocking::<T>(
-        &problem,
-        &inputs,
-        &OutputGradients::new(&dout),
-        &options,
-    );
+    let found =
+        ATTENTION.gradients_as_blocking::<T>(&problem, &inputs, &Upstream::new(&dout), &options);
     let as_f32 = ATTENTION.gradients_blocking(
         &problem,
         &operands.inputs(),
-        &OutputGradients::new(upstream),
+        &Upstream::new(upstream),
         &options,
     );
     let (found, as_f32) = (found.unwrap(), as_f32.unwrap());

@@ -6,8 +6,8 @@ use wgpu_attention::plan::{BackwardOptions, ScoreTensor};
 use wgpu_attention::reference::{self, ReferenceGradients};
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, Dtype, Gradients, Inputs, Mask, MaskData, Output, OutputGradients, Outputs, Problem,
-    Score, Shape,
+    AuxData, Dtype, Gradients, Inputs, Mask, Output, Problem, RunOptions, ScoreModifiers, Session,
+    Shape, Upstream,
 };
 
 use crate::backward;
@@ -20,18 +20,18 @@ struct Case {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    data: MaskData,
+    data: AuxData,
 }
 
 impl Case {
     fn new(
         problem: Problem,
-        data: MaskData,
+        data: AuxData,
         q: impl Fn(usize) -> f32,
         k: impl Fn(usize) -> f32,
         v: impl Fn(usize) -> f32,
     ) -> Self {
-        let problem = problem.data_shape(data.shape());
+        let problem = problem.aux_shape(data.shape());
         let shape = *problem.shape();
         Self {
             q: (0..shape.q_len().unwrap()).map(q).collect(),
@@ -52,7 +52,7 @@ impl Case {
 
     /// The outputs of every kernel that serves, `matrix` where the adapter has them and the numbers are ones of f16.
     fn outputs(&self) -> Vec<(String, Output)> {
-        let mut kernels: Vec<(&Attention, Problem, ForwardKernel)> = Vec::new();
+        let mut kernels: Vec<(&Session, Problem, ForwardKernel)> = Vec::new();
         let decodes = self.problem.shape().seq_len_q <= 16;
         for kernel in serving(&self.problem, false) {
             kernels.push((&ATTENTION, self.problem.clone(), kernel));
@@ -69,8 +69,8 @@ impl Case {
             let problem = self.problem.clone().dtypes(f16);
             kernels.push((&WITH_MATRICES, problem, ForwardKernel::Matrix));
         }
-        let run = |(attention, problem, kernel): (&Attention, Problem, ForwardKernel)| {
-            let outputs = Outputs::default().lse(true).kernel(kernel);
+        let run = |(attention, problem, kernel): (&Session, Problem, ForwardKernel)| {
+            let outputs = RunOptions::default().lse(true).kernel(kernel);
             let output = attention.run_blocking(&problem, &self.inputs(), &outputs).unwrap();
             (kernel.to_string(), output)
         };
@@ -78,7 +78,7 @@ impl Case {
     }
 
     fn tensor(&self, tensor: ScoreTensor) -> Vec<f32> {
-        let outputs = Outputs::default().tensors(vec![tensor]);
+        let outputs = RunOptions::default().tensors(vec![tensor]);
         let output = ATTENTION.run_blocking(&self.problem, &self.inputs(), &outputs).unwrap();
         output.tensors.into_iter().next().unwrap()
     }
@@ -89,7 +89,7 @@ impl Case {
         dout: impl Fn(usize) -> f32,
     ) -> (Vec<(BackwardKernel, Gradients)>, ReferenceGradients) {
         let dout: Vec<f32> = (0..self.problem.shape().o_len().unwrap()).map(dout).collect();
-        let upstream = OutputGradients::new(&dout);
+        let upstream = Upstream::new(&dout);
         let truth = reference::gradients(&self.problem, &self.inputs(), &upstream).unwrap();
         let run = |kernel| {
             let options = BackwardOptions::default().kernel(kernel);
@@ -129,7 +129,7 @@ fn long_rows_of_equal_values_keep_their_digits() {
         let values = [0.1, 0.7, 1.0 / 3.0, 5.3].map(|x| Dtype::F16.round(x));
         let case = Case::new(
             problem,
-            MaskData::new(),
+            AuxData::new(),
             |at| if at % 4 == 0 { 1.0 } else { 0.0 },
             |at| if at % 4 == 0 && at != 0 { score } else { 0.0 },
             |at| values[at % 4],
@@ -154,15 +154,15 @@ fn long_sums_of_equal_gradients_keep_their_digits() {
     // Rows of weights that are all alike; the keys of one half have gradients of the same sign, the others none.
     let keys = Case::new(
         Problem::new(Shape::new(1, 1, 3, 4).seq_len_kv(n)),
-        MaskData::new(),
+        AuxData::new(),
         |_| 0.0,
         |at| if at / 4 % 2 == 0 { 0.3 } else { 0.0 },
         |at| if at / 4 % 2 == 0 { 0.7 } else { 0.1 },
     );
     // Few keys, many queries, bias and sinks that all of them share.
-    let score = Score::default().bias(true).sinks(true);
-    let data = MaskData::new().bias([1, 1, 1, 5], [0.1, 0.2, 0.3, 0.4, 0.5]).sinks([0.3]);
-    let queries = |score: Score, data: MaskData| {
+    let score = ScoreModifiers::default().bias(true).sinks(true);
+    let data = AuxData::new().bias([1, 1, 1, 5], [0.1, 0.2, 0.3, 0.4, 0.5]).sinks([0.3]);
+    let queries = |score: ScoreModifiers, data: AuxData| {
         Case::new(
             Problem::new(Shape::new(1, 1, n, 4).seq_len_kv(5)).score(score),
             data,
@@ -171,7 +171,7 @@ fn long_sums_of_equal_gradients_keep_their_digits() {
             |at| 0.1 + 0.2 * (at / 4) as f32,
         )
     };
-    for case in [keys, queries(Score::default(), MaskData::new()), queries(score, data)] {
+    for case in [keys, queries(ScoreModifiers::default(), AuxData::new()), queries(score, data)] {
         let (found, truth) = case.gradients(|_| 0.1);
         for (kernel, found) in found {
             for (name, found, truth) in [
@@ -192,10 +192,10 @@ fn long_sums_of_equal_gradients_keep_their_digits() {
 #[test]
 fn sinks_of_minus_infinity_are_none() {
     let shape = Shape::new(1, 2, 4, 16).seq_len_kv(50);
-    let score = Score::default().sinks(true);
+    let score = ScoreModifiers::default().sinks(true);
     let keep = (0..4 * 50).map(|at| at / 50 != 2 && at % 3 != 0);
     for sinks in [[0.3, f32::NEG_INFINITY], [f32::NEG_INFINITY; 2], [f32::MIN, 0.5]] {
-        let data = MaskData::new().dense([1, 1, 4, 50], keep.clone()).sinks(sinks);
+        let data = AuxData::new().dense([1, 1, 4, 50], keep.clone()).sinks(sinks);
         let case = Case::new(
             Problem::new(shape).mask(Mask::Dense).score(score),
             data,
@@ -224,13 +224,13 @@ fn sinks_of_minus_infinity_are_none() {
 #[test]
 fn kept_scores_of_the_lowest_number_are_kept() {
     let shape = Shape::new(1, 1, 12, 8).seq_len_kv(40);
-    let score = Score::default().bias(true);
+    let score = ScoreModifiers::default().bias(true);
     for mask in ["causal", "all", "!window(3,0)"] {
         for fill in [f32::MIN, -1e9, -1e30] {
             let bias = (0..12 * 40).map(|at| if at / 40 == 3 { fill } else { 0.0 });
             let case = Case::new(
                 Problem::new(shape).mask(mask.parse().unwrap()).score(score),
-                MaskData::new().bias([1, 1, 12, 40], bias),
+                AuxData::new().bias([1, 1, 12, 40], bias),
                 |at| (at % 7) as f32 * 0.25,
                 |at| (at % 5) as f32 * 0.25,
                 |at| (at % 11) as f32 * 0.25,
@@ -271,8 +271,8 @@ fn weights_add_up_to_one_for_scores_of_any_size() {
             let bias = (0..20 * keys).map(|at| if at / keys == 3 { fill } else { 0.0 });
             let case = Case::new(
                 Problem::new(Shape::new(1, 1, 20, 8).seq_len_kv(keys))
-                    .score(Score::default().bias(true)),
-                MaskData::new().bias([1, 1, 20, keys], bias),
+                    .score(ScoreModifiers::default().bias(true)),
+                AuxData::new().bias([1, 1, 20, keys], bias),
                 // Real scores near -2.2e4 in some rows.
                 |at| if at / 8 % 2 == 0 { -88.0 } else { 0.1 },
                 |at| 88.0 + (at % 9) as f32 * 0.1,
@@ -297,7 +297,7 @@ fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output() {
             let low = keys - rows;
             let case = Case::new(
                 Problem::new(shape).mask(mask.parse().unwrap()).scale(1.0),
-                MaskData::new(),
+                AuxData::new(),
                 |_| 4.0,
                 // The key's score is -1000 or so, others are 0 and more.
                 |at| if at / 16 == low { -16.0 } else { (at % 3) as f32 * 0.125 },
@@ -323,7 +323,7 @@ fn gradients_of_kept_infinities_are_not_finite() {
     for mask in ["all", "causal"] {
         let case = Case::new(
             Problem::new(Shape::new(1, 1, 64, 16)).mask(mask.parse().unwrap()).scale(1.0),
-            MaskData::new(),
+            AuxData::new(),
             |_| 1.0,
             |at| if at / 16 == 5 { -16.0 } else { 0.0 },
             |_| 0.5,

@@ -4,19 +4,18 @@ use std::sync::LazyLock;
 
 use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{PlanOptions, ScoreTensor};
-use wgpu_attention::{Attention, Kernels, Mask, Output, Outputs, Problem, Shape, reference};
+use wgpu_attention::{Kernels, Mask, Output, Problem, RunOptions, Session, Shape, reference};
 
 pub(crate) use crate::operands::{Operands, SCORES, ScoreData, mask_data};
 use crate::tolerance::{assert_close, naive};
 
 /// The best device, opened once.
-pub(crate) static ATTENTION: LazyLock<Attention> = LazyLock::new(|| {
-    Attention::open_blocking(&Default::default())
-        .expect("these tests need a GPU, or a software one")
+pub(crate) static ATTENTION: LazyLock<Session> = LazyLock::new(|| {
+    Session::open_blocking(&Default::default()).expect("these tests need a GPU, or a software one")
 });
 
 /// A device of its own with other limits than the adapter's.
-pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Attention {
+pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Session {
     limited_with(KernelOptions::default(), change)
 }
 
@@ -24,7 +23,7 @@ pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Attention {
 pub(crate) fn limited_with(
     options: KernelOptions,
     change: impl FnOnce(&mut wgpu::Limits),
-) -> Attention {
+) -> Session {
     let adapter = &pollster::block_on(wgpu_attention::device::adapters())[0];
     let mut limits = adapter.limits();
     change(&mut limits);
@@ -34,7 +33,7 @@ pub(crate) fn limited_with(
         ..Default::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    Attention::from_kernels(&Kernels::new(&device, &options), &queue)
+    Session::from_kernels(&Kernels::new(&device, &options), &queue)
 }
 
 /// The forward kernels that serve `problem` here, but for decode kernels: their sums run in another order than the naive
@@ -57,7 +56,7 @@ pub(crate) fn serving(problem: &Problem, decode: bool) -> Vec<ForwardKernel> {
 
 /// Runs a problem with one kernel, every output.
 pub(crate) fn run(problem: &Problem, operands: &Operands, kernel: ForwardKernel) -> Output {
-    let outputs = Outputs::default().lse(true).kernel(kernel);
+    let outputs = RunOptions::default().lse(true).kernel(kernel);
     ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap()
 }
 
@@ -83,7 +82,7 @@ pub(crate) fn check_inspect(shape: Shape, mask: &str, seed: u64) {
     let operands = Operands::random(&shape, seed);
     let truth = reference::attention(&problem, &operands.inputs()).unwrap();
     let naive = naive(&problem, &mask, &operands.inputs());
-    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
+    let outputs = RunOptions::default().tensors(ScoreTensor::ALL.to_vec());
     let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
     let [scores, masked_scores, weights] = &output.tensors[..] else {
         panic!("three tensors were asked for");

@@ -4,8 +4,8 @@ use wgpu::util::DeviceExt as _;
 use wgpu_attention::device::AdapterChoice;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, DeviceOptions, Error, Kernels, Mask, MaskBuffers,
-    MaskInput, Outputs, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxTensor, DeviceOptions, Error, Kernels, Mask,
+    Problem, RunOptions, Session, Shape,
 };
 
 use crate::fixture::{ATTENTION, Operands, kernels, limited, run};
@@ -44,16 +44,16 @@ fn two_encodes_in_one_submit_keep_their_own_data() {
         let lengths = [9 * seed as i32, 33];
         let ids: Vec<i32> = (0..66).map(|i| i / (4 * seed as i32)).collect();
         operands.mask =
-            wgpu_attention::MaskData::new().key_lengths(lengths).document_ids(ids.clone());
+            wgpu_attention::AuxData::new().key_lengths(lengths).document_ids(ids.clone());
         expected.push(run(&problem, &operands, plan.kernel()).o);
         let (lengths, ids) =
             (filled(bytemuck::cast_slice(&lengths)), filled(bytemuck::cast_slice(&ids)));
         let (q, k, v) = (floats(&operands.q), floats(&operands.k), floats(&operands.v));
         let o = output(shape.o_len().unwrap());
-        let mask = MaskBuffers::new()
-            .with(MaskInput::KeyLengths, lengths.slice(..))
-            .with(MaskInput::DocumentIdsQ, ids.slice(..))
-            .with(MaskInput::DocumentIdsKv, ids.slice(..));
+        let mask = AuxBuffers::new()
+            .with(AuxTensor::KeyLengths, lengths.slice(..))
+            .with(AuxTensor::DocumentIdsQ, ids.slice(..))
+            .with(AuxTensor::DocumentIdsKv, ids.slice(..));
         let buffers = AttentionBuffers {
             q: q.slice(..),
             k: k.slice(..),
@@ -65,7 +65,7 @@ fn two_encodes_in_one_submit_keep_their_own_data() {
         plan.encode(&mut encoder, &buffers).unwrap();
         // Once more with what the first left: the same again.
         let again = output(shape.o_len().unwrap());
-        let reused = AttentionBuffers { o: again.slice(..), mask: MaskBuffers::new(), ..buffers };
+        let reused = AttentionBuffers { o: again.slice(..), mask: AuxBuffers::new(), ..buffers };
         plan.encode_reusing_mask(&mut encoder, &reused).unwrap();
         outputs.push(o);
         outputs.push(again);
@@ -103,7 +103,7 @@ fn offsets_into_one_buffer() {
             q: slice(0),
             k: slice(1),
             v: slice(2),
-            mask: MaskBuffers::new(),
+            mask: AuxBuffers::new(),
             o: results.slice(..680 * 4),
             lse: Some(results.slice(768 * 4..)),
         };
@@ -198,13 +198,14 @@ fn a_plan_explains_itself() {
 #[test]
 fn a_destroyed_device_is_an_error() {
     let info = device().adapter_info();
-    let own = Attention::open_blocking(
+    let own = Session::open_blocking(
         &DeviceOptions::default().adapter(AdapterChoice::Name(info.name.clone())),
     )
     .unwrap();
     let shape = Shape::new(1, 1, 9, 20);
     let operands = Operands::random(&shape, 1);
-    let call = || own.run_blocking(&Problem::new(shape), &operands.inputs(), &Outputs::default());
+    let call =
+        || own.run_blocking(&Problem::new(shape), &operands.inputs(), &RunOptions::default());
     call().unwrap();
     own.kernels().device().destroy();
     let error = call().unwrap_err();

@@ -149,7 +149,7 @@ fn empty_rows() {
     let mask = Mask::causal() & Mask::KeyLengths;
     let problem = Problem::new(shape).mask(mask);
     let mut operands = Operands::random(&shape, 6);
-    operands.mask = wgpu_attention::MaskData::new().key_lengths([0, 20]);
+    operands.mask = wgpu_attention::AuxData::new().key_lengths([0, 20]);
     // Lower right: the first 13 queries stand before the first key.
     operands.q[..13 * 20].fill(f32::NAN);
     for kernel in kernels(&problem) {

@@ -1,7 +1,7 @@
 //! Raw scores, masked scores and weights against the f64 reference.
 
 use wgpu_attention::plan::ScoreTensor;
-use wgpu_attention::{Inputs, Mask, Outputs, Problem, Shape};
+use wgpu_attention::{Inputs, Mask, Problem, RunOptions, Shape};
 
 use crate::fixture::{ATTENTION, Operands, check_inspect};
 use crate::forward::MASKS;
@@ -30,7 +30,8 @@ fn masked_cells_are_exact_and_rows_sum_to_one() {
     // The last key is kept by the last row alone.
     operands.k[32 * 20..33 * 20].fill(f32::NAN);
     let problem = Problem::new(shape).mask(Mask::causal());
-    let outputs = Outputs::default().tensors(vec![ScoreTensor::MaskedScores, ScoreTensor::Weights]);
+    let outputs =
+        RunOptions::default().tensors(vec![ScoreTensor::MaskedScores, ScoreTensor::Weights]);
     let inputs = Inputs::new(&operands.q, &operands.k, &operands.v);
     let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     for row in 0..32 {

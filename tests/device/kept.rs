@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use wgpu_attention::kernel::KernelOptions;
-use wgpu_attention::{Attention, Kernels, Mask, Outputs, Problem, Shape};
+use wgpu_attention::{Kernels, Mask, Problem, RunOptions, Session, Shape};
 
 use crate::fixture::{ATTENTION, Operands};
 
@@ -24,8 +24,8 @@ impl Drop for Folder {
     }
 }
 
-fn with(options: KernelOptions) -> Attention {
-    Attention::from_kernels(&Kernels::new(ATTENTION.device(), &options), ATTENTION.queue())
+fn with(options: KernelOptions) -> Session {
+    Session::from_kernels(&Kernels::new(ATTENTION.device(), &options), ATTENTION.queue())
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn pipelines_are_kept_unless_they_are_damaged() {
     // What the cache was found to be, and o.
     let run = || {
         let attention = with(options());
-        let output = attention.run_blocking(&problem, &operands.inputs(), &Outputs::default());
+        let output = attention.run_blocking(&problem, &operands.inputs(), &RunOptions::default());
         (attention.kernels().cache_status(), output.unwrap().o)
     };
     let (words, o) = run();
@@ -74,7 +74,7 @@ fn pipelines_that_can_not_be_kept_are_no_error() {
     let attention = with(KernelOptions::default().cache_dir(folder.0.clone()));
     let problem = Problem::new(Shape::new(1, 1, 9, 16)).mask(Mask::causal());
     let operands = Operands::random(&problem.shape().clone(), 3);
-    attention.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap();
+    attention.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap();
     if ATTENTION.device().features().contains(wgpu::Features::PIPELINE_CACHE) {
         let error = attention.kernels().save_cache().unwrap_err().to_string();
         assert!(error.contains(&folder.0.display().to_string()), "{error}");
@@ -85,7 +85,7 @@ fn pipelines_that_can_not_be_kept_are_no_error() {
 #[cfg(feature = "measure")]
 #[test]
 fn every_variant_is_right_and_plans_go_by_the_fastest() {
-    use wgpu_attention::MaskData;
+    use wgpu_attention::AuxData;
     use wgpu_attention::kernel::Profile;
     use wgpu_attention::measure::{Effort, tune};
 
@@ -94,7 +94,7 @@ fn every_variant_is_right_and_plans_go_by_the_fastest() {
     let path = folder.0.join("profile.json");
     let problem = Problem::new(Shape::new(1, 2, 70, 32)).mask(Mask::causal());
     let mut told = Vec::new();
-    let measured = [(problem.clone(), MaskData::new())];
+    let measured = [(problem.clone(), AuxData::new())];
     let profile =
         tune(&ATTENTION, &measured, Effort::QUICK, |_, what| told.push(what.to_owned())).unwrap();
     profile.save(&path).unwrap();

@@ -3,7 +3,7 @@
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
 use wgpu_attention::plan::{BackwardOptions, PlanOptions};
 use wgpu_attention::{
-    Attention, Dtype, Error, Mask, OutputGradients, Outputs, Problem, Score, Shape, reference,
+    Dtype, Error, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, Upstream, reference,
 };
 
 use crate::dtypes::stored;
@@ -22,7 +22,7 @@ fn refused(reason: &str) {
     println!("refused: {reason}");
 }
 
-fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
+fn forward(attention: &Session, kernel: ForwardKernel, dtypes: &[Dtype]) {
     let shape = match kernel.is_decode() {
         true => Shape::new(4, 8, 9, 20).seq_len_kv(203).num_kv_heads(4),
         false => Shape::new(2, 4, 113, 20).seq_len_kv(127).num_kv_heads(2),
@@ -44,10 +44,10 @@ fn forward(attention: &Attention, kernel: ForwardKernel, dtypes: &[Dtype]) {
         }
         let operands = stored(Operands::random(&shape, 5), dtype.into());
         let inputs = operands.inputs();
-        let outputs = Outputs::default().lse(true).kernel(kernel);
+        let outputs = RunOptions::default().lse(true).kernel(kernel);
         let output = attention.run_blocking(&problem, &inputs, &outputs).unwrap();
         let truth = reference::attention(&problem, &inputs).unwrap();
-        let (score, data) = (Score::default(), ScoreData::default());
+        let (score, data) = (ScoreModifiers::default(), ScoreData::default());
         let naive = naive_modified(&problem, &mask, &inputs, &score, &data, dtype);
         let what = format!("{kernel}, {mask}, {dtype}");
         assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);
@@ -90,7 +90,7 @@ fn backward(kernel: BackwardKernel) {
         let operands = Operands::random(&shape, 6);
         let inputs = operands.inputs();
         let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
-        let upstream = OutputGradients::new(&dout);
+        let upstream = Upstream::new(&dout);
         let options = BackwardOptions::default().kernel(kernel);
         let found = match ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options) {
             Ok(found) => found,
@@ -148,7 +148,7 @@ fn words_of_64_bits_give_the_same_bits() {
                         "{kernel}"
                     );
                 }
-                let outputs = Outputs::default().lse(true).kernel(kernel);
+                let outputs = RunOptions::default().lse(true).kernel(kernel);
                 let [with, without] = [&ATTENTION, &without]
                     .map(|attention| attention.run_blocking(&problem, &inputs, &outputs).unwrap());
                 assert_eq!(with, without, "{kernel}, {dtype}");
@@ -158,7 +158,7 @@ fn words_of_64_bits_give_the_same_bits() {
             }
             let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
             let [with, without] = [&ATTENTION, &without].map(|attention| {
-                let (upstream, options) = (OutputGradients::new(&dout), BackwardOptions::default());
+                let (upstream, options) = (Upstream::new(&dout), BackwardOptions::default());
                 attention.gradients_blocking(&problem, &inputs, &upstream, &options).unwrap()
             });
             assert_eq!(with, without, "{dtype}");

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 use wgpu_attention::mask::{Random, TileGrid};
-use wgpu_attention::{Mask, MaskData, Outputs, Problem, Shape, reference};
+use wgpu_attention::{AuxData, Mask, Problem, RunOptions, Shape, reference};
 
 use crate::fixture::{ATTENTION, Operands, kernels};
 use crate::forward::MASKS;
@@ -52,7 +52,7 @@ fn leaves_beside_each_other_read_their_own() {
     let mut draw = numbers(7);
     for (at, leaf) in kinds.iter().enumerate() {
         let other = kinds[(at + 5) % kinds.len()];
-        let mut all = MaskData::new();
+        let mut all = AuxData::new();
         let [a, b, c] = [(leaf, 1), (&other, 2), (leaf, 3)].map(|(kind, number)| {
             let (mask, data) = kind.random(shape, &mut Random::new(&mut draw));
             all = std::mem::take(&mut all).with_numbered(number, data);
@@ -78,11 +78,11 @@ fn attention_under_the_leaves_without_tests_of_their_own() {
             let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
             let operands = Operands::random(&shape, seed);
             let inputs = operands.inputs().mask(&data);
-            let problem = Problem::new(shape).mask(mask.clone()).data_shape(data.shape());
+            let problem = Problem::new(shape).mask(mask.clone()).aux_shape(data.shape());
             let truth = reference::attention(&problem, &inputs).unwrap();
             let naive = naive(&problem, &mask, &inputs);
             for kernel in kernels(&problem) {
-                let outputs = Outputs::default().lse(true).kernel(kernel);
+                let outputs = RunOptions::default().lse(true).kernel(kernel);
                 let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
                 let what = format!("{kernel}, {mask}, {shape:?}");
                 assert_close(&format!("o of {what}"), &output.o, &naive.o, &truth.o);

@@ -9,8 +9,8 @@ use wgpu_attention::mask::{Evaluator, TileGrid};
 use wgpu_attention::plan::{BackwardOptions, MaskFormat, MaskPlan, ScoreTensor, TileOptions};
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Dtype, Error, Gradients, KvCache, Layout, Mask,
-    MaskBuffers, MaskData, Output, OutputGradients, Outputs, Problem, Score, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, Dtype, Error, Gradients, KvCache, Layout,
+    Mask, Output, Problem, RunOptions, ScoreModifiers, Session, Shape, Upstream,
 };
 
 use crate::bad_input::assert_says;
@@ -28,7 +28,7 @@ struct Everything {
 
 /// The first of it that fails.
 fn everything(
-    attention: &Attention,
+    attention: &Session,
     problem: &Problem,
     operands: &Operands,
     kernels: &[ForwardKernel],
@@ -39,13 +39,13 @@ fn everything(
     let dout: Vec<f32> = (0..elements).map(|_| rng.random_range(-1.0..1.0)).collect();
     let forward = (kernels.iter())
         .map(|&kernel| {
-            let outputs = Outputs::default().lse(true).kernel(kernel);
+            let outputs = RunOptions::default().lse(true).kernel(kernel);
             attention.run_blocking(problem, &inputs, &outputs)
         })
         .collect::<Result<_, _>>()?;
-    let outputs = Outputs::default().tensors(ScoreTensor::ALL.to_vec());
+    let outputs = RunOptions::default().tensors(ScoreTensor::ALL.to_vec());
     let options = BackwardOptions::default();
-    let upstream = OutputGradients::new(&dout);
+    let upstream = Upstream::new(&dout);
     let grid = TileGrid { block_q: 16, block_kv: 8 };
     Ok(Everything {
         forward,
@@ -100,7 +100,7 @@ fn a_bias_larger_than_a_binding() {
     let shape = Shape::new(2, 3, 37, 20).seq_len_kv(61);
     let mut operands = Operands::random(&shape, 4);
     operands.mask = ScoreData::random(&shape, 4).add_to(&shape, operands.mask);
-    let score = Score::default().bias(true).alibi(true).sinks(true);
+    let score = ScoreModifiers::default().bias(true).alibi(true).sinks(true);
     let problem = Problem::new(shape).mask(Mask::causal()).score(score);
     // 54168 bytes of bias, 9028 for each head.
     check_pieces(&problem, &operands, 12 << 10);
@@ -115,7 +115,7 @@ fn splits_of_a_decode_pass_in_pieces() {
     for kernel in serving(&problem, true) {
         for num_splits in [1, 3] {
             let (kernel, num_splits) = (Some(kernel), Some(num_splits));
-            let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
+            let outputs = RunOptions::default().lse(true).kernel(kernel).num_splits(num_splits);
             let [found, whole] = [&small, &*ATTENTION].map(|attention| {
                 attention.run_blocking(&problem, &operands.inputs(), &outputs).unwrap()
             });
@@ -126,7 +126,7 @@ fn splits_of_a_decode_pass_in_pieces() {
 
 /// Appends and attends over a cache, on one device.
 fn through_a_cache(
-    attention: &Attention,
+    attention: &Session,
     shape: &CacheShape,
     new: &[Vec<f32>; 3],
 ) -> Result<Vec<f32>, Error> {
@@ -156,7 +156,7 @@ fn through_a_cache(
     let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
     append.encode(&mut encoder, &mut cache, &buffers.q(q.slice(..)).rotated_q(turned.slice(..)))?;
     let buffers =
-        cache.attention_buffers(&problem, turned.slice(..), MaskBuffers::new(), o.slice(..))?;
+        cache.attention_buffers(&problem, turned.slice(..), AuxBuffers::new(), o.slice(..))?;
     plan.encode(&mut encoder, &buffers)?;
     attention.queue().submit([encoder.finish()]);
     attention.read_blocking(&o, new[0].len())
@@ -198,7 +198,7 @@ fn what_one_workgroup_reaches_is_more_than_a_binding() {
     let shape = Shape::new(2, 2, 30, 20).seq_len_kv(113);
     let operands = Operands::random(&shape, 7);
     let call = |problem: Problem| {
-        small.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err()
+        small.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap_err()
     };
     let error = call(Problem::new(shape));
     assert_says(&error, &["k (", "needs 9040", "max_storage_buffer_binding_size is 8192"]);
@@ -207,7 +207,8 @@ fn what_one_workgroup_reaches_is_more_than_a_binding() {
     let shape = Shape::new(2, 2, 300, 20).seq_len_kv(101);
     let operands = Operands::random(&shape, 8);
     let problem = Problem::new(shape).mask(Mask::Dense);
-    let error = small.run_blocking(&problem, &operands.inputs(), &Outputs::default()).unwrap_err();
+    let error =
+        small.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap_err();
     assert_says(&error, &["the mask's data", "max_storage_buffer_binding_size is 8192"]);
 }
 
@@ -229,7 +230,7 @@ fn more_workgroups_than_65535() {
     let operands = Operands::random(&shape, 10);
     let problem = Problem::new(shape);
     for kernel in kernels(&problem).into_iter().take(1) {
-        let outputs = Outputs::default().lse(true).kernel(kernel);
+        let outputs = RunOptions::default().lse(true).kernel(kernel);
         let found = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
         let one = shape.batch(1).num_heads(1).num_kv_heads(1);
         for head in [0, 65_534, 65_535, 65_536, 1100 * 60 - 1] {
@@ -238,7 +239,7 @@ fn more_workgroups_than_65535() {
                 q: part(&operands.q, 4),
                 k: part(&operands.k, 8),
                 v: part(&operands.v, 8),
-                mask: MaskData::new(),
+                mask: AuxData::new(),
             };
             let own =
                 ATTENTION.run_blocking(&Problem::new(one), &operands.inputs(), &outputs).unwrap();
@@ -253,7 +254,7 @@ fn long_work_in_submissions_of_bounded_length() {
     let shape = Shape::new(2, 3, 67, 20).seq_len_kv(113);
     let mut operands = Operands::random(&shape, 11);
     operands.mask = ScoreData::random(&shape, 11).add_to(&shape, operands.mask);
-    let score = Score::default().bias(true).sinks(true);
+    let score = ScoreModifiers::default().bias(true).sinks(true);
     let mask = "documents & self_only_if_alone(causal)".parse().unwrap();
     let problem = Problem::new(shape).mask(mask).score(score);
     let kernels = kernels(&problem);
@@ -264,7 +265,7 @@ fn long_work_in_submissions_of_bounded_length() {
         let patient = limited_with(options, |_| ());
         let found = everything(&patient, &problem, &operands, &kernels).unwrap();
         assert_eq!(found, whole, "at most {most_work}");
-        let shaped = problem.clone().data_shape(operands.mask.shape());
+        let shaped = problem.clone().aux_shape(operands.mask.shape());
         counts.push(
             AttentionPlan::new(patient.kernels(), &shaped, &Default::default())
                 .unwrap()
@@ -301,7 +302,7 @@ fn a_submission_that_isnt_there() {
     });
     let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
     let slice = || buffer.slice(..);
-    let mask = MaskBuffers::new();
+    let mask = AuxBuffers::new();
     let buffers =
         AttentionBuffers { q: slice(), k: slice(), v: slice(), mask, o: slice(), lse: None };
     let error = plan.encode_submission(&mut encoder, &buffers, plan.submissions()).unwrap_err();
@@ -319,7 +320,7 @@ fn beyond_128_mib() {
     // [1, 1, 5900, 5900] in f32: 132.8 MiB.
     let seq_len = 5900;
     let problem = Problem::new(Shape::new(1, 1, seq_len, 4)).mask(Mask::window(700, 3));
-    let tensor = default.materialize_blocking(&problem, &MaskData::new(), MaskFormat::Keep);
+    let tensor = default.materialize_blocking(&problem, &AuxData::new(), MaskFormat::Keep);
     let tensor = tensor.unwrap();
     assert!(tensor.values.len() * 4 > 128 * MIB);
     for (q_idx, row) in tensor.values.chunks(seq_len).enumerate() {
@@ -338,11 +339,11 @@ fn beyond_128_mib() {
         q: long(0, shape.q_len().unwrap()),
         k: long(17, shape.k_len().unwrap()),
         v: long(2345, shape.v_len().unwrap()),
-        mask: MaskData::new(),
+        mask: AuxData::new(),
     };
     assert!(operands.k.len() * 4 > 128 * MIB);
     let problem = Problem::new(shape).mask(Mask::causal());
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let found = default.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
     // Each head by itself fits.
     let own = shape.num_heads(1).num_kv_heads(1);
@@ -352,7 +353,7 @@ fn beyond_128_mib() {
             values[head * len..][..len].to_vec()
         };
         let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|values| part(values));
-        let operands = Operands { q, k, v, mask: MaskData::new() };
+        let operands = Operands { q, k, v, mask: AuxData::new() };
         let problem = Problem::new(own).mask(Mask::causal());
         let truth = wgpu_attention::reference::attention(&problem, &operands.inputs()).unwrap();
         let naive = crate::tolerance::naive(&problem, &Mask::causal(), &operands.inputs());
@@ -376,7 +377,7 @@ fn features() -> Vec<(&'static str, Problem, Operands)> {
     }
     let mut operands = Operands::random(&shape, 14);
     operands.mask = ScoreData::random(&shape, 14).add_to(&shape, operands.mask);
-    let score = Score::default().bias(true).alibi(true).sinks(true).softcap(20.0);
+    let score = ScoreModifiers::default().bias(true).alibi(true).sinks(true).softcap(20.0);
     features.push(("scores", Problem::new(shape).score(score), operands));
     let wide = Shape::new(1, 2, 19, 256).seq_len_kv(37);
     features.push(("long rows", Problem::new(wide), Operands::random(&wide, 15)));
@@ -433,7 +434,7 @@ fn with_lowered_limits_features_run_or_are_refused_by_name() {
                 .collect();
             let mut run = 0;
             for kernel in candidates {
-                let outputs = Outputs::default().lse(true).kernel(kernel);
+                let outputs = RunOptions::default().lse(true).kernel(kernel);
                 match limited.run_blocking(problem, &operands.inputs(), &outputs) {
                     Ok(found) => {
                         let whole = ATTENTION.run_blocking(problem, &operands.inputs(), &outputs);
@@ -466,7 +467,7 @@ fn every_form_of_a_mask_in_pieces() {
     let shape = Shape::new(2, 3, 450, 4).seq_len_kv(77);
     let mask: Mask = "per_head(causal, window(5,2), chunk(7)) & key_lengths".parse().unwrap();
     let lengths = [70, 31];
-    let data = MaskData::new().key_lengths(lengths);
+    let data = AuxData::new().key_lengths(lengths);
     let problem = Problem::new(shape).mask(mask.clone());
     let evaluator = Evaluator::new(&mask, &data, &shape).unwrap();
     let keep = |b, h, q, kv| evaluator.keep(b, h, q, kv);
@@ -479,7 +480,7 @@ fn every_form_of_a_mask_in_pieces() {
         })
     };
     let mask_buffers =
-        MaskBuffers::new().with(wgpu_attention::MaskInput::KeyLengths, lengths.slice(..));
+        AuxBuffers::new().with(wgpu_attention::AuxTensor::KeyLengths, lengths.slice(..));
     for format in [MaskFormat::Bits, MaskFormat::Additive] {
         let plan = MaskPlan::new(small.kernels(), &problem, format).unwrap();
         let [batch, heads, rows, row] = plan.dims();

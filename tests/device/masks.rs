@@ -2,7 +2,7 @@
 
 use wgpu_attention::mask::{Evaluator, TileClass, TileGrid, compositions};
 use wgpu_attention::plan::{MaskFormat, MaskPlan, TileOptions};
-use wgpu_attention::{Mask, MaskBuffers, MaskData, Problem, Shape};
+use wgpu_attention::{AuxBuffers, AuxData, Mask, Problem, Shape};
 
 use crate::fixture::{ATTENTION, mask_data};
 use crate::forward::MASKS;
@@ -10,7 +10,7 @@ use crate::forward::MASKS;
 const SHAPES: &[(usize, usize)] = &[(1, 1), (7, 33), (33, 7), (40, 65), (5, 32)];
 
 /// Compares the materialized mask, cell by cell, in every format.
-pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &MaskData) {
+pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &AuxData) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
     let problem = Problem::new(*shape).mask(mask.clone());
     for (format, kept, masked) in
@@ -30,7 +30,7 @@ pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &MaskData) {
 }
 
 /// Compares the classes of all tiles with their cells: SKIP keeps none, FULL all; exact where a tile map is made.
-pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &MaskData, grid: TileGrid) {
+pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &AuxData, grid: TileGrid) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
     let problem = Problem::new(*shape).mask(mask.clone());
     let tiles = ATTENTION
@@ -60,7 +60,7 @@ pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &MaskData, grid: Til
 fn visited_and_needed(
     mask: &Mask,
     shape: &Shape,
-    data: &MaskData,
+    data: &AuxData,
     grid: TileGrid,
 ) -> (usize, usize) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
@@ -81,11 +81,11 @@ fn visited_and_needed(
 }
 
 /// Data for every composition, as models have it: 9 documents, blocks of 64 at random, buckets of about 16 positions.
-fn realistic_data(seq: usize) -> MaskData {
+fn realistic_data(seq: usize) -> AuxData {
     let hash = |n: usize| (n as u32).wrapping_mul(0x9e37_79b9) >> 7;
     let block = |cell: usize| hash(cell / seq / 64 * 1000 + cell % seq / 64);
     let parent = |at: usize| if at == 0 { -1 } else { ((at - 1) / 3) as i32 };
-    MaskData::new()
+    AuxData::new()
         .dense([1, 1, seq, seq], (0..seq * seq).map(|cell| block(cell).is_multiple_of(8)))
         .prefix_lengths([seq as i32 / 3])
         .document_ids((0..seq).map(|at| (at * 9 / seq) as i32))
@@ -168,7 +168,7 @@ fn column_ranges_in_every_form() {
     {
         for heads in [1, 2] {
             let rows = (0..2 * heads * 30 * bounds / 4 * 4).map(|at| (at % 4 * 5) as i32);
-            let data = MaskData::new().column_ranges([2, heads, 30, bounds], rows);
+            let data = AuxData::new().column_ranges([2, heads, 30, bounds], rows);
             let mask: Mask = mask.parse().unwrap();
             check_materialized(&mask, &shape, &data);
             check_tiles(&mask, &shape, &data, TileGrid { block_q: 4, block_kv: 3 });
@@ -184,7 +184,7 @@ fn dense_masks_broadcast() {
         [[1, 1, 5, 37], [2, 1, 5, 37], [1, 3, 5, 37], [2, 1, 1, 37], [1, 1, 1, 37], [2, 3, 5, 1]]
     {
         let cells: usize = dims.iter().product();
-        let data = MaskData::new().dense(dims, (0..cells).map(|i| i * 7 % 3 != 0));
+        let data = AuxData::new().dense(dims, (0..cells).map(|i| i * 7 % 3 != 0));
         check_materialized(&mask, &shape, &data);
         check_tiles(&mask, &shape, &data, TileGrid { block_q: 2, block_kv: 8 });
     }
@@ -204,7 +204,7 @@ fn bits_are_packed_from_the_least_significant() {
         mapped_at_creation: false,
     });
     let mut encoder = device.create_command_encoder(&Default::default());
-    plan.encode(&mut encoder, &MaskBuffers::new(), output.slice(..)).unwrap();
+    plan.encode(&mut encoder, &AuxBuffers::new(), output.slice(..)).unwrap();
     ATTENTION.queue().submit([encoder.finish()]);
     let words: Vec<u32> =
         ATTENTION.read_blocking(&output, 6).unwrap().into_iter().map(f32::to_bits).collect();

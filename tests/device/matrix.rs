@@ -6,23 +6,23 @@ use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, DeviceOptions, Dtype, Error, Kernels, Mask, Outputs, Problem, Score, Shape,
-    reference,
+    DeviceOptions, Dtype, Error, Kernels, Mask, Problem, RunOptions, ScoreModifiers, Session,
+    Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::{assert_close, naive_modified};
 
-pub(crate) static WITH_MATRICES: LazyLock<Attention> = LazyLock::new(|| {
+pub(crate) static WITH_MATRICES: LazyLock<Session> = LazyLock::new(|| {
     let choice = DeviceOptions::default().matrices(true);
-    Attention::open_blocking(&choice).expect("these tests need a GPU, or a software one")
+    Session::open_blocking(&choice).expect("these tests need a GPU, or a software one")
 });
 
 /// f16 in, f32 out or f16 out.
 const F16: Dtypes = Dtypes::all(Dtype::F16).o(Dtype::F32).bias(Dtype::F32);
 
-fn outputs() -> Outputs {
-    Outputs::default().lse(true).kernel(ForwardKernel::Matrix)
+fn outputs() -> RunOptions {
+    RunOptions::default().lse(true).kernel(ForwardKernel::Matrix)
 }
 
 /// Whether the adapter lists matrices that the kernel takes. Where it doesn't, the kernel refuses and says so.
@@ -45,7 +45,7 @@ pub(crate) fn has_matrices() -> bool {
     listed
 }
 
-fn assert_refused(attention: &Attention, problem: &Problem, words: &str) {
+fn assert_refused(attention: &Session, problem: &Problem, words: &str) {
     match attention.kernels().wgsl(problem, &PlanOptions::default().kernel(ForwardKernel::Matrix)) {
         Err(Error::KernelRefused { kernel, reason }) => {
             assert_eq!(kernel, "matrix");
@@ -55,7 +55,7 @@ fn assert_refused(attention: &Attention, problem: &Problem, words: &str) {
     }
 }
 
-fn check(shape: Shape, mask: &str, score: &Score, dtypes: Dtypes, seed: u64) {
+fn check(shape: Shape, mask: &str, score: &ScoreModifiers, dtypes: Dtypes, seed: u64) {
     let mask: Mask = mask.parse().unwrap();
     let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtypes).score(*score);
     let mut operands = Operands::random(&shape, seed);
@@ -78,7 +78,7 @@ fn every_length_and_mask() {
     if !has_matrices() {
         return;
     }
-    let none = Score::default();
+    let none = ScoreModifiers::default();
     for (seed, (seq_len_q, seq_len_kv)) in
         (0..).zip([(1, 1), (3, 15), (17, 3), (64, 32), (65, 33), (127, 113), (113, 129), (203, 1)])
     {
@@ -100,7 +100,7 @@ fn every_width() {
         (0..).zip([(15, 33, Dtype::F16), (100, 20, Dtype::F32), (128, 128, Dtype::F16)])
     {
         let shape = Shape::new(1, 2, 45, head_dim).seq_len_kv(71).head_dim_v(head_dim_v);
-        check(shape, "causal & key_lengths", &Score::default(), F16.o(o), seed);
+        check(shape, "causal & key_lengths", &ScoreModifiers::default(), F16.o(o), seed);
     }
 }
 
@@ -109,7 +109,7 @@ fn modified_scores() {
     if !has_matrices() {
         return;
     }
-    let score = Score::default().softcap(20.0).bias(true).alibi(true).sinks(true);
+    let score = ScoreModifiers::default().softcap(20.0).bias(true).alibi(true).sinks(true);
     check(Shape::new(1, 2, 70, 64).seq_len_kv(45), "window(20,3)", &score, F16, 5);
 }
 
@@ -154,7 +154,7 @@ fn refusals_name_their_reason() {
     let wide = Problem::new(Shape::new(1, 1, 64, 129)).dtypes(F16);
     assert_refused(&WITH_MATRICES, &wide, "up to 128, here it is 129");
     // No list, no kernel: a device doesn't tell which matrices it multiplies.
-    let unlisted = Attention::from_device(WITH_MATRICES.device(), WITH_MATRICES.queue());
+    let unlisted = Session::from_device(WITH_MATRICES.device(), WITH_MATRICES.queue());
     assert_refused(&unlisted, &problem, "the adapter's list");
     let options = KernelOptions::default().matrices(vec![wgpu::CooperativeMatrixProperties {
         m_size: 16,

@@ -3,7 +3,7 @@
 use wgpu_attention::plan::MergePlan;
 use wgpu_attention::tensor::{Dtypes, Strides};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Dtype, Layout, Mask, MaskBuffers, Output, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, Dtype, Layout, Mask, Output, Problem, Shape,
     reference,
 };
 
@@ -53,7 +53,7 @@ fn merged(problem: &Problem, operands: &Operands, bounds: &[usize]) -> Output {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: MaskBuffers::new(),
+            mask: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };
@@ -132,7 +132,7 @@ fn a_shared_prefix() {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: MaskBuffers::new(),
+            mask: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };

@@ -55,7 +55,7 @@ fn a_permuted_batch_gives_a_permuted_result() {
         let (first, second) = values.split_at(values.len() / 2);
         [second, first].concat()
     };
-    let lengths = |lengths: [i32; 2]| wgpu_attention::MaskData::new().key_lengths(lengths);
+    let lengths = |lengths: [i32; 2]| wgpu_attention::AuxData::new().key_lengths(lengths);
     let straight = Operands { mask: lengths([13, 27]), ..Operands::random(&shape, 3) };
     let swapped = Operands {
         q: swap(&operands.q),

@@ -4,7 +4,7 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use wgpu_attention::tensor::Dtypes;
-use wgpu_attention::{Inputs, MaskData, Score, Shape};
+use wgpu_attention::{AuxData, Inputs, ScoreModifiers, Shape};
 
 /// Every leaf and operator.
 pub(crate) const MASKS: &[&str] = &[
@@ -36,7 +36,7 @@ pub(crate) struct Operands {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,
     pub(crate) v: Vec<f32>,
-    pub(crate) mask: MaskData,
+    pub(crate) mask: AuxData,
 }
 
 impl Operands {
@@ -69,7 +69,7 @@ pub(crate) fn stored(mut operands: Operands, dtypes: Dtypes) -> Operands {
 }
 
 /// Data for every mask: lengths from 0 to all, documents in runs, padding and dense bits at random.
-pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
+pub(crate) fn mask_data(shape: &Shape, seed: u64) -> AuxData {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x6d61_736b);
     let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
     let length = |rng: &mut Xoshiro256PlusPlus| rng.random_range(0..=seq_len_kv) as i32;
@@ -86,7 +86,7 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
         .flat_map(|_| 0..seq_len_q as i32)
         .map(|own| if own == 0 { -1 } else { rng.random_range(-1..own) })
         .collect();
-    MaskData::new()
+    AuxData::new()
         .key_lengths(key_lengths)
         .prefix_lengths(prefix_lengths)
         .key_padding((0..keys).map(|_| rng.random_bool(0.8)).collect::<Vec<_>>())
@@ -111,12 +111,12 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> MaskData {
 }
 
 /// Every modifier of scores alone, then all together.
-pub(crate) const SCORES: [Score; 5] = [
-    Score::new().softcap(20.0),
-    Score::new().bias(true),
-    Score::new().alibi(true),
-    Score::new().sinks(true),
-    Score::new().softcap(50.0).bias(true).alibi(true).sinks(true),
+pub(crate) const SCORES: [ScoreModifiers; 5] = [
+    ScoreModifiers::new().softcap(20.0),
+    ScoreModifiers::new().bias(true),
+    ScoreModifiers::new().alibi(true),
+    ScoreModifiers::new().sinks(true),
+    ScoreModifiers::new().softcap(50.0).bias(true).alibi(true).sinks(true),
 ];
 
 /// Data of the score modifiers.
@@ -144,7 +144,7 @@ impl ScoreData {
     }
 
     /// The same, added to a mask's data.
-    pub(crate) fn add_to(&self, shape: &Shape, data: MaskData) -> MaskData {
+    pub(crate) fn add_to(&self, shape: &Shape, data: AuxData) -> AuxData {
         let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
         data.bias([batch, num_heads, seq_len_q, seq_len_kv], self.bias.iter().copied())
             .alibi_slopes(self.slopes.iter().copied())

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use wgpu_attention::files::TensorFile;
 use wgpu_attention::plan::BackwardOptions;
-use wgpu_attention::wgsl::Custom;
-use wgpu_attention::{Inputs, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score};
+use wgpu_attention::wgsl::WgslFunction;
+use wgpu_attention::{
+    AuxData, Inputs, Layout, Mask, Problem, RunOptions, ScoreModifiers, Upstream,
+};
 
 use crate::fixture::ATTENTION;
 use crate::tolerance::{assert_close, assert_gradient_close};
@@ -17,18 +19,18 @@ use crate::tolerance::{assert_close, assert_gradient_close};
 struct Case {
     name: &'static str,
     mask: &'static str,
-    score: Score,
+    score: ScoreModifiers,
     scale: Option<f32>,
 }
 
-const PLAIN: Score = Score::new();
-const BIAS: Score = PLAIN.bias(true);
+const PLAIN: ScoreModifiers = ScoreModifiers::new();
+const BIAS: ScoreModifiers = PLAIN.bias(true);
 
 const fn case(name: &'static str, mask: &'static str) -> Case {
     Case { name, mask, score: PLAIN, scale: None }
 }
 
-const fn scored(name: &'static str, mask: &'static str, score: Score) -> Case {
+const fn scored(name: &'static str, mask: &'static str, score: ScoreModifiers) -> Case {
     Case { name, mask, score, scale: None }
 }
 
@@ -83,9 +85,9 @@ fn check(case: &Case) {
         None => problem,
     };
     let data = file.input_data(&problem, None).unwrap();
-    let problem: Problem = problem.data_shape(data.shape());
+    let problem: Problem = problem.aux_shape(data.shape());
     // The best kernel alone: that they agree among themselves is tested elsewhere.
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
     compare(case, &file, "o", &output.o);
     if file.dims("dout").is_some() {
@@ -99,7 +101,7 @@ fn check(case: &Case) {
 /// What autograd makes of dout, where it was recorded.
 fn check_gradients(case: &Case, file: &TensorFile, problem: &Problem, inputs: &Inputs<'_>) {
     let dout = file.read_f32("dout").unwrap().values;
-    let upstream = OutputGradients::new(&dout);
+    let upstream = Upstream::new(&dout);
     let options = BackwardOptions::default();
     let found = ATTENTION.gradients_blocking(problem, inputs, &upstream, &options).unwrap();
     for (gradient, found) in
@@ -126,10 +128,10 @@ fn pytorch_agrees() {
 /// What PyTorch takes as a Python function, in WGSL: the page's last section.
 #[test]
 fn functions_of_ones_own_agree() {
-    let keep = Custom::new(
+    let keep = WgslFunction::new(
         "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return q_idx >= kv_idx; }",
     );
-    let score_mod = Custom::new(
+    let score_mod = WgslFunction::new(
         "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
              return score + (f32(kv_idx) - f32(q_idx)) * alibi_slopes(h);
          }",
@@ -138,13 +140,13 @@ fn functions_of_ones_own_agree() {
         let file = TensorFile::open(folder().join(format!("{name}.safetensors"))).unwrap();
         let operands = file.operands(Layout::Bhsd).unwrap();
         let mut problem = operands.problem(Mask::Wgsl(keep.clone().unwrap()));
-        let mut data = MaskData::new();
+        let mut data = AuxData::new();
         if scored {
             let function = file.with_buffers(score_mod.clone().unwrap()).unwrap();
             data = file.custom_data(&function, data).unwrap();
             problem = problem.score_mod(function);
         }
-        let outputs = Outputs::default().lse(true);
+        let outputs = RunOptions::default().lse(true);
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
         compare(&case(name, "wgsl"), &file, "o", &output.o);
         compare(&case(name, "wgsl"), &file, "lse", &output.lse);

@@ -2,7 +2,7 @@
 
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
 use wgpu_attention::plan::BackwardOptions;
-use wgpu_attention::{Attention, Mask, OutputGradients, Outputs, Problem, Shape};
+use wgpu_attention::{Mask, Problem, RunOptions, Session, Shape, Upstream};
 
 use crate::fixture::{ATTENTION, Operands, serving};
 
@@ -24,7 +24,7 @@ struct LeftOvers {
 }
 
 impl LeftOvers {
-    fn new(attention: &Attention) -> Self {
+    fn new(attention: &Session) -> Self {
         let device = attention.device();
         let words = device.limits().max_compute_workgroup_storage_size.min(16 << 10) / 4;
         let text = format!(
@@ -126,7 +126,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 fn forward(problem: &Problem, operands: &Operands, kernel: ForwardKernel, splits: Option<usize>) {
     let left_overs = LeftOvers::new(&ATTENTION);
-    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(splits);
+    let outputs = RunOptions::default().lse(true).kernel(kernel).num_splits(splits);
     repeat(&format!("{kernel}, {splits:?} splits"), &left_overs, || {
         let output = ATTENTION.run_blocking(problem, &operands.inputs(), &outputs).unwrap();
         assert!(output.o.iter().all(|x| x.is_finite()), "{kernel}: a NaN was left over");
@@ -169,7 +169,7 @@ fn decode_passes_in_parts_give_the_same_bits() {
 #[test]
 fn backward_passes_give_the_same_bits() {
     let (problem, operands) = problem(41, "causal");
-    let problem = problem.score(wgpu_attention::Score::default().sinks(true));
+    let problem = problem.score(wgpu_attention::ScoreModifiers::default().sinks(true));
     let data = operands.mask.clone().sinks([0.5, -1.0, 2.0, 0.0]);
     let operands = Operands { mask: data, ..operands };
     let left_overs = LeftOvers::new(&ATTENTION);
@@ -180,7 +180,7 @@ fn backward_passes_give_the_same_bits() {
     for kernel in BackwardKernel::ALL {
         let options = BackwardOptions::default().kernel(kernel);
         let call = || {
-            let upstream = OutputGradients::new(&dout);
+            let upstream = Upstream::new(&dout);
             ATTENTION.gradients_blocking(&problem, &operands.inputs(), &upstream, &options)
         };
         if call().is_err() {

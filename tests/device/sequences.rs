@@ -8,8 +8,8 @@ use wgpu_attention::mask::{Evaluator, TileClass, TileGrid};
 use wgpu_attention::plan::{MaskFormat, PlanOptions, ScoreTensor, TileOptions};
 use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Layout, Mask, MaskBuffers, MaskData, MaskInput, Outputs,
-    Problem, Score, Shape, reference,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, AuxTensor, Layout, Mask, Problem,
+    RunOptions, ScoreModifiers, Shape, reference,
 };
 
 use crate::bad_input::assert_says;
@@ -44,7 +44,7 @@ pub(crate) const FORMS: &[(QuerySequences, KeySequences)] = &[
 pub(crate) struct Batch {
     pub(crate) shape: Shape,
     layout: Layout,
-    pub(crate) data: MaskData,
+    pub(crate) data: AuxData,
     /// Of each sequence, `[heads, its own length, dim]`.
     pub(crate) alone: Vec<Operands>,
     q_rows: Vec<Vec<[usize; 2]>>,
@@ -331,7 +331,7 @@ fn every_mask_holds_for_sequences_of_any_lengths() {
 fn data_and_scores_count_from_each_sequence() {
     let (q, kv) = FORMS[4];
     let batch = Batch::new(q, kv, Layout::Bhsd);
-    let score = Score::default().bias(true).alibi(true).sinks(true);
+    let score = ScoreModifiers::default().bias(true).alibi(true).sinks(true);
     let scores = ScoreData::random(&batch.shape, 9);
     let dense = batch.shape.sequences(Sequences::default());
     let data = scores.add_to(&dense, batch.data.clone());
@@ -339,7 +339,7 @@ fn data_and_scores_count_from_each_sequence() {
     let problem = batch
         .problem("self_only_if_alone(causal & documents) | buckets & prefix")
         .score(score)
-        .data_shape(operands.mask.shape());
+        .aux_shape(operands.mask.shape());
     let truth = reference::attention(&problem, &operands.inputs()).unwrap();
     let near = |what: &str, found: &[f32], expected: &[f64], allowed: f64| {
         assert_eq!(found.len(), expected.len(), "{what}");
@@ -353,7 +353,7 @@ fn data_and_scores_count_from_each_sequence() {
     };
     for kernel in kernels(&problem) {
         let outputs =
-            Outputs::default().lse(true).kernel(kernel).tensors(ScoreTensor::ALL.to_vec());
+            RunOptions::default().lse(true).kernel(kernel).tensors(ScoreTensor::ALL.to_vec());
         let output = ATTENTION.run_blocking(&problem, &operands.inputs(), &outputs).unwrap();
         near("o", &output.o, &truth.o, WEIGHTS_ERROR);
         near("lse", &output.lse, &truth.lse, SCORES_ERROR);
@@ -365,12 +365,12 @@ fn data_and_scores_count_from_each_sequence() {
 
 #[test]
 fn data_that_contradicts_itself_is_refused() {
-    let says = |at: usize, change: fn(MaskData) -> MaskData, parts: &[&str]| {
+    let says = |at: usize, change: fn(AuxData) -> AuxData, parts: &[&str]| {
         let (q, kv) = FORMS[at];
         let batch = Batch::new(q, kv, Layout::Bhsd);
         let operands = Operands { mask: change(batch.data.clone()), ..batch.operands() };
         let problem = batch.problem("causal");
-        let error = ATTENTION.run_blocking(&problem, &operands.inputs(), &Outputs::default());
+        let error = ATTENTION.run_blocking(&problem, &operands.inputs(), &RunOptions::default());
         assert_says(&error.unwrap_err(), parts);
         assert_says(&reference::attention(&problem, &operands.inputs()).unwrap_err(), parts);
     };
@@ -409,7 +409,7 @@ fn shapes_of_sequences_are_validated() {
 /// Data that the host doesn't see: where some of it is wrong nothing is written, and the fault can be read.
 #[test]
 fn faults_on_the_device_are_caught_and_told() {
-    let fault = |at: usize, change: &[(MaskInput, &[i32])], kernel: ForwardKernel| {
+    let fault = |at: usize, change: &[(AuxTensor, &[i32])], kernel: ForwardKernel| {
         let (q, kv) = FORMS[at];
         let batch = Batch::new(q, kv, Layout::Bhsd);
         let operands = batch.operands();
@@ -444,7 +444,7 @@ fn faults_on_the_device_are_caught_and_told() {
             .collect();
         let mask = inputs
             .iter()
-            .fold(MaskBuffers::new(), |mask, (input, buffer)| mask.with(*input, buffer.slice(..)));
+            .fold(AuxBuffers::new(), |mask, (input, buffer)| mask.with(*input, buffer.slice(..)));
         let unwritten = |elements: usize| upload(&vec![0xab; elements * 4]);
         let (o, lse) = (unwritten(operands.q.len()), unwritten(batch.shape.lse_len().unwrap()));
         let word = device.create_buffer(&wgpu::BufferDescriptor {
@@ -479,19 +479,19 @@ fn faults_on_the_device_are_caught_and_told() {
         }
         fault(0, &[], kernel).unwrap();
         let starts = [0, 5, 3, 9, i32::MAX, -1, 90, 96];
-        let error = fault(0, &[(MaskInput::QStarts, &starts)], kernel).unwrap_err();
+        let error = fault(0, &[(AuxTensor::QStarts, &starts)], kernel).unwrap_err();
         assert_says(&error, &["q_starts[1] and [2]", "0 to 40", "96 rows"]);
-        let error = fault(0, &[(MaskInput::KvStarts, &starts)], kernel).unwrap_err();
+        let error = fault(0, &[(AuxTensor::KvStarts, &starts)], kernel).unwrap_err();
         assert_says(&error, &["kv_starts[1]"]);
         let error =
-            fault(1, &[(MaskInput::QLengths, &[1, 41, -1, 1, 1, 1, 1])], kernel).unwrap_err();
+            fault(1, &[(AuxTensor::QLengths, &[1, 41, -1, 1, 1, 1, 1])], kernel).unwrap_err();
         assert_says(&error, &["q_lengths[1]", "seq_len_q = 40"]);
         let tables = [i32::MAX; 42];
         let lengths = [0, 0, 9, 65, 1, 1, 1];
-        let faulty = [(MaskInput::KvLengths, &lengths[..]), (MaskInput::BlockTables, &tables[..])];
+        let faulty = [(AuxTensor::KvLengths, &lengths[..]), (AuxTensor::BlockTables, &tables[..])];
         let error = fault(4, &faulty, kernel).unwrap_err();
         assert_says(&error, &["block_tables[2]", "below 23"]);
-        let error = fault(3, &[(MaskInput::KvLengths, &[-1; 7])], kernel).unwrap_err();
+        let error = fault(3, &[(AuxTensor::KvLengths, &[-1; 7])], kernel).unwrap_err();
         assert_says(&error, &["kv_lengths[0]"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Every tolerance, and the naive computation that they are measured in.
 
 use wgpu_attention::mask::Evaluator;
-use wgpu_attention::{Dtype, Gradients, Inputs, OutputGradients, Problem, Score};
+use wgpu_attention::{Dtype, Gradients, Inputs, Problem, ScoreModifiers, Upstream};
 
 use crate::operands::ScoreData;
 
@@ -106,7 +106,14 @@ pub(crate) struct Naive {
 
 /// The naive f32 computation of a problem without score modifiers on dense `[batch, heads, seq, dim]` tensors.
 pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inputs<'_>) -> Naive {
-    naive_modified(problem, mask, inputs, &Score::default(), &ScoreData::default(), Dtype::F32)
+    naive_modified(
+        problem,
+        mask,
+        inputs,
+        &ScoreModifiers::default(),
+        &ScoreData::default(),
+        Dtype::F32,
+    )
 }
 
 /// The naive computation of a problem on dense `[batch, heads, seq, dim]` tensors, with scores, weights and outputs of
@@ -115,7 +122,7 @@ pub(crate) fn naive_modified(
     problem: &Problem,
     mask: &wgpu_attention::Mask,
     inputs: &Inputs<'_>,
-    score: &Score,
+    score: &ScoreModifiers,
     data: &ScoreData,
     dtype: Dtype,
 ) -> Naive {
@@ -193,9 +200,9 @@ pub(crate) fn naive_gradients(
     problem: &Problem,
     mask: &wgpu_attention::Mask,
     inputs: &Inputs<'_>,
-    upstream: &OutputGradients<'_>,
+    upstream: &Upstream<'_>,
 ) -> Gradients {
-    let none = (Score::default(), ScoreData::default());
+    let none = (ScoreModifiers::default(), ScoreData::default());
     naive_gradients_modified(problem, mask, inputs, upstream, &none.0, &none.1, Dtype::F32)
 }
 
@@ -205,8 +212,8 @@ pub(crate) fn naive_gradients_modified(
     problem: &Problem,
     mask: &wgpu_attention::Mask,
     inputs: &Inputs<'_>,
-    upstream: &OutputGradients<'_>,
-    score: &Score,
+    upstream: &Upstream<'_>,
+    score: &ScoreModifiers,
     data: &ScoreData,
     dtype: Dtype,
 ) -> Gradients {

@@ -4,7 +4,7 @@ use arbitrary::{Result, Unstructured};
 use wgpu_attention::mask::{Evaluator, Random, TileGrid};
 use wgpu_attention::plan::{InspectPlan, MaskFormat, MaskPlan, TileOptions, TilePlan};
 use wgpu_attention::{
-    AttentionPlan, BackwardPlan, Inputs, Mask, MaskData, Problem, Shape, reference,
+    AttentionPlan, AuxData, BackwardPlan, Inputs, Mask, Problem, Shape, reference,
 };
 
 use super::device::{kernels, made_or_refused};
@@ -28,7 +28,7 @@ struct Case {
     mask: Mask,
     text: String,
     shape: Shape,
-    data: MaskData,
+    data: AuxData,
     /// Which kind of plan is made. Most numbers are none, since a plan takes a hundred times as long as the rest.
     plan: u8,
 }
@@ -41,18 +41,13 @@ fn case(u: &mut Unstructured<'_>) -> Result<Case> {
         Shape::new(u.int_in_range(1..=2)?, heads, u.int_in_range(1..=19)?, u.int_in_range(1..=5)?)
             .num_kv_heads(kv_heads)
             .seq_len_kv(u.int_in_range(1..=19)?);
-    let mut data = MaskData::new();
+    let mut data = AuxData::new();
     let mask = mask(u, 4, &shape, &mut data)?;
     Ok(Case { text: mask.to_string(), mask, shape, data, plan })
 }
 
 /// An expression, and in `data` what it reads.
-fn mask(
-    u: &mut Unstructured<'_>,
-    depth: usize,
-    shape: &Shape,
-    data: &mut MaskData,
-) -> Result<Mask> {
+fn mask(u: &mut Unstructured<'_>, depth: usize, shape: &Shape, data: &mut AuxData) -> Result<Mask> {
     if depth == 0 || u.ratio(21, 29)? {
         return leaf(u, shape, data);
     }
@@ -68,7 +63,7 @@ fn mask(
 
 /// Any leaf, mostly with arguments and data that fit the shape, so that what is refused doesn't hide the rest. Leaves of one
 /// kind share their data, or have data of their own.
-fn leaf(u: &mut Unstructured<'_>, shape: &Shape, data: &mut MaskData) -> Result<Mask> {
+fn leaf(u: &mut Unstructured<'_>, shape: &Shape, data: &mut AuxData) -> Result<Mask> {
     let kinds: Vec<_> = Mask::leaves().collect();
     let kind = u.choose(&kinds)?;
     let surplus = usize::from(u.ratio(1, 64)?);
@@ -116,7 +111,7 @@ fn on_the_cpu(case: &Case) -> bool {
     let (q, k) =
         (&zeros[..shape.q_len().expect("as before")], &zeros[..shape.k_len().expect("as before")]);
     let v: Vec<f32> = (0..shape.v_len().expect("as before")).map(|at| value(at) as f32).collect();
-    let problem = Problem::new(*shape).mask(mask.clone()).data_shape(data.shape());
+    let problem = Problem::new(*shape).mask(mask.clone()).aux_shape(data.shape());
     let attended = reference::attention(&problem, &Inputs::new(q, k, &v).mask(data))
         .expect("the evaluator took it");
     let mut row = 0;
@@ -170,7 +165,7 @@ fn on_the_device(case: &Case) -> Option<bool> {
         return None;
     }
     let kernels = kernels();
-    let problem = Problem::new(case.shape).mask(case.mask.clone()).data_shape(case.data.shape());
+    let problem = Problem::new(case.shape).mask(case.mask.clone()).aux_shape(case.data.shape());
     Some(match case.plan {
         0 => made_or_refused(MaskPlan::new(&kernels, &problem, MaskFormat::Bits)).is_some(),
         1 => {

@@ -1,12 +1,12 @@
 use wgpu_attention::Mask;
-use wgpu_attention::wgsl::Custom;
+use wgpu_attention::wgsl::WgslFunction;
 
 /// Any text as a mask: a mask that prints as a text of its own, or an error that points into the text.
 pub fn mask_text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let custom = Custom::new("").expect("an empty text holds nothing that is refused");
+    let custom = WgslFunction::new("").expect("an empty text holds nothing that is refused");
     let plain = text.parse::<Mask>();
     let with_function = Mask::parse_with(text, custom.clone());
     for parsed in [&plain, &with_function] {

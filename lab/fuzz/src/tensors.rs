@@ -1,7 +1,7 @@
 use arbitrary::{Result, Unstructured};
 use wgpu_attention::files::{Tensor, TensorFile, TensorWriter};
 use wgpu_attention::mask::Evaluator;
-use wgpu_attention::wgsl::Custom;
+use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{Error, Layout, Mask, Shape};
 
 /// Masks that read every tensor there is a name for.
@@ -144,7 +144,7 @@ fn read(bytes: Vec<u8>) {
     written_and_read_again(&file, &writer);
     let _ = (file.tokens(), file.metadata("pad_id"));
     let function =
-        Custom::new("fn keep() { slopes(1); ids(1); dense(1); }").expect("functions alone");
+        WgslFunction::new("fn keep() { slopes(1); ids(1); dense(1); }").expect("functions alone");
     if let Ok(function) = file.with_buffers(function) {
         file.custom_data(&function, Default::default()).expect("its buffers are the file's");
     }

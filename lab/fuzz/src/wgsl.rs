@@ -1,5 +1,5 @@
 use wgpu_attention::plan::{MaskFormat, MaskPlan};
-use wgpu_attention::wgsl::{Custom, CustomType};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
 use wgpu_attention::{AttentionPlan, Mask, Problem, Shape};
 
 use super::device::{kernels, made_or_refused};
@@ -9,11 +9,11 @@ pub fn wgsl(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let Ok(custom) = Custom::new(text) else {
+    let Ok(custom) = WgslFunction::new(text) else {
         return;
     };
     let buffers =
-        [("slopes", CustomType::F32), ("limit", CustomType::U32), ("ids", CustomType::I32)];
+        [("slopes", WgslBuffer::F32), ("limit", WgslBuffer::U32), ("ids", WgslBuffer::I32)];
     let custom = buffers.into_iter().fold(custom, |custom, (name, element)| {
         custom.buffer(name, element, 3).expect("names and lengths are right")
     });

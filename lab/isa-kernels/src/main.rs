@@ -12,7 +12,7 @@ use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{BackwardOptions, PlanOptions};
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    Attention, AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem,
+    AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem, Session,
     Shape,
 };
 
@@ -109,7 +109,7 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     let device = DeviceOptions::default().matrices(true);
-    let attention = Attention::open_blocking(&device)?;
+    let attention = Session::open_blocking(&device)?;
     let adapter = pollster::block_on(wgpu_attention::device::adapters()).into_iter().next();
     let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
     let filter = options.filter.unwrap_or_default();

@@ -12,7 +12,7 @@ use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::measure::{Clock, Contender, Effort, Peaks, Samples, Workload, in_turns};
 use wgpu_attention::picture::{Bar, Bars};
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::{Attention, AttentionPlan, Dtype, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AttentionPlan, AuxData, Dtype, Mask, Problem, Session, Shape};
 
 /// Time the forward pass on a device, as a share of what the device can do.
 ///
@@ -109,7 +109,7 @@ struct Case {
     problem: Problem,
     mask: String,
     dtype: Dtype,
-    data: MaskData,
+    data: AuxData,
 }
 
 /// What came out for one kernel.
@@ -127,7 +127,7 @@ struct Line {
 
 /// What is timed, and where.
 struct Bench {
-    attention: Attention,
+    attention: Session,
     clock: Clock,
     peaks: Peaks,
     effort: Effort,
@@ -206,7 +206,7 @@ fn cases(arguments: &Arguments) -> anyhow::Result<Vec<Case>> {
         true => vec![Dtype::F32],
         false => arguments.dtypes.iter().map(|&name| name.into()).collect(),
     };
-    let problems: Vec<(Shape, Mask, MaskData)> = if arguments.shapes.is_empty() {
+    let problems: Vec<(Shape, Mask, AuxData)> = if arguments.shapes.is_empty() {
         standard_set()?
     } else {
         let file = arguments.data.as_ref().map(TensorFile::open).transpose()?;
@@ -228,7 +228,7 @@ fn cases(arguments: &Arguments) -> anyhow::Result<Vec<Case>> {
         for &dtype in &dtypes {
             let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
             // Bad sizes are found before anything is timed.
-            problem.clone().data_shape(data.shape()).validate()?;
+            problem.clone().aux_shape(data.shape()).validate()?;
             cases.push(Case { problem, mask: mask.to_string(), dtype, data: data.clone() });
         }
     }
@@ -236,10 +236,10 @@ fn cases(arguments: &Arguments) -> anyhow::Result<Vec<Case>> {
 }
 
 /// Short and long sequences, full, causal and padded, grouped heads, and the two usual head sizes.
-pub(crate) fn standard_set() -> anyhow::Result<Vec<(Shape, Mask, MaskData)>> {
+pub(crate) fn standard_set() -> anyhow::Result<Vec<(Shape, Mask, AuxData)>> {
     let self_attention = Shape::new;
-    let lengths = MaskData::new().key_lengths([512, 384, 256, 64]);
-    let none = MaskData::new;
+    let lengths = AuxData::new().key_lengths([512, 384, 256, 64]);
+    let none = AuxData::new;
     let causal = Mask::causal;
     Ok(vec![
         (self_attention(1, 8, 512, 64), Mask::All, none()),
@@ -259,12 +259,12 @@ fn data(
     file: Option<&TensorFile>,
     mask: &Mask,
     shape: &Shape,
-) -> anyhow::Result<MaskData> {
+) -> anyhow::Result<AuxData> {
     match (file, &arguments.key_lengths) {
         (Some(file), _) => Ok(file.mask_data(mask, shape, arguments.pad_id)?),
-        (None, Some(lengths)) => Ok(MaskData::new().key_lengths(lengths.iter().copied())),
+        (None, Some(lengths)) => Ok(AuxData::new().key_lengths(lengths.iter().copied())),
         (None, None) => match mask.inputs().first() {
-            None => Ok(MaskData::new()),
+            None => Ok(AuxData::new()),
             Some(input) => bail!(
                 "the mask names {input}: give the file that holds it with --data FILE.safetensors, or lengths of \
                  keys with --key-lengths"

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use wgpu::Features;
-use wgpu_attention::{Attention, Problem, Shape};
+use wgpu_attention::{Problem, Session, Shape};
 
 /// The head sizes for which the choice of kernels is shown.
 const HEAD_DIMS: [usize; 4] = [32, 64, 128, 256];
@@ -12,7 +12,7 @@ pub(crate) fn list() -> anyhow::Result<()> {
     let adapters = pollster::block_on(wgpu_attention::device::adapters());
     if adapters.is_empty() {
         // Opening says what to do about it.
-        Attention::open_blocking(&Default::default())?;
+        Session::open_blocking(&Default::default())?;
     }
     crate::print(|out| {
         adapters.iter().enumerate().try_for_each(|(index, adapter)| describe(out, index, adapter))
@@ -27,7 +27,7 @@ fn describe(out: &mut dyn Write, index: usize, adapter: &wgpu::Adapter) -> io::R
     writeln!(out, "  driver:   {}", format!("{} {}", info.driver, info.driver_info).trim())?;
     writeln!(out, "  features: {}", features(adapter.features(), &info))?;
     writeln!(out, "  limits:   {}", limits(&adapter.limits()))?;
-    match pollster::block_on(Attention::from_adapter(adapter)) {
+    match pollster::block_on(Session::from_adapter(adapter)) {
         Err(error) => writeln!(out, "  kernels:  none, for {error}"),
         Ok(attention) => HEAD_DIMS.into_iter().try_for_each(|head_dim| {
             let problem = Problem::new(Shape::new(1, 8, 1024, head_dim));

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use wgpu_attention::kernel::ForwardKernel;
-use wgpu_attention::{Attention, Layout, Mask, Shape};
+use wgpu_attention::{Layout, Mask, Session, Shape};
 
 /// What masks are made of, for help.
 const MASKS: Masks = Masks;
@@ -113,9 +113,9 @@ struct Device {
 }
 
 impl Device {
-    fn open(&self) -> wgpu_attention::Result<Attention> {
+    fn open(&self) -> wgpu_attention::Result<Session> {
         let options = self.device.as_deref().map(device_choice::parse).unwrap_or_default();
-        Attention::open_blocking(&options)
+        Session::open_blocking(&options)
     }
 }
 

@@ -10,7 +10,7 @@ use wgpu_attention::files::TensorFile;
 use wgpu_attention::mask::{TileClass, TileGrid};
 use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::{MaskFormat, MaskTensor, TileClasses, TileOptions};
-use wgpu_attention::{Attention, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AuxData, Mask, Problem, Session, Shape};
 
 /// Write a mask out, made on the device.
 ///
@@ -121,7 +121,7 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
             let shape = file.mask_shape(&mask, seq, seq_kv)?;
             (shape, file.mask_data(&mask, &shape, arguments.pad_id)?)
         }
-        (None, None) => (Shape::new(1, 1, seq, 1).seq_len_kv(seq_kv), MaskData::new()),
+        (None, None) => (Shape::new(1, 1, seq, 1).seq_len_kv(seq_kv), AuxData::new()),
         (None, Some(input)) => bail!(
             "the mask names {input}: give the file that holds it with --data FILE.safetensors"
         ),
@@ -178,9 +178,9 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
 /// The classes of tiles of the size that is asked for, the rest of it being the kernel's own.
 fn tile_classes(
     arguments: &Arguments,
-    attention: &Attention,
+    attention: &Session,
     problem: &Problem,
-    data: &MaskData,
+    data: &AuxData,
 ) -> anyhow::Result<TileClasses> {
     let own = attention.tile_classes_blocking(problem, data, &Default::default())?;
     let grid = TileGrid {

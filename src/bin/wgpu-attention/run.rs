@@ -11,7 +11,8 @@ use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::plan::{BackwardOptions, PlanOptions, ScoreTensor};
 use wgpu_attention::{
-    Attention, AttentionPlan, MaskData, MaskInput, Output, OutputGradients, Outputs, Problem, Score,
+    AttentionPlan, AuxData, AuxTensor, Output, Problem, RunOptions, ScoreModifiers, Session,
+    Upstream,
 };
 
 /// Run attention over the q, k and v of a file, and write what comes out to another.
@@ -172,7 +173,7 @@ fn problem(
     arguments: &Arguments,
     file: &TensorFile,
     operands: &Operands,
-) -> anyhow::Result<(Problem, MaskData)> {
+) -> anyhow::Result<(Problem, AuxData)> {
     let read = |path: &PathBuf| function::read(path, Some(file));
     let keep = arguments.wgsl_mask.as_ref().map(read).transpose()?;
     let score_mod = arguments.wgsl_score.as_ref().map(read).transpose()?;
@@ -194,16 +195,16 @@ fn problem(
     if let Some(scale) = arguments.scale {
         problem = problem.scale(scale);
     }
-    Ok((problem.data_shape(data.shape()), data))
+    Ok((problem.aux_shape(data.shape()), data))
 }
 
 /// What is done to the scores: what is given, and what the file has data for.
-fn score(file: &TensorFile, softcap: Option<f32>) -> Score {
-    let has = |input: MaskInput| file.dims(&input.name()).is_some();
-    let mut score = Score::default()
-        .bias(has(MaskInput::Bias))
-        .alibi(has(MaskInput::AlibiSlopes))
-        .sinks(has(MaskInput::Sinks));
+fn score(file: &TensorFile, softcap: Option<f32>) -> ScoreModifiers {
+    let has = |input: AuxTensor| file.dims(&input.name()).is_some();
+    let mut score = ScoreModifiers::default()
+        .bias(has(AuxTensor::Bias))
+        .alibi(has(AuxTensor::AlibiSlopes))
+        .sinks(has(AuxTensor::Sinks));
     score.softcap = softcap;
     score
 }
@@ -220,9 +221,9 @@ fn gradients(
     names: &[OutputName],
     file: &TensorFile,
     operands: &Operands,
-    attention: &Attention,
+    attention: &Session,
     problem: &Problem,
-    data: &MaskData,
+    data: &AuxData,
 ) -> anyhow::Result<Vec<Gradient>> {
     let mut wanted: Vec<[&'static str; 2]> =
         names.iter().filter_map(|name| name.gradient()).collect();
@@ -251,7 +252,7 @@ fn gradients(
         Some(_) => Some(read("dlse", &[shape.batch, shape.num_heads, shape.seq_len_q])?),
         None => None,
     };
-    let mut upstream = OutputGradients::new(&dout);
+    let mut upstream = Upstream::new(&dout);
     upstream.dlse = dlse.as_deref();
     let inputs = operands.inputs(data);
     let options = BackwardOptions::default();
@@ -269,20 +270,23 @@ fn gradients(
 }
 
 /// What is asked of the library, each once.
-fn wanted(names: &[OutputName], kernel: Option<wgpu_attention::kernel::ForwardKernel>) -> Outputs {
+fn wanted(
+    names: &[OutputName],
+    kernel: Option<wgpu_attention::kernel::ForwardKernel>,
+) -> RunOptions {
     let mut tensors: Vec<ScoreTensor> = Vec::new();
     for tensor in names.iter().filter_map(|name| name.tensor()) {
         if !tensors.contains(&tensor) {
             tensors.push(tensor);
         }
     }
-    Outputs::default().lse(names.contains(&OutputName::Lse)).tensors(tensors).kernel(kernel)
+    RunOptions::default().lse(names.contains(&OutputName::Lse)).tensors(tensors).kernel(kernel)
 }
 
 fn collect(
     names: &[OutputName],
     operands: &Operands,
-    outputs: &Outputs,
+    outputs: &RunOptions,
     output: &Output,
 ) -> TensorWriter {
     let shape = &operands.shape;

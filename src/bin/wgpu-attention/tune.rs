@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wgpu_attention::kernel::KernelOptions;
 use wgpu_attention::measure::{self, Effort};
-use wgpu_attention::{AttentionPlan, Kernels, Mask, MaskData, Problem, Shape};
+use wgpu_attention::{AttentionPlan, AuxData, Kernels, Mask, Problem, Shape};
 
 use crate::bench;
 
@@ -49,12 +49,12 @@ EXAMPLES
   wgpu-attention tune --shape 1,8,8,1024,1024,64 --shape 1,8,8,1,1024,64 --mask causal --dtype f16 --out my-gpu.json";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let problems: Vec<(Problem, MaskData)> = if arguments.shapes.is_empty() {
+    let problems: Vec<(Problem, AuxData)> = if arguments.shapes.is_empty() {
         let standard = bench::standard_set()?.into_iter();
         standard.map(|(shape, mask, data)| (Problem::new(shape).mask(mask), data)).collect()
     } else {
         let mask = arguments.mask.as_deref().map(str::parse).transpose()?.unwrap_or(Mask::All);
-        let problem = |&shape: &Shape| (Problem::new(shape).mask(mask.clone()), MaskData::new());
+        let problem = |&shape: &Shape| (Problem::new(shape).mask(mask.clone()), AuxData::new());
         arguments.shapes.iter().map(problem).collect()
     };
     let problems: Vec<_> = (problems.into_iter())
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let kernels = Kernels::new(attention.device(), &options);
     let mut lines = Vec::new();
     for (problem, data) in &problems {
-        let problem = problem.clone().data_shape(data.shape());
+        let problem = problem.clone().aux_shape(data.shape());
         let table =
             AttentionPlan::new(attention.kernels(), &problem, &Default::default())?.kernel();
         let sizes = bench::sizes(problem.shape());

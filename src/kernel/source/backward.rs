@@ -1,11 +1,11 @@
 //! The kernels of the backward pass.
 
 use super::{Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
-use crate::dtype::Dtype;
 use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
 use crate::mask::emit::MaskText;
 use crate::mask::slots::SINKS_SLOT;
 use crate::score::ScoreText;
+use crate::tensor::dtype::Dtype;
 
 impl Source {
     /// The kernels of the backward pass.

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::error::{Error, Result};
 use crate::mask::emit::MaskText;
 use crate::mask::slots::{
     BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
     Q_SEQUENCES_SLOT, SINKS_SLOT,
 };
-use crate::sequences::{KeyForm, QueryForm, SequenceForms};
+use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
+use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{
     BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, RowAccess,

@@ -1,8 +1,8 @@
 //! How tensors' rows are read and written, and how they go into a cache.
 
 use super::{Fill, Source};
-use crate::dtype::Dtype;
 use crate::kernel::key::{AppendConfig, Pairing, RowAccess};
+use crate::tensor::dtype::Dtype;
 
 impl Source {
     /// `load_TENSOR4` for a tensor of that type.

@@ -1,10 +1,10 @@
 //! Modifiers of scores, and how gradients go back through them.
 
 use super::{Fill, Source};
-use crate::dtype::Dtype;
 use crate::kernel::key::RowAccess;
 use crate::mask::slots::{ALIBI_SLOT, SINKS_SLOT};
 use crate::score::ScoreText;
+use crate::tensor::dtype::Dtype;
 
 impl Source {
     /// The parts of the score modifiers, and `modified_score`, which applies them in their order.

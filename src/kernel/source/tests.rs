@@ -8,7 +8,7 @@ use crate::kernel::tiles::{DeviceTraits, candidates, variants};
 use crate::mask::Mask;
 use crate::problem::Problem;
 use crate::score::ScoreText;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 /// The kernels that append to caches, of every type and in every way.
 #[test]

@@ -5,12 +5,12 @@ use super::rows::{
     CAPACITIES, backward_row_format, dkdv_folds, dq_folds, folds, lane_row_format, lanes,
     row_capacity,
 };
-use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{
     BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
 };
 use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Problem};
+use crate::tensor::dtype::{Dtype, GradientDtypes};
 
 pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
     let (subgroup_size, rows_format) = lanes(problem, device)?;

@@ -2,12 +2,12 @@
 
 use super::device::DeviceTraits;
 use super::rows::{CAPACITIES, lanes, row_capacity, row_format};
-use crate::dtype::Dtype;
 use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
 use crate::kernel::source::SEGMENT;
 use crate::mask::tile::TileGrid;
 use crate::problem::Problem;
-use crate::shape::Strides;
+use crate::tensor::dtype::Dtype;
+use crate::tensor::shape::Strides;
 
 /// The most queries that decode kernels take.
 pub(crate) const MAX_DECODE_QUERIES: usize = 16;

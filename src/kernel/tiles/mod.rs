@@ -9,9 +9,9 @@ use super::key::{
     BackwardConfig, BackwardForm, BackwardKernel, ForwardConfig, ForwardForm, ForwardKernel,
 };
 use super::limits::Needs;
-use crate::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Problem};
+use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 
 pub(crate) use broadcast::{cell_bytes, most_cell_bytes};
 pub(crate) use decode::{MAX_SPLITS, suitable_splits};
@@ -236,7 +236,7 @@ fn backward_tiled(
 mod tests {
     use super::*;
     use crate::kernel::key::SumSteps;
-    use crate::shape::Shape;
+    use crate::tensor::shape::Shape;
 
     /// Profiles on disk hold these words: another wording needs another version of them.
     #[test]

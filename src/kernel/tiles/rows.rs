@@ -1,11 +1,11 @@
 //! What room a kernel has for rows, and how it reads them.
 
 use super::device::DeviceTraits;
-use crate::dtype::{Dtype, GradientDtypes};
 use crate::kernel::key::{RowAccess, RowFormat, RowLength};
 use crate::kernel::source::SEGMENT;
 use crate::problem::{GradientStrides, Problem};
-use crate::shape::Strides;
+use crate::tensor::dtype::{Dtype, GradientDtypes};
+use crate::tensor::shape::Strides;
 
 /// Rows of the lengths that models have get kernels with just their row_capacity, others read zeros up to the next one.
 pub(super) const CAPACITIES: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
@@ -14,7 +14,7 @@ pub(super) const CAPACITIES: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
 pub(super) fn row_capacity(length: usize, capacities: &[usize]) -> RowLength {
     let capacity = (capacities.iter().copied())
         .find(|&capacity| length <= capacity)
-        .unwrap_or(crate::shape::MAX_HEAD_DIM);
+        .unwrap_or(crate::tensor::shape::MAX_HEAD_DIM);
     RowLength { capacity, exact: capacity == length }
 }
 

@@ -2,10 +2,10 @@
 
 use super::sample::runs;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -15,14 +15,14 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `block_ids_q`, i32 `[batch, seq_len_q]`; negative in no block.
     pub const BlockIdsQ: Self = Self::named("block_ids_q");
     /// `block_ids_kv`, i32 `[batch, seq_len_kv]`; negative in no block.
     pub const BlockIdsKv: Self = Self::named("block_ids_kv");
 }
 
-impl MaskData {
+impl AuxData {
     /// `block_ids`, `[batch, seq_len]`, of queries and keys alike; negative in no block.
     #[must_use]
     pub fn block_ids(self, ids: impl IntoIterator<Item = i32>) -> Self {
@@ -37,7 +37,7 @@ impl MaskData {
         q: impl IntoIterator<Item = i32>,
         kv: impl IntoIterator<Item = i32>,
     ) -> Self {
-        self.ints(MaskInput::BlockIdsQ, q).ints(MaskInput::BlockIdsKv, kv)
+        self.ints(AuxTensor::BlockIdsQ, q).ints(AuxTensor::BlockIdsKv, kv)
     }
 }
 
@@ -66,8 +66,8 @@ impl LeafSpec for BlockBidirectional {
             TensorSpec::new(input, Element::I32, [Dim::batch(shape), of]).also_named(&["block_ids"])
         };
         vec![
-            ids(MaskInput::BlockIdsQ, Dim::queries(shape)),
-            ids(MaskInput::BlockIdsKv, Dim::keys(shape)),
+            ids(AuxTensor::BlockIdsQ, Dim::queries(shape)),
+            ids(AuxTensor::BlockIdsKv, Dim::keys(shape)),
         ]
     }
 
@@ -76,12 +76,12 @@ impl LeafSpec for BlockBidirectional {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::BlockIdsQ), Slot::Start(MaskInput::BlockIdsKv)]
+        vec![Slot::Start(AuxTensor::BlockIdsQ), Slot::Start(AuxTensor::BlockIdsKv)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        let block = cell.of_query(MaskInput::BlockIdsQ);
-        block >= 0 && block == cell.of_key(MaskInput::BlockIdsKv)
+        let block = cell.of_query(AuxTensor::BlockIdsQ);
+        block >= 0 && block == cell.of_key(AuxTensor::BlockIdsKv)
     }
 
     fn shader(&self) -> Shader {
@@ -98,11 +98,11 @@ impl LeafSpec for BlockBidirectional {
         let sentence = "The keys of the query's own block, if it lies in one (a negative id lies in none): here with \
                         `causal`, so that an image's tokens see each other.";
         let mask = Mask::BlockBidirectional | Mask::causal();
-        vec![MaskSample::new(self, mask, sentence).data(MaskData::new().block_ids(ids))]
+        vec![MaskSample::new(self, mask, sentence).data(AuxData::new().block_ids(ids))]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let q = random.runs(shape.batch, shape.seq_len_q, -1);
-        MaskData::new().block_ids_q_kv(q, random.runs(shape.batch, shape.seq_len_kv, -1))
+        AuxData::new().block_ids_q_kv(q, random.runs(shape.batch, shape.seq_len_kv, -1))
     }
 }

@@ -5,10 +5,10 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl Mask {
     /// `block_sparse(block)`: of blocks of `block` keys, those that the query's block of `block` queries lists in
@@ -16,11 +16,11 @@ impl Mask {
     /// `block` is at least 1.
     ///
     /// ```
-    /// use wgpu_attention::{Mask, MaskData, Shape};
+    /// use wgpu_attention::{Mask, AuxData, Shape};
     /// use wgpu_attention::mask::Evaluator;
     /// let shape = Shape::new(1, 1, 128, 64);
     /// // Two blocks of 64 queries: the first lists block 0, the second block 1 and no other.
-    /// let data = MaskData::new().block_indices([1, 1, 2, 2], [0, -1, 1, -1]);
+    /// let data = AuxData::new().block_indices([1, 1, 2, 2], [0, -1, 1, -1]);
     /// let mask = Mask::causal() & Mask::block_sparse(64);
     /// let mask = Evaluator::new(&mask, &data, &shape)?;
     /// assert!(mask.keep(0, 0, 64, 64) && !mask.keep(0, 0, 64, 63));
@@ -32,18 +32,18 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `block_indices`, i32 `[batch, num_heads|num_kv_heads|1, blocks of queries, blocks of a list]`: blocks of keys, or −1
     /// for none.
     pub const BlockIndices: Self = Self::named("block_indices");
 }
 
-impl MaskData {
+impl AuxData {
     /// `block_indices`, of sizes `[batch, num_heads|num_kv_heads|1, blocks of queries, blocks of a list]`: blocks of keys,
     /// or −1 for none.
     #[must_use]
     pub fn block_indices(self, dims: [usize; 4], blocks: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::BlockIndices, blocks).sized(MaskInput::BlockIndices, dims)
+        self.ints(AuxTensor::BlockIndices, blocks).sized(AuxTensor::BlockIndices, dims)
     }
 }
 
@@ -69,7 +69,7 @@ impl LeafSpec for BlockSparse {
             "block_sparse(BLOCK)",
             "of blocks of BLOCK keys, those that the query's block of BLOCK queries lists:\n\
              i32 block_indices [batch, heads or kv heads or 1, blocks of queries, blocks of a list],\n\
-             -1 for none (Native Sparse Attention, MoBA)",
+             -1 for none (Native Sparse Session, MoBA)",
         )]
     }
 
@@ -87,7 +87,7 @@ impl LeafSpec for BlockSparse {
             Dim::any("blocks of a list"),
         ];
         let blocks = shape.seq_len_kv.div_ceil(block);
-        let indices = TensorSpec::new(MaskInput::BlockIndices, Element::I32, dims);
+        let indices = TensorSpec::new(AuxTensor::BlockIndices, Element::I32, dims);
         vec![indices.checked(move |values| {
             values.each(|_, listed| {
                 let fits =
@@ -98,27 +98,27 @@ impl LeafSpec for BlockSparse {
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {
-        Differs { batch: true, heads: sizes.size(MaskInput::BlockIndices, 1) != 1 }
+        Differs { batch: true, heads: sizes.size(AuxTensor::BlockIndices, 1) != 1 }
     }
 
     fn slots(&self, leaf: &Leaf) -> Vec<Slot> {
         vec![
-            Slot::Start(MaskInput::BlockIndices),
-            Slot::Stride(MaskInput::BlockIndices, 0),
-            Slot::Stride(MaskInput::BlockIndices, 1),
-            Slot::Size(MaskInput::BlockIndices, 1),
+            Slot::Start(AuxTensor::BlockIndices),
+            Slot::Stride(AuxTensor::BlockIndices, 0),
+            Slot::Stride(AuxTensor::BlockIndices, 1),
+            Slot::Size(AuxTensor::BlockIndices, 1),
             Slot::Number(leaf.count(0)),
-            Slot::Size(MaskInput::BlockIndices, 3),
+            Slot::Size(AuxTensor::BlockIndices, 3),
         ]
     }
 
     fn keep(&self, leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        let &[_, heads, _, count] = cell.sizes(MaskInput::BlockIndices) else {
+        let &[_, heads, _, count] = cell.sizes(AuxTensor::BlockIndices) else {
             return false;
         };
         let (block, head) = (block(leaf), cell.h * heads / cell.shape.num_heads);
         let listed =
-            |at| cell.word(MaskInput::BlockIndices, [cell.b, head, cell.q_idx / block, at]);
+            |at| cell.word(AuxTensor::BlockIndices, [cell.b, head, cell.q_idx / block, at]);
         let own = (cell.kv_idx / block) as u32;
         (0..count).any(|at| listed(at) == own)
     }
@@ -134,13 +134,13 @@ impl LeafSpec for BlockSparse {
     fn samples(&self) -> Vec<MaskSample> {
         // Each block of 4 queries lists its own block of keys, the first, and one in between.
         let lists = (0..6).flat_map(|own| [0, own, own * own / 7]);
-        let data = MaskData::new().block_indices([1, 1, 6, 3], lists);
+        let data = AuxData::new().block_indices([1, 1, 6, 3], lists);
         let sentence =
             "Of blocks of so many keys, those that the query's block lists (−1 lists none).";
         vec![MaskSample::new(self, Mask::block_sparse(4), sentence).data(data)]
     }
 
-    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let block = block(leaf);
         let dims = [
             shape.batch,
@@ -150,6 +150,6 @@ impl LeafSpec for BlockSparse {
         ];
         let last = shape.seq_len_kv.div_ceil(block) as i64 - 1;
         let lists = random.ints_of(dims.iter().product(), |_| (-1, last));
-        MaskData::new().block_indices(dims, lists)
+        AuxData::new().block_indices(dims, lists)
     }
 }

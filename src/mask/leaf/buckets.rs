@@ -3,10 +3,10 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -15,16 +15,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `bucket_ids`, i32 `[batch, num_heads|1, rounds, seq_len_kv]`.
     pub const BucketIds: Self = Self::named("bucket_ids");
 }
 
-impl MaskData {
+impl AuxData {
     /// `bucket_ids`, of sizes `[batch, num_heads|1, rounds, seq_len_kv]`.
     #[must_use]
     pub fn bucket_ids(self, dims: [usize; 4], ids: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::BucketIds, ids).sized(MaskInput::BucketIds, dims)
+        self.ints(AuxTensor::BucketIds, ids).sized(AuxTensor::BucketIds, dims)
     }
 }
 
@@ -51,25 +51,25 @@ impl LeafSpec for Buckets {
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let dims =
             [Dim::batch(shape), Dim::heads_or_1(shape), Dim::any("rounds"), Dim::keys(shape)];
-        vec![TensorSpec::new(MaskInput::BucketIds, Element::I32, dims)]
+        vec![TensorSpec::new(AuxTensor::BucketIds, Element::I32, dims)]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {
-        Differs { batch: true, heads: sizes.size(MaskInput::BucketIds, 1) != 1 }
+        Differs { batch: true, heads: sizes.size(AuxTensor::BucketIds, 1) != 1 }
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
         vec![
-            Slot::Start(MaskInput::BucketIds),
-            Slot::Stride(MaskInput::BucketIds, 0),
-            Slot::Stride(MaskInput::BucketIds, 1),
-            Slot::Size(MaskInput::BucketIds, 2),
+            Slot::Start(AuxTensor::BucketIds),
+            Slot::Stride(AuxTensor::BucketIds, 0),
+            Slot::Stride(AuxTensor::BucketIds, 1),
+            Slot::Size(AuxTensor::BucketIds, 2),
         ]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        let bucket = |round, at| cell.word(MaskInput::BucketIds, [cell.b, cell.h, round, at]);
-        let rounds = cell.sizes(MaskInput::BucketIds).get(2).copied().unwrap_or_default();
+        let bucket = |round, at| cell.word(AuxTensor::BucketIds, [cell.b, cell.h, round, at]);
+        let rounds = cell.sizes(AuxTensor::BucketIds).get(2).copied().unwrap_or_default();
         // An own position before the first key has no bucket.
         usize::try_from(cell.own()).is_ok_and(|own| {
             (0..rounds).any(|round| bucket(round, own) == bucket(round, cell.kv_idx))
@@ -86,15 +86,15 @@ impl LeafSpec for Buckets {
 
     fn samples(&self) -> Vec<MaskSample> {
         let ids = (0..2 * LEN as i32).map(|at| at * at / 3 % 6);
-        let data = MaskData::new().bucket_ids([1, 1, 2, LEN], ids);
+        let data = AuxData::new().bucket_ids([1, 1, 2, LEN], ids);
         let sentence =
             "The keys that share a bucket with the own position in some round of hashing.";
         vec![MaskSample::new(self, Mask::Buckets, sentence).data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let (heads, rounds) = (random.one_of([shape.num_heads, 1]), random.one_of([1, 2, 3]));
         let dims = [shape.batch, heads, rounds, shape.seq_len_kv];
-        MaskData::new().bucket_ids(dims, random.ints(dims.iter().product(), 3))
+        AuxData::new().bucket_ids(dims, random.ints(dims.iter().product(), 3))
     }
 }

@@ -4,10 +4,10 @@ use super::{
     Argument, Cell, Differs, Kind, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{MaskData, TensorSpec};
+use crate::auxiliary::{AuxData, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl Mask {
     /// `causal`: the query's own position and those before it. Where queries and keys differ in number, the last query
@@ -126,7 +126,7 @@ impl LeafSpec for Causal {
         ]
     }
 
-    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> MaskData {
-        MaskData::new()
+    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> AuxData {
+        AuxData::new()
     }
 }

@@ -4,10 +4,10 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{MaskData, TensorSpec};
+use crate::auxiliary::{AuxData, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl Mask {
     /// `chunk(size)`: the keys of the own position's chunk of `size` positions (Llama 4, with `causal`).
@@ -66,7 +66,7 @@ impl LeafSpec for Chunk {
         vec![MaskSample::new(self, Mask::chunk(6), sentence)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> MaskData {
-        MaskData::new()
+    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> AuxData {
+        AuxData::new()
     }
 }

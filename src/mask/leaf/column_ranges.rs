@@ -6,11 +6,11 @@ use super::{
     shader,
 };
 use crate::auxiliary::check::Values;
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -25,16 +25,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `column_ranges`, i32 `[batch, num_heads|1, seq_len_kv, 1, 2 or 4]`: rows.
     pub const ColumnRanges: Self = Self::named("column_ranges");
 }
 
-impl MaskData {
+impl AuxData {
     /// `column_ranges`, of sizes `[batch, num_heads|1, seq_len_kv, 1, 2 or 4]`: rows from 0 to `seq_len_q`.
     #[must_use]
     pub fn column_ranges(self, dims: [usize; 4], rows: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::ColumnRanges, rows).sized(MaskInput::ColumnRanges, dims)
+        self.ints(AuxTensor::ColumnRanges, rows).sized(AuxTensor::ColumnRanges, dims)
     }
 }
 
@@ -104,30 +104,30 @@ impl LeafSpec for ColumnRanges {
             false => Dim::new("1, 2 or 4", "1, 2 or 4", [1, 2, 4]),
         };
         let dims = [Dim::batch(shape), Dim::heads_or_1(shape), Dim::keys(shape), bounds];
-        vec![TensorSpec::new(MaskInput::ColumnRanges, Element::I32, dims).checked(check_rows)]
+        vec![TensorSpec::new(AuxTensor::ColumnRanges, Element::I32, dims).checked(check_rows)]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {
-        Differs { batch: true, heads: sizes.size(MaskInput::ColumnRanges, 1) != 1 }
+        Differs { batch: true, heads: sizes.size(AuxTensor::ColumnRanges, 1) != 1 }
     }
 
     fn slots(&self, leaf: &Leaf) -> Vec<Slot> {
         vec![
-            Slot::Start(MaskInput::ColumnRanges),
-            Slot::Stride(MaskInput::ColumnRanges, 0),
-            Slot::Stride(MaskInput::ColumnRanges, 1),
+            Slot::Start(AuxTensor::ColumnRanges),
+            Slot::Stride(AuxTensor::ColumnRanges, 0),
+            Slot::Stride(AuxTensor::ColumnRanges, 1),
             match is_bidirectional(leaf) {
                 // The form of two bounds that aren't a range.
                 true => Slot::Number(3),
-                false => Slot::Size(MaskInput::ColumnRanges, 3),
+                false => Slot::Size(AuxTensor::ColumnRanges, 3),
             },
         ]
     }
 
     fn keep(&self, leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        let bounds = cell.sizes(MaskInput::ColumnRanges).last().copied().unwrap_or_default();
+        let bounds = cell.sizes(AuxTensor::ColumnRanges).last().copied().unwrap_or_default();
         let bound = |at| {
-            let word = cell.word(MaskInput::ColumnRanges, [cell.b, cell.h, cell.kv_idx, at]);
+            let word = cell.word(AuxTensor::ColumnRanges, [cell.b, cell.h, cell.kv_idx, at]);
             i64::from(word.cast_signed())
         };
         let (q, within) = (cell.q(), |start, end| (bound(start)..bound(end)).contains(&cell.q()));
@@ -155,7 +155,7 @@ impl LeafSpec for ColumnRanges {
         });
         // A column is seen from 6 rows before its own to 3 rows after it.
         let band = (0..LEN).flat_map(|key| [LEN.min(key + 4) as i32, key.saturating_sub(6) as i32]);
-        let data = |rows: Vec<i32>| MaskData::new().column_ranges([1, 1, LEN, 2], rows);
+        let data = |rows: Vec<i32>| AuxData::new().column_ranges([1, 1, LEN, 2], rows);
         let bidirectional = MaskSample {
             name: "column_ranges_bidirectional",
             ..MaskSample::new(
@@ -175,13 +175,13 @@ impl LeafSpec for ColumnRanges {
         ]
     }
 
-    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let bounds = if is_bidirectional(leaf) { 2 } else { random.one_of([1, 2, 4]) };
         let dims = [shape.batch, random.one_of([shape.num_heads, 1]), shape.seq_len_kv, bounds];
         let mut rows = random.ints(dims.iter().product(), shape.seq_len_q);
         for range in rows.chunks_mut(2).filter(|_| bounds == 4) {
             range.sort_unstable();
         }
-        MaskData::new().column_ranges(dims, rows)
+        AuxData::new().column_ranges(dims, rows)
     }
 }

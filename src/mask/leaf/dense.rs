@@ -2,10 +2,10 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -14,7 +14,7 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `dense`, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`: one bit per cell, set where it is kept.
     ///
     /// On the device its words are u32 `[batch|1, num_heads|1, seq_len_q|1, ceil(seq_len_kv / 32)]`; bit `kv_idx % 32`
@@ -22,11 +22,11 @@ impl MaskInput {
     pub const Dense: Self = Self::named("dense");
 }
 
-impl MaskData {
+impl AuxData {
     /// `dense`, of sizes `dims` that broadcast to `[batch, num_heads, seq_len_q, seq_len_kv]`, true where the key is kept.
     #[must_use]
     pub fn dense(self, dims: [usize; 4], keep: impl IntoIterator<Item = bool>) -> Self {
-        self.bits(MaskInput::Dense, keep).sized(MaskInput::Dense, dims)
+        self.bits(AuxTensor::Dense, keep).sized(AuxTensor::Dense, dims)
     }
 }
 
@@ -52,23 +52,23 @@ impl LeafSpec for Dense {
             Dim::queries_or_1(shape),
             Dim::new("seq_len_kv or 1", "Tk or 1", [shape.seq_len_kv, 1]),
         ];
-        vec![TensorSpec::new(MaskInput::Dense, Element::Bit, dims).broadcasting()]
+        vec![TensorSpec::new(AuxTensor::Dense, Element::Bit, dims).broadcasting()]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {
         Differs {
-            batch: sizes.size(MaskInput::Dense, 0) != 1,
-            heads: sizes.size(MaskInput::Dense, 1) != 1,
+            batch: sizes.size(AuxTensor::Dense, 0) != 1,
+            heads: sizes.size(AuxTensor::Dense, 1) != 1,
         }
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        let strides = (0..3).map(|dim| Slot::Stride(MaskInput::Dense, dim));
-        [Slot::Start(MaskInput::Dense)].into_iter().chain(strides).collect()
+        let strides = (0..3).map(|dim| Slot::Stride(AuxTensor::Dense, dim));
+        [Slot::Start(AuxTensor::Dense)].into_iter().chain(strides).collect()
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.word(MaskInput::Dense, [cell.b, cell.h, cell.q_idx, cell.kv_idx]) != 0
+        cell.word(AuxTensor::Dense, [cell.b, cell.h, cell.q_idx, cell.kv_idx]) != 0
     }
 
     fn shader(&self) -> Shader {
@@ -81,17 +81,17 @@ impl LeafSpec for Dense {
 
     fn samples(&self) -> Vec<MaskSample> {
         let bit = |cell: usize| (cell / LEN / 4 * 5 + cell % LEN / 4 * 3) % 4 != 1;
-        let data = MaskData::new().dense([1, 1, LEN, LEN], (0..LEN * LEN).map(bit));
+        let data = AuxData::new().dense([1, 1, LEN, LEN], (0..LEN * LEN).map(bit));
         vec![MaskSample::new(self, Mask::Dense, "The cells whose bit is set.").data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let dims = [
             random.one_of([shape.batch, 1]),
             random.one_of([shape.num_heads, 1]),
             random.one_of([shape.seq_len_q, 1]),
             shape.seq_len_kv,
         ];
-        MaskData::new().dense(dims, random.flags(dims.iter().product()))
+        AuxData::new().dense(dims, random.flags(dims.iter().product()))
     }
 }

@@ -3,10 +3,10 @@
 
 use super::sample::runs;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -15,14 +15,14 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `document_ids_q`, i32 `[batch, seq_len_q]`.
     pub const DocumentIdsQ: Self = Self::named("document_ids_q");
     /// `document_ids_kv`, i32 `[batch, seq_len_kv]`.
     pub const DocumentIdsKv: Self = Self::named("document_ids_kv");
 }
 
-impl MaskData {
+impl AuxData {
     /// `document_ids`, `[batch, seq_len]`, of queries and keys alike.
     #[must_use]
     pub fn document_ids(self, ids: impl IntoIterator<Item = i32>) -> Self {
@@ -37,7 +37,7 @@ impl MaskData {
         q: impl IntoIterator<Item = i32>,
         kv: impl IntoIterator<Item = i32>,
     ) -> Self {
-        self.ints(MaskInput::DocumentIdsQ, q).ints(MaskInput::DocumentIdsKv, kv)
+        self.ints(AuxTensor::DocumentIdsQ, q).ints(AuxTensor::DocumentIdsKv, kv)
     }
 }
 
@@ -67,8 +67,8 @@ impl LeafSpec for Documents {
                 .also_named(&["document_ids"])
         };
         vec![
-            ids(MaskInput::DocumentIdsQ, Dim::queries(shape)),
-            ids(MaskInput::DocumentIdsKv, Dim::keys(shape)),
+            ids(AuxTensor::DocumentIdsQ, Dim::queries(shape)),
+            ids(AuxTensor::DocumentIdsKv, Dim::keys(shape)),
         ]
     }
 
@@ -77,11 +77,11 @@ impl LeafSpec for Documents {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::DocumentIdsQ), Slot::Start(MaskInput::DocumentIdsKv)]
+        vec![Slot::Start(AuxTensor::DocumentIdsQ), Slot::Start(AuxTensor::DocumentIdsKv)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.of_query(MaskInput::DocumentIdsQ) == cell.of_key(MaskInput::DocumentIdsKv)
+        cell.of_query(AuxTensor::DocumentIdsQ) == cell.of_key(AuxTensor::DocumentIdsKv)
     }
 
     fn shader(&self) -> Shader {
@@ -93,13 +93,13 @@ impl LeafSpec for Documents {
     }
 
     fn samples(&self) -> Vec<MaskSample> {
-        let data = MaskData::new().document_ids(runs(&[7, 3, 9, 5]));
+        let data = AuxData::new().document_ids(runs(&[7, 3, 9, 5]));
         let sentence = "The keys of the query's own document.";
         vec![MaskSample::new(self, Mask::Documents, sentence).data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let q = random.runs(shape.batch, shape.seq_len_q, 0);
-        MaskData::new().document_ids_q_kv(q, random.runs(shape.batch, shape.seq_len_kv, 0))
+        AuxData::new().document_ids_q_kv(q, random.runs(shape.batch, shape.seq_len_kv, 0))
     }
 }

@@ -5,10 +5,10 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{MaskData, TensorSpec};
+use crate::auxiliary::{AuxData, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl Mask {
     /// `global(tokens)`: the first keys for every query, and every key for the first queries (Longformer, BigBird).
@@ -69,7 +69,7 @@ impl LeafSpec for Global {
         vec![MaskSample::new(self, Mask::global(2), sentence)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> MaskData {
-        MaskData::new()
+    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> AuxData {
+        AuxData::new()
     }
 }

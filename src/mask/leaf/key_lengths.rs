@@ -1,10 +1,10 @@
 //! `key_lengths`: the first keys of each sequence.
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -13,16 +13,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `key_lengths`, i32 `[batch]`: how many keys of each sequence are real.
     pub const KeyLengths: Self = Self::named("key_lengths");
 }
 
-impl MaskData {
+impl AuxData {
     /// `key_lengths`, `[batch]`, each from 0 to `seq_len_kv`.
     #[must_use]
     pub fn key_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::KeyLengths, lengths)
+        self.ints(AuxTensor::KeyLengths, lengths)
     }
 }
 
@@ -39,7 +39,7 @@ impl LeafSpec for KeyLengths {
     }
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let lengths = TensorSpec::new(MaskInput::KeyLengths, Element::I32, [Dim::batch(shape)]);
+        let lengths = TensorSpec::new(AuxTensor::KeyLengths, Element::I32, [Dim::batch(shape)]);
         vec![lengths.checked(|values| values.lengths("seq_len_kv", values.shape.seq_len_kv))]
     }
 
@@ -48,11 +48,11 @@ impl LeafSpec for KeyLengths {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::KeyLengths)]
+        vec![Slot::Start(AuxTensor::KeyLengths)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.kv() < i64::from(cell.of_sequence(MaskInput::KeyLengths))
+        cell.kv() < i64::from(cell.of_sequence(AuxTensor::KeyLengths))
     }
 
     fn shader(&self) -> Shader {
@@ -64,7 +64,7 @@ impl LeafSpec for KeyLengths {
     }
 
     fn samples(&self) -> Vec<MaskSample> {
-        let data = MaskData::new().key_lengths([17]);
+        let data = AuxData::new().key_lengths([17]);
         vec![
             MaskSample::new(
                 self,
@@ -75,7 +75,7 @@ impl LeafSpec for KeyLengths {
         ]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
-        MaskData::new().key_lengths(random.ints(shape.batch, shape.seq_len_kv))
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
+        AuxData::new().key_lengths(random.ints(shape.batch, shape.seq_len_kv))
     }
 }

@@ -2,10 +2,10 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -14,16 +14,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `key_padding`, `[batch, seq_len_kv]`: not zero where the key is kept.
     pub const KeyPadding: Self = Self::named("key_padding");
 }
 
-impl MaskData {
+impl AuxData {
     /// `key_padding`, `[batch, seq_len_kv]`, true where the key is kept.
     #[must_use]
     pub fn key_padding(self, keep: impl IntoIterator<Item = bool>) -> Self {
-        self.ints(MaskInput::KeyPadding, keep.into_iter().map(i32::from))
+        self.ints(AuxTensor::KeyPadding, keep.into_iter().map(i32::from))
     }
 }
 
@@ -41,7 +41,7 @@ impl LeafSpec for KeyPadding {
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let dims = [Dim::batch(shape), Dim::keys(shape)];
-        vec![TensorSpec::new(MaskInput::KeyPadding, Element::Flag, dims)]
+        vec![TensorSpec::new(AuxTensor::KeyPadding, Element::Flag, dims)]
     }
 
     fn differs(&self, _sizes: &Sizes<'_>) -> Differs {
@@ -49,11 +49,11 @@ impl LeafSpec for KeyPadding {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::KeyPadding)]
+        vec![Slot::Start(AuxTensor::KeyPadding)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.of_key(MaskInput::KeyPadding) != 0
+        cell.of_key(AuxTensor::KeyPadding) != 0
     }
 
     fn shader(&self) -> Shader {
@@ -66,12 +66,12 @@ impl LeafSpec for KeyPadding {
 
     fn samples(&self) -> Vec<MaskSample> {
         let flags = (0..LEN).map(|at| !(at < 3 || (14..17).contains(&at)));
-        let data = MaskData::new().key_padding(flags);
+        let data = AuxData::new().key_padding(flags);
         let sentence = "The keys that are flagged: padding anywhere.";
         vec![MaskSample::new(self, Mask::KeyPadding, sentence).data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
-        MaskData::new().key_padding(random.flags(shape.batch * shape.seq_len_kv))
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
+        AuxData::new().key_padding(random.flags(shape.batch * shape.seq_len_kv))
     }
 }

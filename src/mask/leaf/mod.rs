@@ -37,9 +37,9 @@ pub use sample::MaskSample;
 
 use super::slots::Slot;
 use super::{Mask, places::Places};
-use crate::auxiliary::{MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, TensorSpec};
 use crate::error::{Error, Result};
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 /// Every leaf, in the order in which help and messages list them.
 pub(crate) const LEAVES: &[&dyn LeafSpec] = &[
@@ -113,7 +113,7 @@ pub(crate) trait LeafSpec: fmt::Debug + Send + Sync {
     fn samples(&self) -> Vec<MaskSample>;
 
     /// Data at random for every tensor that it reads, mostly valid.
-    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData;
+    fn random_data(&self, leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData;
 }
 
 /// A leaf's WGSL.
@@ -162,13 +162,13 @@ impl Differs {
 /// The sizes of the tensors that a leaf reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes<'a> {
-    pub(crate) of_all: &'a BTreeMap<MaskInput, Vec<usize>>,
+    pub(crate) of_all: &'a BTreeMap<AuxTensor, Vec<usize>>,
     pub(crate) number: u32,
 }
 
 impl Sizes<'_> {
     /// The size of a tensor's dimension.
-    pub(crate) fn size(&self, input: MaskInput, dim: usize) -> usize {
+    pub(crate) fn size(&self, input: AuxTensor, dim: usize) -> usize {
         let sizes = self.of_all.get(&input.numbered(self.number));
         sizes.and_then(|sizes| sizes.get(dim)).copied().unwrap_or(1)
     }
@@ -185,7 +185,7 @@ pub(crate) struct Cell<'a> {
     /// The position among the keys at which query 0 stands.
     pub(crate) diagonal: i64,
     pub(crate) shape: &'a Shape,
-    pub(crate) data: &'a MaskData,
+    pub(crate) data: &'a AuxData,
     /// Which of the leaf's data is read.
     pub(crate) number: u32,
 }
@@ -195,7 +195,7 @@ impl<'a> Cell<'a> {
         [b, h, q_idx, kv_idx]: [usize; 4],
         places: &Places<'_>,
         shape: &'a Shape,
-        data: &'a MaskData,
+        data: &'a AuxData,
     ) -> Self {
         Self { b, h, q_idx, kv_idx, diagonal: places.diagonal(b), shape, data, number: 1 }
     }
@@ -216,37 +216,37 @@ impl<'a> Cell<'a> {
     }
 
     /// An element of a tensor `[batch]`.
-    pub(crate) fn of_sequence(&self, input: MaskInput) -> i32 {
+    pub(crate) fn of_sequence(&self, input: AuxTensor) -> i32 {
         self.data.int(input.numbered(self.number), self.b)
     }
 
     /// The query's element of a tensor `[batch, seq_len_q]`.
-    pub(crate) fn of_query(&self, input: MaskInput) -> i32 {
+    pub(crate) fn of_query(&self, input: AuxTensor) -> i32 {
         self.of_other_query(input, self.q_idx)
     }
 
     /// Another query's element.
-    pub(crate) fn of_other_query(&self, input: MaskInput, q_idx: usize) -> i32 {
+    pub(crate) fn of_other_query(&self, input: AuxTensor, q_idx: usize) -> i32 {
         self.data.int(input.numbered(self.number), self.b * self.shape.seq_len_q + q_idx)
     }
 
     /// The key's element of a tensor `[batch, seq_len_kv]`.
-    pub(crate) fn of_key(&self, input: MaskInput) -> i32 {
+    pub(crate) fn of_key(&self, input: AuxTensor) -> i32 {
         self.data.int(input.numbered(self.number), self.b * self.shape.seq_len_kv + self.kv_idx)
     }
 
     /// An element of a tensor `[1]`.
-    pub(crate) fn single(&self, input: MaskInput) -> i32 {
+    pub(crate) fn single(&self, input: AuxTensor) -> i32 {
         self.data.int(input.numbered(self.number), 0)
     }
 
     /// An element of a tensor that was given with its sizes, those of 1 broadcast.
-    pub(crate) fn word(&self, input: MaskInput, cell: [usize; 4]) -> u32 {
+    pub(crate) fn word(&self, input: AuxTensor, cell: [usize; 4]) -> u32 {
         self.data.word(input.numbered(self.number), cell)
     }
 
     /// The sizes of such a tensor.
-    pub(crate) fn sizes(&self, input: MaskInput) -> &'a [usize] {
+    pub(crate) fn sizes(&self, input: AuxTensor) -> &'a [usize] {
         self.data.sizes(input.numbered(self.number)).unwrap_or_default()
     }
 }
@@ -341,7 +341,7 @@ impl Leaf {
         self.spec.slots(self).into_iter().map(|slot| slot.numbered(self.number)).collect()
     }
 
-    pub(crate) fn differs(&self, of_all: &BTreeMap<MaskInput, Vec<usize>>) -> Differs {
+    pub(crate) fn differs(&self, of_all: &BTreeMap<AuxTensor, Vec<usize>>) -> Differs {
         self.spec.differs(&Sizes { of_all, number: self.number })
     }
 
@@ -429,7 +429,7 @@ impl MaskLeaf {
     /// A leaf of this kind with arguments and data at random for a shape, for tests and fuzzing. Only a source of numbers
     /// that leaves its ranges makes what a call would refuse.
     #[doc(hidden)]
-    pub fn random(&self, shape: &Shape, random: &mut Random<'_>) -> (Mask, MaskData) {
+    pub fn random(&self, shape: &Shape, random: &mut Random<'_>) -> (Mask, AuxData) {
         let mut leaf = Leaf::plain(self.0);
         for (argument, value) in self.0.arguments().iter().zip(&mut leaf.values) {
             *value = argument.random(random);

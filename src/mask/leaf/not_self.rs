@@ -1,10 +1,10 @@
 //! `not_self`: every key but the query's own position.
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{MaskData, TensorSpec};
+use crate::auxiliary::{AuxData, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -52,7 +52,7 @@ impl LeafSpec for NotSelf {
         vec![MaskSample::new(self, Mask::NotSelf, "Every key but the own position.")]
     }
 
-    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> MaskData {
-        MaskData::new()
+    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> AuxData {
+        AuxData::new()
     }
 }

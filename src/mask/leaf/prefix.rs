@@ -1,10 +1,10 @@
 //! `prefix`: the first keys, for all queries (T5, arXiv 1910.10683, §3.2.1).
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -13,16 +13,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `prefix_lengths`, i32 `[batch]`: how many keys every query of the sequence sees.
     pub const PrefixLengths: Self = Self::named("prefix_lengths");
 }
 
-impl MaskData {
+impl AuxData {
     /// `prefix_lengths`, `[batch]`, each from 0 to `seq_len_kv`.
     #[must_use]
     pub fn prefix_lengths(self, lengths: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::PrefixLengths, lengths)
+        self.ints(AuxTensor::PrefixLengths, lengths)
     }
 }
 
@@ -43,7 +43,7 @@ impl LeafSpec for Prefix {
     }
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let lengths = TensorSpec::new(MaskInput::PrefixLengths, Element::I32, [Dim::batch(shape)]);
+        let lengths = TensorSpec::new(AuxTensor::PrefixLengths, Element::I32, [Dim::batch(shape)]);
         vec![lengths.checked(|values| values.lengths("seq_len_kv", values.shape.seq_len_kv))]
     }
 
@@ -52,11 +52,11 @@ impl LeafSpec for Prefix {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::PrefixLengths)]
+        vec![Slot::Start(AuxTensor::PrefixLengths)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.kv() < i64::from(cell.of_sequence(MaskInput::PrefixLengths))
+        cell.kv() < i64::from(cell.of_sequence(AuxTensor::PrefixLengths))
     }
 
     fn shader(&self) -> Shader {
@@ -68,11 +68,11 @@ impl LeafSpec for Prefix {
     }
 
     fn samples(&self) -> Vec<MaskSample> {
-        let data = MaskData::new().prefix_lengths([8]);
+        let data = AuxData::new().prefix_lengths([8]);
         vec![MaskSample::new(self, Mask::Prefix, "The first keys, for every query.").data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
-        MaskData::new().prefix_lengths(random.ints(shape.batch, shape.seq_len_kv))
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
+        AuxData::new().prefix_lengths(random.ints(shape.batch, shape.seq_len_kv))
     }
 }

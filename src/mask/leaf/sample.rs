@@ -2,8 +2,8 @@
 
 use super::super::Mask;
 use super::LeafSpec;
-use crate::auxiliary::MaskData;
-use crate::shape::Shape;
+use crate::auxiliary::AuxData;
+use crate::tensor::shape::Shape;
 
 /// How many positions the samples' sequences have.
 pub(super) const LEN: usize = 24;
@@ -23,7 +23,7 @@ pub struct MaskSample {
     /// The sizes that the data are for.
     pub shape: Shape,
     /// What the expression reads.
-    pub data: MaskData,
+    pub data: AuxData,
 }
 
 impl MaskSample {
@@ -35,7 +35,7 @@ impl MaskSample {
             sentence,
             source: leaf.source(),
             shape: Shape::new(1, 1, LEN, 1),
-            data: MaskData::new(),
+            data: AuxData::new(),
         }
     }
 
@@ -49,7 +49,7 @@ impl MaskSample {
         Self { shape: Shape::new(1, 1, 10, 1).seq_len_kv(LEN), ..self }
     }
 
-    pub(super) fn data(self, data: MaskData) -> Self {
+    pub(super) fn data(self, data: AuxData) -> Self {
         Self { data, ..self }
     }
 

@@ -4,10 +4,10 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{MaskData, TensorSpec};
+use crate::auxiliary::{AuxData, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 impl Mask {
     /// `strided(step)`: every `step`th key, counted from the own position (Sparse Transformer, arXiv 1904.10509, §4.3).
@@ -67,7 +67,7 @@ impl LeafSpec for Strided {
         vec![MaskSample::new(self, Mask::strided(4), sentence)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> MaskData {
-        MaskData::new()
+    fn random_data(&self, _leaf: &Leaf, _shape: &Shape, _random: &mut Random<'_>) -> AuxData {
+        AuxData::new()
     }
 }

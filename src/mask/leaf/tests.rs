@@ -8,19 +8,19 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::{LEAVES, Leaf, LeafSpec, MaskLeaf, Random, Shader};
-use crate::auxiliary::{DataShape, MaskData};
+use crate::auxiliary::{AuxData, AuxShape};
 use crate::mask::layout::MaskLayout;
 use crate::mask::slots::HEADER_SLOTS;
 use crate::mask::tile::TileGrid;
 use crate::mask::{Evaluator, Mask};
-use crate::sequences::SequenceForms;
-use crate::shape::Shape;
+use crate::tensor::sequences::SequenceForms;
+use crate::tensor::shape::Shape;
 
 /// Calls `test` with each leaf's arguments and data at random, a few times.
 fn for_each_leaf(
     shape: &Shape,
     times: u64,
-    mut test: impl FnMut(&'static dyn LeafSpec, &Leaf, &MaskData),
+    mut test: impl FnMut(&'static dyn LeafSpec, &Leaf, &AuxData),
 ) {
     for seed in 0..times {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -198,15 +198,15 @@ fn text_and_buffer_agree_about_slots() {
 #[test]
 fn a_leaf_may_appear_twice_with_data_of_its_own() {
     let shape = Shape::new(1, 1, 1, 8).seq_len_kv(4);
-    let kept = |text: &str, data: &MaskData| -> Vec<bool> {
+    let kept = |text: &str, data: &AuxData| -> Vec<bool> {
         let mask: Mask = text.parse().unwrap();
         let evaluator = Evaluator::new(&mask, data, &shape).unwrap();
         (0..4).map(|kv_idx| evaluator.keep(0, 0, 0, kv_idx)).collect()
     };
-    let data = MaskData::new()
+    let data = AuxData::new()
         .key_lengths([2])
-        .with_numbered(2, MaskData::new().key_lengths([3]))
-        .with_numbered(3, MaskData::new().token_ids([9, 9, 9, 1], 9));
+        .with_numbered(2, AuxData::new().key_lengths([3]))
+        .with_numbered(3, AuxData::new().token_ids([9, 9, 9, 1], 9));
     assert_eq!(kept("key_lengths & key_lengths", &data), [true, true, false, false]);
     assert_eq!(kept("key_lengths(data=2)", &data), [true, true, true, false]);
     let mask = "key_lengths(data=2) & !key_lengths | token_padding(data=3)";
@@ -239,7 +239,7 @@ fn shared_tensors_have_sizes_that_all_take() {
     let shape = Shape::new(1, 1, 2, 8).seq_len_kv(2);
     let mask = Mask::ColumnRanges | Mask::column_ranges_bidirectional();
     let bounds = |bounds| {
-        let data = MaskData::new().column_ranges([1, 1, 2, bounds], vec![0; 2 * bounds]);
+        let data = AuxData::new().column_ranges([1, 1, 2, bounds], vec![0; 2 * bounds]);
         Evaluator::new(&mask, &data, &shape).map(|_| ())
     };
     assert_eq!(bounds(2), Ok(()));
@@ -249,7 +249,7 @@ fn shared_tensors_have_sizes_that_all_take() {
     let shape = Shape::new(1, 1, 8, 8);
     let lists = |block: usize| {
         let blocks = 8usize.div_ceil(block);
-        MaskData::new().block_indices([1, 1, blocks, 1], (0..blocks as i32).collect::<Vec<_>>())
+        AuxData::new().block_indices([1, 1, blocks, 1], (0..blocks as i32).collect::<Vec<_>>())
     };
     let data = lists(2).with_numbered(2, lists(4));
     let mask = Mask::block_sparse(2) | Mask::block_sparse(4);
@@ -268,13 +268,13 @@ fn shared_tensors_have_sizes_that_all_take() {
 #[test]
 fn sizes_for_plans_are_checked() {
     let shape = Shape::new(2, 2, 3, 8);
-    let layout = |data: &DataShape| {
+    let layout = |data: &AuxShape| {
         let mask = Mask::Dense;
         MaskLayout::new(&mask, &mask.tensors(&shape), None, &shape, data, None)
     };
-    use crate::auxiliary::MaskInput;
-    let dense = |sizes: [usize; 4]| layout(&DataShape::new().with(MaskInput::Dense, sizes));
-    assert_eq!(layout(&DataShape::new()).unwrap().broadcast, [2, 2]);
+    use crate::auxiliary::AuxTensor;
+    let dense = |sizes: [usize; 4]| layout(&AuxShape::new().with(AuxTensor::Dense, sizes));
+    assert_eq!(layout(&AuxShape::new()).unwrap().broadcast, [2, 2]);
     assert_eq!(dense([2, 1, 3, 3]).unwrap().broadcast, [2, 1]);
     assert_eq!(dense([1, 1, 1, 3]).unwrap().broadcast, [1, 1]);
     let error = dense([3, 1, 1, 3]).unwrap_err().to_string();

@@ -2,10 +2,10 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -14,18 +14,18 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `token_ids`, i32 `[batch, seq_len_kv]`.
     pub const TokenIds: Self = Self::named("token_ids");
     /// `pad_id`, i32 `[1]`: the token id that stands for padding.
     pub const PadId: Self = Self::named("pad_id");
 }
 
-impl MaskData {
+impl AuxData {
     /// `token_ids`, `[batch, seq_len_kv]`, and the id that stands for padding.
     #[must_use]
     pub fn token_ids(self, ids: impl IntoIterator<Item = i32>, pad_id: i32) -> Self {
-        self.ints(MaskInput::TokenIds, ids).ints(MaskInput::PadId, [pad_id])
+        self.ints(AuxTensor::TokenIds, ids).ints(AuxTensor::PadId, [pad_id])
     }
 }
 
@@ -44,8 +44,8 @@ impl LeafSpec for TokenPadding {
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let ids = [Dim::batch(shape), Dim::keys(shape)];
         vec![
-            TensorSpec::new(MaskInput::TokenIds, Element::I32, ids),
-            TensorSpec::new(MaskInput::PadId, Element::I32, [Dim::new("1", "1", [1])]),
+            TensorSpec::new(AuxTensor::TokenIds, Element::I32, ids),
+            TensorSpec::new(AuxTensor::PadId, Element::I32, [Dim::new("1", "1", [1])]),
         ]
     }
 
@@ -54,11 +54,11 @@ impl LeafSpec for TokenPadding {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::TokenIds), Slot::Start(MaskInput::PadId)]
+        vec![Slot::Start(AuxTensor::TokenIds), Slot::Start(AuxTensor::PadId)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
-        cell.of_key(MaskInput::TokenIds) != cell.single(MaskInput::PadId)
+        cell.of_key(AuxTensor::TokenIds) != cell.single(AuxTensor::PadId)
     }
 
     fn shader(&self) -> Shader {
@@ -71,13 +71,13 @@ impl LeafSpec for TokenPadding {
 
     fn samples(&self) -> Vec<MaskSample> {
         let ids = (0..LEN as i32).map(|at| if at < 20 { at + 5 } else { 0 });
-        let data = MaskData::new().token_ids(ids, 0);
+        let data = AuxData::new().token_ids(ids, 0);
         let sentence = "The keys whose token isn't the pad id.";
         vec![MaskSample::new(self, Mask::TokenPadding, sentence).data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let ids = random.ints(shape.batch * shape.seq_len_kv, 3);
-        MaskData::new().token_ids(ids, random.element(0, 3))
+        AuxData::new().token_ids(ids, random.element(0, 3))
     }
 }

@@ -2,11 +2,11 @@
 //! 2305.09781, §4).
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{Dim, Element, MaskData, MaskInput, TensorSpec};
+use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
-use crate::shape::Shape;
+use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
 impl Mask {
@@ -16,16 +16,16 @@ impl Mask {
 }
 
 #[expect(non_upper_case_globals, reason = "named as the types that masks are made of")]
-impl MaskInput {
+impl AuxTensor {
     /// `tree_parents`, i32 `[batch, seq_len_q]`: an earlier query's index, or −1 for a root.
     pub const TreeParents: Self = Self::named("tree_parents");
 }
 
-impl MaskData {
+impl AuxData {
     /// `tree_parents`, `[batch, seq_len_q]`: an earlier query's index, or −1 for a root.
     #[must_use]
     pub fn tree_parents(self, parents: impl IntoIterator<Item = i32>) -> Self {
-        self.ints(MaskInput::TreeParents, parents)
+        self.ints(AuxTensor::TreeParents, parents)
     }
 }
 
@@ -51,7 +51,7 @@ impl LeafSpec for Tree {
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let dims = [Dim::batch(shape), Dim::queries(shape)];
-        let parents = TensorSpec::new(MaskInput::TreeParents, Element::I32, dims);
+        let parents = TensorSpec::new(AuxTensor::TreeParents, Element::I32, dims);
         // Parents come before their children, so every walk towards a root ends.
         vec![parents.checked(|values| {
             values.each(|at, parent| {
@@ -80,13 +80,13 @@ impl LeafSpec for Tree {
     }
 
     fn slots(&self, _leaf: &Leaf) -> Vec<Slot> {
-        vec![Slot::Start(MaskInput::TreeParents)]
+        vec![Slot::Start(AuxTensor::TreeParents)]
     }
 
     fn keep(&self, _leaf: &Leaf, cell: &Cell<'_>) -> bool {
         let token = cell.kv() - cell.diagonal;
         let parent = |&at: &i64| {
-            let parent = cell.of_other_query(MaskInput::TreeParents, at as usize);
+            let parent = cell.of_other_query(AuxTensor::TreeParents, at as usize);
             (parent >= 0).then_some(i64::from(parent))
         };
         token < 0 || std::iter::successors(Some(cell.q()), parent).any(|at| at == token)
@@ -101,15 +101,15 @@ impl LeafSpec for Tree {
     }
 
     fn samples(&self) -> Vec<MaskSample> {
-        let data = MaskData::new().tree_parents([-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]);
+        let data = AuxData::new().tree_parents([-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]);
         let sentence = "The keys before the last `Tq`, and of these the own position and its ancestors (−1 is the parent \
                         of a root).";
         vec![MaskSample::new(self, Mask::Tree, sentence).with_cache().data(data)]
     }
 
-    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> MaskData {
+    fn random_data(&self, _leaf: &Leaf, shape: &Shape, random: &mut Random<'_>) -> AuxData {
         let Shape { batch, seq_len_q, .. } = *shape;
         let before = |at: usize| (-1, (at % seq_len_q) as i64 - 1);
-        MaskData::new().tree_parents(random.ints_of(batch * seq_len_q, before))
+        AuxData::new().tree_parents(random.ints_of(batch * seq_len_q, before))
     }
 }

@@ -3,10 +3,10 @@
 use wgpu::BufferSlice;
 
 use super::BackwardPlan;
-use crate::auxiliary::MaskBuffers;
+use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::plan::buffers::Operand;
-use crate::shape::Strides;
+use crate::tensor::shape::Strides;
 
 /// The caller's buffers for [`crate::BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
 ///
@@ -28,7 +28,7 @@ pub struct BackwardBuffers<'a> {
     /// f32 `[batch, num_heads, seq_len_q]`, dense, the loss's gradient with respect to lse, where it uses lse
     pub dlse: Option<BufferSlice<'a>>,
     /// What the mask names.
-    pub mask: MaskBuffers<'a>,
+    pub mask: AuxBuffers<'a>,
     /// Which gradients are written, and where.
     pub gradients: GradientBuffers<'a>,
 }

@@ -17,7 +17,6 @@ use super::pieces::{Pieces, Schedule, Source, steps_within};
 use super::work::{self, Stage};
 use super::{BindGroups, begin_pass, empty_buffer};
 use crate::custom::CustomUse;
-use crate::dtype::{Dtype, GradientDtypes};
 use crate::error::{Error, Result};
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
 use crate::kernel::params::Params;
@@ -27,8 +26,9 @@ use crate::mask::Mask;
 use crate::mask::emit::MaskText;
 use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
-use crate::sequences::KeySequences;
-use crate::shape::Strides;
+use crate::tensor::dtype::{Dtype, GradientDtypes};
+use crate::tensor::sequences::KeySequences;
+use crate::tensor::shape::Strides;
 
 /// The gradients of one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -41,14 +41,14 @@ use crate::shape::Strides;
 /// ```no_run
 /// # fn f(device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, [q, k, v, o, lse, dout]: [wgpu::BufferSlice<'_>; 6],
 /// #     [dq, dk, dv]: [wgpu::BufferSlice<'_>; 3]) -> wgpu_attention::Result<()> {
-/// use wgpu_attention::{BackwardPlan, Kernels, Mask, MaskBuffers, Problem, Shape};
+/// use wgpu_attention::{BackwardPlan, Kernels, Mask, AuxBuffers, Problem, Shape};
 /// use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 /// let kernels = Kernels::new(device, &Default::default());
 /// let problem = Problem::new(Shape::new(1, 8, 128, 64)).mask(Mask::causal());
 /// let plan = BackwardPlan::new(&kernels, &problem, &Default::default())?;
 /// // o and lse are what the forward pass gave, dout is the loss's gradient with respect to o.
 /// let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
-/// let mask = MaskBuffers::new();
+/// let mask = AuxBuffers::new();
 /// plan.encode(encoder, &BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients })?;
 /// # Ok(()) }
 /// ```

@@ -1,9 +1,9 @@
 //! What isn't finite, behind the mask and before it.
 
 use wgpu_attention::mask::Evaluator;
-use wgpu_attention::{Mask, OutputGradients, Problem, Shape};
+use wgpu_attention::{Mask, Problem, Shape, Upstream};
 
-use super::{Upstream, bits, kernels, run};
+use super::{RandomUpstream, bits, kernels, run};
 use crate::fixture::Operands;
 
 const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
@@ -19,7 +19,7 @@ fn what_nobody_keeps_never_matters() {
         let mask: Mask = mask.parse().unwrap();
         let clean = Operands::random(&shape, seed);
         let mut hostile = Operands::random(&shape, seed);
-        let upstream = Upstream::random(&shape, seed);
+        let upstream = RandomUpstream::random(&shape, seed);
         let mut dout = upstream.dout.clone();
         let evaluator = Evaluator::new(&mask, &clean.mask, &shape).unwrap();
         let keeps = |b, h, q_idx, kv_idx| evaluator.keep(b, h, q_idx, kv_idx);
@@ -55,7 +55,7 @@ fn what_nobody_keeps_never_matters() {
         let problem = Problem::new(shape).mask(mask.clone());
         for kernel in kernels(&problem) {
             let expected = run(&problem, &clean, &upstream.of_o(), kernel);
-            let found = run(&problem, &hostile, &OutputGradients::new(&dout), kernel);
+            let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
             for (name, expected, found) in [
                 ("dq", &expected.dq, &found.dq),
                 ("dk", &expected.dk, &found.dk),
@@ -72,7 +72,7 @@ fn what_nobody_keeps_never_matters() {
 #[test]
 fn hostile_numbers_reach_who_keeps_them_and_no_other() {
     let shape = Shape::new(1, 2, 70, 20);
-    let upstream = Upstream::random(&shape, 4);
+    let upstream = RandomUpstream::random(&shape, 4);
     for mask in ["causal", "window(5,5)", "documents & not_self"] {
         let mask: Mask = mask.parse().unwrap();
         let clean = Operands::random(&shape, 4);
@@ -106,7 +106,7 @@ fn hostile_numbers_reach_who_keeps_them_and_no_other() {
                 |kv_idx: usize| (0..70).any(|q_idx| kept(q_idx, kv_idx) && row_is_hit(q_idx));
             for kernel in kernels(&problem) {
                 let expected = run(&problem, &clean, &upstream.of_o(), kernel);
-                let found = run(&problem, &hostile, &OutputGradients::new(&dout), kernel);
+                let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
                 for at in 0..140 {
                     let what = format!("{kernel}, {mask}, {tensor}[{row}], row {at}");
                     for (name, hit, expected, found) in [

@@ -13,8 +13,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::{self, ReferenceGradients};
-use wgpu_attention::wgsl::Custom;
-use wgpu_attention::{BackwardPlan, Error, Gradients, Mask, OutputGradients, Problem, Shape};
+use wgpu_attention::wgsl::WgslFunction;
+use wgpu_attention::{BackwardPlan, Error, Gradients, Mask, Problem, Shape, Upstream};
 
 use crate::fixture::{ATTENTION, Operands};
 use crate::forward::MASKS;
@@ -36,23 +36,23 @@ pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
 }
 
 /// What a loss gives back: dout and dlse.
-pub(crate) struct Upstream {
+pub(crate) struct RandomUpstream {
     pub(crate) dout: Vec<f32>,
     pub(crate) dlse: Vec<f32>,
 }
 
-impl Upstream {
+impl RandomUpstream {
     pub(crate) fn random(shape: &Shape, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x646f_7574);
         let mut tensor = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
         Self { dout: tensor(shape.o_len().unwrap()), dlse: tensor(shape.lse_len().unwrap()) }
     }
 
-    fn of_o(&self) -> OutputGradients<'_> {
-        OutputGradients::new(&self.dout)
+    fn of_o(&self) -> Upstream<'_> {
+        Upstream::new(&self.dout)
     }
 
-    fn of_o_and_lse(&self) -> OutputGradients<'_> {
+    fn of_o_and_lse(&self) -> Upstream<'_> {
         self.of_o().dlse(&self.dlse)
     }
 }
@@ -60,7 +60,7 @@ impl Upstream {
 fn run(
     problem: &Problem,
     operands: &Operands,
-    upstream: &OutputGradients<'_>,
+    upstream: &Upstream<'_>,
     kernel: BackwardKernel,
 ) -> Gradients {
     let options = BackwardOptions::default().kernel(kernel);
@@ -98,7 +98,7 @@ fn check_kernels(
     kernels: &[BackwardKernel],
 ) {
     let shape = problem.shape();
-    let upstream = Upstream::random(shape, seed);
+    let upstream = RandomUpstream::random(shape, seed);
     // Every other case has a loss that uses lse, too.
     let upstream = if seed.is_multiple_of(2) { upstream.of_o() } else { upstream.of_o_and_lse() };
     let inputs = operands.inputs();
@@ -139,7 +139,7 @@ fn two_runs_give_the_same_bits() {
     let shape = Shape::new(2, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     let problem = Problem::new(shape).mask("documents & causal".parse().unwrap());
     let operands = Operands::random(&shape, 3);
-    let upstream = Upstream::random(&shape, 3);
+    let upstream = RandomUpstream::random(&shape, 3);
     for kernel in kernels(&problem) {
         let [first, second] = [(); 2].map(|()| run(&problem, &operands, &upstream.of_o(), kernel));
         for (a, b) in [(&first.dq, &second.dq), (&first.dk, &second.dk), (&first.dv, &second.dv)] {
@@ -207,11 +207,11 @@ fn a_function_as_a_mask() {
     let shape = Shape::new(2, 2, 70, 20);
     let text =
         "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx <= q_idx; }";
-    let own = Mask::Wgsl(Custom::new(text).unwrap()) & Mask::KeyLengths;
+    let own = Mask::Wgsl(WgslFunction::new(text).unwrap()) & Mask::KeyLengths;
     let [own, known] =
         [own, "causal & key_lengths".parse().unwrap()].map(|mask| Problem::new(shape).mask(mask));
     let operands = Operands::random(&shape, 1);
-    let upstream = Upstream::random(&shape, 1);
+    let upstream = RandomUpstream::random(&shape, 1);
     for kernel in kernels(&own) {
         let [own, known] =
             [&own, &known].map(|problem| run(problem, &operands, &upstream.of_o(), kernel));

@@ -4,15 +4,15 @@ use wgpu::util::DeviceExt as _;
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
 use wgpu_attention::{
-    BackwardPlan, Dtype, Gradients, Mask, MaskBuffers, MaskInput, Outputs, Problem, Score, Shape,
-    reference,
+    AuxBuffers, AuxTensor, BackwardPlan, Dtype, Gradients, Mask, Problem, RunOptions,
+    ScoreModifiers, Shape, reference,
 };
 
-use super::{Upstream, assert_all_close, kernels};
+use super::{RandomUpstream, assert_all_close, kernels};
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::naive_gradients_modified;
 
-const SINKS: Score = Score::new().sinks(true);
+const SINKS: ScoreModifiers = ScoreModifiers::new().sinks(true);
 const DIM: usize = 20;
 
 fn upload(values: &[f32]) -> wgpu::Buffer {
@@ -29,12 +29,12 @@ fn of_parts(
     shape: Shape,
     operands: &Operands,
     sinks: &[f32],
-    upstream: &Upstream,
+    upstream: &RandomUpstream,
     bounds: &[usize],
     options: &BackwardOptions,
     problem: impl Fn(Shape, Mask) -> Problem,
 ) -> Gradients {
-    let whole = Outputs::default().lse(true);
+    let whole = RunOptions::default().lse(true);
     let whole = (ATTENTION)
         .run_blocking(&problem(shape, Mask::causal()), &operands.inputs(), &whole)
         .unwrap();
@@ -68,7 +68,7 @@ fn of_parts(
             lse,
             dout,
             dlse: Some(dlse.slice(..)),
-            mask: MaskBuffers::new().with(MaskInput::Sinks, sinks.slice(..)),
+            mask: AuxBuffers::new().with(AuxTensor::Sinks, sinks.slice(..)),
             gradients: GradientBuffers::default().dq(dq).dk(dk).dv(dv).dsinks(dsinks),
         };
         let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
@@ -94,7 +94,7 @@ fn gradients_of_split_rows() {
     let sinks = vec![0.5, -1.0, 2.0, 3.0];
     let mut operands = Operands::random(&shape, 1);
     operands.mask = operands.mask.sinks(sinks.iter().copied());
-    let upstream = Upstream::random(&shape, 1);
+    let upstream = RandomUpstream::random(&shape, 1);
     let (whole, inputs) = (problem(shape, Mask::causal()), operands.inputs());
     let truth = reference::gradients(&whole, &inputs, &upstream.of_o_and_lse()).unwrap();
     let data = ScoreData { sinks: sinks.clone(), ..ScoreData::default() };

@@ -4,11 +4,11 @@ use wgpu::util::DeviceExt as _;
 use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
 use wgpu_attention::tensor::Strides;
 use wgpu_attention::{
-    AttentionPlan, BackwardPlan, Error, Kernels, Mask, MaskBuffers, OutputGradients, Outputs,
-    Problem, Shape,
+    AttentionPlan, AuxBuffers, BackwardPlan, Error, Kernels, Mask, Problem, RunOptions, Shape,
+    Upstream,
 };
 
-use super::{Upstream, bits, kernels, run};
+use super::{RandomUpstream, bits, kernels, run};
 use crate::fixture::{ATTENTION, Operands};
 
 /// One gradient alone has the same bits as all together.
@@ -17,7 +17,7 @@ fn each_gradient_alone() {
     let shape = Shape::new(1, 2, 33, 20).seq_len_kv(41);
     let problem = Problem::new(shape).mask(Mask::causal());
     let operands = Operands::random(&shape, 5);
-    let upstream = Upstream::random(&shape, 5);
+    let upstream = RandomUpstream::random(&shape, 5);
     let device = ATTENTION.kernels().device();
     let filled = |contents: &[u8]| {
         device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
@@ -32,7 +32,7 @@ fn each_gradient_alone() {
         let expected = run(&problem, &operands, &upstream.of_o(), kernel);
         let options = BackwardOptions::default().kernel(kernel);
         let plan = BackwardPlan::new(ATTENTION.kernels(), &problem, &options).unwrap();
-        let forward = Outputs::default().lse(true);
+        let forward = RunOptions::default().lse(true);
         let forward = ATTENTION.run_blocking(&problem, &operands.inputs(), &forward).unwrap();
         let inputs =
             [&operands.q, &operands.k, &operands.v, &forward.o, &forward.lse, &upstream.dout]
@@ -43,7 +43,7 @@ fn each_gradient_alone() {
             let written = output(expected.len());
             let slice = |at: usize| (at == which).then(|| written.slice(..));
             let gradients = GradientBuffers::default().dq(slice(0)).dk(slice(1)).dv(slice(2));
-            let mask = MaskBuffers::new();
+            let mask = AuxBuffers::new();
             let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
             let mut encoder = device.create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &buffers).unwrap();
@@ -60,7 +60,7 @@ fn each_gradient_alone() {
 fn bad_input() {
     let shape = Shape::new(1, 2, 5, 8);
     let operands = Operands::random(&shape, 1);
-    let refusal = |problem: &Problem, upstream: &OutputGradients<'_>, options: BackwardOptions| {
+    let refusal = |problem: &Problem, upstream: &Upstream<'_>, options: BackwardOptions| {
         let inputs = operands.inputs();
         ATTENTION.gradients_blocking(problem, &inputs, upstream, &options).unwrap_err().to_string()
     };
@@ -71,8 +71,8 @@ fn bad_input() {
     };
     let problem = Problem::new(shape);
     let none = BackwardOptions::default();
-    says(refusal(&problem, &OutputGradients::new(&[0.0; 79]), none), &["dout", "80", "79"]);
-    let upstream = OutputGradients::new(&[0.0; 80]);
+    says(refusal(&problem, &Upstream::new(&[0.0; 79]), none), &["dout", "80", "79"]);
+    let upstream = Upstream::new(&[0.0; 80]);
     says(refusal(&problem, &upstream.dlse(&[0.0; 9]), none), &["dlse", "10 elements", "9"]);
     let repeated = Strides { batch: 0, head: 0, seq: 8, dim: 1 };
     let options = none.dk_strides(repeated);
@@ -111,7 +111,7 @@ fn all_the_same<'a>(
     dout: wgpu::BufferSlice<'a>,
     gradients: GradientBuffers<'a>,
 ) -> BackwardBuffers<'a> {
-    let mask = MaskBuffers::new();
+    let mask = AuxBuffers::new();
     BackwardBuffers { q: a, k: a, v: a, o: a, lse: a, dout, dlse: None, mask, gradients }
 }
 

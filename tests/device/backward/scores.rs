@@ -1,9 +1,11 @@
 //! Score modifiers, the user's own functions, and the gradients of their data.
 
-use wgpu_attention::wgsl::{Custom, CustomType, GradientCheck};
-use wgpu_attention::{BackwardPlan, Dtype, Mask, MaskData, Problem, Score, Shape, reference};
+use wgpu_attention::wgsl::{GradientCheck, WgslBuffer, WgslFunction};
+use wgpu_attention::{
+    AuxData, BackwardPlan, Dtype, Mask, Problem, ScoreModifiers, Shape, reference,
+};
 
-use super::{Upstream, assert_all_close, kernels, run};
+use super::{RandomUpstream, assert_all_close, kernels, run};
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData};
 use crate::tolerance::naive_gradients_modified;
@@ -19,13 +21,13 @@ fn every_modifier_alone_and_together() {
     }
 }
 
-fn check_score(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
+fn check_score(shape: Shape, mask: &str, score: ScoreModifiers, scale: f32, seed: u64) {
     let mask: Mask = mask.parse().unwrap();
     let problem = Problem::new(shape).mask(mask.clone()).score(score).scale(scale);
     let data = ScoreData::random(&shape, seed);
     let mut operands = Operands::random(&shape, seed);
     operands.mask = data.add_to(&shape, operands.mask);
-    let (inputs, upstream) = (operands.inputs(), Upstream::random(&shape, seed));
+    let (inputs, upstream) = (operands.inputs(), RandomUpstream::random(&shape, seed));
     let upstream = upstream.of_o_and_lse();
     let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
     let naive =
@@ -44,16 +46,16 @@ fn check_score(shape: Shape, mask: &str, score: Score, scale: f32, seed: u64) {
 #[test]
 fn a_broadcast_bias_has_the_sum() {
     let shape = Shape::new(2, 3, 37, 20).seq_len_kv(70);
-    let score = Score::default().bias(true).softcap(30.0);
+    let score = ScoreModifiers::default().bias(true).softcap(30.0);
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap()).score(score);
     let mut operands = Operands::random(&shape, 2);
     let data = operands.mask.clone();
-    let upstream = Upstream::random(&shape, 2);
+    let upstream = RandomUpstream::random(&shape, 2);
     for dims in [[1, 1, 37, 70], [2, 1, 1, 70], [1, 3, 1, 70], [1, 1, 1, 70], [2, 1, 37, 70]] {
         let cells: usize = dims.iter().product();
         let value = |at: usize| (at * 37 % 101) as f32 / 25.0 - 2.0;
         operands.mask = data.clone().bias(dims, (0..cells).map(value));
-        let problem = problem.clone().data_shape(operands.mask.shape());
+        let problem = problem.clone().aux_shape(operands.mask.shape());
         let inputs = operands.inputs();
         let truth = reference::gradients(&problem, &inputs, &upstream.of_o()).unwrap();
         // The naive gradient of the full bias, summed.
@@ -100,19 +102,20 @@ fn a_score_function_with_its_derivative() {
         fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
             return grad * (1.0 - capped(score) * capped(score));
         }";
-    let custom =
-        |text: String| Custom::new(text).unwrap().buffer("slopes", CustomType::F32, 4).unwrap();
+    let custom = |text: String| {
+        WgslFunction::new(text).unwrap().buffer("slopes", WgslBuffer::F32, 4).unwrap()
+    };
     let mask: Mask = "causal & key_lengths".parse().unwrap();
-    let known = Score::default().softcap(20.0).alibi(true);
+    let known = ScoreModifiers::default().softcap(20.0).alibi(true);
     let known = Problem::new(shape).mask(mask.clone()).score(known);
     let own = Problem::new(shape).mask(mask.clone());
     let mut operands = Operands::random(&shape, 1);
     let data = ScoreData::random(&shape, 1);
     operands.mask = data.add_to(&shape, operands.mask).custom_f32("slopes", data.slopes.clone());
-    let upstream = Upstream::random(&shape, 1);
+    let upstream = RandomUpstream::random(&shape, 1);
     let (inputs, upstream) = (operands.inputs(), upstream.of_o());
     let truth = reference::gradients(&known, &inputs, &upstream).unwrap();
-    let score = Score::default().softcap(20.0).alibi(true);
+    let score = ScoreModifiers::default().softcap(20.0).alibi(true);
     let naive =
         naive_gradients_modified(&known, &mask, &inputs, &upstream, &score, &data, Dtype::F32);
     let full = own.clone().score_mod(custom(format!("{score_mod}{derivative}")));
@@ -131,7 +134,7 @@ fn a_score_function_with_its_derivative() {
 #[test]
 fn a_derivative_is_checked_by_differences() {
     let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
-    let data = MaskData::new()
+    let data = AuxData::new()
         .custom_f32("caps", [5.0, 10.0, 20.0, 40.0])
         .custom_i32("kinds", (0..41).map(|at| at % 3));
     let problem = |derivative: &str| {
@@ -144,10 +147,10 @@ fn a_derivative_is_checked_by_differences() {
                 {derivative}
             }}"
         );
-        let custom = Custom::new(text).unwrap().buffer("caps", CustomType::F32, 4).unwrap();
-        let custom = custom.buffer("kinds", CustomType::I32, 41).unwrap();
+        let custom = WgslFunction::new(text).unwrap().buffer("caps", WgslBuffer::F32, 4).unwrap();
+        let custom = custom.buffer("kinds", WgslBuffer::I32, 41).unwrap();
         // Neither the mask nor another modifier's data is asked for.
-        let score = Score::default().sinks(true);
+        let score = ScoreModifiers::default().sinks(true);
         Problem::new(shape).mask(Mask::Documents).score(score).score_mod(custom)
     };
     let check = |problem: &Problem| {
@@ -167,12 +170,12 @@ fn a_derivative_is_checked_by_differences() {
         let error = check(&problem(&wrong)).unwrap_err();
         assert_says(&error, &["score_mod_grad: expected", "in cell (", "for score", "found"]);
     }
-    let error = check(&problem(right).score_mod(Custom::new("fn score_mod() {}").unwrap()));
+    let error = check(&problem(right).score_mod(WgslFunction::new("fn score_mod() {}").unwrap()));
     assert_says(&error.unwrap_err(), &["score_mod: expected its derivative"]);
     assert_says(&check(&Problem::new(shape)).unwrap_err(), &["score_mod", "a function", "none"]);
     let missing = ATTENTION.check_score_mod_grad_blocking(
         &problem(right),
-        &MaskData::new(),
+        &AuxData::new(),
         &GradientCheck::default(),
     );
     assert_says(&missing.unwrap_err(), &["caps"]);

@@ -6,11 +6,9 @@ use wgpu_attention::mask::Evaluator;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::ReferenceGradients;
 use wgpu_attention::tensor::{KeySequences, QuerySequences};
-use wgpu_attention::{
-    BackwardPlan, Gradients, Layout, Mask, OutputGradients, Problem, Shape, reference,
-};
+use wgpu_attention::{BackwardPlan, Gradients, Layout, Mask, Problem, Shape, Upstream, reference};
 
-use super::{Upstream, assert_all_close, kernels, run};
+use super::{RandomUpstream, assert_all_close, kernels, run};
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands};
 use crate::sequences::{Batch, DIM, FORMS, HEADS, KV_HEADS, LENGTHS};
@@ -42,16 +40,16 @@ impl Laid {
 }
 
 /// dout and dlse of the batch, NaN in rows of no sequence, and those of each sequence alone.
-fn upstreams(batch: &Batch) -> (Upstream, Vec<Upstream>) {
+fn upstreams(batch: &Batch) -> (RandomUpstream, Vec<RandomUpstream>) {
     let mut rng = SmallRng::seed_from_u64(8);
-    let mut whole = Upstream {
+    let mut whole = RandomUpstream {
         dout: vec![f32::NAN; batch.shape.o_len().unwrap()],
         dlse: vec![f32::NAN; batch.shape.lse_len().unwrap()],
     };
     let alone = (0..LENGTHS.len()).map(|b| {
         let rows = HEADS * LENGTHS[b].0;
         let mut numbers = |len: usize| (0..len).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let own = Upstream { dout: numbers(rows * DIM), dlse: numbers(rows) };
+        let own = RandomUpstream { dout: numbers(rows * DIM), dlse: numbers(rows) };
         for (own_at, at) in batch.q_elements(b) {
             whole.dout[at] = own.dout[own_at];
         }
@@ -81,7 +79,7 @@ fn check(batch: &Batch, mask: &str, every_kernel: bool) {
         let data = alone.mask.clone().dense([1, HEADS, q_len, kv_len], keep);
         let alone =
             Operands { q: alone.q.clone(), k: alone.k.clone(), v: alone.v.clone(), mask: data };
-        let problem = Problem::new(shape).mask(Mask::Dense).data_shape(alone.mask.shape());
+        let problem = Problem::new(shape).mask(Mask::Dense).aux_shape(alone.mask.shape());
         let (inputs, upstream) = (alone.inputs(), upstream_alone[b].of_o_and_lse());
         let exact = reference::gradients(&problem, &inputs, &upstream).unwrap();
         truth.add(batch, b, [&exact.dq, &exact.dk, &exact.dv]);
@@ -145,7 +143,7 @@ fn what_has_no_place_for_a_gradient_is_refused() {
     let batch = Batch::new(q, kv, Layout::Bhsd);
     let operands = batch.operands();
     let dout = vec![0.0; batch.shape.o_len().unwrap()];
-    let upstream = OutputGradients::new(&dout);
+    let upstream = Upstream::new(&dout);
     let problem = batch.problem("causal");
     let none = BackwardOptions::default();
     let error = ATTENTION.gradients_blocking(&problem, &operands.inputs(), &upstream, &none);

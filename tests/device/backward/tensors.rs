@@ -2,9 +2,9 @@
 
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::tensor::Strides;
-use wgpu_attention::{Dtype, Mask, OutputGradients, Problem, Score, Shape, reference};
+use wgpu_attention::{Dtype, Mask, Problem, ScoreModifiers, Shape, Upstream, reference};
 
-use super::{Upstream, assert_all_close, kernels, run};
+use super::{RandomUpstream, assert_all_close, kernels, run};
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::naive_gradients_modified;
 
@@ -17,13 +17,13 @@ fn every_type() {
             let mask: Mask = "causal & key_lengths".parse().unwrap();
             let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
             let mut operands = Operands::random(&shape, seed);
-            let mut upstream = Upstream::random(&shape, seed);
+            let mut upstream = RandomUpstream::random(&shape, seed);
             for tensor in [&mut operands.q, &mut operands.k, &mut operands.v, &mut upstream.dout] {
                 tensor.iter_mut().for_each(|x| *x = dtype.round(*x));
             }
             let (inputs, upstream) = (operands.inputs(), upstream.of_o_and_lse());
             let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
-            let none = (Score::default(), ScoreData::default());
+            let none = (ScoreModifiers::default(), ScoreData::default());
             let naive = naive_gradients_modified(
                 &problem, &mask, &inputs, &upstream, &none.0, &none.1, dtype,
             );
@@ -49,7 +49,7 @@ fn arbitrary_strides() {
     let shape = Shape::new(2, 4, 9, 6).seq_len_kv(11).num_kv_heads(2);
     let problem = Problem::new(shape).mask(Mask::causal());
     let operands = Operands::random(&shape, 9);
-    let upstream = Upstream::random(&shape, 9);
+    let upstream = RandomUpstream::random(&shape, 9);
     // [seq, heads, batch, dim] with room behind each row
     let strides = |heads: usize| Strides { batch: 8, head: 16, seq: 16 * heads, dim: 1 };
     let spread = |values: &[f32], heads: usize, seq: usize| {
@@ -74,7 +74,7 @@ fn arbitrary_strides() {
         .o_strides(strides(4));
     for kernel in kernels(&spread_problem) {
         let dense = run(&problem, &operands, &upstream.of_o(), kernel);
-        let found = run(&spread_problem, &placed, &OutputGradients::new(&dout), kernel);
+        let found = run(&spread_problem, &placed, &Upstream::new(&dout), kernel);
         for (name, found, dense, heads, seq) in [
             ("dq", &found.dq, &dense.dq, 4, 9),
             ("dk", &found.dk, &dense.dk, 2, 11),

@@ -4,9 +4,7 @@ use wgpu::BufferUsages;
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::tensor::QuerySequences;
-use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Error, KvCache, Mask, MaskBuffers,
-};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxBuffers, Error, KvCache, Mask, Session};
 
 use super::{DIM, HEADS, KV_HEADS, tokens};
 
@@ -20,7 +18,7 @@ fn a_long_loop_makes_nothing_anew() {
     let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
     let new = NewTokens::new(1).rotary(rotary).query_heads(HEADS);
     // A device of its own, so that other tests don't count.
-    let own = Attention::open_blocking(&Default::default()).unwrap();
+    let own = Session::open_blocking(&Default::default()).unwrap();
     let (device, kernels) = (own.device(), own.kernels());
     let mut cache = KvCache::new(kernels, &shape).unwrap();
     let append = AppendPlan::new(kernels, &shape, &new).unwrap();
@@ -44,7 +42,7 @@ fn a_long_loop_makes_nothing_anew() {
             q: rotated.slice(..),
             k: cache.k(),
             v: cache.v(),
-            mask: cache.mask_buffers(MaskBuffers::new()),
+            mask: cache.mask_buffers(AuxBuffers::new()),
             o: o.slice(..),
             lse: None,
         };

@@ -6,8 +6,8 @@ use wgpu_attention::cache::{
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::{Dtypes, QuerySequences};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Dtype, KvCache, Layout, Mask, MaskBuffers,
-    MaskInput, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxTensor, Dtype, KvCache, Layout, Mask, Problem,
+    Session, Shape,
 };
 
 use super::{
@@ -43,7 +43,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     let packed = NewTokens::new(9).sequences(QuerySequences::Packed { total: 4 });
     let packed = AppendPlan::new(ATTENTION.kernels(), &shape, &packed).unwrap();
     let starts = upload_i32(&[0, 1, 4]);
-    let data = MaskBuffers::new().with(MaskInput::QStarts, starts.slice(..));
+    let data = AuxBuffers::new().with(AuxTensor::QStarts, starts.slice(..));
     let with = |lengths: &'static [usize]| buffers.clone().sequences(data.clone()).lengths(lengths);
     refused(&mut cache, &packed, &with(&[1, 3]), &["sequence 1", "18 + 3"]);
     refused(&mut cache, &packed, &with(&[1]), &["lengths", "2 elements", "1 elements"]);
@@ -63,7 +63,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     }
     let attends_by = |problem: &Problem| {
         let (q, o) = (k.slice(..), v.slice(..));
-        cache.attention_buffers(problem, q, MaskBuffers::new(), o).map(|_| ())
+        cache.attention_buffers(problem, q, AuxBuffers::new(), o).map(|_| ())
     };
     let attends = |other: CacheShape| {
         attends_by(&other.problem(HEADS, 1, QuerySequences::Uniform).mask(Mask::causal()))
@@ -92,7 +92,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     let own = cache.k().buffer().clone();
     let own = AppendBuffers::new(own.slice(..), v.slice(..));
     refused(&mut cache, &one, &own, &["the cache's k:", "another buffer"]);
-    let foreign = Attention::open_blocking(&Default::default()).unwrap();
+    let foreign = Session::open_blocking(&Default::default()).unwrap();
     let mut other = KvCache::new(foreign.kernels(), &shape).unwrap();
     submit(|encoder| {
         let error = one.encode(encoder, &mut other, &buffers).unwrap_err();
@@ -214,9 +214,9 @@ fn a_fault_that_the_device_alone_sees_leaves_everything_as_it_was() {
             });
             let (starts, counts) = (starts.collect::<Vec<_>>(), words.q.to_vec());
             let (starts, counts) = (upload_i32(&starts), upload_i32(&counts));
-            let data = MaskBuffers::new()
-                .with(MaskInput::QStarts, starts.slice(..))
-                .with(MaskInput::QLengths, counts.slice(..));
+            let data = AuxBuffers::new()
+                .with(AuxTensor::QStarts, starts.slice(..))
+                .with(AuxTensor::QLengths, counts.slice(..));
             let unwritten = |elements: usize| upload_i32(&vec![0x7fab_cdef; elements]);
             let written = [tokens.q.len(), tokens.q.len(), 3 * HEADS * 9].map(unwritten);
             let [rotated, o, lse] = &written;

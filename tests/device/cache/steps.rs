@@ -6,8 +6,8 @@ use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, Dtype, Error, Inputs, KvCache, Layout, Mask, MaskBuffers,
-    MaskData, MaskInput, Problem, Score, Shape, reference,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, AuxTensor, Dtype, Error, Inputs, KvCache,
+    Layout, Mask, Problem, ScoreModifiers, Shape, reference,
 };
 
 use super::{
@@ -20,7 +20,7 @@ use crate::tolerance::{DEQUANTIZED_ERROR, assert_close, naive, naive_modified};
 /// How the tokens attend.
 struct Attending {
     mask: &'static str,
-    score: Score,
+    score: ScoreModifiers,
 }
 
 impl Attending {
@@ -31,7 +31,7 @@ impl Attending {
     }
 }
 
-const NO_SCORE: Score = Score::new();
+const NO_SCORE: ScoreModifiers = ScoreModifiers::new();
 
 /// The modifiers' data, whether they are on or not.
 fn score_data() -> ScoreData {
@@ -51,7 +51,7 @@ fn parallel(attending: &Attending, tokens: &Tokens, batch: usize) -> Parallel {
     let (mask, score) = (attending.mask(), attending.score);
     let problem = Problem::new(shape).mask(mask.clone()).score(score);
     let scores = score_data();
-    let data = MaskData::new().alibi_slopes(scores.slopes.clone()).sinks(scores.sinks.clone());
+    let data = AuxData::new().alibi_slopes(scores.slopes.clone()).sinks(scores.sinks.clone());
     let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).mask(&data);
     let truth = reference::attention(&problem, &inputs).unwrap().o;
     let naive = naive_modified(&problem, &mask, &inputs, &score, &scores, Dtype::F32).o;
@@ -91,9 +91,9 @@ fn step_by_step(
         submit(|encoder| {
             let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
             plan.encode(encoder, &mut cache, &buffers).unwrap();
-            let mask = MaskBuffers::new()
-                .with(MaskInput::AlibiSlopes, slopes.slice(..))
-                .with(MaskInput::Sinks, sinks.slice(..));
+            let mask = AuxBuffers::new()
+                .with(AuxTensor::AlibiSlopes, slopes.slice(..))
+                .with(AuxTensor::Sinks, sinks.slice(..));
             let buffers = AttentionBuffers {
                 q: q.slice(..),
                 k: cache.k(),
@@ -146,7 +146,7 @@ fn any_number_of_queries_under_every_modifier() {
     let chunks: Vec<usize> = (1..=16).collect();
     let seq_len = chunks.iter().sum();
     let contiguous = CacheShape::new(1, KV_HEADS, seq_len, DIM);
-    let all = Score::default().softcap(50.0).alibi(true).sinks(true);
+    let all = ScoreModifiers::default().softcap(50.0).alibi(true).sinks(true);
     let softcap = NO_SCORE.softcap(20.0);
     let sinks = NO_SCORE.sinks(true);
     for (shape, mask, score) in [
@@ -212,13 +212,13 @@ fn a_tree_of_drafts_behind_each_cache() {
         let words: Vec<i32> = parents.iter().flatten().copied().collect();
         let trees = upload_i32(&words);
         submit(|encoder| {
-            let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
+            let data = AuxBuffers::new().with(AuxTensor::QLengths, counts.slice(..));
             let buffers =
                 AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data).lengths(&lengths);
             before.encode(encoder, &mut cache, &buffers).unwrap();
             let buffers = AppendBuffers::new(new_k.slice(..), new_v.slice(..));
             append.encode(encoder, &mut cache, &buffers).unwrap();
-            let mask = MaskBuffers::new().with(MaskInput::TreeParents, trees.slice(..));
+            let mask = AuxBuffers::new().with(AuxTensor::TreeParents, trees.slice(..));
             let buffers =
                 cache.attention_buffers(&problem, new_q.slice(..), mask, out.slice(..)).unwrap();
             attention.encode(encoder, &buffers).unwrap();
@@ -236,7 +236,7 @@ fn a_tree_of_drafts_behind_each_cache() {
                 cut(sequence, 64, DIM, 0, keys)
             };
             let (k, v) = (upto(&all.k), upto(&all.v));
-            let data = MaskData::new().tree_parents(parents[b].iter().copied());
+            let data = AuxData::new().tree_parents(parents[b].iter().copied());
             let own = b * sequence..(b + 1) * sequence;
             let inputs = Inputs::new(&q[own.clone()], &k, &v).mask(&data);
             let truth = reference::attention(&problem, &inputs).unwrap();
@@ -274,7 +274,7 @@ fn shared_blocks_are_as_good_as_copies() {
     let (k, v) = (part(&tokens.k, 0, prefix), part(&tokens.v, 0, prefix));
     let (lengths, counts) = ([prefix, 0], upload_i32(&[prefix as i32, 0]));
     submit(|encoder| {
-        let data = MaskBuffers::new().with(MaskInput::QLengths, counts.slice(..));
+        let data = AuxBuffers::new().with(AuxTensor::QLengths, counts.slice(..));
         let buffers =
             AppendBuffers::new(k.slice(..), v.slice(..)).sequences(data).lengths(&lengths);
         plan.encode(encoder, &mut cache, &buffers).unwrap();
@@ -290,7 +290,7 @@ fn shared_blocks_are_as_good_as_copies() {
         submit(|encoder| {
             let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
             one.encode(encoder, &mut cache, &buffers).unwrap();
-            let (mask, o) = (MaskBuffers::new(), out.slice(..));
+            let (mask, o) = (AuxBuffers::new(), out.slice(..));
             let buffers = cache.attention_buffers(&problem, q.slice(..), mask, o).unwrap();
             attention.encode(encoder, &buffers).unwrap();
         });
@@ -398,7 +398,7 @@ fn every_kernel_reads_rows_of_8_bits() {
                 Err(error) => panic!("{error}"),
             };
             submit(|encoder| {
-                let (mask, o) = (MaskBuffers::new(), out.slice(..));
+                let (mask, o) = (AuxBuffers::new(), out.slice(..));
                 let buffers = cache.attention_buffers(&problem, q.slice(..), mask, o).unwrap();
                 plan.encode(encoder, &buffers).unwrap();
             });
@@ -466,9 +466,9 @@ fn sequences_take_different_numbers_of_tokens() {
         added.iter().for_each(|&n| starts.push(starts[starts.len() - 1] + n as i32));
         let counts: Vec<i32> = added.iter().map(|&n| n as i32).collect();
         let (starts, counts) = (upload_i32(&starts), upload_i32(&counts));
-        let data = MaskBuffers::new()
-            .with(MaskInput::QStarts, starts.slice(..))
-            .with(MaskInput::QLengths, counts.slice(..));
+        let data = AuxBuffers::new()
+            .with(AuxTensor::QStarts, starts.slice(..))
+            .with(AuxTensor::QLengths, counts.slice(..));
         let new = NewTokens::new(most).sequences(sequences);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
         let problem = shape.problem(HEADS, most, sequences).mask(Mask::causal());

@@ -13,8 +13,8 @@ use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 use wgpu_attention::plan::{MaskFormat, MergePlan};
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Error, KvCache, Mask, MaskBuffers, OutputGradients,
-    Outputs, Problem,
+    AttentionBuffers, AttentionPlan, AuxBuffers, Error, KvCache, Mask, Problem, RunOptions,
+    Session, Upstream,
 };
 
 use super::{SHAPE, operands, own_device, problem};
@@ -86,7 +86,7 @@ impl Layer {
 type Bits = Vec<Vec<u32>>;
 
 /// What is done on a device, and its name.
-type Work = (&'static str, fn(&Attention) -> Result<Bits, Error>);
+type Work = (&'static str, fn(&Session) -> Result<Bits, Error>);
 
 fn bits(values: Vec<f32>) -> Vec<u32> {
     values.into_iter().map(f32::to_bits).collect()
@@ -125,7 +125,7 @@ impl Scopes {
 
 /// Encodes and submits as an application does.
 fn submit(
-    own: &Attention,
+    own: &Session,
     record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let scopes = Scopes::push(own.device());
@@ -140,24 +140,24 @@ fn small() -> Problem {
     Problem::new(SHAPE).mask(Mask::causal())
 }
 
-fn forward(own: &Attention) -> Result<Bits, Error> {
+fn forward(own: &Session) -> Result<Bits, Error> {
     let operands = Operands::random(&SHAPE, 1);
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let found = own.run_blocking(&small(), &operands.inputs(), &outputs)?;
     Ok([found.o, found.lse].map(bits).into())
 }
 
-fn backward(own: &Attention) -> Result<Bits, Error> {
+fn backward(own: &Session) -> Result<Bits, Error> {
     let operands = Operands::random(&SHAPE, 1);
     let upstream = vec![1.0; SHAPE.o_len().unwrap()];
-    let upstream = OutputGradients::new(&upstream);
+    let upstream = Upstream::new(&upstream);
     let found =
         own.gradients_blocking(&small(), &operands.inputs(), &upstream, &Default::default())?;
     Ok([found.dq, found.dk, found.dv].map(bits).into())
 }
 
 /// Two steps of a loop that appends to a cache and decodes over it, in parts that are merged.
-fn decode(own: &Attention) -> Result<Bits, Error> {
+fn decode(own: &Session) -> Result<Bits, Error> {
     let shape = CacheShape::new(1, 1, 70, 20);
     let tokens: Vec<f32> = (0..33 * 20).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
     let [k, v] = [(); 2].map(|()| upload(own, &tokens));
@@ -173,7 +173,7 @@ fn decode(own: &Attention) -> Result<Bits, Error> {
             let new = AppendBuffers::new(k.slice(..), v.slice(..));
             append.encode(encoder, &mut cache, &new)?;
             let q = k.slice(..80);
-            let buffers = cache.attention_buffers(&problem, q, MaskBuffers::new(), o.slice(..))?;
+            let buffers = cache.attention_buffers(&problem, q, AuxBuffers::new(), o.slice(..))?;
             attention.encode(encoder, &buffers)
         })?;
         found.push(bits(own.read_blocking(&o, 20)?));
@@ -183,7 +183,7 @@ fn decode(own: &Attention) -> Result<Bits, Error> {
 }
 
 /// The application's own buffer. (`create_buffer_init` of wgpu's panics where there is no memory for it.)
-fn upload<T: bytemuck::Pod>(own: &Attention, values: &[T]) -> Result<wgpu::Buffer, Error> {
+fn upload<T: bytemuck::Pod>(own: &Session, values: &[T]) -> Result<wgpu::Buffer, Error> {
     let scopes = Scopes::push(own.device());
     let contents: &[u8] = bytemuck::cast_slice(values);
     let buffer = own.device().create_buffer(&wgpu::BufferDescriptor {
@@ -198,7 +198,7 @@ fn upload<T: bytemuck::Pod>(own: &Attention, values: &[T]) -> Result<wgpu::Buffe
     scopes.pop().map(|()| buffer)
 }
 
-fn mask(own: &Attention) -> Result<Bits, Error> {
+fn mask(own: &Session) -> Result<Bits, Error> {
     let (operands, _) = operands();
     let tensor = own.materialize_blocking(&problem(), &operands.mask, MaskFormat::Keep)?;
     let classes = own.tile_classes_blocking(&problem(), &operands.mask, &Default::default())?;
@@ -207,7 +207,7 @@ fn mask(own: &Attention) -> Result<Bits, Error> {
 }
 
 /// The same result twice, which merge to itself.
-fn merge(own: &Attention) -> Result<Bits, Error> {
+fn merge(own: &Session) -> Result<Bits, Error> {
     let operands = Operands::random(&SHAPE, 1);
     let merge = MergePlan::new(own.kernels(), &small(), 2)?;
     let attention = AttentionPlan::new(own.kernels(), &small(), &Default::default())?;
@@ -221,7 +221,7 @@ fn merge(own: &Attention) -> Result<Bits, Error> {
                 q: q.slice(..),
                 k: k.slice(..),
                 v: v.slice(..),
-                mask: MaskBuffers::new(),
+                mask: AuxBuffers::new(),
                 o: part.o,
                 lse: Some(part.lse),
             };
@@ -401,7 +401,7 @@ fn the_driver_fails_while_a_device_is_opened() {
         let mut tally = Tally::new();
         for before in 0.. {
             layer.choose(fault, before);
-            let opened = guarded(|| Attention::open_blocking(&Default::default()));
+            let opened = guarded(|| Session::open_blocking(&Default::default()));
             let failed = layer.failed();
             layer.choose(Fault::None, 0);
             let came = match (opened, failed) {

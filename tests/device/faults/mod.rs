@@ -18,8 +18,8 @@ use wgpu_attention::plan::{
 };
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, BackwardPlan, Error, KvCache, Mask, MaskBuffers,
-    MaskData, OutputGradients, Outputs, Problem, Shape,
+    AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, BackwardPlan, Error, KvCache, Mask,
+    Problem, RunOptions, Session, Shape, Upstream,
 };
 
 use crate::fixture::{ATTENTION, Operands, kernels, limited, run};
@@ -31,11 +31,11 @@ fn problem() -> Problem {
 }
 
 /// A device of its own, and the call that is to fail.
-fn own_device() -> Attention {
+fn own_device() -> Session {
     limited(|_| ())
 }
 
-fn upload(attention: &Attention, values: &[u8]) -> wgpu::Buffer {
+fn upload(attention: &Session, values: &[u8]) -> wgpu::Buffer {
     attention.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: None,
         contents: values,
@@ -56,7 +56,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(attention: &Attention, operands: &Operands, ids: &[i32]) -> Self {
+    fn new(attention: &Session, operands: &Operands, ids: &[i32]) -> Self {
         let floats = |values: &[f32]| upload(attention, bytemuck::cast_slice(values));
         Self {
             q: floats(&operands.q),
@@ -68,10 +68,10 @@ impl Buffers {
         }
     }
 
-    fn mask(&self) -> MaskBuffers<'_> {
-        MaskBuffers::new()
-            .with(wgpu_attention::MaskInput::DocumentIdsQ, self.ids.slice(..))
-            .with(wgpu_attention::MaskInput::DocumentIdsKv, self.ids.slice(..))
+    fn mask(&self) -> AuxBuffers<'_> {
+        AuxBuffers::new()
+            .with(wgpu_attention::AuxTensor::DocumentIdsQ, self.ids.slice(..))
+            .with(wgpu_attention::AuxTensor::DocumentIdsKv, self.ids.slice(..))
     }
 
     fn attention(&self) -> AttentionBuffers<'_> {
@@ -89,7 +89,7 @@ impl Buffers {
 fn operands() -> (Operands, Vec<i32>) {
     let mut operands = Operands::random(&SHAPE, 1);
     let ids: Vec<i32> = (0..66).map(|i| i / 9).collect();
-    operands.mask = MaskData::new().document_ids(ids.clone());
+    operands.mask = AuxData::new().document_ids(ids.clone());
     (operands, ids)
 }
 
@@ -120,9 +120,9 @@ fn a_device_lost_between_any_two_calls() {
             let cache = CacheShape::new(1, 1, 9, 20);
             assert_lost("append", AppendPlan::new(kernels, &cache, &NewTokens::new(1)));
             assert_lost("cache", KvCache::new(kernels, &cache));
-            let outputs = Outputs::default();
+            let outputs = RunOptions::default();
             assert_lost("run", own.run_blocking(&problem(), &operands.inputs(), &outputs));
-            let upstream = OutputGradients::new(&upstream);
+            let upstream = Upstream::new(&upstream);
             let gradients = own.gradients_blocking(
                 &problem(),
                 &operands.inputs(),
@@ -196,7 +196,7 @@ fn a_device_lost_during_a_call() {
                 std::thread::sleep(std::time::Duration::from_millis(delay));
                 device.destroy();
             });
-            let outputs = Outputs::default().lse(true).kernel(kernels(&problem())[0]);
+            let outputs = RunOptions::default().lse(true).kernel(kernels(&problem())[0]);
             match own.run_blocking(&problem(), &operands.inputs(), &outputs) {
                 Ok(found) => assert_eq!(found, expected),
                 Err(Error::DeviceLost { .. }) => {}
@@ -210,7 +210,7 @@ fn a_device_lost_during_a_call() {
 fn a_readback_that_nobody_waits_for() {
     let (operands, _) = operands();
     let problem = problem();
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let inputs = operands.inputs();
     // Dropped before it starts, and after its first step, wherever that ends.
     drop(ATTENTION.run(&problem, &inputs, &outputs));
@@ -252,7 +252,7 @@ fn threads_that_encode_from_one_plan() {
 /// A plan of some kind, and what it has encoded.
 #[expect(dead_code, reason = "held until it is dropped")]
 enum Plan {
-    Attention(AttentionPlan),
+    Session(AttentionPlan),
     Backward(BackwardPlan),
     Inspect(InspectPlan),
     Mask(MaskPlan),
@@ -278,7 +278,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
             0 => {
                 let plan = AttentionPlan::new(kernels, &problem(), &Default::default())?;
                 plan.encode(encoder, &buffers.attention())?;
-                Ok(Plan::Attention(plan))
+                Ok(Plan::Session(plan))
             }
             1 => {
                 let plan = BackwardPlan::new(kernels, &problem(), &Default::default())?;

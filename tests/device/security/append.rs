@@ -5,7 +5,7 @@ use wgpu_attention::cache::{
     AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens, Pairing, Rotary,
 };
 use wgpu_attention::tensor::QuerySequences;
-use wgpu_attention::{Dtype, KvCache, MaskBuffers, MaskInput};
+use wgpu_attention::{AuxBuffers, AuxTensor, Dtype, KvCache};
 
 use super::{Guarded, HOSTILE, SENTINELS, UNWRITTEN, same_with_each_sentinel, submit};
 use crate::cache::{row_at, row_bytes, stored_row};
@@ -155,12 +155,12 @@ impl Call {
         let queries = Guarded::new(&self.queries, sentinel);
         let sequences = match self.sequences {
             QuerySequences::Packed { .. } => {
-                MaskBuffers::new().with(MaskInput::QStarts, queries.slice())
+                AuxBuffers::new().with(AuxTensor::QStarts, queries.slice())
             }
             QuerySequences::LeftPadded => {
-                MaskBuffers::new().with(MaskInput::QLengths, queries.slice())
+                AuxBuffers::new().with(AuxTensor::QLengths, queries.slice())
             }
-            _ => MaskBuffers::new(),
+            _ => AuxBuffers::new(),
         };
         let buffers = AppendBuffers::new(k.slice(), v.slice())
             .q(q.slice())

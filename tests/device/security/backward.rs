@@ -3,14 +3,14 @@
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, BackwardPlan, Layout, MaskInput, Score, Shape,
+    AttentionBuffers, AttentionPlan, AuxTensor, BackwardPlan, Layout, ScoreModifiers, Shape,
 };
 
 use super::{
     Bound, By, Case, Guarded, Rows, hostile_sequences, masks, same_with_each_sentinel, submit,
     wandering,
 };
-use crate::backward::{Upstream, kernels};
+use crate::backward::{RandomUpstream, kernels};
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::sequences::{Batch, FORMS};
 
@@ -19,7 +19,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let problem = &case.problem;
     let shape = problem.shape();
     let bound = Bound::new(case, sentinel);
-    let upstream = Upstream::random(shape, 5);
+    let upstream = RandomUpstream::random(shape, 5);
     let [q_rows, k_rows, v_rows, o_rows] = Rows::of(shape);
     let dout = Guarded::floats_apart(&o_rows, &upstream.dout, sentinel);
     let dlse = Guarded::floats(&upstream.dlse, sentinel);
@@ -28,8 +28,8 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let [o, dq, dk, dv] =
         [o_rows, q_rows, k_rows, v_rows].map(|rows| Guarded::written_apart(&rows, sentinel));
     let has = |input| problem.inputs().contains(&input);
-    let dbias = has(MaskInput::Bias).then(|| written(shape.scores_len().unwrap()));
-    let dsinks = has(MaskInput::Sinks).then(|| written(shape.num_heads));
+    let dbias = has(AuxTensor::Bias).then(|| written(shape.scores_len().unwrap()));
+    let dsinks = has(AuxTensor::Sinks).then(|| written(shape.num_heads));
 
     let forward = AttentionPlan::new(ATTENTION.kernels(), problem, &Default::default()).unwrap();
     let options = BackwardOptions::default().kernel(kernel);
@@ -90,13 +90,13 @@ fn data_of_scores() {
     let operands = Operands::random(&shape, 2);
     let scores = ScoreData::random(&shape, 2);
     let words = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let score = Score::default().softcap(50.0).bias(true).alibi(true).sinks(true);
+    let score = ScoreModifiers::default().softcap(50.0).bias(true).alibi(true).sinks(true);
     let (_, mut case) = masks(&operands, shape, 2).swap_remove(0);
     case.problem = case.problem.score(score);
     case.data.extend([
-        (MaskInput::Bias, words(&scores.bias)),
-        (MaskInput::AlibiSlopes, words(&scores.slopes)),
-        (MaskInput::Sinks, words(&scores.sinks)),
+        (AuxTensor::Bias, words(&scores.bias)),
+        (AuxTensor::AlibiSlopes, words(&scores.slopes)),
+        (AuxTensor::Sinks, words(&scores.sinks)),
     ]);
     check(By::All, &case);
 }

@@ -3,7 +3,7 @@
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
-use wgpu_attention::{AttentionBuffers, AttentionPlan, MaskInput, Shape};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxTensor, Shape};
 
 use super::{
     Bound, By, Case, Guarded, Rows, hostile, masks, same_with_each_sentinel, submit, wandering,
@@ -81,11 +81,11 @@ fn hostile_caches() {
             let problem = wgpu_attention::Problem::new(shape).mask("causal".parse().unwrap());
             for right_lengths in [false, true] {
                 let words = |input| match input {
-                    MaskInput::BlockTables => hostile(18, 1),
-                    MaskInput::KvLengths if right_lengths => vec![90; 3],
-                    MaskInput::QLengths if right_lengths => vec![3; 3],
+                    AuxTensor::BlockTables => hostile(18, 1),
+                    AuxTensor::KvLengths if right_lengths => vec![90; 3],
+                    AuxTensor::QLengths if right_lengths => vec![3; 3],
                     // Two of the sequences start before they end.
-                    MaskInput::KvFirst => vec![3, u32::MAX, 0],
+                    AuxTensor::KvFirst => vec![3, u32::MAX, 0],
                     _ => hostile(3, 2),
                 };
                 let data = problem.inputs().into_iter().map(|input| (input, words(input)));

@@ -3,7 +3,7 @@
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::{MaskFormat, MaskPlan, PlanOptions, TilePlan};
 use wgpu_attention::tensor::{KeySequences, QuerySequences};
-use wgpu_attention::{AttentionBuffers, AttentionPlan, Layout, MaskInput, Shape};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxTensor, Layout, Shape};
 
 use super::{
     Bound, By, Case, Guarded, Rows, hostile, hostile_sequences, masks, same_with_each_sentinel,
@@ -68,7 +68,7 @@ fn hostile_ids_tables_and_ranges() {
     let own: Vec<u32> = (0..74).map(|at| at % 37).collect();
     let next: Vec<u32> = (0..74).map(|at| (at + 1) % 37).collect();
     for parents in [own, next] {
-        let data = vec![(MaskInput::TreeParents, parents)];
+        let data = vec![(AuxTensor::TreeParents, parents)];
         check(By::Best, &Case::new(problem.clone(), &operands, data));
     }
 }
@@ -89,9 +89,9 @@ fn hostile_lengths_starts_and_block_tables() {
     for turn in 0..3 {
         let sequences = batch.shape.batch;
         let data = vec![
-            (MaskInput::QLengths, vec![40; sequences]),
-            (MaskInput::KvLengths, vec![65; sequences]),
-            (MaskInput::BlockTables, hostile(sequences * 6, turn)),
+            (AuxTensor::QLengths, vec![40; sequences]),
+            (AuxTensor::KvLengths, vec![65; sequences]),
+            (AuxTensor::BlockTables, hostile(sequences * 6, turn)),
         ];
         check(By::All, &Case::new(batch.problem("all"), &operands, data));
     }

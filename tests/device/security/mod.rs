@@ -12,8 +12,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::mask::{MaskLeaf, Random};
 use wgpu_attention::tensor::{KeySequences, QuerySequences, Strides};
-use wgpu_attention::wgsl::{Custom, CustomType};
-use wgpu_attention::{Mask, MaskBuffers, MaskInput, Problem, Shape};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
+use wgpu_attention::{AuxBuffers, AuxTensor, Mask, Problem, Shape};
 
 use crate::fixture::{ATTENTION, Operands};
 use crate::sequences::Batch;
@@ -159,12 +159,12 @@ impl Guarded {
 struct Case<'a> {
     problem: Problem,
     operands: &'a Operands,
-    data: Vec<(MaskInput, Vec<u32>)>,
+    data: Vec<(AuxTensor, Vec<u32>)>,
     custom: Option<(&'static str, Vec<u32>)>,
 }
 
 impl<'a> Case<'a> {
-    fn new(problem: Problem, operands: &'a Operands, data: Vec<(MaskInput, Vec<u32>)>) -> Self {
+    fn new(problem: Problem, operands: &'a Operands, data: Vec<(AuxTensor, Vec<u32>)>) -> Self {
         let [q, k, v, o] = Rows::of(problem.shape()).map(|rows| rows.strides);
         let problem = problem.q_strides(q).k_strides(k).v_strides(v).o_strides(o);
         Self { problem, operands, data, custom: None }
@@ -176,7 +176,7 @@ struct Bound {
     q: Guarded,
     k: Guarded,
     v: Guarded,
-    data: Vec<(MaskInput, Guarded)>,
+    data: Vec<(AuxTensor, Guarded)>,
     custom: Option<(&'static str, Guarded)>,
 }
 
@@ -195,8 +195,8 @@ impl Bound {
         }
     }
 
-    fn mask(&self) -> MaskBuffers<'_> {
-        let mut mask = MaskBuffers::new();
+    fn mask(&self) -> AuxBuffers<'_> {
+        let mut mask = AuxBuffers::new();
         for (input, guarded) in &self.data {
             mask = mask.with(*input, guarded.slice());
         }
@@ -262,7 +262,7 @@ fn masks<'a>(operands: &'a Operands, shape: Shape, turn: usize) -> Vec<(&'static
     let mut draw = |range| rng.random_range(range);
     let mut case = |leaf: MaskLeaf| {
         let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
-        let problem = Problem::new(shape).mask(mask).data_shape(data.shape());
+        let problem = Problem::new(shape).mask(mask).aux_shape(data.shape());
         let words = |input| hostile(problem.input_words(input).unwrap(), turn);
         let data = problem.inputs().into_iter().map(|input| (input, words(input))).collect();
         (leaf.name(), Case::new(problem, operands, data))
@@ -275,8 +275,8 @@ fn hostile_sequences<'a>(batch: &Batch, operands: &'a Operands, turn: usize) -> 
     let problem = batch.problem("causal");
     let sequences = batch.shape.batch;
     let words = |input| match input {
-        MaskInput::QStarts | MaskInput::KvStarts => sequences + 1,
-        MaskInput::BlockTables => sequences * 6,
+        AuxTensor::QStarts | AuxTensor::KvStarts => sequences + 1,
+        AuxTensor::BlockTables => sequences * 6,
         _ => sequences,
     };
     let inputs = problem.inputs();
@@ -284,7 +284,7 @@ fn hostile_sequences<'a>(batch: &Batch, operands: &'a Operands, turn: usize) -> 
     // Most of the sequences start before they end, so that something is read.
     let first = |b: usize| if b % 3 == 2 { HOSTILE[b % 8] } else { 7 * b as u32 };
     let data = inputs.into_iter().map(|input| match input {
-        MaskInput::KvFirst => (input, (0..sequences).map(first).collect()),
+        AuxTensor::KvFirst => (input, (0..sequences).map(first).collect()),
         _ => (input, hostile(words(input), turn)),
     });
     Case::new(problem, operands, data.collect())
@@ -297,7 +297,7 @@ fn wandering(shape: Shape, operands: &Operands) -> Case<'_> {
             let far = ids(ids(kv_idx) + q_idx) ^ ids(0u - kv_idx) ^ ids(kv_idx * 0x01000193u);
             return (far & 1u) == 0u;
         }";
-    let custom = Custom::new(text).unwrap().buffer("ids", CustomType::U32, 41).unwrap();
+    let custom = WgslFunction::new(text).unwrap().buffer("ids", WgslBuffer::U32, 41).unwrap();
     let problem = Problem::new(shape).mask(Mask::Wgsl(custom));
     Case { custom: Some(("ids", hostile(41, 0))), ..Case::new(problem, operands, Vec::new()) }
 }

@@ -8,11 +8,12 @@ use rand::{RngExt as _, SeedableRng as _};
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::tensor::{Dtypes, KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    Gradients, Layout, Mask, MaskData, OutputGradients, Outputs, Problem, Score, Shape, reference,
+    AuxData, Gradients, Layout, Mask, Problem, RunOptions, ScoreModifiers, Shape, Upstream,
+    reference,
 };
 
 use super::pool::{Kind, POOL, Structure};
-use crate::backward::Upstream;
+use crate::backward::RandomUpstream;
 use crate::dtypes::stored;
 use crate::fixture::{ATTENTION, Operands, ScoreData};
 use crate::tolerance::{
@@ -38,7 +39,7 @@ impl std::ops::AddAssign for Made {
 struct Part {
     problem: Problem,
     operands: Operands,
-    upstream: Upstream,
+    upstream: RandomUpstream,
     /// Of q, o and their gradients.
     q: Vec<usize>,
     /// Of k, v and their gradients.
@@ -48,8 +49,8 @@ struct Part {
 }
 
 impl Part {
-    fn of_o_and_lse(&self) -> OutputGradients<'_> {
-        OutputGradients::new(&self.upstream.dout).dlse(&self.upstream.dlse)
+    fn of_o_and_lse(&self) -> Upstream<'_> {
+        Upstream::new(&self.upstream.dout).dlse(&self.upstream.dlse)
     }
 }
 
@@ -167,7 +168,7 @@ impl Call {
         let parts: Vec<Part> = (wholes.into_iter().zip(0u64..))
             .map(|((shape, q, kv), number)| {
                 let seed = if kind.has_sequences() { seed ^ (number + 1) } else { seed };
-                let mut upstream = Upstream::random(&shape, seed);
+                let mut upstream = RandomUpstream::random(&shape, seed);
                 upstream.dout.iter_mut().for_each(|x| *x = dtype.round(*x));
                 let q_dims = [shape.batch, heads, shape.seq_len_q, dim];
                 let row_dims = [shape.batch, heads, shape.seq_len_q, 1];
@@ -189,9 +190,9 @@ impl Call {
         let kv_lengths = || lengths.iter().map(|x| x.1 as i32).collect::<Vec<_>>();
         let data = match kind {
             Kind::Dense | Kind::Decode => parts[0].operands.mask.clone(),
-            Kind::Packed => MaskData::new().q_starts(starts(|x| x.0)).kv_starts(starts(|x| x.1)),
-            Kind::Cached => MaskData::new().q_starts(starts(|x| x.0)).kv_lengths(kv_lengths()),
-            Kind::DecodeCached => MaskData::new().kv_lengths(kv_lengths()),
+            Kind::Packed => AuxData::new().q_starts(starts(|x| x.0)).kv_starts(starts(|x| x.1)),
+            Kind::Cached => AuxData::new().q_starts(starts(|x| x.0)).kv_lengths(kv_lengths()),
+            Kind::DecodeCached => AuxData::new().kv_lengths(kv_lengths()),
         };
         let of_parts =
             |len: usize, of: fn(&Part) -> (&[usize], &[f32])| lay(len, parts.iter().map(of));
@@ -207,7 +208,7 @@ impl Call {
 
     /// Compares o and lse of all parts together.
     fn compare(&self, what: &str, o: &[f32], lse: &[f32]) {
-        let none = (Score::default(), ScoreData::default());
+        let none = (ScoreModifiers::default(), ScoreData::default());
         let (mut o_all, mut lse_all) = (Compared::default(), Compared::default());
         for Part { problem, operands, q, rows, .. } in &self.parts {
             let inputs = operands.inputs();
@@ -223,7 +224,7 @@ impl Call {
 
     /// Compares the gradients of all parts together.
     fn compare_gradients(&self, what: &str, found: &Gradients) {
-        let none = (Score::default(), ScoreData::default());
+        let none = (ScoreModifiers::default(), ScoreData::default());
         let mut all: [Compared; 3] = Default::default();
         for part in &self.parts {
             let (inputs, upstream) = (part.operands.inputs(), part.of_o_and_lse());
@@ -248,11 +249,11 @@ impl Call {
     }
 
     /// What the loss gives back, laid out as the call's o and lse.
-    fn upstream(&self) -> Upstream {
+    fn upstream(&self) -> RandomUpstream {
         let shape = self.problem.shape();
         let of_parts =
             |len: usize, of: fn(&Part) -> (&[usize], &[f32])| lay(len, self.parts.iter().map(of));
-        Upstream {
+        RandomUpstream {
             dout: of_parts(shape.o_len().unwrap(), |part| (&part.q, &part.upstream.dout)),
             dlse: of_parts(shape.lse_len().unwrap(), |part| (&part.rows, &part.upstream.dlse)),
         }
@@ -282,7 +283,7 @@ pub(super) fn make(seed: u64) -> Made {
     let (problem, inputs) = (&call.problem, call.operands.inputs());
     let Structure { kind, forward: kernel, is_split, backward, .. } = call.structure;
     let num_splits = is_split.then(|| *[3, 128].choose(&mut rng).unwrap());
-    let outputs = Outputs::default().lse(true).kernel(kernel).num_splits(num_splits);
+    let outputs = RunOptions::default().lse(true).kernel(kernel).num_splits(num_splits);
     let output = ATTENTION.run_blocking(problem, &inputs, &outputs).unwrap();
     let what = format!("call {seed} ({kernel}, {num_splits:?} splits, {problem:?})");
     call.compare(&what, &output.o, &output.lse);
@@ -290,7 +291,7 @@ pub(super) fn make(seed: u64) -> Made {
     if let Some(kernel) = backward.filter(|_| rng.random_bool(0.5)) {
         made.gradients = 1;
         let upstream = call.upstream();
-        let upstream = OutputGradients::new(&upstream.dout).dlse(&upstream.dlse);
+        let upstream = Upstream::new(&upstream.dout).dlse(&upstream.dlse);
         let options = BackwardOptions::default().kernel(kernel);
         let found = ATTENTION.gradients_blocking(problem, &inputs, &upstream, &options).unwrap();
         call.compare_gradients(&format!("call {seed} ({kernel}, {problem:?})"), &found);

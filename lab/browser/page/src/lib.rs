@@ -16,7 +16,7 @@ mod gpu;
 use serde::Serialize;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
-use wgpu_attention::Attention;
+use wgpu_attention::Session;
 
 use cases::Failure;
 
@@ -65,7 +65,7 @@ pub async fn run(
     // A panic ends the page's code; that it did, the host notices.
     std::panic::set_hook(Box::new(|info| error(&info.to_string())));
     let attention =
-        Attention::open(&Default::default()).await.map_err(|error| error.to_string())?;
+        Session::open(&Default::default()).await.map_err(|error| error.to_string())?;
     let mut cases = cases::all(&attention);
     cases.retain(|case| only.is_empty() || only.iter().any(|text| case.name.contains(text)));
     let start = Start { cases: cases.len(), adapter };

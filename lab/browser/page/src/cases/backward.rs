@@ -2,8 +2,8 @@
 
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
-use wgpu_attention::wgsl::{Custom, CustomType};
-use wgpu_attention::{Attention, Dtype, Mask, OutputGradients, Problem, Score, Shape, reference};
+use wgpu_attention::wgsl::{WgslFunction, WgslBuffer};
+use wgpu_attention::{Session, Dtype, Mask, Upstream, Problem, ScoreModifiers, Shape, reference};
 
 use super::{Case, Outcome, case};
 use crate::operands::{Operands, SCORES, ScoreData};
@@ -11,7 +11,7 @@ use crate::tolerance::{gradient_close, naive_gradients_modified};
 
 const TILED: [&str; 3] = ["backward terms", "backward dq tiled", "backward dkdv tiled"];
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     for kernel in BackwardKernel::ALL {
         let mut kernels =
@@ -46,16 +46,16 @@ pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
 
 /// Every gradient of `problem`, against the reference's of `known`, which is the same in the crate's own words.
 async fn compare(
-    attention: &Attention,
+    attention: &Session,
     [problem, known]: [&Problem; 2],
     mask: &Mask,
     operands: &Operands,
-    (score, data): (&Score, &ScoreData),
+    (score, data): (&ScoreModifiers, &ScoreData),
     kernel: Option<BackwardKernel>,
 ) -> Outcome {
     let dout: Vec<f32> = (0..problem.shape().o_len()?).map(|at| part(at, 1)).collect();
     let dlse: Vec<f32> = (0..problem.shape().lse_len()?).map(|at| part(at, 2)).collect();
-    let upstream = OutputGradients::new(&dout).dlse(&dlse);
+    let upstream = Upstream::new(&dout).dlse(&dlse);
     let inputs = operands.inputs();
     let options = BackwardOptions::default().kernel(kernel);
     let found = attention.gradients(problem, &inputs, &upstream, &options).await?;
@@ -82,7 +82,7 @@ fn part(at: usize, seed: usize) -> f32 {
 }
 
 async fn plain(
-    attention: &Attention,
+    attention: &Session,
     shape: Shape,
     mask: &str,
     seed: u64,
@@ -91,18 +91,18 @@ async fn plain(
     let mask: Mask = mask.parse()?;
     let problem = &Problem::new(shape).mask(mask.clone());
     let operands = Operands::random(&shape, seed);
-    let none = (&Score::default(), &ScoreData::default());
+    let none = (&ScoreModifiers::default(), &ScoreData::default());
     compare(attention, [problem, problem], &mask, &operands, none, kernel).await
 }
 
-async fn one_kernel(attention: &Attention, kernel: BackwardKernel) -> Outcome {
+async fn one_kernel(attention: &Session, kernel: BackwardKernel) -> Outcome {
     let shape = Shape::new(2, 4, 65, 20).seq_len_kv(33).num_kv_heads(2);
     let masks = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
     Ok(plain(attention, shape, masks[0], 6, Some(kernel)).await?
         + plain(attention, shape, masks[1], 7, Some(kernel)).await?)
 }
 
-async fn every_length(attention: &Attention, mask: &str) -> Outcome {
+async fn every_length(attention: &Session, mask: &str) -> Outcome {
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (0..).zip([(1, 1), (17, 3), (65, 33), (1, 203)]) {
         let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
@@ -111,7 +111,7 @@ async fn every_length(attention: &Attention, mask: &str) -> Outcome {
     Ok(compared)
 }
 
-async fn modified(attention: &Attention, score: Score) -> Outcome {
+async fn modified(attention: &Session, score: ScoreModifiers) -> Outcome {
     let shape = Shape::new(2, 4, 37, 20).seq_len_kv(70).num_kv_heads(2);
     let mask: Mask = "causal & key_lengths".parse()?;
     let problem = &Problem::new(shape).mask(mask.clone()).score(score).scale(0.2);
@@ -121,7 +121,7 @@ async fn modified(attention: &Attention, score: Score) -> Outcome {
     compare(attention, [problem, problem], &mask, &operands, (&score, &data), None).await
 }
 
-async fn custom(attention: &Attention) -> Outcome {
+async fn custom(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = ScoreData::random(&shape, 2);
     let mut operands = Operands::random(&shape, 2);
@@ -135,9 +135,9 @@ async fn custom(attention: &Attention) -> Outcome {
         fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
             return grad;
         }";
-    let alibi = Custom::new(text)?.buffer("slopes", CustomType::F32, 4)?;
+    let alibi = WgslFunction::new(text)?.buffer("slopes", WgslBuffer::F32, 4)?;
     let mask: Mask = "causal & key_lengths".parse()?;
-    let score = Score::default().alibi(true);
+    let score = ScoreModifiers::default().alibi(true);
     let own = &Problem::new(shape).mask(mask.clone()).score_mod(alibi);
     let known = &Problem::new(shape).mask(mask.clone()).score(score);
     compare(attention, [own, known], &mask, &operands, (&score, &data), None).await

@@ -4,8 +4,8 @@ use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheForm, CacheShape, Ne
 use wgpu_attention::plan::MergePlan;
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Dtype, Inputs, KvCache, Mask, MaskBuffers,
-    MaskData, Problem, Score, Shape, reference,
+    Session, AttentionBuffers, AttentionPlan, Dtype, Inputs, KvCache, Mask, AuxBuffers,
+    AuxData, Problem, ScoreModifiers, Shape, reference,
 };
 
 use super::{Case, Outcome, case, ensure};
@@ -18,7 +18,7 @@ const KV_HEADS: usize = 2;
 const DIM: usize = 16;
 const STEPS: usize = 45;
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     let shape = CacheShape::new(2, KV_HEADS, 48, DIM);
     let kernels = ["append", "forward decode", "forward tiled"];
     let case = |name: &str, shape, mask| case(name, &kernels, steps(attention, shape, mask));
@@ -40,7 +40,7 @@ fn cut(values: &[f32], seq_len: usize, dim: usize, from: usize, to: usize) -> Ve
 }
 
 /// Appends and attends, in steps of a prompt, single tokens and a few at a time; nothing is read back in between.
-async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome {
+async fn steps(attention: &Session, shape: CacheShape, mask: &str) -> Outcome {
     let whole = Shape::new(shape.batch, HEADS, STEPS, DIM).num_kv_heads(KV_HEADS);
     let operands = Operands::random(&whole, 8);
     let mut cache = KvCache::new(attention.kernels(), &shape)?;
@@ -67,7 +67,7 @@ async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome 
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(MaskBuffers::new()),
+                mask: cache.mask_buffers(AuxBuffers::new()),
                 o: o.slice(..),
                 lse: None,
             };
@@ -90,17 +90,17 @@ async fn steps(attention: &Attention, shape: CacheShape, mask: &str) -> Outcome 
     }
     let mask: Mask = mask.parse()?;
     let problem = Problem::new(whole).mask(mask.clone());
-    let none = MaskData::new();
+    let none = AuxData::new();
     let inputs = Inputs::new(&operands.q, &operands.k, &operands.v).mask(&none);
     let truth = reference::attention(&problem, &inputs)?;
-    let (score, data) = (Score::default(), ScoreData::default());
+    let (score, data) = (ScoreModifiers::default(), ScoreData::default());
     let naive = naive_modified(&problem, &mask, &inputs, &score, &data, Dtype::F32);
     close("o of all steps", &found, &naive.o, &truth.o)?;
     Ok(2)
 }
 
 /// The keys in parts, one of them empty and one that some rows don't keep at all, each a pass of its own.
-async fn merge(attention: &Attention) -> Outcome {
+async fn merge(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 4, 40, 20).seq_len_kv(113).num_kv_heads(2);
     let bounds = [0, 1, 1, 77, 100, 113];
     let problem = Problem::new(shape).mask(Mask::causal());
@@ -128,7 +128,7 @@ async fn merge(attention: &Attention) -> Outcome {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: MaskBuffers::new(),
+            mask: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };
@@ -140,7 +140,7 @@ async fn merge(attention: &Attention) -> Outcome {
     let found = attention.read(&o, shape.o_len()?).await?;
     let found_lse = attention.read(&lse, shape.lse_len()?).await?;
     let truth = reference::attention(&problem, &operands.inputs())?;
-    let (score, data) = (Score::default(), ScoreData::default());
+    let (score, data) = (ScoreModifiers::default(), ScoreData::default());
     let inputs = operands.inputs();
     let naive = naive_modified(&problem, &Mask::causal(), &inputs, &score, &data, Dtype::F32);
     close("o", &found, &naive.o, &truth.o)?;

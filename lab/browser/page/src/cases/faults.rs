@@ -5,15 +5,15 @@ use std::pin::pin;
 use std::task::Poll;
 
 use wgpu_attention::plan::MaskFormat;
-use wgpu_attention::wgsl::Custom;
-use wgpu_attention::{Attention, AttentionPlan, Error, Mask, Outputs, Problem, Shape, reference};
+use wgpu_attention::wgsl::WgslFunction;
+use wgpu_attention::{Session, AttentionPlan, Error, Mask, RunOptions, Problem, Shape, reference};
 
 use super::{Case, Failure, Outcome, case, ensure, same_bits};
 use crate::operands::Operands;
 
 const SHAPE: Shape = Shape::new(1, 2, 33, 20);
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     vec![
         case("text that doesn't compile", &[], broken_text(attention)),
         case("a broken call beside good ones", &[], side_by_side(attention)),
@@ -24,7 +24,7 @@ pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
 
 fn broken() -> Result<Problem, Error> {
     let text = "fn keep(b: u32,\n h: u32, q_idx: u32, kv_idx: u32) -> bool {\n return nothing; }";
-    Ok(Problem::new(SHAPE).mask(Mask::Wgsl(Custom::new(text)?)))
+    Ok(Problem::new(SHAPE).mask(Mask::Wgsl(WgslFunction::new(text)?)))
 }
 
 /// An error that names the operand, the line and what is wrong there.
@@ -43,10 +43,10 @@ fn ensure_told<T>(what: &str, result: Result<T, Error>) -> Result<(), Failure> {
     Err(Failure::Wrong(told))
 }
 
-async fn broken_text(attention: &Attention) -> Outcome {
+async fn broken_text(attention: &Session) -> Outcome {
     let problem = broken()?;
     let operands = Operands::random(&SHAPE, 1);
-    let outputs = Outputs::default();
+    let outputs = RunOptions::default();
     ensure_told("run", attention.run(&problem, &operands.inputs(), &outputs).await)?;
     let tensor = attention.materialize(&problem, &operands.mask, MaskFormat::Keep).await;
     ensure_told("materialize", tensor)?;
@@ -59,10 +59,10 @@ async fn broken_text(attention: &Attention) -> Outcome {
 }
 
 /// Calls at a time on one device: whichever hears of it first, none takes a broken result for a good one.
-async fn side_by_side(attention: &Attention) -> Outcome {
+async fn side_by_side(attention: &Session) -> Outcome {
     let operands = Operands::random(&SHAPE, 1);
     let (good, broken) = (Problem::new(SHAPE).mask(Mask::causal()), broken()?);
-    let (inputs, outputs) = (operands.inputs(), Outputs::default());
+    let (inputs, outputs) = (operands.inputs(), RunOptions::default());
     let expected = attention.run(&good, &inputs, &outputs).await?.o;
     let mut compared = 0;
     for broken_first in [true, false] {
@@ -103,7 +103,7 @@ async fn side_by_side(attention: &Attention) -> Outcome {
     Ok(compared + 1)
 }
 
-async fn too_large(attention: &Attention) -> Outcome {
+async fn too_large(attention: &Session) -> Outcome {
     let limits = attention.device().limits();
     let elements = usize::try_from(limits.max_buffer_size / 4 + 1).unwrap_or(usize::MAX);
     let shape = Shape::new(1, 1, 1, 1).seq_len_kv(elements.min(1 << 30));
@@ -115,10 +115,10 @@ async fn too_large(attention: &Attention) -> Outcome {
 }
 
 async fn lost() -> Outcome {
-    let own = Attention::open(&Default::default()).await?;
+    let own = Session::open(&Default::default()).await?;
     let operands = Operands::random(&SHAPE, 1);
     let problem = Problem::new(SHAPE).mask(Mask::causal());
-    let (inputs, outputs) = (operands.inputs(), Outputs::default());
+    let (inputs, outputs) = (operands.inputs(), RunOptions::default());
     let found = own.run(&problem, &inputs, &outputs).await?;
     let truth = reference::attention(&problem, &inputs)?;
     ensure(found.o.len() == truth.o.len(), || "its size".to_owned())?;

@@ -3,8 +3,8 @@
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::plan::ScoreTensor;
-use wgpu_attention::wgsl::{Custom, CustomType};
-use wgpu_attention::{Attention, Dtype, Mask, MaskData, Outputs, Problem, Score, Shape, reference};
+use wgpu_attention::wgsl::{WgslFunction, WgslBuffer};
+use wgpu_attention::{Session, Dtype, Mask, AuxData, RunOptions, Problem, ScoreModifiers, Shape, reference};
 
 use super::{Case, Outcome, case, ensure, same_bits};
 use crate::operands::{MASKS, Operands, SCORES, ScoreData, stored};
@@ -12,7 +12,7 @@ use crate::tolerance::{close, naive_modified};
 
 const TILED: &[&str] = &["forward tiled"];
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
     for kernel in ForwardKernel::ALL {
         let name = format!("forward {kernel}");
@@ -44,18 +44,18 @@ pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
 
 /// o and lse by one kernel, against the reference.
 pub(super) async fn compare(
-    attention: &Attention,
+    attention: &Session,
     problem: &Problem,
     mask: &Mask,
     operands: &Operands,
-    outputs: Outputs,
+    outputs: RunOptions,
     dtype: Dtype,
 ) -> Outcome {
     let inputs = operands.inputs();
     let outputs = outputs.lse(true);
     let found = attention.run(problem, &inputs, &outputs).await?;
     let truth = reference::attention(problem, &inputs)?;
-    let (score, data) = (Score::default(), ScoreData::default());
+    let (score, data) = (ScoreModifiers::default(), ScoreData::default());
     let naive = naive_modified(problem, mask, &inputs, &score, &data, dtype);
     let what = format!("{mask}, {dtype}, {:?}", problem.shape());
     close(&format!("o of {what}"), &found.o, &naive.o, &truth.o)?;
@@ -64,17 +64,17 @@ pub(super) async fn compare(
 }
 
 /// The same with random operands and the kernel that suits best.
-async fn best(attention: &Attention, shape: Shape, mask: &str, seed: u64) -> Outcome {
+async fn best(attention: &Session, shape: Shape, mask: &str, seed: u64) -> Outcome {
     let mask: Mask = mask.parse()?;
     let problem = Problem::new(shape).mask(mask.clone());
     let operands = Operands::random(&shape, seed);
     // Of the native tests, too, those of any size leave decode kernels out.
-    let outputs = Outputs::default().kernel(ForwardKernel::Tiled);
+    let outputs = RunOptions::default().kernel(ForwardKernel::Tiled);
     compare(attention, &problem, &mask, &operands, outputs, Dtype::F32).await
 }
 
 /// One mask whose tiles are classed by closed forms, one with a tile map and a table of rows, in every type.
-async fn one_kernel(attention: &Attention, kernel: ForwardKernel) -> Outcome {
+async fn one_kernel(attention: &Session, kernel: ForwardKernel) -> Outcome {
     let shape = match kernel.is_decode() {
         true => Shape::new(4, 8, 9, 20).seq_len_kv(203).num_kv_heads(4),
         false => Shape::new(2, 4, 113, 20).seq_len_kv(127).num_kv_heads(2),
@@ -85,14 +85,14 @@ async fn one_kernel(attention: &Attention, kernel: ForwardKernel) -> Outcome {
             let mask: Mask = mask.parse()?;
             let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
             let operands = stored(Operands::random(&shape, 5), dtype.into());
-            let outputs = Outputs::default().kernel(kernel);
+            let outputs = RunOptions::default().kernel(kernel);
             compared += compare(attention, &problem, &mask, &operands, outputs, dtype).await?;
         }
     }
     Ok(compared)
 }
 
-async fn every_length(attention: &Attention, mask: &str, seed: u64) -> Outcome {
+async fn every_length(attention: &Session, mask: &str, seed: u64) -> Outcome {
     let lengths = [(1, 1), (17, 3), (65, 33), (113, 129), (1, 203)];
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (seed..).zip(lengths) {
@@ -102,14 +102,14 @@ async fn every_length(attention: &Attention, mask: &str, seed: u64) -> Outcome {
     Ok(compared)
 }
 
-async fn long_rows(attention: &Attention) -> Outcome {
+async fn long_rows(attention: &Session) -> Outcome {
     let long = Shape::new(1, 2, 217, 20).seq_len_kv(1023).num_kv_heads(1);
     Ok(best(attention, Shape::new(1, 1, 1023, 20), "causal", 1).await?
         + best(attention, long, "causal & key_lengths", 2).await?
         + best(attention, Shape::new(1, 1, 257, 20).seq_len_kv(1023), "documents", 3).await?)
 }
 
-async fn every_head_dim(attention: &Attention) -> Outcome {
+async fn every_head_dim(attention: &Session) -> Outcome {
     let mut compared = 0;
     for (seed, dim) in (0..).zip([1, 3, 16, 17, 32, 33, 64, 80, 127, 128, 129, 192, 200, 255, 256])
     {
@@ -123,7 +123,7 @@ async fn every_head_dim(attention: &Attention) -> Outcome {
     Ok(compared)
 }
 
-async fn decode(attention: &Attention) -> Outcome {
+async fn decode(attention: &Session) -> Outcome {
     let mask: Mask = "causal & key_lengths".parse()?;
     let mut compared = 0;
     for (seq_len_q, seq_len_kv) in [(1, 1), (2, 203), (16, 129), (9, 3), (2, 1023)] {
@@ -132,14 +132,14 @@ async fn decode(attention: &Attention) -> Outcome {
         let operands = Operands::random(&shape, 4);
         for num_splits in [None, Some(3), Some(128)] {
             let kernel = Some(ForwardKernel::Decode);
-            let outputs = Outputs::default().kernel(kernel).num_splits(num_splits);
+            let outputs = RunOptions::default().kernel(kernel).num_splits(num_splits);
             compared += compare(attention, &problem, &mask, &operands, outputs, Dtype::F32).await?;
         }
     }
     Ok(compared)
 }
 
-async fn modified(attention: &Attention, score: Score) -> Outcome {
+async fn modified(attention: &Session, score: ScoreModifiers) -> Outcome {
     let mask: Mask = "causal & key_lengths".parse()?;
     let mut compared = 0;
     for (seed, (seq_len_q, seq_len_kv)) in (0..).zip([(37, 70), (70, 33)]) {
@@ -149,7 +149,7 @@ async fn modified(attention: &Attention, score: Score) -> Outcome {
         let mut operands = Operands::random(&shape, seed);
         operands.mask = data.add_to(&shape, operands.mask);
         let inputs = operands.inputs();
-        let outputs = Outputs::default().lse(true).tensors(ScoreTensor::ALL.to_vec());
+        let outputs = RunOptions::default().lse(true).tensors(ScoreTensor::ALL.to_vec());
         let found = attention.run(&problem, &inputs, &outputs).await?;
         let truth = reference::attention(&problem, &inputs)?;
         let naive = naive_modified(&problem, &mask, &inputs, &score, &data, Dtype::F32);
@@ -171,22 +171,22 @@ async fn modified(attention: &Attention, score: Score) -> Outcome {
 }
 
 /// A function of the user's own, with a buffer, gives the same bits as the mask that it imitates.
-async fn custom_mask(attention: &Attention) -> Outcome {
+async fn custom_mask(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 2, 33, 20);
     let text = "
         fn id_of(b: u32, at: u32) -> i32 { return ids(b * 33u + at); }
         fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
             return kv_idx <= q_idx && id_of(b, q_idx) == id_of(b, kv_idx);
         }";
-    let own = Mask::Wgsl(Custom::new(text)?.buffer("ids", CustomType::I32, 66)?);
+    let own = Mask::Wgsl(WgslFunction::new(text)?.buffer("ids", WgslBuffer::I32, 66)?);
     let ids: Vec<i32> = (0..66).map(|at| at / 9).collect();
     let mut operands = Operands::random(&shape, 1);
-    operands.mask = MaskData::new().document_ids(ids.clone()).custom_i32("ids", ids);
+    operands.mask = AuxData::new().document_ids(ids.clone()).custom_i32("ids", ids);
     let known = "causal & documents".parse()?;
     let mut found = Vec::new();
     for mask in [own, known] {
         let problem = Problem::new(shape).mask(mask);
-        let outputs = Outputs::default().lse(true);
+        let outputs = RunOptions::default().lse(true);
         found.push(attention.run(&problem, &operands.inputs(), &outputs).await?);
     }
     same_bits("o", &found[0].o, &found[1].o)?;
@@ -194,7 +194,7 @@ async fn custom_mask(attention: &Attention) -> Outcome {
     Ok(2)
 }
 
-async fn custom_score(attention: &Attention) -> Outcome {
+async fn custom_score(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
     let data = ScoreData::random(&shape, 2);
     let mut operands = Operands::random(&shape, 2);
@@ -204,13 +204,13 @@ async fn custom_score(attention: &Attention) -> Outcome {
         let own = i32(q_idx) + 4;
         return score - slopes(h) * f32(abs(own - i32(kv_idx)));
     }";
-    let alibi = Custom::new(text)?.buffer("slopes", CustomType::F32, 4)?;
+    let alibi = WgslFunction::new(text)?.buffer("slopes", WgslBuffer::F32, 4)?;
     let mask: Mask = "causal & key_lengths".parse()?;
-    let score = Score::default().alibi(true);
+    let score = ScoreModifiers::default().alibi(true);
     // What the function does is what ALiBi does, so ALiBi's reference is its own.
     let own = Problem::new(shape).mask(mask.clone()).score_mod(alibi);
     let known = Problem::new(shape).mask(mask.clone()).score(score);
-    let outputs = Outputs::default().lse(true);
+    let outputs = RunOptions::default().lse(true);
     let found = attention.run(&own, &operands.inputs(), &outputs).await?;
     let truth = reference::attention(&known, &operands.inputs())?;
     let naive = naive_modified(&known, &mask, &operands.inputs(), &score, &data, Dtype::F32);
@@ -220,7 +220,7 @@ async fn custom_score(attention: &Attention) -> Outcome {
 }
 
 /// Keys and values that no query of their head group keeps are replaced; every bit of the output stays.
-async fn hostile(attention: &Attention) -> Outcome {
+async fn hostile(attention: &Session) -> Outcome {
     const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
     let shape = Shape::new(3, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
     let mut compared = 0;
@@ -246,7 +246,7 @@ async fn hostile(attention: &Attention) -> Outcome {
         }
         ensure(replaced > 0, || format!("{mask} keeps every key, so it tests nothing"))?;
         let problem = Problem::new(shape).mask(mask.clone());
-        let outputs = Outputs::default().lse(true);
+        let outputs = RunOptions::default().lse(true);
         let expected = attention.run(&problem, &clean.inputs(), &outputs).await?;
         let found = attention.run(&problem, &hostile.inputs(), &outputs).await?;
         same_bits(&format!("o under {mask}"), &found.o, &expected.o)?;
@@ -256,21 +256,21 @@ async fn hostile(attention: &Attention) -> Outcome {
     Ok(compared)
 }
 
-async fn empty_rows(attention: &Attention) -> Outcome {
+async fn empty_rows(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 2, 37, 20).seq_len_kv(41);
     let problem = Problem::new(shape).mask(Mask::KeyLengths);
     let mut operands = Operands::random(&shape, 1);
-    operands.mask = MaskData::new().key_lengths([0, 41]);
-    let outputs = Outputs::default().lse(true);
+    operands.mask = AuxData::new().key_lengths([0, 41]);
+    let outputs = RunOptions::default().lse(true);
     let compared =
         compare(attention, &problem, &Mask::KeyLengths, &operands, outputs, Dtype::F32).await?;
-    let found = attention.run(&problem, &operands.inputs(), &Outputs::default()).await?;
+    let found = attention.run(&problem, &operands.inputs(), &RunOptions::default()).await?;
     let empty = found.o.len() / 2;
     ensure(found.o[..empty].iter().all(|x| x.to_bits() == 0), || "o isn't 0".to_owned())?;
     Ok(compared + 1)
 }
 
-async fn nothing(attention: &Attention) -> Outcome {
+async fn nothing(attention: &Session) -> Outcome {
     let mut compared = 0;
     for shape in [
         Shape::new(2, 2, 3, 8).seq_len_kv(0),
@@ -282,13 +282,13 @@ async fn nothing(attention: &Attention) -> Outcome {
     Ok(compared)
 }
 
-async fn deterministic(attention: &Attention) -> Outcome {
+async fn deterministic(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 4, 129, 20).seq_len_kv(113).num_kv_heads(2);
     let problem = Problem::new(shape).mask("documents | causal".parse()?);
     let operands = Operands::random(&shape, 9);
-    let first = attention.run(&problem, &operands.inputs(), &Outputs::default()).await?;
+    let first = attention.run(&problem, &operands.inputs(), &RunOptions::default()).await?;
     for _ in 0..10 {
-        let again = attention.run(&problem, &operands.inputs(), &Outputs::default()).await?;
+        let again = attention.run(&problem, &operands.inputs(), &RunOptions::default()).await?;
         same_bits("o", &again.o, &first.o)?;
     }
     Ok(10)

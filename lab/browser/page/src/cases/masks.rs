@@ -2,12 +2,12 @@
 
 use wgpu_attention::mask::{Evaluator, TileClass, TileGrid};
 use wgpu_attention::plan::{MaskFormat, TileOptions};
-use wgpu_attention::{Attention, Mask, Problem, Shape};
+use wgpu_attention::{Session, Mask, Problem, Shape};
 
 use super::{Case, Outcome, case, ensure};
 use crate::operands::{MASKS, mask_data};
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     let case = |mask: &'static &str| {
         let kernels = ["materialize", "tile classes", "tile map"];
         case(format!("tensor and tiles of {mask}"), &kernels, tensor_and_tiles(attention, mask))
@@ -15,7 +15,7 @@ pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
     MASKS.iter().map(case).collect()
 }
 
-async fn tensor_and_tiles(attention: &Attention, mask: &str) -> Outcome {
+async fn tensor_and_tiles(attention: &Session, mask: &str) -> Outcome {
     let mask: Mask = mask.parse()?;
     let mut compared = 0;
     for (seq_len_q, seq_len_kv) in [(1, 1), (7, 33), (40, 65)] {
@@ -26,7 +26,7 @@ async fn tensor_and_tiles(attention: &Attention, mask: &str) -> Outcome {
     Ok(compared)
 }
 
-async fn tensor(attention: &Attention, mask: &Mask, shape: &Shape) -> Outcome {
+async fn tensor(attention: &Session, mask: &Mask, shape: &Shape) -> Outcome {
     let data = mask_data(shape, 1);
     let evaluator = Evaluator::new(mask, &data, shape)?;
     let problem = Problem::new(*shape).mask(mask.clone());
@@ -49,7 +49,7 @@ async fn tensor(attention: &Attention, mask: &Mask, shape: &Shape) -> Outcome {
 }
 
 /// SKIP keeps no cell, FULL all of them.
-async fn tiles(attention: &Attention, mask: &Mask, shape: &Shape) -> Outcome {
+async fn tiles(attention: &Session, mask: &Mask, shape: &Shape) -> Outcome {
     let data = mask_data(shape, 1);
     let evaluator = Evaluator::new(mask, &data, shape)?;
     let problem = Problem::new(*shape).mask(mask.clone());

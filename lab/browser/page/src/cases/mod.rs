@@ -10,7 +10,7 @@ mod sequences;
 use std::pin::Pin;
 
 use wgpu_attention::mask::ParseMaskError;
-use wgpu_attention::{Attention, Error};
+use wgpu_attention::{Session, Error};
 
 /// Something to try.
 pub(crate) struct Case<'a> {
@@ -51,7 +51,7 @@ impl From<ParseMaskError> for Failure {
 }
 
 /// Every case, none of them begun.
-pub(crate) fn all(attention: &Attention) -> Vec<Case<'_>> {
+pub(crate) fn all(attention: &Session) -> Vec<Case<'_>> {
     let mut cases = forward::cases(attention);
     cases.extend(masks::cases(attention));
     cases.extend(backward::cases(attention));

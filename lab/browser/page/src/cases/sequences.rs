@@ -2,8 +2,8 @@
 
 use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    Attention, AttentionBuffers, AttentionPlan, Dtype, Mask, MaskBuffers, MaskData, MaskInput,
-    Outputs, Problem, Score, Shape, reference,
+    Session, AttentionBuffers, AttentionPlan, Dtype, Mask, AuxBuffers, AuxData, AuxTensor,
+    RunOptions, Problem, ScoreModifiers, Shape, reference,
 };
 
 use super::{Case, Failure, Outcome, case, ensure};
@@ -18,7 +18,7 @@ const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
 const DIM: usize = 20;
 
-pub(super) fn cases(attention: &Attention) -> Vec<Case<'_>> {
+pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
     vec![
         case("packed sequences", &["forward tiled"], packed(attention)),
         case("starts that are wrong are told of", &["sequences check"], check(attention)),
@@ -46,7 +46,7 @@ fn joined<'a>(heads: usize, parts: impl Fn(usize) -> &'a [f32]) -> Vec<f32> {
     whole
 }
 
-async fn packed(attention: &Attention) -> Outcome {
+async fn packed(attention: &Session) -> Outcome {
     let alone: Vec<(Problem, Operands)> = (0..)
         .zip(LENGTHS)
         .map(|(seed, (q_len, kv_len))| {
@@ -54,7 +54,7 @@ async fn packed(attention: &Attention) -> Outcome {
             (Problem::new(shape), Operands::random(&shape, seed))
         })
         .collect();
-    let data = MaskData::new().q_starts(STARTS.0).kv_starts(STARTS.1);
+    let data = AuxData::new().q_starts(STARTS.0).kv_starts(STARTS.1);
     let operands = Operands {
         q: joined(HEADS, |b| &alone[b].1.q),
         k: joined(KV_HEADS, |b| &alone[b].1.k),
@@ -64,12 +64,12 @@ async fn packed(attention: &Attention) -> Outcome {
     let mut compared = 0;
     for mask in ["causal", "window(9,2)", "chunk(24) & causal"] {
         let mask: Mask = mask.parse()?;
-        let found = attention.run(&problem(&mask), &operands.inputs(), &Outputs::default()).await?;
+        let found = attention.run(&problem(&mask), &operands.inputs(), &RunOptions::default()).await?;
         for (b, (own, operands)) in alone.iter().enumerate() {
             let own = own.clone().mask(mask.clone());
             let inputs = operands.inputs();
             let truth = reference::attention(&own, &inputs)?;
-            let (score, data) = (Score::default(), ScoreData::default());
+            let (score, data) = (ScoreModifiers::default(), ScoreData::default());
             let naive = naive_modified(&own, &mask, &inputs, &score, &data, Dtype::F32);
             let total = STARTS.0[5] as usize;
             let part: Vec<f32> = (0..HEADS)
@@ -86,7 +86,7 @@ async fn packed(attention: &Attention) -> Outcome {
     Ok(compared)
 }
 
-async fn check(attention: &Attention) -> Outcome {
+async fn check(attention: &Session) -> Outcome {
     let problem = problem(&Mask::causal());
     let plan = AttentionPlan::new(attention.kernels(), &problem, &Default::default())?;
     let shape = problem.shape();
@@ -97,9 +97,9 @@ async fn check(attention: &Attention) -> Outcome {
     for (starts, right) in [(STARTS.0, true), ([0, 17, i32::MAX, 3, -1, 56], false)] {
         let q_starts = upload(attention, &starts);
         let word = upload(attention, &[0u32]);
-        let mask = MaskBuffers::new()
-            .with(MaskInput::QStarts, q_starts.slice(..))
-            .with(MaskInput::KvStarts, kv_starts.slice(..));
+        let mask = AuxBuffers::new()
+            .with(AuxTensor::QStarts, q_starts.slice(..))
+            .with(AuxTensor::KvStarts, kv_starts.slice(..));
         let buffers = AttentionBuffers {
             q: q.slice(..),
             k: k.slice(..),

@@ -1,8 +1,8 @@
 //! Sizes, layouts and strides: what the tensors look like, and no more.
 
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::sequences::{KeySequences, QuerySequences, Sequences};
+use crate::tensor::dtype::Dtype;
+use crate::tensor::sequences::{KeySequences, QuerySequences, Sequences};
 
 /// The largest `head_dim` and `head_dim_v`.
 pub const MAX_HEAD_DIM: usize = 256;

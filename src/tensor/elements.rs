@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use crate::dtype::Dtype;
+use crate::tensor::dtype::Dtype;
 
 /// The elements of a tensor on the CPU, of whichever type they are.
 ///

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::auxiliary::{MaskBuffers, MaskData, MaskInput};
+use crate::auxiliary::{AuxBuffers, AuxData, AuxTensor};
 use crate::device::{self, DeviceOptions, scoped};
-use crate::dtype::Dtype;
-use crate::elements::{self, Element};
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::{KernelOptions, Kernels};
@@ -15,23 +13,25 @@ use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan, Grad
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan, MaskTensor};
 use crate::plan::tiles::{TileClasses, TileOptions, TilePlan};
-use crate::problem::{Inputs, OutputGradients, Problem};
+use crate::problem::{Inputs, Problem, Upstream};
 use crate::readback;
+use crate::tensor::dtype::Dtype;
+use crate::tensor::elements::{self, Element};
 
 /// A device with its kernels, for calls that take slices and return vectors.
 ///
 /// ```no_run
-/// use wgpu_attention::{Attention, Inputs, Mask, Outputs, Problem, Shape};
-/// let attention = Attention::open_blocking(&Default::default())?;
+/// use wgpu_attention::{Session, Inputs, Mask, RunOptions, Problem, Shape};
+/// let attention = Session::open_blocking(&Default::default())?;
 /// let shape = Shape::new(1, 1, 3, 2);
 /// let (q, k, v) = (vec![1.0; 6], vec![1.0; 6], vec![1.0, 1.0, 2.0, 2.0, 6.0, 6.0]);
 /// let problem = Problem::new(shape).mask(Mask::causal());
-/// let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &Outputs::default())?;
+/// let result = attention.run_blocking(&problem, &Inputs::new(&q, &k, &v), &RunOptions::default())?;
 /// assert_eq!(result.o, [1.0, 1.0, 1.5, 1.5, 3.0, 3.0]); // the mean of what each token sees
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Attention {
+pub struct Session {
     queue: wgpu::Queue,
     kernels: Kernels,
 }
@@ -39,7 +39,7 @@ pub struct Attention {
 /// What to compute besides o.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Outputs {
+pub struct RunOptions {
     /// The logarithm of the softmax's denominator, per row.
     pub lse: bool,
     /// Tensors of `[batch, num_heads, seq_len_q, seq_len_kv]` for looking inside.
@@ -50,7 +50,7 @@ pub struct Outputs {
     pub num_splits: Option<usize>,
 }
 
-impl Outputs {
+impl RunOptions {
     setters! {
         lse: bool,
         into tensors: Vec<ScoreTensor>,
@@ -72,7 +72,7 @@ pub struct Output<T = f32> {
     pub o: Vec<T>,
     /// `[batch, num_heads, seq_len_q]`, natural logarithm; −∞ in rows that keep no key. Empty unless asked for.
     pub lse: Vec<f32>,
-    /// What [`Outputs::tensors`] asked for, in its order, each dense.
+    /// What [`RunOptions::tensors`] asked for, in its order, each dense.
     pub tensors: Vec<Vec<f32>>,
 }
 
@@ -92,7 +92,7 @@ pub struct Gradients<T = f32> {
     pub dsinks: Vec<f32>,
 }
 
-impl Attention {
+impl Session {
     /// Opens a device.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Attention {
         Ok(Self { kernels: Kernels::new(&device, &options), queue })
     }
 
-    /// [`Attention::open`], waiting for it. Errors likewise.
+    /// [`Session::open`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn open_blocking(options: &DeviceOptions) -> Result<Self> {
         pollster::block_on(Self::open(options))
@@ -158,16 +158,16 @@ impl Attention {
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        outputs: &Outputs,
+        outputs: &RunOptions,
     ) -> Result<Output> {
         self.run_as(problem, inputs, outputs).await
     }
 
-    /// [`Attention::run`] with o in a type of the caller's choice: as it is stored, where the problem stores it in this type.
+    /// [`Session::run`] with o in a type of the caller's choice: as it is stored, where the problem stores it in this type.
     ///
     /// ```no_run
-    /// use wgpu_attention::{Attention, Dtype, Inputs, Output, Problem, Shape, half::f16};
-    /// let attention = Attention::open_blocking(&Default::default())?;
+    /// use wgpu_attention::{Session, Dtype, Inputs, Output, Problem, Shape, half::f16};
+    /// let attention = Session::open_blocking(&Default::default())?;
     /// let problem = Problem::new(Shape::new(1, 1, 2, 4)).dtypes(Dtype::F16);
     /// let x = [f16::ONE; 8];
     /// let inputs = Inputs::new(&x, &x, &x);
@@ -176,14 +176,14 @@ impl Attention {
     /// ```
     ///
     /// # Errors
-    /// As [`Attention::run`].
+    /// As [`Session::run`].
     pub async fn run_as<T: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        outputs: &Outputs,
+        outputs: &RunOptions,
     ) -> Result<Output<T>> {
-        let problem = problem.clone().data_shape(inputs.mask.shape());
+        let problem = problem.clone().aux_shape(inputs.mask.shape());
         problem.validate()?;
         let shape = &problem.shape;
         inputs.check(&problem)?;
@@ -242,24 +242,24 @@ impl Attention {
         Ok(output)
     }
 
-    /// [`Attention::run`], waiting for it. Errors likewise.
+    /// [`Session::run`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn run_blocking(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        outputs: &Outputs,
+        outputs: &RunOptions,
     ) -> Result<Output> {
         pollster::block_on(self.run(problem, inputs, outputs))
     }
 
-    /// [`Attention::run_as`], waiting for it. Errors likewise.
+    /// [`Session::run_as`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn run_as_blocking<T: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        outputs: &Outputs,
+        outputs: &RunOptions,
     ) -> Result<Output<T>> {
         pollster::block_on(self.run_as(problem, inputs, outputs))
     }
@@ -267,30 +267,30 @@ impl Attention {
     /// Uploads the operands, computes forward and backward, reads every gradient back.
     ///
     /// # Errors
-    /// As [`Attention::run`] and [`BackwardPlan::new`].
+    /// As [`Session::run`] and [`BackwardPlan::new`].
     pub async fn gradients(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        upstream: &OutputGradients<'_>,
+        upstream: &Upstream<'_>,
         options: &BackwardOptions,
     ) -> Result<Gradients> {
         self.gradients_as(problem, inputs, upstream, options).await
     }
 
-    /// [`Attention::gradients`] in a type of the caller's choice, but for dsinks: as they are stored, where the options store
+    /// [`Session::gradients`] in a type of the caller's choice, but for dsinks: as they are stored, where the options store
     /// them in this type.
     ///
     /// # Errors
-    /// As [`Attention::gradients`].
+    /// As [`Session::gradients`].
     pub async fn gradients_as<T: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        upstream: &OutputGradients<'_>,
+        upstream: &Upstream<'_>,
         options: &BackwardOptions,
     ) -> Result<Gradients<T>> {
-        let problem = problem.clone().data_shape(inputs.mask.shape());
+        let problem = problem.clone().aux_shape(inputs.mask.shape());
         problem.validate()?;
         inputs.check(&problem)?;
         let (shape, dtypes) = (&problem.shape, options.dtypes);
@@ -371,25 +371,25 @@ impl Attention {
         })
     }
 
-    /// [`Attention::gradients`], waiting for them. Errors likewise.
+    /// [`Session::gradients`], waiting for them. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn gradients_blocking(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        upstream: &OutputGradients<'_>,
+        upstream: &Upstream<'_>,
         options: &BackwardOptions,
     ) -> Result<Gradients> {
         pollster::block_on(self.gradients(problem, inputs, upstream, options))
     }
 
-    /// [`Attention::gradients_as`], waiting for them. Errors likewise.
+    /// [`Session::gradients_as`], waiting for them. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn gradients_as_blocking<T: Element>(
         &self,
         problem: &Problem,
         inputs: &Inputs<'_>,
-        upstream: &OutputGradients<'_>,
+        upstream: &Upstream<'_>,
         options: &BackwardOptions,
     ) -> Result<Gradients<T>> {
         pollster::block_on(self.gradients_as(problem, inputs, upstream, options))
@@ -398,14 +398,14 @@ impl Attention {
     /// The problem's mask, made on the device.
     ///
     /// # Errors
-    /// As [`Attention::run`]; and for [`MaskFormat::Bits`], which [`MaskPlan`] writes, as these aren't f32.
+    /// As [`Session::run`]; and for [`MaskFormat::Bits`], which [`MaskPlan`] writes, as these aren't f32.
     pub async fn materialize(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         format: MaskFormat,
     ) -> Result<MaskTensor> {
-        let problem = problem.clone().data_shape(data.shape());
+        let problem = problem.clone().aux_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask_alone().tensors(), &problem.shape)?;
         if format == MaskFormat::Bits {
@@ -413,7 +413,7 @@ impl Attention {
         }
         let plan = MaskPlan::new(&self.kernels, &problem, format)?;
         let dims = plan.dims();
-        let elements = crate::shape::elements("mask", &dims)?;
+        let elements = crate::tensor::shape::elements("mask", &dims)?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("mask", elements)?;
         self.submit(plan.submissions(), |encoder, submission| {
@@ -423,12 +423,12 @@ impl Attention {
         Ok(MaskTensor { dims, values })
     }
 
-    /// [`Attention::materialize`], waiting for it. Errors likewise.
+    /// [`Session::materialize`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn materialize_blocking(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         format: MaskFormat,
     ) -> Result<MaskTensor> {
         pollster::block_on(self.materialize(problem, data, format))
@@ -437,18 +437,18 @@ impl Attention {
     /// The classes of the mask's tiles: of the kernel that serves the problem, unless the options say otherwise.
     ///
     /// # Errors
-    /// As [`Attention::run`].
+    /// As [`Session::run`].
     pub async fn tile_classes(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         options: &TileOptions,
     ) -> Result<TileClasses> {
-        let problem = problem.clone().data_shape(data.shape());
+        let problem = problem.clone().aux_shape(data.shape());
         problem.validate()?;
         data.check(&problem.mask_alone().tensors(), &problem.shape)?;
         let plan = TilePlan::new(&self.kernels, &problem, options)?;
-        let elements = crate::shape::elements("tiles", &plan.dims())?;
+        let elements = crate::tensor::shape::elements("tiles", &plan.dims())?;
         let uploads = self.upload_data(&problem.mask_alone(), data)?;
         let output = self.allocate("tiles", elements)?;
         self.submit(plan.submissions(), |encoder, submission| {
@@ -459,12 +459,12 @@ impl Attention {
         Ok(TileClasses { grid: plan.grid(), dims: plan.dims(), classes })
     }
 
-    /// [`Attention::tile_classes`], waiting for it. Errors likewise.
+    /// [`Session::tile_classes`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn tile_classes_blocking(
         &self,
         problem: &Problem,
-        data: &MaskData,
+        data: &AuxData,
         options: &TileOptions,
     ) -> Result<TileClasses> {
         pollster::block_on(self.tile_classes(problem, data, options))
@@ -480,18 +480,18 @@ impl Attention {
         readback::read(self.device(), &self.queue, source, elements).await
     }
 
-    /// [`Attention::read`], waiting for it. Errors likewise.
+    /// [`Session::read`], waiting for it. Errors likewise.
     #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
         pollster::block_on(self.read(source, elements))
     }
 
-    pub(crate) fn upload_data(&self, problem: &Problem, data: &MaskData) -> Result<Uploads> {
+    pub(crate) fn upload_data(&self, problem: &Problem, data: &AuxData) -> Result<Uploads> {
         let mut uploads = Uploads::default();
         for tensor in problem.tensors() {
             let (input, words) = (tensor.input, data.device_words(&tensor));
             let bytes = match input {
-                MaskInput::Bias => problem.dtypes.bias.encode(bytemuck::cast_slice(&words)),
+                AuxTensor::Bias => problem.dtypes.bias.encode(bytemuck::cast_slice(&words)),
                 _ => bytemuck::cast_slice(&words).into(),
             };
             uploads.known.push((input, self.upload(input.base(), &bytes)?));
@@ -564,13 +564,13 @@ struct Tensor {
 /// The data of one call, on the device.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
-    known: Vec<(MaskInput, wgpu::Buffer)>,
+    known: Vec<(AuxTensor, wgpu::Buffer)>,
     custom: Vec<(Arc<str>, wgpu::Buffer)>,
 }
 
 impl Uploads {
-    pub(crate) fn buffers(&self) -> MaskBuffers<'_> {
-        let known = self.known.iter().fold(MaskBuffers::new(), |buffers, (input, buffer)| {
+    pub(crate) fn buffers(&self) -> AuxBuffers<'_> {
+        let known = self.known.iter().fold(AuxBuffers::new(), |buffers, (input, buffer)| {
             buffers.with(*input, buffer.slice(..))
         });
         (self.custom.iter())
@@ -589,8 +589,8 @@ mod tests {
     use crate::kernel::key::Pairing;
     use crate::mask::Mask;
     use crate::plan::merge::MergePlan;
-    use crate::score::Score;
-    use crate::shape::Shape;
+    use crate::score::ScoreModifiers;
+    use crate::tensor::shape::Shape;
 
     /// Runs `work` once for each of its allocations, which fails, and once more: an error then, and no harm afterwards.
     fn every_allocation_fails_once<T>(what: &str, work: impl Fn() -> Result<T>) -> usize {
@@ -614,29 +614,29 @@ mod tests {
     #[test]
     fn out_of_memory_at_every_allocation() {
         let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
-        let attention = Attention::from_device(&device, &queue);
+        let attention = Session::from_device(&device, &queue);
         let kernels = attention.kernels();
         let shape = Shape::new(2, 2, 9, 20);
         let mask: Mask = "documents & self_only_if_alone(causal)".parse().unwrap();
-        let score = Score::default().bias(true).sinks(true);
+        let score = ScoreModifiers::default().bias(true).sinks(true);
         let problem = Problem::new(shape).mask(mask).score(score);
         let values = vec![0.5; shape.q_len().unwrap()];
         let data =
-            MaskData::new().document_ids([1; 18]).bias([1, 1, 9, 9], [0.0; 81]).sinks([0.0; 2]);
+            AuxData::new().document_ids([1; 18]).bias([1, 1, 9, 9], [0.0; 81]).sinks([0.0; 2]);
         let inputs = Inputs::new(&values, &values, &values).mask(&data);
         let mut count = 0;
-        let outputs = Outputs::default().lse(true).tensors(vec![ScoreTensor::Weights]);
+        let outputs = RunOptions::default().lse(true).tensors(vec![ScoreTensor::Weights]);
         count += every_allocation_fails_once("a forward pass", || {
             attention.run_blocking(&problem, &inputs, &outputs)
         });
         let decode = Problem::new(Shape::new(1, 1, 1, 20).seq_len_kv(700));
         let long = vec![0.5; 700 * 20];
         let inputs_of_decode = Inputs::new(&values[..20], &long, &long);
-        let splits = Outputs::default().num_splits(3);
+        let splits = RunOptions::default().num_splits(3);
         count += every_allocation_fails_once("a decode pass", || {
             attention.run_blocking(&decode, &inputs_of_decode, &splits)
         });
-        let upstream = OutputGradients::new(&values);
+        let upstream = Upstream::new(&values);
         count += every_allocation_fails_once("gradients", || {
             attention.gradients_blocking(&problem, &inputs, &upstream, &Default::default())
         });

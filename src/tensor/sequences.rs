@@ -4,7 +4,7 @@
 /// How the queries and the keys of a batch lie in memory; both uniform unless said otherwise.
 ///
 /// With anything else, [`crate::Shape`]'s `seq_len_q` and `seq_len_kv` are the most that a sequence may have, and each
-/// sequence's own lengths are data of the problem, found by name ([`crate::MaskInput`]). Masks count from each
+/// sequence's own lengths are data of the problem, found by name ([`crate::AuxTensor`]). Masks count from each
 /// sequence's own first query and key, and the last query of a sequence stands at its last key. Rows of o and lse that
 /// belong to no sequence aren't written.
 ///
