@@ -69,7 +69,7 @@ fn leaves_beside_each_other_read_their_own() {
 #[test]
 fn attention_under_the_leaves_without_tests_of_their_own() {
     let has = |mask: &&str, name: &str| mask.contains(name);
-    let untested = Mask::leaves().filter(|leaf| !MASKS.iter().any(|mask| has(&mask, leaf.name())));
+    let untested = Mask::leaves().filter(|leaf| !MASKS.iter().any(|mask| has(mask, leaf.name())));
     for (seed, leaf) in (0..).zip(untested) {
         let mut draw = numbers(seed);
         for shape in
