@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From what knows nothing to what knows everything; a module imports only from rows above its own.
 const LAYERS: &[&[&str]] = &[
-    &["error", "setters"],
+    &["error", "setters", "suggest"],
     &["score", "dtype", "custom", "sequences"],
     &["shape", "elements"],
     &["auxiliary"],
@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
 /// Modules that compute on the CPU alone.
 const WITHOUT_WGPU: &[&str] = &[
     "error",
+    "suggest",
     "shape",
     "elements",
     "score",

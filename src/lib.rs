@@ -82,6 +82,7 @@ pub mod reference;
 mod score;
 mod sequences;
 mod shape;
+mod suggest;
 
 pub use attention::{Attention, Gradients, Output, Outputs};
 #[doc(inline)]
@@ -119,6 +120,10 @@ pub mod wgsl {
 
 /// The crates whose types are part of this one's interface.
 pub use {half, wgpu};
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use suggest::did_you_mean;
 
 /// The code of the pages that readers copy from.
 #[cfg(doctest)]
