@@ -113,6 +113,14 @@ impl MaskLayout {
     }
 }
 
+impl MaskLayout {
+    /// The words of the tile map, if there is one.
+    pub(crate) fn tile_map_words(&self) -> usize {
+        let [batch, heads] = self.broadcast;
+        self.tile_map.map_or(0, |[rows, row_words]| batch * heads * rows * row_words)
+    }
+}
+
 /// The header's slot that says where a tensor starts. Leaves have slots of their own.
 fn header_slot(input: MaskInput) -> Option<usize> {
     match input {
