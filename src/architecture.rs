@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From what knows nothing to what knows everything; a module imports only from rows above its own.
 const LAYERS: &[&[&str]] = &[
-    &["error", "setters"],
+    &["error", "setters", "suggest"],
     &["tensor", "score", "custom"],
     &["auxiliary"],
     &["mask"],
@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Modules that compute on the CPU alone.
 const WITHOUT_WGPU: &[&str] =
-    &["error", "tensor", "score", "custom", "auxiliary", "mask", "problem", "reference"];
+    &["error", "suggest", "tensor", "score", "custom", "auxiliary", "mask", "problem", "reference"];
 
 /// A file of those modules that holds the device's side all the same: the reference doesn't use it.
 const OF_THE_DEVICE: &str = "auxiliary/buffers.rs";

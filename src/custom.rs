@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::suggest::nearest;
 
 /// A function of the user's own, and the buffers that it reads.
 ///
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WgslFunction {
     text: Arc<str>,
+    label: Arc<str>,
     buffers: Vec<CustomBuffer>,
 }
 
@@ -113,7 +115,13 @@ impl WgslFunction {
                 ));
             }
         }
-        Ok(Self { text, buffers: Vec::new() })
+        Ok(Self { text, label: Arc::from("wgsl"), buffers: Vec::new() })
+    }
+
+    /// The same under the name that errors give it, such as the path of its file; `wgsl` unless given.
+    #[must_use]
+    pub fn labeled(self, label: impl Into<Arc<str>>) -> Self {
+        Self { label: label.into(), ..self }
     }
 
     /// The same with a buffer of `len` elements that its functions read as `name(index)`.
@@ -151,8 +159,11 @@ impl WgslFunction {
     /// Whether the text has a function that the use asks for.
     pub(crate) fn declares(&self, usage: CustomUse) -> bool {
         let bare = strip_comments(&self.text);
-        let words: Vec<&str> = identifiers(&bare).map(|(_, name)| name).collect();
-        words.windows(2).any(|pair| pair == ["fn", usage.function()])
+        functions(&bare).iter().any(|(_, name)| *name == usage.function())
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
     }
 
     pub(crate) fn buffers(&self) -> &[CustomBuffer] {
@@ -198,14 +209,67 @@ impl WgslFunction {
         module
     }
 
-    /// The error of a text that doesn't compile alone.
-    pub(crate) fn compile_error(usage: CustomUse, message: &str) -> Error {
-        Error::operand(
-            "wgsl",
-            format!("text that compiles and has `{}`", usage.signature()),
-            message,
-        )
+    /// What is wrong with a text that doesn't compile alone, by the compiler's message; or with the signature of its function,
+    /// if it's only the call that doesn't compile.
+    pub(crate) fn compile_error(&self, usage: CustomUse, called: bool, message: &str) -> Error {
+        let expected = format!("`{}`", usage.signature());
+        let bare = strip_comments(&self.text);
+        let functions = functions(&bare);
+        match functions.iter().find(|(_, name)| *name == usage.function()) {
+            None if called => {
+                let near = nearest(usage.function(), functions.iter().map(|&(_, name)| name));
+                let place = near.and_then(|near| functions.iter().find(|(_, name)| *name == near));
+                let found = match place {
+                    Some((at, name)) => format!("`{name}`\n{}", self.shown(&bare, *at)),
+                    None => format!("no function `{}`", usage.function()),
+                };
+                Error::operand(&*self.label, expected, found)
+            }
+            Some((at, _)) if called && types(&bare[*at..]) != types(usage.signature()) => {
+                let found = format!("other types\n{}", self.shown(&bare, *at));
+                Error::operand(&*self.label, expected, found)
+            }
+            _ => {
+                // What comes before are wgpu's own calls.
+                let message = message.split_once("\nShader ").map_or(message, |(_, rest)| rest);
+                let message = message.trim_start_matches(&format!("'{}' ", self.label));
+                let message = message.trim_end().replace("─ wgsl:", &format!("─ {}:", self.label));
+                Error::operand(
+                    &*self.label,
+                    format!("text that compiles and has {expected}"),
+                    message,
+                )
+            }
+        }
     }
+
+    /// The line of the text in which the text without comments has a word at `at`, as the compiler shows lines.
+    fn shown(&self, bare: &str, at: usize) -> String {
+        let before = &bare[..at];
+        let index = before.matches('\n').count();
+        let column = before.chars().rev().take_while(|&c| c != '\n').count();
+        let line = (index + 1).to_string();
+        let (margin, indent) = (" ".repeat(line.len()), " ".repeat(column));
+        let text = self.text.lines().nth(index).unwrap_or_default();
+        let place = format!("{}:{line}:{}", self.label, column + 1);
+        format!("{margin} ┌─ {place}\n{margin} │\n{line} │ {text}\n{margin} │ {indent}^")
+    }
+}
+
+/// The functions that a text without comments declares: each one's name, and where it is.
+fn functions(bare: &str) -> Vec<(usize, &str)> {
+    let words: Vec<(usize, &str)> = identifiers(bare).collect();
+    words.windows(2).filter(|pair| pair[0].1 == "fn").map(|pair| pair[1]).collect()
+}
+
+/// The types of a declaration's parameters and of its result, without spaces.
+fn types(declaration: &str) -> Vec<String> {
+    let head = declaration.split('{').next().unwrap_or_default();
+    let (parameters, result) = head.split_once("->").unwrap_or((head, ""));
+    let parameters = parameters.split_once('(').map_or("", |(_, rest)| rest);
+    let parameters = parameters.trim_end().trim_end_matches(')').split(',');
+    let kinds = parameters.filter_map(|parameter| parameter.split_once(':')).map(|(_, kind)| kind);
+    kinds.chain([result]).map(|kind| kind.split_whitespace().collect()).collect()
 }
 
 /// The text with comments blanked out, lines kept. Block comments nest, as WGSL's do.
@@ -285,6 +349,35 @@ mod tests {
         assert_eq!(stripped.lines().count(), 2);
         let custom = WgslFunction::new(text).unwrap();
         assert!(!custom.alone(CustomUse::Mask, false).contains("evil"));
+    }
+
+    #[test]
+    fn a_wrong_signature_is_shown_in_the_own_text() {
+        let error = |text: &str, called| {
+            let custom = WgslFunction::new(text).unwrap().labeled("my.wgsl");
+            custom.compile_error(CustomUse::Mask, called, "the compiler's ─ wgsl:2:1").to_string()
+        };
+        let expected =
+            "my.wgsl: expected `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool`, found ";
+        assert_eq!(error("fn x() {}", true), format!("{expected}no function `keep`"));
+        assert_eq!(
+            error("/* é */\n  fn kep(b: u32) -> bool { return true; }", true),
+            format!(
+                "{expected}`kep`\n  ┌─ my.wgsl:2:6\n  │\n2 │   fn kep(b: u32) -> bool {{ return true; }}\n  │      ^"
+            )
+        );
+        let other = error("fn keep(\n b: u32, h: u32) -> bool { return true; }", true);
+        assert!(
+            other.starts_with(&format!("{expected}other types\n  ┌─ my.wgsl:1:4\n")),
+            "{other}"
+        );
+        // It's the compiler who knows what else is wrong.
+        let right =
+            "fn keep ( b:u32,h : u32, q: u32,\n kv: u32, )->bool { return dpdx(1.0) > 0.0; }";
+        for (text, called) in [(right, true), ("fn keep() {}", false), ("", false)] {
+            let error = error(text, called);
+            assert!(error.ends_with("the compiler's ─ my.wgsl:2:1"), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod late;
 
 use crate::error::{Error, Result};
+use crate::suggest::did_you_mean;
 
 /// Which adapter to open, and how.
 ///
@@ -104,11 +105,39 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
     adapters
 }
 
+/// The environment variable that limits where adapters are looked for.
+const BACKENDS: &str = "WGPU_BACKEND";
+
+/// Whether every name in `WGPU_BACKEND` is a backend's.
+///
+/// # Errors
+/// [`Error::NoAdapter`] that says which isn't: wgpu passes over it, and finds nothing where it's the only one.
+fn check_backends(names: &str) -> Result<()> {
+    // Those that wgpu has one of as their name.
+    const NAMES: [&str; 5] = ["vulkan", "metal", "dx12", "gl", "webgpu"];
+    let known = |name: &str| !wgpu::Backends::from_comma_list(name).is_empty();
+    match names.split(',').map(str::trim).find(|name| !known(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::NoAdapter(format!(
+            "{BACKENDS}: there is no backend `{name}`{}; there are {}",
+            did_you_mean(name, NAMES),
+            NAMES.join(", ")
+        ))),
+    }
+}
+
 /// Finds the chosen adapter.
 pub(crate) async fn adapter(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    let backends = std::env::var(BACKENDS).ok();
+    if let Some(names) = &backends {
+        check_backends(names)?;
+    }
     let mut adapters = adapters().await;
     if adapters.is_empty() {
-        return Err(Error::NoAdapter(NO_ADAPTER.to_owned()));
+        let limited = backends.map_or_else(String::new, |names| {
+            format!("; {BACKENDS}={names} keeps wgpu from looking elsewhere")
+        });
+        return Err(Error::NoAdapter(format!("{NO_ADAPTER}{limited}")));
     }
     let (index, asked) = match choice {
         AdapterChoice::Best => (Some(0), String::new()),
@@ -218,6 +247,7 @@ fn create_buffer(
             limit: "max_buffer_size",
             needed: size,
             available,
+            instead: "split the batch or the heads among several calls, or use a device with larger buffers",
         });
     }
     #[cfg(test)]
@@ -330,6 +360,26 @@ fn report(during: &'static str, error: &wgpu::Error, is_lost: impl FnOnce() -> b
         wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { during, message },
         _ if is_lost() => Error::DeviceLost { during, message },
         _ => Error::Device { during, message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_that_there_are_not_are_told() {
+        for names in ["vulkan", "VK, dx12", "gl,metal,noop"] {
+            check_backends(names).unwrap();
+        }
+        for (names, part) in [
+            ("vulcan", "no backend `vulcan` (did you mean `vulkan`?); there are vulkan, metal"),
+            ("gl, typo", "no backend `typo`; there are"),
+            ("", "no backend ``"),
+        ] {
+            let error = check_backends(names).unwrap_err().to_string();
+            assert!(error.starts_with("WGPU_BACKEND: ") && error.contains(part), "{error}");
+        }
     }
 }
 

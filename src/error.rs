@@ -22,7 +22,7 @@ pub enum Error {
     ParseMask(#[from] ParseMaskError),
 
     /// The device allows less than the problem needs.
-    #[error("{what} needs {needed}, but the device's {limit} is {available}")]
+    #[error("{what} needs {needed}, but the device's {limit} is {available}; {instead}")]
     Limit {
         /// The part of the problem that is too large.
         what: String,
@@ -32,6 +32,8 @@ pub enum Error {
         needed: u64,
         /// What the device allows, in the limit's unit.
         available: u64,
+        /// What would do.
+        instead: &'static str,
     },
 
     /// A kernel that was asked for can't serve this problem on this device.

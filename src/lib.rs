@@ -78,6 +78,7 @@ mod readback;
 pub mod reference;
 mod score;
 mod session;
+mod suggest;
 pub mod tensor;
 
 #[doc(inline)]
@@ -108,6 +109,10 @@ pub mod wgsl {
 
 /// The crates whose types are part of this one's interface.
 pub use {half, wgpu};
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use suggest::did_you_mean;
 
 /// The code of the pages that readers copy from.
 #[cfg(doctest)]

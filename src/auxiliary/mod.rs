@@ -177,7 +177,7 @@ impl Dim {
         Self::new(name, name, [])
     }
 
-    fn default_size(&self) -> usize {
+    pub(crate) fn default_size(&self) -> usize {
         self.sizes.first().copied().unwrap_or(1)
     }
 }

@@ -9,7 +9,7 @@ use crate::tensor::shape::Shape;
 impl AuxTensor {
     /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores: see [`crate::ScoreModifiers`].
     pub const Bias: Self = Self::named("bias");
-    /// `alibi_slopes`, f32 `[num_heads]`: see [`crate::ScoreModifiers`].
+    /// `alibi_slopes`, f32 `[num_heads]` or `[batch, num_heads]`: see [`crate::ScoreModifiers`].
     pub const AlibiSlopes: Self = Self::named("alibi_slopes");
     /// `sinks`, f32 `[num_heads]`: see [`crate::ScoreModifiers`].
     pub const Sinks: Self = Self::named("sinks");
@@ -28,6 +28,16 @@ impl AuxData {
         self.floats(AuxTensor::AlibiSlopes, slopes)
     }
 
+    /// `alibi_slopes`, of sizes `[batch|1, num_heads]`: slopes for each sequence.
+    #[must_use]
+    pub fn alibi_slopes_per_sequence(
+        self,
+        dims: [usize; 2],
+        slopes: impl IntoIterator<Item = f32>,
+    ) -> Self {
+        self.floats(AuxTensor::AlibiSlopes, slopes).sized(AuxTensor::AlibiSlopes, dims)
+    }
+
     /// `sinks`, `[num_heads]`.
     #[must_use]
     pub fn sinks(self, logits: impl IntoIterator<Item = f32>) -> Self {
@@ -39,18 +49,29 @@ impl AuxData {
         f32::from_bits(self.word(AuxTensor::Bias, cell))
     }
 
-    /// An element of `alibi_slopes` or `sinks`, checked.
-    pub(crate) fn of_head(&self, input: AuxTensor, h: usize) -> f32 {
-        f32::from_bits(self.words(input)[h])
+    /// A slope of ALiBi, checked.
+    pub(crate) fn alibi_slope(&self, b: usize, h: usize) -> f32 {
+        let at = match self.sizes(AuxTensor::AlibiSlopes) {
+            Some(&[batch, heads]) if batch > 1 => b * heads + h,
+            _ => h,
+        };
+        f32::from_bits(self.words(AuxTensor::AlibiSlopes)[at])
+    }
+
+    /// A sink, checked.
+    pub(crate) fn sink(&self, h: usize) -> f32 {
+        f32::from_bits(self.words(AuxTensor::Sinks)[h])
     }
 }
 
 /// What the modifiers read.
 pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<TensorSpec> {
-    let per_head = |input| TensorSpec::new(input, Element::F32, [Dim::heads(shape)]);
+    let new = |input, dims: &[Dim]| TensorSpec::new(input, Element::F32, dims);
+    // One set of slopes unless the data say otherwise.
+    let sequences = Dim::new("1 or batch", "1 or B", [1, shape.batch]);
     let bias = score.bias.then(|| bias(shape));
-    let alibi = score.alibi.then(|| per_head(AuxTensor::AlibiSlopes));
-    let sinks = score.sinks.then(|| per_head(AuxTensor::Sinks));
+    let alibi = score.alibi.then(|| new(AuxTensor::AlibiSlopes, &[sequences, Dim::heads(shape)]));
+    let sinks = score.sinks.then(|| new(AuxTensor::Sinks, &[Dim::heads(shape)]));
     bias.into_iter().chain(alibi).chain(sinks).collect()
 }
 

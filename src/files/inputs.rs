@@ -51,6 +51,7 @@ impl TensorFile {
                 let read = self.read_i32(&name)?;
                 (data.ints(input, read.values), read.dims)
             }
+            Element::F32 if input == AuxTensor::Bias => return self.read_bias(data, tensor, &name),
             Element::F32 => {
                 let read = self.read_f32(&name)?;
                 (data.floats(input, read.values), read.dims)
@@ -77,43 +78,65 @@ impl TensorFile {
         Ok(data)
     }
 
-    /// A custom function with the tensors of this file that its text names for buffers: f32, i32, or u8 and bool as u32 of
-    /// 0 and 1.
+    /// `data` with the bias, which kernels don't broadcast along the keys: what is the same for all is repeated.
+    fn read_bias(&self, data: AuxData, tensor: &TensorSpec, name: &str) -> Result<AuxData> {
+        let read = self.read_f32(name)?;
+        let mut sizes = broadcast_sizes(name, &read.dims)?;
+        let mut full: Vec<usize> = tensor.dims.iter().map(Dim::default_size).collect();
+        let keys = full.pop().unwrap_or(1);
+        if sizes[3] != 1 || keys == 1 {
+            return Ok(data.floats(tensor.input, read.values).sized(tensor.input, sizes));
+        }
+        sizes[3] = keys;
+        tensor.sizes(Some(&sizes))?;
+        if full.contains(&0) {
+            // Nobody reads it, and the number of keys may be anything.
+            full.push(keys);
+            return Ok(data.floats(tensor.input, []).sized(tensor.input, full));
+        }
+        let repeated = read.values.into_iter().flat_map(|x| std::iter::repeat_n(x, keys));
+        Ok(data.floats(tensor.input, repeated).sized(tensor.input, sizes))
+    }
+
+    /// A user-defined function with the tensors of this file that its text names for buffers: floats as f32, signed integers as
+    /// i32, unsigned integers and bool as u32.
     ///
     /// # Errors
     /// [`Error::Operand`] where such a tensor has another type or no elements.
     pub fn with_buffers(&self, custom: WgslFunction) -> Result<WgslFunction> {
-        let named = custom.names();
-        let tensors = self.names().into_iter().filter(|name| named.contains(name));
-        tensors.filter(|name| !["q", "k", "v"].contains(&name.as_str())).try_fold(
-            custom,
-            |custom, name| {
-                let (info, _) = self.tensor(&name)?;
-                let element = match info.dtype {
-                    Dtype::F32 => WgslBuffer::F32,
-                    Dtype::I32 => WgslBuffer::I32,
-                    Dtype::U8 | Dtype::BOOL => WgslBuffer::U32,
-                    other => return Err(wrong_type(&name, "f32, i32, u8 or bool", other)),
-                };
-                let len = info.shape.iter().product();
-                custom.buffer(name, element, len)
-            },
-        )
+        let mut names = custom.names();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| !["q", "k", "v"].contains(&name.as_str()));
+        names.into_iter().try_fold(custom, |custom, name| {
+            let Some(info) = self.info(&name) else {
+                return Ok(custom);
+            };
+            let element = match info.dtype {
+                Dtype::F32 | Dtype::F16 | Dtype::BF16 => WgslBuffer::F32,
+                Dtype::I8 | Dtype::I16 | Dtype::I32 | Dtype::I64 => WgslBuffer::I32,
+                Dtype::BOOL | Dtype::U8 | Dtype::U16 | Dtype::U32 | Dtype::U64 => WgslBuffer::U32,
+                other => {
+                    return Err(wrong_type(&name, "f32, f16, bf16, integers or bool", other));
+                }
+            };
+            let len = info.shape.iter().product();
+            custom.buffer(name, element, len)
+        })
     }
 
-    /// `data` with what a custom function of [`TensorFile::with_buffers`] reads.
+    /// `data` with what a user-defined function of [`TensorFile::with_buffers`] reads.
     ///
     /// # Errors
-    /// [`Error::File`] where a tensor isn't there, [`Error::Operand`] where it has another type.
+    /// [`Error::File`] where a tensor isn't there, [`Error::Operand`] where it has another type, or a value that the
+    /// buffer's type doesn't have.
     pub fn custom_data(&self, custom: &WgslFunction, data: AuxData) -> Result<AuxData> {
         custom.buffers().iter().try_fold(data, |data, buffer| {
             let name = &buffer.name;
             Ok(match buffer.element {
                 WgslBuffer::F32 => data.custom_f32(name, self.read_f32(name)?.values),
                 WgslBuffer::I32 => data.custom_i32(name, self.read_i32(name)?.values),
-                WgslBuffer::U32 => {
-                    data.custom_u32(name, self.read_bool(name)?.values.into_iter().map(u32::from))
-                }
+                WgslBuffer::U32 => data.custom_u32(name, self.read_u32(name)?.values),
             })
         })
     }
@@ -146,9 +169,23 @@ impl TensorFile {
         Ok(Shape::new(batch.unwrap_or(1), heads, seq_len_q, 1).seq_len_kv(seq_len_kv))
     }
 
-    /// The name of the file's tensor: queries and keys may have their ids in common.
+    /// The names, in the file, of the tensors that a problem reads besides q, k and v: each its own, or one that other libraries
+    /// give it.
+    pub fn sources(&self, problem: &Problem) -> Vec<String> {
+        let stored = |tensor: &TensorSpec| self.stored_name(&self.source(tensor)).to_owned();
+        problem.tensors().iter().map(stored).collect()
+    }
+
+    /// The name of the file's tensor: queries and keys may have their ids in common. `attention_mask` holds keys where it has
+    /// two dimensions, and cells where it has more.
     fn source(&self, tensor: &TensorSpec) -> String {
-        let found = tensor.names().find(|name| self.dims(name).is_some());
+        let serves = |name: &String| {
+            let cells = |dims: &[usize]| dims.len() > 2;
+            self.dims(name).is_some_and(|dims| {
+                !name.starts_with("attention_mask") || cells(dims) == tensor.broadcasts
+            })
+        };
+        let found = tensor.names().find(serves);
         found.unwrap_or_else(|| tensor.input.to_string())
     }
 
@@ -168,6 +205,10 @@ impl TensorFile {
 fn open_sizes(tensor: &TensorSpec, name: &str, dims: &[usize]) -> Result<Vec<usize>> {
     if tensor.broadcasts {
         return broadcast_sizes(name, dims).map(Vec::from);
+    }
+    // Slopes that are the same for all sequences.
+    if tensor.input == AuxTensor::AlibiSlopes && dims.len() == 1 {
+        return Ok(vec![1, dims[0]]);
     }
     match dims.len() == tensor.dims.len() {
         true => Ok(dims.to_vec()),

@@ -10,6 +10,38 @@ pub(super) const fn reorder([batch, heads, seq, dim]: [usize; 4], layout: Layout
         Layout::Bshd => [batch, seq, heads, dim],
     }
 }
+
+/// What a file's q, k and v are split by into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Split {
+    /// By their dimensions, four in this order.
+    Layout(Layout),
+    /// By numbers of heads: they are `[batch, seq, heads * dim]`.
+    Merged,
+}
+
+impl Split {
+    /// Sizes `[batch, heads, seq, dim]` as the file has them.
+    pub(super) fn dims(self, sizes: [usize; 4]) -> Vec<usize> {
+        let [batch, heads, seq, dim] = sizes;
+        match self {
+            Self::Layout(layout) => reorder(sizes, layout).to_vec(),
+            Self::Merged => vec![batch, seq, heads.saturating_mul(dim)],
+        }
+    }
+
+    /// The same in words, with names for those that may be anything.
+    pub(super) fn named(self, sizes: [Result<usize, &str>; 4]) -> String {
+        let [batch, heads, seq, dim] =
+            sizes.map(|size| size.map_or_else(str::to_owned, |size| size.to_string()));
+        match self {
+            Self::Layout(Layout::Bhsd) => format!("[{batch}, {heads}, {seq}, {dim}]"),
+            Self::Layout(Layout::Bshd) => format!("[{batch}, {seq}, {heads}, {dim}]"),
+            Self::Merged => format!("[{batch}, {seq}, {heads} * {dim}]"),
+        }
+    }
+}
+
 /// `[batch, heads, seq, dim]` of a tensor that lies in `layout`.
 pub(super) fn sizes(name: &str, dims: &[usize], layout: Layout) -> Result<[usize; 4]> {
     let order = match layout {
@@ -21,14 +53,17 @@ pub(super) fn sizes(name: &str, dims: &[usize], layout: Layout) -> Result<[usize
     Ok(reorder(sizes, layout))
 }
 
-/// Sizes `[batch, heads, seq, dim]` in the layout's order, with names for those that may be anything.
-pub(super) fn named_sizes(sizes: [Result<usize, &str>; 4], layout: Layout) -> String {
-    let [batch, heads, seq, dim] =
-        sizes.map(|size| size.map_or_else(str::to_owned, |size| size.to_string()));
-    match layout {
-        Layout::Bhsd => format!("[{batch}, {heads}, {seq}, {dim}]"),
-        Layout::Bshd => format!("[{batch}, {seq}, {heads}, {dim}]"),
+/// `[batch, heads, seq, dim]` of a tensor of `[batch, seq, heads * dim]`.
+pub(super) fn merged_sizes(name: &str, dims: &[usize], heads: (&str, usize)) -> Result<[usize; 4]> {
+    let &[batch, seq, width] = dims else {
+        let expected = format!("3 dimensions, [batch, seq, {} * dim]", heads.0);
+        return Err(Error::operand(name, expected, format!("{dims:?}")));
+    };
+    if heads.1 == 0 || !width.is_multiple_of(heads.1) {
+        let expected = format!("[batch, seq, a multiple of {} = {}]", heads.0, heads.1.max(1));
+        return Err(Error::operand(name, expected, format!("{dims:?}")));
     }
+    Ok([batch, heads.1, seq, width / heads.1])
 }
 
 pub(super) fn check_sizes(name: &str, dims: &[usize], expected: &[(&str, usize)]) -> Result<()> {

@@ -1,8 +1,10 @@
 use safetensors::tensor::TensorView;
 
 use super::*;
-use crate::auxiliary::AuxData;
+use crate::auxiliary::{AuxData, AuxTensor};
 use crate::mask::Mask;
+use crate::problem::Problem;
+use crate::score::ScoreModifiers;
 use crate::tensor::shape::{Layout, Shape};
 
 fn file(writer: &TensorWriter) -> TensorFile {
@@ -25,11 +27,11 @@ fn operands_in_both_layouts() {
     let shape = Shape::new(2, 4, 3, 8).num_kv_heads(2).seq_len_kv(5).head_dim_v(6);
     let bhsd = file(&qkv([2, 4, 3, 8], [2, 2, 5, 8], [2, 2, 5, 6]));
     let operands = bhsd.operands(Layout::Bhsd).unwrap();
-    assert_eq!((operands.shape, operands.o_dims()), (shape, [2, 4, 3, 6]));
+    assert_eq!((operands.shape, operands.o_dims()), (shape, vec![2, 4, 3, 6]));
     assert_eq!(operands.v, ramp(2 * 2 * 5 * 6));
     let bshd = file(&qkv([2, 3, 4, 8], [2, 5, 2, 8], [2, 5, 2, 6]));
     let operands = bshd.operands(Layout::Bshd).unwrap();
-    assert_eq!((operands.shape, operands.o_dims()), (shape, [2, 3, 4, 6]));
+    assert_eq!((operands.shape, operands.o_dims()), (shape, vec![2, 3, 4, 6]));
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn mask_data_that_does_not_fit_is_named() {
     check(
         "key_lengths",
         &writer.clone().f32("key_lengths", &[2], &[1.0; 2]),
-        "key_lengths: expected elements of i32, found f32",
+        "key_lengths: expected elements of an integer type or bool, found f32",
     );
     let ids = writer.clone().i32("token_ids", &[2, 3], &[1; 6]);
     let expected = "the token id of padding, given or in the file's metadata";
@@ -139,19 +141,141 @@ fn mask_data_that_does_not_fit_is_named() {
     );
 }
 
+/// A file with one tensor of this type.
+fn of_type(dtype: Dtype, count: usize, bytes: &[u8]) -> TensorFile {
+    let view = TensorView::new(dtype, vec![count], bytes).unwrap();
+    let bytes = safetensors::serialize([("x", view)], None).unwrap();
+    TensorFile::from_bytes("test", bytes).unwrap()
+}
+
 #[test]
-fn i64_is_taken_where_it_fits() {
-    let bytes = |value: i64| {
-        let data = value.to_le_bytes();
-        let view = TensorView::new(Dtype::I64, vec![1], &data).unwrap();
-        safetensors::serialize([("ids", view)], None).unwrap()
+fn integers_of_every_type_are_taken_where_they_fit() {
+    for (dtype, bytes) in [
+        (Dtype::BOOL, vec![1, 0]),
+        (Dtype::U8, vec![1, 0]),
+        (Dtype::I8, vec![1, 0]),
+        (Dtype::U16, [1u16, 0].map(u16::to_le_bytes).concat()),
+        (Dtype::I16, [1i16, 0].map(i16::to_le_bytes).concat()),
+        (Dtype::U32, [1u32, 0].map(u32::to_le_bytes).concat()),
+        (Dtype::I32, [1i32, 0].map(i32::to_le_bytes).concat()),
+        (Dtype::U64, [1u64, 0].map(u64::to_le_bytes).concat()),
+        (Dtype::I64, [1i64, 0].map(i64::to_le_bytes).concat()),
+    ] {
+        let file = of_type(dtype, 2, &bytes);
+        assert_eq!(file.read_i32("x").unwrap().values, [1, 0], "{dtype}");
+        assert_eq!(file.read_u32("x").unwrap().values, [1, 0], "{dtype}");
+        assert_eq!(file.read_bool("x").unwrap().values, [true, false], "{dtype}");
+    }
+    // The least and the largest.
+    let read = |dtype, bytes: &[u8]| of_type(dtype, 1, bytes).read_i32("x");
+    assert_eq!(read(Dtype::I8, &[0x80]).unwrap().values, [-128]);
+    assert_eq!(read(Dtype::I64, &i64::from(i32::MIN).to_le_bytes()).unwrap().values, [i32::MIN]);
+    for (dtype, bytes, found) in [
+        (Dtype::I64, (1i64 << 40).to_le_bytes().to_vec(), "1099511627776"),
+        (Dtype::U32, u32::MAX.to_le_bytes().to_vec(), "4294967295"),
+        (Dtype::U64, u64::MAX.to_le_bytes().to_vec(), "18446744073709551615"),
+    ] {
+        let error = read(dtype, &bytes).unwrap_err().to_string();
+        assert_eq!(error, format!("x[0]: expected a value within i32, found {found}"));
+    }
+    let negative = of_type(Dtype::I16, 1, &(-1i16).to_le_bytes()).read_u32("x").unwrap_err();
+    assert_eq!(negative.to_string(), "x[0]: expected a value within u32, found -1");
+}
+
+#[test]
+fn floats_are_flags_where_they_are_0_and_1() {
+    let flags = |values: &[f32]| {
+        let writer = TensorWriter::new().f32("x", &[values.len()], values);
+        file(&writer).read_bool("x").map(|tensor| tensor.values)
     };
-    let read = |value| TensorFile::from_bytes("test", bytes(value)).unwrap().read_i32("ids");
-    assert_eq!(read(-7).unwrap().values, [-7]);
+    assert_eq!(flags(&[1.0, 0.0, -0.0]).unwrap(), [true, false, false]);
+    assert!(flags(&[]).unwrap().is_empty());
+    let half = TensorWriter::new().floats("x", &[2], &[0.0, 1.0], Stored::Bf16);
+    assert_eq!(file(&half).read_bool("x").unwrap().values, [false, true]);
+    let expected = "x: expected elements of bool, an integer type, or floats of 0 and 1, found";
+    for (values, found) in [
+        (&[0.0, f32::NEG_INFINITY][..], "f32 with -inf"),
+        (&[0.0, f32::MIN], "f32 with -340282350000000000000000000000000000000"),
+        (&[0.5], "f32 with 0.5"),
+        (&[f32::NAN], "f32 with NaN"),
+        // As flags they keep nothing, added they keep everything.
+        (&[0.0, 0.0], "f32 of 0 alone"),
+    ] {
+        assert_eq!(flags(values).unwrap_err().to_string(), format!("{expected} {found}"));
+    }
+    let double = of_type(Dtype::F64, 1, &1f64.to_le_bytes());
+    assert!(double.read_f32("x").unwrap_err().to_string().contains("store it as f32"));
+    assert!(double.read_bool("x").unwrap_err().to_string().contains("store it as f32"));
+}
+
+#[test]
+fn heads_that_are_merged() {
+    let merged = |q: [usize; 3], k: [usize; 3], v: [usize; 3]| {
+        let add = |writer: TensorWriter, (name, dims): (&str, [usize; 3])| {
+            writer.f32(name, &dims, &ramp(dims.iter().product()))
+        };
+        file(&[("q", q), ("k", k), ("v", v)].into_iter().fold(TensorWriter::new(), add))
+    };
+    let file = merged([2, 3, 32], [2, 5, 16], [2, 5, 12]);
+    let shape = Shape::new(2, 4, 3, 8).num_kv_heads(2).seq_len_kv(5).head_dim_v(6);
+    for kv_heads in [None, Some(2)] {
+        let operands = file.merged_operands(4, kv_heads).unwrap();
+        assert_eq!((operands.shape, operands.layout), (shape, Layout::Bshd));
+        assert_eq!(operands.o_dims(), [2, 3, 24]);
+        assert_eq!(operands.k, ramp(2 * 5 * 16));
+    }
+    let refused = |file: &TensorFile, heads, kv_heads| {
+        file.merged_operands(heads, kv_heads).unwrap_err().to_string()
+    };
     assert_eq!(
-        read(1 << 40).unwrap_err().to_string(),
-        "ids[0]: expected a value within i32, found 1099511627776"
+        refused(&file, 3, None),
+        "q: expected [batch, seq, a multiple of num_heads = 3], found [2, 3, 32]"
     );
+    assert_eq!(
+        refused(&file, 0, None),
+        "q: expected [batch, seq, a multiple of num_heads = 1], found [2, 3, 32]"
+    );
+    assert_eq!(
+        refused(&file, 4, Some(4)),
+        "num_kv_heads: expected 2, as head_dim is 8 and k is [2, 5, 16], found 4"
+    );
+    assert_eq!(
+        refused(&file, 1, None),
+        "k: expected [batch, seq, a multiple of head_dim = 32], found [2, 5, 16]"
+    );
+    let short = merged([2, 3, 32], [2, 5, 16], [2, 4, 12]);
+    assert_eq!(
+        refused(&short, 4, None),
+        "v: expected [2, 5, 2 * head_dim_v], as k is [2, 5, 16], found [2, 4, 12]"
+    );
+    assert_eq!(
+        refused(&self::file(&qkv([1; 4], [1; 4], [1; 4])), 1, None),
+        "q: expected 3 dimensions, [batch, seq, num_heads * dim], found [1, 1, 1, 1]"
+    );
+}
+
+#[test]
+fn a_bias_broadcasts_along_every_dimension() {
+    let shape = Shape::new(2, 3, 2, 4).seq_len_kv(5);
+    let bias = |dims: &[usize]| {
+        let file = file(&TensorWriter::new().f32("bias", dims, &ramp(dims.iter().product())));
+        let problem = Problem::new(shape).score(ScoreModifiers::default().bias(true));
+        file.input_data(&problem, None)?.check(&problem.tensors(), &shape)?;
+        file.input_data(&problem, None)
+    };
+    for dims in [&[][..], &[5], &[1], &[2, 1], &[3, 1, 5], &[2, 1, 1, 1], &[2, 3, 2, 5]] {
+        let data = bias(dims).unwrap().shape();
+        let mut full = [1; 4];
+        full[4 - dims.len()..].copy_from_slice(dims);
+        full[3] = 5;
+        assert_eq!(data.sizes(AuxTensor::Bias), Some(&full[..]), "{dims:?}");
+    }
+    // By the row alone: each value for all keys.
+    let expected = AuxData::new().bias([1, 1, 2, 5], [0.0, 1.0].map(|x| [x; 5]).concat());
+    assert_eq!(bias(&[2, 1]).unwrap(), expected);
+    // As many elements, but transposed.
+    let refused = bias(&[2, 3, 5, 2]).unwrap_err().to_string();
+    assert_eq!(refused, "bias: expected sizes that broadcast to [2, 3, 2, 5], found [2, 3, 5, 2]");
 }
 
 #[test]

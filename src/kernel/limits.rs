@@ -121,6 +121,7 @@ impl Needs {
                 limit,
                 needed: needed as u64,
                 available,
+                instead: "use a device with a larger limit",
             }),
         }
     }
@@ -169,11 +170,16 @@ fn backward_workgroup(config: &BackwardConfig) -> (usize, usize) {
     }
 }
 
-/// Whether the device binds that much in one piece.
+/// Whether the device binds that much in one piece; `instead` says what to do where it doesn't.
 ///
 /// # Errors
 /// [`Error::Limit`].
-pub(crate) fn check_binding_size(limits: &wgpu::Limits, name: &str, bytes: u64) -> Result<()> {
+pub(crate) fn check_binding_size(
+    limits: &wgpu::Limits,
+    name: &str,
+    bytes: u64,
+    instead: &'static str,
+) -> Result<()> {
     let available = limits.max_storage_buffer_binding_size;
     if bytes <= available {
         return Ok(());
@@ -183,5 +189,6 @@ pub(crate) fn check_binding_size(limits: &wgpu::Limits, name: &str, bytes: u64) 
         limit: "max_storage_buffer_binding_size",
         needed: bytes,
         available,
+        instead,
     })
 }

@@ -221,11 +221,12 @@ impl Kernels {
     pub(crate) fn check_custom(&self, custom: &WgslFunction, usage: CustomUse) -> Result<()> {
         for with_call in [false, true] {
             let descriptor = wgpu::ShaderModuleDescriptor {
-                label: Some("wgsl"),
+                label: Some(custom.label()),
                 source: wgpu::ShaderSource::Wgsl(custom.alone(usage, with_call).into()),
             };
+            let own = custom.clone();
             let in_words = move |error| match error {
-                Error::Device { message, .. } => WgslFunction::compile_error(usage, &message),
+                Error::Device { message, .. } => own.compile_error(usage, with_call, &message),
                 other => other,
             };
             scoped_as(self.device(), "compiling a function", in_words, || {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::Mask;
 use super::emit;
 use super::slots::{
-    ALIBI_SLOT, BLOCK_TABLES_SLOT, HEADER_SLOTS, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
-    Q_SEQUENCES_SLOT, SINKS_SLOT, Slot,
+    ALIBI_SLOT, ALIBI_STRIDE_SLOT, BLOCK_TABLES_SLOT, HEADER_SLOTS, KV_FIRST_SLOT,
+    KV_SEQUENCES_SLOT, LENGTHS_SLOT, Q_SEQUENCES_SLOT, SINKS_SLOT, Slot,
 };
 use super::tile::TileGrid;
 use crate::auxiliary::{AuxShape, AuxTensor, InputName, TensorSpec};
@@ -77,6 +77,10 @@ impl MaskLayout {
         for tensor in tensors {
             builder.tensor(tensor, data)?;
         }
+        builder.head[ALIBI_STRIDE_SLOT] = match builder.sizes(AuxTensor::AlibiSlopes) {
+            &[batch, heads] if batch > 1 => heads as u32,
+            _ => 0,
+        };
         let differs = mask.differs(&builder.sizes);
         builder.broadcast = [
             if differs.batch || !shape.sequences.are_uniform() { shape.batch } else { 1 },
@@ -106,6 +110,14 @@ impl MaskLayout {
             broadcast: builder.broadcast,
             tile_map,
         })
+    }
+}
+
+impl MaskLayout {
+    /// The words of the tile map, if there is one.
+    pub(crate) fn tile_map_words(&self) -> usize {
+        let [batch, heads] = self.broadcast;
+        self.tile_map.map_or(0, |[rows, row_words]| batch * heads * rows * row_words)
     }
 }
 

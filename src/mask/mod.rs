@@ -12,6 +12,7 @@ pub(crate) mod emit;
 pub(crate) mod eval;
 pub(crate) mod layout;
 pub(crate) mod leaf;
+mod named;
 pub(crate) mod places;
 pub(crate) mod slots;
 pub(crate) mod text;

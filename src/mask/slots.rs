@@ -6,11 +6,14 @@ use crate::auxiliary::AuxTensor;
 
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next,
 /// where ALiBi's slopes lie, and the sinks; then where what sequences are given lies, what was wrong with it, and the
-/// lengths that kernels go by.
-pub(super) const HEADER_SLOTS: usize = 12;
+/// lengths that kernels go by; last the words from one sequence's slopes to the next's.
+pub(super) const HEADER_SLOTS: usize = 13;
 
 /// The slot that says where ALiBi's slopes lie.
 pub(crate) const ALIBI_SLOT: usize = 4;
+
+/// The slot that says how many words lie between the slopes of two sequences: 0 where they have the same.
+pub(crate) const ALIBI_STRIDE_SLOT: usize = 12;
 
 /// The slot that says where the sinks lie.
 pub(crate) const SINKS_SLOT: usize = 5;

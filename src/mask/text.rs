@@ -5,15 +5,18 @@
 //! and   = unary ("&" unary)*
 //! unary = "!" unary | "(" or ")" | name [ "(" arguments ")" ]
 //! ```
-//! Arguments are positional or named (`window(left=4, right=0)`). What is printed parses to the same expression.
+//! Arguments are positional or named (`window(left=4, right=0)`). What is printed parses to the same expression. The
+//! names of [`super::compositions`] stand for the leaves that these are made of.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::Mask;
 use super::leaf::{Argument, LEAVES, Leaf, LeafSpec, Values};
+use super::named::{NAMED, Named};
 use crate::custom::WgslFunction;
 use crate::error::ParseMaskError;
+use crate::suggest::did_you_mean;
 
 /// Deeper expressions are refused, so that no text exhausts the stack.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -179,12 +182,22 @@ impl Parser {
             })),
             _ => match LEAVES.iter().find(|leaf| leaf.name() == name) {
                 Some(&leaf) => self.leaf_with_arguments(leaf, start),
-                None => {
-                    let names = names().join(", ");
-                    let message = format!("there is no mask named `{name}`; there are {names}");
-                    Err(self.error_at(start, message))
-                }
+                None => match NAMED.iter().find(|named| named.name == name) {
+                    Some(named) => self.composition(named, start),
+                    None => Err(self.error_at(start, unknown(&name))),
+                },
             },
+        }
+    }
+
+    /// The leaves that a name stands for. They nest as deep as if they were written out.
+    fn composition(&mut self, named: &Named, start: usize) -> Parsed<Mask> {
+        let given = self.arguments()?;
+        let values = self.values(named.name, named.arguments, &given, start)?;
+        let mask = named.with(&values);
+        match self.depth - 1 + mask.depth() {
+            depth if depth > MAX_DEPTH => Err(self.error_at(start, too_deep())),
+            _ => Ok(mask),
         }
     }
 
@@ -329,6 +342,14 @@ impl Parser {
     }
 }
 
+/// What is said of a name that no mask has.
+fn unknown(name: &str) -> String {
+    let names: Vec<&str> =
+        names().into_iter().chain(NAMED.iter().map(|named| named.name)).collect();
+    let meant = did_you_mean(name, names.iter().copied());
+    format!("there is no mask named `{name}`{meant}; there are {}", names.join(", "))
+}
+
 fn too_deep() -> String {
     format!("the mask nests deeper than {MAX_DEPTH} levels")
 }
@@ -369,9 +390,9 @@ impl Arguments {
                 continue;
             };
             if !names.contains(&name) {
-                return Err(
-                    parser.error_at(argument.at, format!("there is no argument named `{name}`"))
-                );
+                let meant = did_you_mean(name, names.iter().copied());
+                return Err(parser
+                    .error_at(argument.at, format!("there is no argument named `{name}`{meant}")));
             }
             let slot = |position: usize, other: &Given| match other.name.as_deref() {
                 Some(other) => other == name,

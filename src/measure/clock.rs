@@ -178,6 +178,11 @@ impl Samples {
         self.times.iter().map(|time| time.device).min().unwrap_or_default()
     }
 
+    /// The shortest of the times that the device worked; 0 if there's none.
+    pub fn least_busy(&self) -> Duration {
+        self.times.iter().map(|time| time.busy).min().unwrap_or_default()
+    }
+
     /// The middle one of the CPU times; 0 if there's none.
     pub fn cpu(&self) -> Duration {
         middle(self.times.iter().map(|time| time.cpu))

@@ -2,6 +2,8 @@
 //!
 //! - [`Clock`] times commands: the device's own timestamps where it has them, the process's CPU time beside it.
 //! - [`Peaks`] are the device's own rates: multiply-adds and copies with kernels that do nothing else.
+//! - [`Loads`] is the rate at which the device loads given buffers, which is higher than that of copies: the bound of
+//!   decoding.
 //! - [`Workload`] is a problem with operands on the device; it knows what its result costs at least.
 //! - [`tune`] finds the fastest kernels and tiles, for a [`crate::kernel::Profile`].
 //! - [`in_turns`] lets contenders run one after the other, again and again, so that what else the machine does meets all.
@@ -22,11 +24,13 @@
 //! ```
 
 mod clock;
+mod loads;
 mod peaks;
 mod tune;
 mod workload;
 
 pub use clock::{Clock, Contender, Effort, Samples, Time, in_turns};
+pub use loads::Loads;
 pub use peaks::Peaks;
 pub use tune::tune;
 pub use workload::{Workload, uniform};

@@ -50,6 +50,12 @@ impl Peaks {
     pub fn least_time(&self, operations: f64, bytes: f64) -> f64 {
         (operations / self.operations).max(bytes / self.bytes)
     }
+
+    /// Whether so many bytes take longer than so many operations, at the rate of copies: then [`super::Loads`] tells how fast
+    /// they can be read.
+    pub fn is_bound_by_memory(&self, operations: f64, bytes: f64) -> bool {
+        bytes / self.bytes > operations / self.operations
+    }
 }
 
 fn operations(clock: &Clock) -> Result<f64> {

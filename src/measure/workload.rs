@@ -1,5 +1,6 @@
 //! A problem with operands on the device, and what its result costs at least.
 
+use super::loads::Loads;
 use crate::auxiliary::AuxData;
 use crate::error::Result;
 use crate::mask::Evaluator;
@@ -21,7 +22,18 @@ pub struct Workload {
     o_words: usize,
     o_len: usize,
     mask: Uploads,
-    kept_cells: f64,
+    kept: Kept,
+}
+
+/// How much of a problem its mask keeps.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// Cells of all sequences and heads.
+    cells: f64,
+    /// Rows of q that keep some key.
+    queries: f64,
+    /// Rows of k, and of v, that some query keeps.
+    keys: f64,
 }
 
 /// Tiles in which kept cells are counted: large enough to be few, small enough that few are partial.
@@ -61,8 +73,8 @@ impl Workload {
         let o_len = problem.strides().o.span("o", problem.shape.o_dims())?;
         let o_words = (o_len * dtypes.o.size()).div_ceil(4);
         let o = attention.allocate("o", o_words)?;
-        let kept_cells = kept_cells(attention, &problem, inputs.mask)?;
-        Ok(Self { q, k, v, o, o_words, o_len, mask, kept_cells, problem })
+        let kept = Kept::count(attention, &problem, inputs.mask)?;
+        Ok(Self { q, k, v, o, o_words, o_len, mask, kept, problem })
     }
 
     /// The problem, which knows the sizes of its data.
@@ -117,64 +129,99 @@ impl Workload {
 
     /// The cells of all sequences and heads that the mask keeps.
     pub const fn kept_cells(&self) -> f64 {
-        self.kept_cells
+        self.kept.cells
     }
 
     /// Operations that the result needs: two per product of a kept cell, for q kᵀ and for p v.
     pub fn operations(&self) -> f64 {
         let shape = &self.problem.shape;
-        2.0 * self.kept_cells * (shape.head_dim + shape.head_dim_v) as f64
+        2.0 * self.kept.cells * (shape.head_dim + shape.head_dim_v) as f64
     }
 
-    /// Bytes that have to be read or written: each element of q, k, v and o once.
+    /// Bytes that have to be read or written: once, each row of q, k and v that the mask keeps something of, and o.
     pub fn bytes(&self) -> f64 {
-        let shape = &self.problem.shape;
-        let dtypes = self.problem.dtypes;
-        let tensors = [
-            (shape.q_dims(), dtypes.q),
-            (shape.k_dims(), dtypes.k),
-            (shape.v_dims(), dtypes.v),
-            (shape.o_dims(), dtypes.o),
-        ];
-        let bytes = |(dims, dtype): ([usize; 4], crate::Dtype)| {
-            dims.map(|dim| dim as f64).iter().product::<f64>() * dtype.size() as f64
+        let o = self.problem.shape.o_dims().map(|dim| dim as f64).iter().product::<f64>();
+        let o = o * self.problem.dtypes.o.size() as f64;
+        self.kept_bytes().iter().sum::<f64>() + o
+    }
+
+    /// The bytes of the rows of q, k and v that the mask keeps something of.
+    fn kept_bytes(&self) -> [f64; 3] {
+        let (shape, dtypes) = (&self.problem.shape, self.problem.dtypes);
+        let bytes = |[batch, heads, rows, dim]: [usize; 4], dtype: crate::Dtype, kept: f64| {
+            // Sequences may have rows in common, in blocks of a cache.
+            let rows = kept.min((batch * heads * rows) as f64);
+            rows * dim as f64 * dtype.size() as f64
         };
-        tensors.into_iter().map(bytes).sum()
+        [
+            bytes(shape.q_dims(), dtypes.q, self.kept.queries),
+            bytes(shape.k_dims(), dtypes.k, self.kept.keys),
+            bytes(shape.v_dims(), dtypes.v, self.kept.keys),
+        ]
+    }
+
+    /// Loads of k and v, as much of them as the mask keeps.
+    ///
+    /// # Errors
+    /// As [`Loads::new`].
+    pub fn loads(&self, attention: &Session) -> Result<Loads> {
+        let [_, k, v] = self.kept_bytes().map(|bytes| bytes as u64);
+        Loads::new(attention.device(), &[(&self.k, k), (&self.v, v)])
     }
 }
 
-/// Full tiles by their size, partial ones cell by cell.
-fn kept_cells(attention: &Session, problem: &Problem, data: &AuxData) -> Result<f64> {
-    let shape = &problem.shape;
-    let tiles =
-        attention.tile_classes_blocking(problem, data, &TileOptions::default().grid(COUNTING))?;
-    let [batch, heads, rows, columns] = tiles.dims;
-    let own = Evaluator::new(&problem.mask, data, shape);
-    let mut kept = 0;
-    for (at, class) in tiles.classes.iter().enumerate() {
-        let (plane, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
-        let q0 = row * COUNTING.block_q;
-        let kv0 = column * COUNTING.block_kv;
-        let q1 = shape.seq_len_q.min(q0 + COUNTING.block_q);
-        let kv1 = shape.seq_len_kv.min(kv0 + COUNTING.block_kv);
-        kept += match class {
-            TileClass::Skip => 0,
-            TileClass::Full => (q1 - q0) * (kv1 - kv0),
-            TileClass::Partial => {
-                let evaluator = own.as_ref().map_err(Clone::clone)?;
-                let keep = |(q_idx, kv_idx): &(usize, usize)| {
-                    evaluator.keep(plane / heads, plane % heads, *q_idx, *kv_idx)
-                };
-                (q0..q1)
-                    .flat_map(|q_idx| (kv0..kv1).map(move |kv_idx| (q_idx, kv_idx)))
-                    .filter(keep)
-                    .count()
+impl Kept {
+    /// Full tiles by their size, partial ones cell by cell.
+    fn count(attention: &Session, problem: &Problem, data: &AuxData) -> Result<Self> {
+        let shape = &problem.shape;
+        let tiles = attention.tile_classes_blocking(
+            problem,
+            data,
+            &TileOptions::default().grid(COUNTING),
+        )?;
+        let [batch, heads, rows, columns] = tiles.dims;
+        let own = Evaluator::new(&problem.mask, data, shape);
+        // Query heads that share k and v, where they aren't all the same.
+        let group = if heads > 1 { shape.group_size() } else { 1 };
+        let mut cells = 0u64;
+        let mut queries = vec![false; batch * heads * shape.seq_len_q];
+        let mut keys = vec![false; batch * heads / group * shape.seq_len_kv];
+        for (at, class) in tiles.classes.iter().enumerate() {
+            if *class == TileClass::Skip {
+                continue;
             }
-        };
+            let (plane, row, column) = (at / (rows * columns), at / columns % rows, at % columns);
+            let (q0, kv0) = (row * COUNTING.block_q, column * COUNTING.block_kv);
+            let q1 = shape.seq_len_q.min(q0 + COUNTING.block_q);
+            let kv1 = shape.seq_len_kv.min(kv0 + COUNTING.block_kv);
+            let queries = &mut queries[plane * shape.seq_len_q..][q0..q1];
+            let keys = &mut keys[plane / group * shape.seq_len_kv..][kv0..kv1];
+            if *class == TileClass::Full {
+                cells += (queries.len() * keys.len()) as u64;
+                queries.fill(true);
+                keys.fill(true);
+                continue;
+            }
+            let evaluator = own.as_ref().map_err(Clone::clone)?;
+            for (q_idx, query) in (q0..).zip(queries) {
+                for (kv_idx, key) in (kv0..).zip(&mut *keys) {
+                    if evaluator.keep(plane / heads, plane % heads, q_idx, kv_idx) {
+                        cells += 1;
+                        (*query, *key) = (true, true);
+                    }
+                }
+            }
+        }
+        // What is the same for all sequences or heads is listed once.
+        let sequences = (shape.batch / batch.max(1)) as f64;
+        let alike = |listed: usize, all: usize| sequences * (all / listed.max(1)) as f64;
+        let kept = |rows: Vec<bool>| rows.into_iter().filter(|&kept| kept).count() as f64;
+        Ok(Self {
+            cells: cells as f64 * alike(heads, shape.num_heads),
+            queries: kept(queries) * alike(heads, shape.num_heads),
+            keys: kept(keys) * alike(heads / group, shape.num_kv_heads),
+        })
     }
-    // What is the same for all sequences or heads is listed once.
-    let alike = (shape.batch / batch.max(1)) * (shape.num_heads / heads.max(1));
-    Ok(kept as f64 * alike as f64)
 }
 
 /// Numbers in [-1, 1), the same on every run: a congruential generator will do for timing.

@@ -93,6 +93,21 @@ impl Kernels {
         source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask })
     }
 
+    /// The kernel that [`crate::AttentionPlan::new`] would choose for `problem` on this device, and its tiles.
+    ///
+    /// # Errors
+    /// As [`crate::AttentionPlan::new`]; nothing is compiled.
+    pub fn choose(
+        &self,
+        problem: &Problem,
+        options: &PlanOptions,
+    ) -> Result<(ForwardKernel, TileGrid)> {
+        problem.validate()?;
+        let num_splits = options.checked_splits()?;
+        let (kernel, config) = choose(&considered(self, problem, num_splits).0, options.kernel)?;
+        Ok((kernel, config.grid))
+    }
+
     /// In words, what [`crate::AttentionPlan::new`] would choose for `problem` on this device.
     ///
     /// # Errors

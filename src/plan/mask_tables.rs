@@ -78,7 +78,13 @@ impl MaskTables {
         )?;
         let bytes = layout.words as u64 * 4;
         // Whichever tile it is about, a mask may read any of its data, so that this isn't bound in pieces.
-        check_binding_size(&kernels.traits().limits, "the mask's data", bytes)?;
+        let limits = &kernels.traits().limits;
+        let map = 4 * layout.tile_map_words() as u64;
+        let instead = "broadcast what is the same for all heads or queries, split the batch, or use a device that binds more";
+        check_binding_size(limits, "the mask's data", bytes - map, instead)?;
+        let instead = "a mask that reads no data, or only key_lengths or prefix, needs none (windows and documents of fixed \
+                       sizes can be written as `window` and `chunk`); or split the batch, or use a device that binds more";
+        check_binding_size(limits, "the mask's tile map, with its data,", bytes, instead)?;
         let makers = makers(kernels, problem, grid, appends, &text, &layout);
         for (key, _) in &makers {
             Needs::of(key).check(key.entry_point(), &kernels.traits().limits)?;

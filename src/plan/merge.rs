@@ -255,7 +255,8 @@ impl PartLayout {
     ) -> Result<wgpu::Buffer> {
         let bytes = elements(name, &[self.count, words])?.max(4) as u64 * 4;
         // A row's parts lie as far apart as parts do, so that they aren't bound in pieces.
-        check_binding_size(&kernels.traits().limits, name, bytes)?;
+        let instead = "ask for fewer splits, split the batch, or use a device that binds more";
+        check_binding_size(&kernels.traits().limits, name, bytes, instead)?;
         crate::device::buffer(kernels.device(), name, bytes, usage)
     }
 }

@@ -71,8 +71,7 @@ pub fn gradients(
                 let delta = (0..shape.head_dim_v).map(share).sum::<f64>()
                     - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
                 if problem.score.sinks {
-                    let sink =
-                        f64::from(inputs.mask.of_head(crate::auxiliary::AuxTensor::Sinks, h));
+                    let sink = f64::from(inputs.mask.sink(h));
                     // A sink of -inf is none, whatever the row's lse is.
                     if sink != f64::NEG_INFINITY {
                         result.dsinks[h] -= (sink - forward.lse[lse_index]).exp() * delta;

@@ -6,7 +6,6 @@ mod gradients;
 
 pub use gradients::{ReferenceGradients, gradients};
 
-use crate::auxiliary::AuxTensor;
 use crate::error::{Error, Result};
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem};
@@ -86,7 +85,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                     }
                     if problem.score.alibi {
                         let own = q_idx as f64 + places.diagonal(b) as f64;
-                        let slope = inputs.mask.of_head(AuxTensor::AlibiSlopes, h);
+                        let slope = inputs.mask.alibi_slope(b, h);
                         score -= f64::from(slope) * (own - kv_idx as f64).abs();
                     }
                     score
@@ -100,7 +99,7 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                 // weight = exp(masked - lse), lse = ln(sum exp(masked) + exp(sink)); a row that keeps nothing has
                 // weights of 0
                 let sink = match problem.score.sinks {
-                    true => f64::from(inputs.mask.of_head(AuxTensor::Sinks, h)),
+                    true => f64::from(inputs.mask.sink(h)),
                     false => f64::NEG_INFINITY,
                 };
                 let largest = masked.iter().copied().fold(sink, f64::max);

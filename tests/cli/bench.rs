@@ -66,17 +66,56 @@ fn a_profile_is_written_and_gone_by() {
     let mut arguments = words("tune --shape 1,2,2,40,40,8 --mask causal --quick --out");
     let shown = path.display().to_string();
     arguments.push(&shown);
-    let text = stdout(arguments);
+    let text = stdout(&arguments);
     assert!(
-        text.contains("as the profile measured") && text.ends_with(&format!("{shown}\n")),
+        text.contains("(without the profile: `") && text.ends_with(&format!("{shown}\n")),
         "{text}"
     );
+    assert_eq!(text.lines().count(), 2, "{text}");
     let profile: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let choice = &profile["choices"][0];
     let measured = choice["measured"].as_array().unwrap();
     assert!(measured.len() > 1 && measured[0] == choice["best"], "{profile}");
     Profile::load(&path).unwrap();
+
+    let record = &records(&stdout(arguments.iter().copied().chain(["--json"])))[0];
+    assert_eq!(record["shape"], serde_json::json!([1, 2, 2, 40, 40, 8, 8]));
+    assert_eq!([&record["mask"], &record["profile"]], ["causal", &shown]);
+    assert!(record["kernel"].is_string() && record["kernel_before"].is_string(), "{record}");
+    assert!(record["choice"].as_str().unwrap().contains("as the profile measured"), "{record}");
+    let long = stdout(arguments.iter().copied().chain(["--verbose"]));
+    assert!(long.contains("as the profile measured"), "{long}");
+    assert_eq!(stdout(arguments.iter().copied().chain(["--quiet"])), "");
+}
+
+/// Decoding is measured against loads of its keys and values, and of those alone that the mask keeps.
+#[test]
+fn no_share_is_above_the_peak() {
+    let text = stdout(words(
+        "bench --shape 2,8,8,1,4096,64 --shape 2,8,2,1,16384,64 --shape 2,1,1,1,20,4 --mask all --mask window(15,0) \
+         --mask key_lengths --key-lengths 20,7 --kernel all --quick --json",
+    ));
+    let records = records(&text);
+    let mut loaded = 0;
+    for record in &records {
+        let share = record["share_of_peak"].as_f64();
+        assert!(share.is_some_and(|share| 0.0 < share && share <= 1.0), "{record}");
+        loaded += usize::from(record["load_gbytes_per_s"].as_f64() > Some(0.0));
+    }
+    assert!(loaded * 2 > records.len(), "{text}");
+}
+
+/// The standard set has steps of decoding among its problems.
+#[test]
+fn the_standard_set_decodes() {
+    let records = records(&stdout(words("bench --quick --json")));
+    let queries = |record: &serde_json::Value| record["shape"][3].as_u64().unwrap();
+    assert_eq!(records.iter().filter(|record| queries(record) == 1).count(), 2);
+    assert!(records.len() > 8);
+    for record in &records {
+        assert!(record["share_of_peak"].as_f64().is_some_and(|share| share <= 1.0), "{record}");
+    }
 }
 
 #[test]
@@ -85,8 +124,8 @@ fn a_benchmark_that_can_not_be_run_says_why() {
     assert!(missing.contains("document_ids_q") && missing.contains("--data"), "{missing}");
     let heads = failure(words("bench --shape 1,3,2,4,4,4"), 1);
     assert!(heads.contains("num_heads: expected a multiple of num_kv_heads = 2, found 3"));
-    let kernel = failure(words("bench --shape 1,1,1,4,4,4 --kernel fastest"), 1);
-    assert!(kernel.contains("expected one of broadcast, tiled"), "{kernel}");
+    let kernel = failure(words("bench --shape 1,1,1,4,4,4 --kernel fastest"), 2);
+    assert!(kernel.contains("possible values: broadcast, tiled"), "{kernel}");
     failure(words("bench --shape 1,1,1"), 2);
     failure(words("bench --mask causal"), 2);
 }

@@ -33,6 +33,16 @@ pub(crate) fn stdout<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The warnings of a call that succeeds and says nothing else.
+pub(crate) fn warnings<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Vec<String> {
+    let output = call(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    let warning =
+        |line: &str| line.strip_prefix("warning: ").unwrap_or_else(|| panic!("{line}")).to_owned();
+    stderr.lines().map(warning).collect()
+}
+
 /// What a call says that fails in the way of this exit code.
 pub(crate) fn failure<S: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = S>,
@@ -42,7 +52,10 @@ pub(crate) fn failure<S: AsRef<OsStr>>(
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(stderr.starts_with("error: ") && !stderr.contains("panicked"), "{stderr}");
+    // Warnings may come first.
+    let error = stderr.lines().find(|line| !line.starts_with("warning: "));
+    assert!(error.is_some_and(|line| line.starts_with("error: ")), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
     stderr
 }
 

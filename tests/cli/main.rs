@@ -4,6 +4,8 @@ mod bench;
 mod call;
 mod errors;
 mod mask;
+mod places;
+mod python;
 mod run;
 mod scratch;
 mod texts;

@@ -3,7 +3,7 @@
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::{Layout, Mask};
 
-use crate::call::{MINILM, failure, stdout, words};
+use crate::call::{MINILM, failure, records, stdout, words};
 use crate::scratch::{SHAPE, Scratch, everything, mask_data};
 
 /// Every mask that reads data, plane by plane, against the evaluator.
@@ -76,16 +76,80 @@ fn a_mask_may_have_other_keys_than_queries() {
 fn a_mask_is_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let picture = |name: &str| {
-        let path = folder.path().join("made/on/the/way").join(name);
+        let path = folder.path().join(name);
         let options = ["--data", MINILM, "--png", path.to_str().unwrap(), "--format", "keep"];
         stdout(words("mask token_padding --seq 27").into_iter().chain(options));
         std::fs::read(path).unwrap()
     };
-    assert!(picture("mask.png").starts_with(b"\x89PNG"));
+    assert!(picture("mask.PNG").starts_with(b"\x89PNG"));
     let svg = String::from_utf8(picture("mask.svg")).unwrap();
     for text in ["token_padding", "query", "key", "batch 3", "loudly", "[PAD]"] {
         assert!(svg.contains(&format!(">{text}</text>")), "{text} isn't in the picture");
     }
+}
+
+/// The pictures of src/mask/compositions.rs, by their names.
+#[test]
+fn compositions_have_names() {
+    let grid = |text: &str| {
+        let drawn = stdout(["mask", text, "--seq", "6", "--format", "grid"]);
+        drawn.lines().map(|line| words(line)[1..].concat()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        grid("longformer(1, 1)"),
+        ["......", "...XXX", "....XX", ".X...X", ".XX...", ".XXX.."]
+    );
+    let window = [".XXXXX", "..XXXX", "...XXX", "X...XX", "XX...X", "XXX..."];
+    for text in ["sliding_window(3)", "gemma2(0, 3)", "gemma3(layer=4, window=3)"] {
+        assert_eq!(grid(text), window, "{text}");
+    }
+    assert_eq!(
+        grid("streaming_llm(2, 2) & !not_self | streaming_llm(window=2, sinks=2)"),
+        [".XXXXX", "..XXXX", "...XXX", "....XX", "..X..X", "..XX.."]
+    );
+    assert_eq!(grid("llama4(3, 3)"), grid("causal"));
+    let missing = failure(words("mask prefix_lm --seq 3"), 1);
+    assert!(missing.contains("prefix_lengths is required by the mask"), "{missing}");
+}
+
+#[test]
+fn heads_are_given_or_found() {
+    let text = "per_head(causal, window(0,0))";
+    let heads = |options: &str| {
+        let options = format!("--seq 2 --json {options}");
+        let records = records(&stdout(["mask", text].into_iter().chain(words(&options))));
+        records.iter().map(|record| record["keep"].to_string()).collect::<Vec<_>>()
+    };
+    let (causal, own) = ("[[1,0],[1,1]]", "[[1,0],[0,1]]");
+    assert_eq!(heads(""), [causal, own]);
+    assert_eq!(heads("--heads 4"), [causal, causal, own, own]);
+    let message = failure(["mask", text, "--seq", "2", "--heads", "3"], 1);
+    assert!(message.contains("per_head: expected a number of masks that divides num_heads = 3"));
+}
+
+#[test]
+fn a_mask_is_an_object_per_plane() {
+    let record = records(&stdout(words("mask causal --seq 2 --seq-kv 3 --json")));
+    let whole = serde_json::json!({ "batch": null, "head": null, "keep": [[1, 1, 0], [1, 1, 1]] });
+    assert_eq!(record, [whole]);
+    let scratch = Scratch::new(&everything(Layout::Bhsd));
+    let line =
+        format!("mask key_lengths --seq 3 --seq-kv 5 --json --data {}", scratch.input.display());
+    let planes = records(&stdout(words(&line)));
+    assert_eq!(planes[0]["batch"], 0);
+    assert_eq!(planes[0]["keep"][2], serde_json::json!([1, 1, 1, 1, 0]));
+    assert_eq!(planes[1]["keep"], serde_json::json!([0; 3].map(|_| [0; 5])));
+    let line = "mask window(31,0) --seq 128 --tiles --block-q 16 --block-kv 16 --json";
+    let tiles = serde_json::json!({
+        "batch": null, "head": null, "block_q": 16, "block_kv": 16,
+        "tiles": 64, "partial": 14, "full": 7, "ideal": 21,
+    });
+    assert_eq!(records(&stdout(words(line))), [tiles]);
+    // A picture alone.
+    let picture = scratch.path("mask.svg");
+    let line = format!("mask causal --seq 3 --quiet --png {}", picture.display());
+    assert_eq!(stdout(words(&line)), "");
+    assert!(picture.exists());
 }
 
 #[test]

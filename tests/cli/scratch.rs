@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 use wgpu_attention::files::{TensorFile, TensorWriter};
 use wgpu_attention::{AuxData, Layout, Shape};
@@ -22,6 +23,17 @@ impl Scratch {
         Self { folder, input }
     }
 
+    /// With tensors of any type, by their bytes.
+    pub(crate) fn of_bytes(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Self {
+        let views = tensors.iter().map(|(name, dtype, dims, bytes)| {
+            (*name, TensorView::new(*dtype, dims.to_vec(), bytes).unwrap())
+        });
+        let contents = safetensors::serialize(views, None).unwrap();
+        let scratch = Self::new(&TensorWriter::new());
+        std::fs::write(&scratch.input, contents).unwrap();
+        scratch
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -35,8 +47,11 @@ impl Scratch {
     }
 
     pub(crate) fn run(&self, options: &[&str]) -> TensorFile {
-        let line = stdout(self.run_arguments(options));
-        assert!(line.contains("kernel `") && line.contains(" ms") && line.lines().count() == 1);
+        let text = stdout(self.run_arguments(options));
+        let lines: Vec<&str> = text.lines().collect();
+        let [written, kernel] = lines[..] else { panic!("{text}") };
+        assert!(written.contains("out: ") && written.contains(" ["), "{text}");
+        assert!(kernel.starts_with("kernel `") && kernel.contains(" ms"), "{text}");
         TensorFile::open(self.path("out")).unwrap()
     }
 
@@ -46,6 +61,12 @@ impl Scratch {
         assert!(!self.path("out").exists());
         message
     }
+}
+
+/// q, k and v alone.
+pub(crate) fn plain(layout: Layout) -> TensorWriter {
+    let [q, k, v] = operands(layout);
+    TensorWriter::new().f32("q", &q.0, &q.1).f32("k", &k.0, &k.1).f32("v", &v.0, &v.1)
 }
 
 /// Numbers between −2 and 2 that look random, the same every time.
@@ -125,11 +146,7 @@ pub(crate) fn operands(layout: Layout) -> [([usize; 4], Vec<f32>); 3] {
 }
 
 pub(crate) fn everything(layout: Layout) -> TensorWriter {
-    let [q, k, v] = operands(layout);
-    TensorWriter::new()
-        .f32("q", &q.0, &q.1)
-        .f32("k", &k.0, &k.1)
-        .f32("v", &v.0, &v.1)
+    plain(layout)
         .i32("key_lengths", &[2], &KEY_LENGTHS)
         .i32("prefix_lengths", &[2], &PREFIX_LENGTHS)
         .u8("key_padding", &[2, 5], &KEY_PADDING)

@@ -1,4 +1,4 @@
-//! Functions of the user's own, from files.
+//! User-defined functions, from files.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use wgpu_attention::wgsl::WgslFunction;
 pub(crate) fn read(path: &Path, tensors: Option<&TensorFile>) -> anyhow::Result<WgslFunction> {
     let shown = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(shown)?;
-    let custom = WgslFunction::new(text).with_context(shown)?;
+    let custom = WgslFunction::new(text).with_context(shown)?.labeled(shown());
     match tensors {
         Some(tensors) => tensors.with_buffers(custom).with_context(shown),
         None => Ok(custom),

@@ -1,26 +1,46 @@
-//! `kernels`: the text of every kernel, for checks by other compilers.
+//! `kernels`: the source of every kernel, for checks by other compilers.
 
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _};
+
+use anyhow::bail;
 use wgpu_attention::kernel::{KernelText, kernel_texts};
 
-/// Print the text of every kernel that some device may choose, a JSON object in a line each.
+/// Print the source of every kernel that some device may choose, one JSON object per line.
+///
+/// A filter is required when stdout is a terminal.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Only kernels with this in their names.
+    /// Only kernels whose names contain this.
     filter: Option<String>,
 }
 
 const EXAMPLES: &str = "\
-The fields are kernel, form, entry_point, wgsl, browser_prelude (what browsers want in front of it) and matrices (whether it
-uses wgpu's cooperative matrices). No device is opened.
+The fields are kernel, form, entry_point, wgsl, browser_prelude (what browsers need before it) and matrices (whether it uses
+wgpu's cooperative matrices). No device is opened.
 
 EXAMPLES
   wgpu-attention kernels | jq -r .kernel | sort | uniq -c
   wgpu-attention kernels 'forward tiled' | head -1 | jq -r .wgsl";
 
 pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
-    let wanted = arguments.filter.as_deref().unwrap_or_default();
-    let texts = kernel_texts().into_iter().filter(|text| text.kernel.contains(wanted));
+    let mut texts = kernel_texts();
+    let names: BTreeSet<String> = texts.iter().map(|text| text.kernel.clone()).collect();
+    let names = names.into_iter().collect::<Vec<_>>().join(", ");
+    match &arguments.filter {
+        None if io::stdout().is_terminal() => bail!(
+            "{} kernels are too many for a terminal: give a part of a name, or redirect stdout to a file or a pipe; there are {names}",
+            texts.len()
+        ),
+        None => {}
+        Some(filter) => {
+            texts.retain(|text| text.kernel.contains(filter));
+            if texts.is_empty() {
+                bail!("no kernel has `{filter}` in its name; there are {names}");
+            }
+        }
+    }
     crate::print(|out| {
         for KernelText { kernel, form, entry_point, wgsl, browser_prelude, matrices } in texts {
             let line = serde_json::json!({

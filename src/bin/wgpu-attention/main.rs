@@ -1,4 +1,4 @@
-//! The command line: devices, masks, attention over tensor files, the kernels' text and their speed.
+//! The command line: devices, masks, attention over tensor files, kernel sources, benchmarks.
 //!
 //! What it prints on stdout, its options and its exit codes (0: done, 1: failed, 2: wrong usage) are a contract.
 
@@ -8,7 +8,10 @@ mod devices;
 mod function;
 mod kernels;
 mod mask;
+mod places;
 mod run;
+mod talk;
+mod tensors;
 mod tune;
 mod wgsl;
 
@@ -17,14 +20,18 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use talk::Talk;
+use wgpu_attention::device::AdapterChoice;
 use wgpu_attention::kernel::ForwardKernel;
-use wgpu_attention::{Layout, Mask, Session, Shape};
+use wgpu_attention::{DeviceOptions, Layout, Mask, Session, Shape};
 
 /// What masks are made of, for help.
 const MASKS: Masks = Masks;
 
-/// The leaves that read nothing, those that read a tensor, and what isn't a leaf.
+/// The leaves that read nothing, those that read a tensor, what isn't a leaf, and names of combinations.
 struct Masks;
 
 impl fmt::Display for Masks {
@@ -34,10 +41,15 @@ impl fmt::Display for Masks {
             let forms = leaves.flat_map(|leaf| leaf.help()).chain(others);
             forms.into_iter().try_for_each(|(usage, text)| f.write_str(&help_line(usage, text)))
         };
-        writeln!(f, "MASKS say which keys each query attends to. By name:")?;
+        writeln!(f, "MASKS select the keys that each query attends to. By name:")?;
         lines(f, false, &OPERATORS)?;
-        writeln!(f, "and by name, reading a tensor of the file:")?;
+        writeln!(f, "By name, reading tensors of the file:")?;
         lines(f, true, &[WGSL])?;
+        writeln!(
+            f,
+            "By the names that models and papers use, for combinations of the masks above:"
+        )?;
+        COMPOSITIONS.iter().try_for_each(|(usage, text)| f.write_str(&help_line(usage, text)))?;
         f.write_str(JOINED)
     }
 }
@@ -55,23 +67,43 @@ fn help_line(usage: &str, text: &str) -> String {
 const OPERATORS: [(&str, &str); 2] = [
     (
         "self_only_if_alone(MASK)",
-        "what MASK keeps, the own position only where it keeps nothing else (Reformer)",
+        "MASK, but the query's own position only where MASK keeps no other key (Reformer)",
     ),
-    ("per_head(MASK, ...)", "a mask for each head, or each run of heads"),
+    ("per_head(MASK, ...)", "a mask for each head, or for each group of consecutive heads"),
 ];
 
 const WGSL: (&str, &str) = (
     "wgsl",
-    "what the function of --wgsl-mask FILE keeps:
+    "cells that the user-defined function in --wgsl-mask FILE keeps:
 fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool;
-a tensor x of the file, f32, i32 or bool, is read by calling x(index)",
+x(index) reads a tensor x of the file: floats as f32, signed integers as i32, unsigned
+integers and bool as u32",
 );
+
+const COMPOSITIONS: [(&str, &str); 11] = [
+    ("sliding_window(SIZE)", "window(SIZE - 1,0)"),
+    ("longformer(WINDOW,GLOBAL)", "window(WINDOW,WINDOW) | global(GLOBAL)"),
+    ("bigbird(WINDOW,GLOBAL)", "longformer(WINDOW,GLOBAL) | dense"),
+    ("prefix_lm", "prefix | causal"),
+    ("packed_documents", "documents & causal"),
+    ("streaming_llm(WINDOW,SINKS)", "causal & (window(WINDOW - 1,0) | global(SINKS))"),
+    ("gemma2(LAYER,WINDOW)", "sliding_window(WINDOW) in layers 0, 2, 4 ..., causal in the others"),
+    (
+        "gemma3(LAYER,WINDOW)",
+        "causal in layers 5, 11, 17 ..., sliding_window(WINDOW) in the others",
+    ),
+    ("llama4(LAYER,CHUNK)", "causal in layers 3, 7, 11 ..., chunk(CHUNK) & causal in the others"),
+    ("reformer", "self_only_if_alone(buckets & causal)"),
+    ("speculative_tree", "tree"),
+];
 
 const JOINED: &str = "\
 A mask that appears twice reads the same tensors twice; with data=2 it reads those with _2 behind their names:
   documents | documents(data=2)
-Joined by `!` (not), `&` (and), `|` (or), which bind in this order, and parentheses:
-  'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'";
+Operators are `!` (not), `&` (and), `|` (or), in this order of precedence, and parentheses:
+  'causal & key_lengths'    'prefix | causal'    'window(4,0) & !(documents | not_self)'
+
+Integers may have any integer type. Flags are bool, integers, or floats that are all 0 or 1.";
 
 const EXAMPLES: &str = "\
 EXAMPLES
@@ -88,38 +120,70 @@ EXAMPLES
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    talk: Talk,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the devices, what they can do that matters here, and which kernels they would get.
-    #[command(after_help = "EXAMPLE\n  wgpu-attention devices")]
-    Devices,
+    Devices(devices::Arguments),
     Mask(mask::Arguments),
     Run(run::Arguments),
     Wgsl(wgsl::Arguments),
     Kernels(kernels::Arguments),
     Bench(bench::Arguments),
     Tune(tune::Arguments),
+    /// Print the completion script of a shell.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
+
+const COMPLETIONS: &str = "\
+EXAMPLES
+  wgpu-attention completions bash > ~/.local/share/bash-completion/completions/wgpu-attention
+  wgpu-attention completions fish > ~/.config/fish/completions/wgpu-attention.fish";
 
 /// Which device to work on.
 #[derive(Debug, clap::Args)]
 struct Device {
-    /// The device: its number in `wgpu-attention devices`, or a part of its name. The fastest kind unless given. With
-    /// `+matrices` behind it, it is opened with cooperative matrices, an experimental feature of wgpu's.
+    /// The device: its number in `wgpu-attention devices`, or a part of its name. By default, the device named by
+    /// WGPU_ADAPTER_NAME, else the fastest kind. A suffix `+matrices` opens it with cooperative matrices, an experimental
+    /// feature of wgpu.
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
 }
 
+/// The environment variable by which wgpu's examples choose an adapter.
+const ADAPTER_NAME: &str = "WGPU_ADAPTER_NAME";
+
 impl Device {
-    fn open(&self) -> wgpu_attention::Result<Session> {
-        let options = self.device.as_deref().map(device_choice::parse).unwrap_or_default();
-        Session::open_blocking(&options)
+    fn open(&self, talk: Talk) -> anyhow::Result<Session> {
+        let named = std::env::var(ADAPTER_NAME).ok().filter(|name| !name.is_empty());
+        let Some(device) = &self.device else {
+            let adapter = named.clone().map_or(AdapterChoice::Best, AdapterChoice::Name);
+            let opened = Session::open_blocking(&DeviceOptions::default().adapter(adapter));
+            return match named {
+                Some(name) => opened.with_context(|| format!("{ADAPTER_NAME}={name}")),
+                None => Ok(opened?),
+            };
+        };
+        let attention = Session::open_blocking(&device_choice::parse(device))?;
+        let opened = attention.device().adapter_info().name;
+        match named {
+            Some(name) if !opened.to_lowercase().contains(&name.to_lowercase()) => {
+                talk.warn(&format!("{ADAPTER_NAME}={name} is ignored, as --device is given"));
+            }
+            _ => {}
+        }
+        Ok(attention)
     }
 }
 
-/// How q, k, v and o lie.
+/// The memory layout of q, k, v and o.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum LayoutName {
     /// [batch, heads, seq, dim]
@@ -162,30 +226,42 @@ fn parse_shape(text: &str) -> Result<Shape, String> {
         .head_dim_v(head_dim_v))
 }
 
+/// The sizes in the order of `--shape`.
+fn sizes(shape: &Shape) -> [usize; 7] {
+    let Shape {
+        batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v, ..
+    } = *shape;
+    [batch, num_heads, num_kv_heads, seq_len_q, seq_len_kv, head_dim, head_dim_v]
+}
+
 /// A kernel to use instead of the best one.
 #[derive(Debug, clap::Args)]
 struct Kernel {
-    /// Use this kernel (broadcast, tiled, decode_lanes, decode) instead of the one that is chosen.
-    #[arg(long, value_name = "NAME")]
-    kernel: Option<String>,
+    /// The kernel to use; chosen automatically by default.
+    #[arg(long, value_name = "NAME", value_parser = kernel_names())]
+    kernel: Option<ForwardKernel>,
 }
 
-impl Kernel {
-    fn parse(&self) -> wgpu_attention::Result<Option<ForwardKernel>> {
-        self.kernel.as_deref().map(str::parse).transpose()
-    }
+/// The names of the forward kernels, as an option's values.
+fn kernel_names() -> impl TypedValueParser<Value = ForwardKernel> {
+    PossibleValuesParser::new(ForwardKernel::ALL.map(ForwardKernel::name))
+        .try_map(|name| name.parse::<ForwardKernel>())
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
-    let done = match Cli::parse().command {
-        Command::Devices => devices::list(),
-        Command::Mask(arguments) => mask::show(&arguments),
-        Command::Run(arguments) => run::run(&arguments),
-        Command::Wgsl(arguments) => wgsl::print(&arguments),
+    let Cli { command, talk } = Cli::parse();
+    // Failures are returned as errors. wgpu also logs errors of drivers that it tries and doesn't use.
+    let filter = if talk.quiet { "off" } else { "wgpu_attention=warn" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    let done = match command {
+        Command::Devices(arguments) => devices::list(&arguments, talk),
+        Command::Mask(arguments) => mask::show(&arguments, talk),
+        Command::Run(arguments) => run::run(&arguments, talk),
+        Command::Wgsl(arguments) => wgsl::print(&arguments, talk),
         Command::Kernels(arguments) => kernels::print(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::Tune(arguments) => tune::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments, talk),
+        Command::Tune(arguments) => tune::run(&arguments, talk),
+        Command::Completions { shell } => completions(shell),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -197,6 +273,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "wgpu-attention", &mut text);
+    print(|out| out.write_all(&text))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

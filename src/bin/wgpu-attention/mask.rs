@@ -1,9 +1,8 @@
-//! `mask`: a mask written out, as text and as a picture.
+//! `mask`: a mask as text and as a picture.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::function;
 use anyhow::bail;
 use clap::ValueEnum;
 use wgpu_attention::files::TensorFile;
@@ -12,62 +11,79 @@ use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::{MaskFormat, MaskTensor, TileClasses, TileOptions};
 use wgpu_attention::{AuxData, Mask, Problem, Session, Shape};
 
-/// Write a mask out, made on the device.
+use crate::function;
+use crate::places::{self, Place};
+use crate::talk::Talk;
+use crate::tensors::{self, Names};
+
+/// Print a mask, computed on the device.
 ///
-/// A row per query, a column per key. A mask that differs between sequences or heads is written once for each, under a
-/// heading.
+/// There is a row per query and a column per key. A mask that differs between sequences or heads is printed once for each,
+/// under a heading.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
 pub(crate) struct Arguments {
-    /// The mask, as below.
+    /// The mask; see MASKS below.
     #[arg(value_name = "TEXT")]
     mask: String,
 
-    /// How many queries there are, and keys unless --seq-kv says otherwise.
+    /// The number of queries, and of keys without --seq-kv.
     #[arg(long, value_name = "N")]
     seq: usize,
 
-    /// How many keys there are.
+    /// The number of keys.
     #[arg(long, value_name = "N")]
     seq_kv: Option<usize>,
 
-    /// The file with the tensors that the mask names. Their first size is the number of sequences.
+    /// The number of heads; by default, as many as the mask's tensors have, and as `per_head` has masks.
+    #[arg(long, value_name = "N")]
+    heads: Option<usize>,
+
+    /// The file with the tensors that the mask reads. Their first size is the batch.
     #[arg(long, value_name = "FILE.safetensors")]
     data: Option<PathBuf>,
 
-    /// A file with a WGSL function `keep`, which the mask calls `wgsl`; it reads the tensors of --data that it names.
+    #[command(flatten)]
+    names: Names,
+
+    /// The file with the user-defined WGSL function `keep` of the mask `wgsl`. It can read the tensors of --data.
     #[arg(long, value_name = "FILE")]
     wgsl_mask: Option<PathBuf>,
 
-    /// The token id of padding; `pad_id` of the file's metadata unless given.
+    /// The token id of padding; by default, `pad_id` in the file's metadata.
     #[arg(long, value_name = "ID", requires = "data", allow_negative_numbers = true)]
     pad_id: Option<i32>,
 
-    /// How the mask is written.
+    /// The form in which the mask is printed.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 
-    /// Draw a heatmap, too: a PNG, or an SVG where the name ends in `.svg`.
+    /// Also draw a heatmap to a .png or .svg file. With --quiet, nothing is printed.
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
 
-    /// Tell instead how many of the kernel's tiles are visited, and how many would be at best; with --png, draw them.
+    /// Print how many of the kernel's tiles are visited; with --png, also draw them.
     ///
-    /// A tile that the mask empties isn't visited. At best are visited those that have a kept cell. `partial` ones are
-    /// visited and the mask asked cell by cell, in `full` ones nothing is masked.
+    /// Tiles that are known to be masked are skipped. In `partial` tiles the mask is evaluated for each cell, in `full` tiles it
+    /// isn't evaluated. `ideal` counts the tiles with at least one kept cell.
     #[arg(long, conflicts_with = "format")]
     tiles: bool,
 
-    /// How many queries a tile has; unless given, as many as in the kernel that is chosen for head_dim 64.
+    /// The number of queries in a tile; by default, that of the kernel for head_dim 64.
     #[arg(long, value_name = "N", requires = "tiles")]
     block_q: Option<usize>,
 
-    /// How many keys a tile has, likewise.
+    /// The number of keys in a tile; by default, that of the kernel for head_dim 64.
     #[arg(long, value_name = "N", requires = "tiles")]
     block_kv: Option<usize>,
 
     #[command(flatten)]
     device: crate::Device,
+
+    /// Print one JSON object per sequence and head instead of text: keep[query][key] is 1 where the key is kept. With
+    /// --tiles, the numbers of tiles.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -85,6 +101,7 @@ EXAMPLES
     t=2:  .  .  X
     t=3:  .  .  .
   wgpu-attention mask 'window(2,0) & key_lengths' --seq 27 --data in.safetensors --png mask.png
+  wgpu-attention mask 'per_head(causal, window(4,0))' --seq 12 --heads 8
   wgpu-attention mask 'window(255,0)' --seq 1024 --tiles --png tiles.png";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -98,11 +115,22 @@ enum Format {
     Grid,
 }
 
+/// How many tiles of a plane there are, of each class, and with a kept cell.
+struct TileCounts {
+    tiles: usize,
+    partial: usize,
+    full: usize,
+    ideal: usize,
+}
+
 /// One sequence's and head's part of a mask.
 struct Plane<'a> {
     /// What it is of, where there are several.
     heading: String,
-    batch: usize,
+    /// The sequence, where there are several.
+    batch: Option<usize>,
+    /// The head, likewise.
+    head: Option<usize>,
     rows: usize,
     columns: usize,
     values: &'a [f32],
@@ -110,27 +138,34 @@ struct Plane<'a> {
     masked: f32,
 }
 
-pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
-    let file = arguments.data.as_ref().map(TensorFile::open).transpose()?;
+pub(crate) fn show(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
+    let inputs = [arguments.data.as_deref(), arguments.wgsl_mask.as_deref()];
+    let png = arguments.png.as_deref().map(|path| Place::picture("--png", path)).transpose()?;
+    places::check(png.as_slice(), &inputs)?;
+    let file = arguments.names.open_some(arguments.data.as_deref())?;
     let read = |path: &PathBuf| function::read(path, file.as_ref());
     let keep = arguments.wgsl_mask.as_ref().map(read).transpose()?;
     let mask = function::mask(&arguments.mask, keep.as_ref())?;
     let (seq, seq_kv) = (arguments.seq, arguments.seq_kv.unwrap_or(arguments.seq));
-    let (shape, data) = match (&file, mask.inputs().first()) {
-        (Some(file), _) => {
-            let shape = file.mask_shape(&mask, seq, seq_kv)?;
-            (shape, file.mask_data(&mask, &shape, arguments.pad_id)?)
-        }
-        (None, None) => (Shape::new(1, 1, seq, 1).seq_len_kv(seq_kv), AuxData::new()),
+    let shape = match (&file, mask.inputs().first()) {
+        (Some(file), _) => file.mask_shape(&mask, seq, seq_kv)?,
+        (None, None) => Shape::new(1, 1, seq, 1).seq_len_kv(seq_kv),
         (None, Some(input)) => bail!(
-            "the mask names {input}: give the file that holds it with --data FILE.safetensors"
+            "{input} is required by the mask: give the file that holds it with --data FILE.safetensors"
         ),
+    };
+    let heads = arguments.heads.unwrap_or_else(|| shape.num_heads.max(masks_per_head(&mask)));
+    let shape = shape.num_heads(heads).num_kv_heads(heads);
+    let data = match &file {
+        Some(file) => (file.mask_data(&mask, &shape, arguments.pad_id))
+            .map_err(|error| tensors::explained(file, error))?,
+        None => AuxData::new(),
     };
     let data = match (&keep, &file) {
         (Some(function), Some(file)) => file.custom_data(function, data)?,
         _ => data,
     };
-    let attention = arguments.device.open()?;
+    let attention = arguments.device.open(talk)?;
     let format = match arguments.format {
         Format::Keep => MaskFormat::Keep,
         Format::Additive | Format::Grid => MaskFormat::Additive,
@@ -147,6 +182,17 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
     // The picture first: whoever reads the text may stop early.
     if let Some(path) = &arguments.png {
         draw(&mask, &planes, arguments.format, file.as_ref(), tiles.as_ref()).save(path)?;
+    }
+    if arguments.json {
+        return crate::print(|out| {
+            (planes.iter().enumerate()).try_for_each(|(at, plane)| {
+                let counts = tiles.as_ref().map(|tiles| plane.tile_counts(tiles, at));
+                writeln!(out, "{}", plane.record(tiles.as_ref().map(|tiles| tiles.grid), counts))
+            })
+        });
+    }
+    if talk.quiet && arguments.png.is_some() {
+        return Ok(());
     }
     if let Some(tiles) = &tiles {
         return crate::print(|out| tile_table(out, &planes, tiles));
@@ -173,6 +219,18 @@ pub(crate) fn show(arguments: &Arguments) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// How many masks the longest `per_head` has: as many heads are the fewest that it can do with.
+fn masks_per_head(mask: &Mask) -> usize {
+    match mask {
+        Mask::And(a, b) | Mask::Or(a, b) => masks_per_head(a).max(masks_per_head(b)),
+        Mask::Not(a) | Mask::SelfOnlyIfAlone(a) => masks_per_head(a),
+        Mask::PerHead(masks) => {
+            masks.iter().map(masks_per_head).max().unwrap_or(0).max(masks.len())
+        }
+        _ => 1,
+    }
 }
 
 /// The classes of tiles of the size that is asked for, the rest of it being the kernel's own.
@@ -206,10 +264,7 @@ fn tile_table(out: &mut dyn Write, planes: &[Plane<'_>], tiles: &TileClasses) ->
         "", "visited", "partial", "full", "ideal", "visited/ideal"
     )?;
     for (at, plane) in planes.iter().enumerate() {
-        let classes = plane_tiles(tiles, at);
-        let of = |class| classes.iter().filter(|&&other| other == class).count();
-        let (partial, full) = (of(TileClass::Partial), of(TileClass::Full));
-        let ideal = plane.tiles_with_a_kept_cell(tiles);
+        let TileCounts { partial, full, ideal, .. } = plane.tile_counts(tiles, at);
         let visited = partial + full;
         let share = |tiles: usize| format!("{:.1}%", 100.0 * tiles as f64 / count.max(1) as f64);
         let ratio = if visited == ideal { 1.0 } else { visited as f64 / ideal as f64 };
@@ -249,7 +304,8 @@ fn planes(tensor: &MaskTensor, format: Format) -> Vec<Plane<'_>> {
                 (true, true) => format!("batch {b}, head {h}"),
             };
             let values = &tensor.values[index * cells..(index + 1) * cells];
-            Plane { heading, batch: b, rows, columns, values, masked }
+            let (batch, head) = ((batch > 1).then_some(b), (heads > 1).then_some(h));
+            Plane { heading, batch, head, rows, columns, values, masked }
         })
         .collect()
 }
@@ -295,6 +351,38 @@ impl Plane<'_> {
         &self.values[row * self.columns..(row + 1) * self.columns]
     }
 
+    fn tile_counts(&self, tiles: &TileClasses, at: usize) -> TileCounts {
+        let classes = plane_tiles(tiles, at);
+        let of = |class| classes.iter().filter(|&&other| other == class).count();
+        TileCounts {
+            tiles: classes.len(),
+            partial: of(TileClass::Partial),
+            full: of(TileClass::Full),
+            ideal: self.tiles_with_a_kept_cell(tiles),
+        }
+    }
+
+    /// The plane for programs; `null` for the sequence or the head where all are the same.
+    fn record(&self, grid: Option<TileGrid>, counts: Option<TileCounts>) -> serde_json::Value {
+        let mut record = serde_json::json!({ "batch": self.batch, "head": self.head });
+        match (grid, counts) {
+            (Some(grid), Some(counts)) => {
+                record["block_q"] = grid.block_q.into();
+                record["block_kv"] = grid.block_kv.into();
+                record["tiles"] = counts.tiles.into();
+                record["partial"] = counts.partial.into();
+                record["full"] = counts.full.into();
+                record["ideal"] = counts.ideal.into();
+            }
+            _ => {
+                let kept = |&value: &f32| u8::from(value != self.masked);
+                let row = |row: usize| self.row(row).iter().map(kept).collect::<Vec<_>>();
+                record["keep"] = (0..self.rows).map(row).collect::<Vec<_>>().into();
+            }
+        }
+        record
+    }
+
     fn tiles_with_a_kept_cell(&self, tiles: &TileClasses) -> usize {
         let TileGrid { block_q, block_kv } = tiles.grid;
         let across = tiles.dims[3];
@@ -329,8 +417,11 @@ fn draw(
             None => panel,
         };
         // A mask that is the same for all sequences has no tokens, unless there's but one sequence.
-        let own =
-            if planes.len() > 1 || tokens.len() == 1 { tokens.get(plane.batch) } else { None };
+        let own = if planes.len() > 1 || tokens.len() == 1 {
+            tokens.get(plane.batch.unwrap_or(0))
+        } else {
+            None
+        };
         label(panel, plane, own)
     });
     let (rows, columns) = planes.first().map_or((0, 0), |plane| (plane.rows, plane.columns));

@@ -1,35 +1,43 @@
 //! `run`: attention over the tensors of a file.
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::function;
 use anyhow::Context as _;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 use wgpu_attention::files::{Operands, TensorFile, TensorWriter};
-use wgpu_attention::mask::Evaluator;
+use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::mask::{Evaluator, TileGrid};
 use wgpu_attention::plan::{BackwardOptions, PlanOptions, ScoreTensor};
+use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{
-    AttentionPlan, AuxData, AuxTensor, Output, Problem, RunOptions, ScoreModifiers, Session,
+    AttentionPlan, AuxData, AuxTensor, Dtype, Output, Problem, RunOptions, ScoreModifiers, Session,
     Upstream,
 };
 
-/// Run attention over the q, k and v of a file, and write what comes out to another.
+use crate::function;
+use crate::places::{self, Place};
+use crate::talk::{self, Talk};
+use crate::tensors::{self, Names, Readers};
+
+/// Compute attention over the tensors of a file, and write the results to another file.
 ///
-/// IN holds q, k, v (f32, f16 or bf16) and what the mask names. Where it holds bias (f32, broadcasts to [batch, heads, seq_len_q,
-/// seq_len_kv]), alibi_slopes (f32 [heads]) or sinks (f32 [heads]), they are applied: scale, softcap, bias, ALiBi, mask,
-/// softmax with sinks. Where it holds q_starts and kv_starts (i32 [batch + 1], cu_seqlens), q_lengths, kv_lengths or
-/// block_tables, the sequences are packed, left-padded, cached or in blocks. OUT gets the outputs by their names: o in the layout and type of q, the others f32:
-/// lse [batch, heads, seq_len_q], gradients as what they are gradients of, the others [batch, heads, seq_len_q,
-/// seq_len_kv]. It is written whole, or not at all.
+/// IN holds q, k, v (f32, f16 or bf16) and the tensors that the mask reads. If it holds bias (floats that broadcast to [batch,
+/// heads, seq_len_q, seq_len_kv]), alibi_slopes (floats [heads] or [batch, heads]) or sinks (floats [heads]), these are applied,
+/// in the order scale, softcap, bias, ALiBi, mask, softmax with sinks. A bias with 1 in place of seq_len_kv is expanded in
+/// memory, to 4 bytes per key. If IN holds q_starts and kv_starts (integers [batch + 1], cu_seqlens), q_lengths, kv_lengths or
+/// block_tables, the sequences are packed, left-padded, cached or paged. Tensors of IN that aren't used cause a warning.
 ///
-/// For gradients IN also holds dout, the loss's gradient with respect to o, and dlse [batch, heads, seq_len_q], where the
+/// OUT holds the outputs by name: o in the layout and type of q, the others in f32: lse [batch, heads, seq_len_q], gradients in
+/// the sizes of their tensors, the others [batch, heads, seq_len_q, seq_len_kv]. It is written completely or not at all.
+///
+/// For gradients, IN also holds dout, the gradient of the loss with respect to o, and dlse [batch, heads, seq_len_q] if the
 /// loss uses lse.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{}", crate::MASKS))]
 pub(crate) struct Arguments {
-    /// The file with q, k, v and what the mask names.
+    /// The file with q, k, v and the tensors that the mask reads.
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
 
@@ -37,36 +45,47 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "OUT.safetensors")]
     out: PathBuf,
 
-    /// The mask, as below; all unless given.
+    /// The mask; see MASKS below. `all` by default.
     #[arg(long, value_name = "TEXT")]
     mask: Option<String>,
 
-    /// What scores are multiplied with; 1/sqrt(head_dim) unless given.
+    /// The factor of the scores; 1/sqrt(head_dim) by default.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     scale: Option<f32>,
 
-    /// Bounds scores to this before the bias: softcap * tanh(score / softcap).
+    /// The bound of the scores before the bias: softcap * tanh(score / softcap). 0 is no bound.
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     softcap: Option<f32>,
 
-    /// A file with a WGSL function `keep`, which the mask calls `wgsl`; alone, `wgsl` is the mask.
+    /// The file with the user-defined WGSL function `keep` of the mask `wgsl`. Without --mask, the mask is `wgsl`.
     #[arg(long, value_name = "FILE")]
     wgsl_mask: Option<PathBuf>,
 
-    /// A file with a WGSL function that scores go through last before the mask:
+    /// The file with a user-defined WGSL function, applied to the scores last before the mask:
     /// fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32.
     #[arg(long, value_name = "FILE")]
     wgsl_score: Option<PathBuf>,
 
-    /// How q, k, v and o lie.
+    /// The memory layout of q, k, v and o.
     #[arg(long, value_enum, default_value_t)]
     layout: crate::LayoutName,
 
-    /// What to write, separated by commas.
+    /// The number of query heads, for q, k and v of [batch, seq, heads * dim]. o is written in the same form.
+    #[arg(long, value_name = "N", conflicts_with = "layout")]
+    heads: Option<usize>,
+
+    /// The number of key/value heads; by default, it follows from the size of k.
+    #[arg(long, value_name = "N", requires = "heads")]
+    kv_heads: Option<usize>,
+
+    #[command(flatten)]
+    names: Names,
+
+    /// The outputs, separated by commas.
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',', default_value = "o")]
     outputs: Vec<OutputName>,
 
-    /// The token id of padding; `pad_id` of the file's metadata unless given.
+    /// The token id of padding; by default, `pad_id` in the file's metadata.
     #[arg(long, value_name = "ID", allow_negative_numbers = true)]
     pad_id: Option<i32>,
 
@@ -75,6 +94,10 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     kernel: crate::Kernel,
+
+    /// Print the summary as a JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -83,6 +106,8 @@ EXAMPLES
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
   wgpu-attention run in.safetensors --mask causal --outputs dq,dk,dv --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
+  wgpu-attention run in.safetensors --mask 'causal & key_padding' --heads 12 --out out.safetensors
+  wgpu-attention run in.safetensors --tensor bias=attn_mask --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,7 +115,7 @@ EXAMPLES
 enum OutputName {
     /// softmax(masked scores) v
     O,
-    /// The logarithm of each row's sum of exp(masked score)
+    /// The logarithm of the sum of exp(masked score) of each row
     Lse,
     /// scale * q k^T
     Scores,
@@ -98,15 +123,15 @@ enum OutputName {
     MaskedScores,
     /// softmax(masked scores)
     Weights,
-    /// The loss's gradient with respect to q
+    /// The gradient of the loss with respect to q
     Dq,
-    /// The loss's gradient with respect to k
+    /// The gradient of the loss with respect to k
     Dk,
-    /// The loss's gradient with respect to v
+    /// The gradient of the loss with respect to v
     Dv,
-    /// The loss's gradient with respect to the bias
+    /// The gradient of the loss with respect to the bias
     Dbias,
-    /// The loss's gradient with respect to the sinks
+    /// The gradient of the loss with respect to the sinks
     Dsinks,
 }
 
@@ -134,46 +159,82 @@ impl OutputName {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let kernel = arguments.kernel.parse()?;
-    let progress = Progress::new();
+pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
+    let functions = [&arguments.wgsl_mask, &arguments.wgsl_score].map(|path| path.as_deref());
+    let [wgsl_mask, wgsl_score] = functions;
+    let inputs = [Some(arguments.input.as_path()), wgsl_mask, wgsl_score];
+    places::check(&[Place::new("--out", &arguments.out).moved()], &inputs)?;
+    let kernel = arguments.kernel.kernel;
+    let progress = talk.spinner();
 
-    progress.step("reading");
-    let file = TensorFile::open(&arguments.input)?;
-    let operands = file.operands(arguments.layout.into())?;
-    let (problem, data) = problem(arguments, &file, &operands)?;
+    progress.0.set_message("reading");
+    let file = arguments.names.open(&arguments.input)?;
+    let operands = match arguments.heads {
+        Some(heads) => file.merged_operands(heads, arguments.kv_heads),
+        None => file.operands(arguments.layout.into()),
+    };
+    let operands = operands.map_err(|error| tensors::explained(&file, error))?;
+    let Prepared { problem, data, mask, unused } = prepare(arguments, &file, &operands)?;
+    progress.0.suspend(|| unused.iter().for_each(|line| talk.warn(line)));
 
-    progress.step("opening the device");
-    let attention = arguments.device.open()?;
+    progress.0.set_message("opening the device");
+    let attention = arguments.device.open(talk)?;
     let outputs = wanted(&arguments.outputs, kernel);
-    progress.step("compiling");
+    progress.0.set_message("compiling");
     let started = Instant::now();
     // It says what is chosen and compiles it, so that the call below finds the kernel ready.
     let plan =
         AttentionPlan::new(attention.kernels(), &problem, &PlanOptions::default().kernel(kernel))?;
-    progress.step("computing");
+    progress.0.set_message("computing");
     let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
     let gradients = gradients(&arguments.outputs, &file, &operands, &attention, &problem, &data)?;
     let time = started.elapsed();
 
-    progress.step("writing");
-    let writer = collect(&arguments.outputs, &operands, &outputs, &output);
-    let writer = gradients.iter().fold(writer, |writer, gradient| {
-        writer.f32(gradient.name, &gradient.dims, &gradient.values)
+    progress.0.set_message("writing");
+    let mut written = collect(&arguments.outputs, &operands, &outputs, &output);
+    written.extend(gradients);
+    let writer = written.iter().fold(TensorWriter::new(), |writer, output| {
+        writer.floats(output.name, &output.dims, &output.values, output.dtype)
     });
     writer.save(&arguments.out)?;
-    progress.done();
-    let device = attention.kernels().device().adapter_info().name;
-    let summary = summary(&problem, &plan, &device, time);
-    crate::print(|out| writeln!(out, "{}: {summary}", arguments.out.display()))
+    drop(progress);
+    let (_, grid) =
+        attention.kernels().choose(&problem, &PlanOptions::default().kernel(plan.kernel()))?;
+    let summary = Summary {
+        out: &arguments.out,
+        device: attention.device().adapter_info().name,
+        problem: &problem,
+        mask: &mask,
+        plan: &plan,
+        grid,
+        time,
+        written: &written,
+        unused: &unused,
+    };
+    if arguments.json {
+        return crate::print(|out| writeln!(out, "{}", summary.record()));
+    }
+    if talk.quiet {
+        return Ok(());
+    }
+    crate::print(|out| summary.print(out, talk))
 }
 
-/// The problem, and the data that its mask and its scores read.
-fn problem(
+/// What is to be computed.
+struct Prepared {
+    problem: Problem,
+    /// What its mask and its scores read.
+    data: AuxData,
+    mask: String,
+    /// What the file has besides, in words.
+    unused: Vec<String>,
+}
+
+fn prepare(
     arguments: &Arguments,
     file: &TensorFile,
     operands: &Operands,
-) -> anyhow::Result<(Problem, AuxData)> {
+) -> anyhow::Result<Prepared> {
     let read = |path: &PathBuf| function::read(path, Some(file));
     let keep = arguments.wgsl_mask.as_ref().map(read).transpose()?;
     let score_mod = arguments.wgsl_score.as_ref().map(read).transpose()?;
@@ -181,21 +242,31 @@ fn problem(
     let mask = function::mask(arguments.mask.as_deref().unwrap_or(otherwise), keep.as_ref())?;
 
     let mut problem = operands.problem(mask.clone()).score(score(file, arguments.softcap));
-    let mut data = file.input_data(&problem, arguments.pad_id)?;
-    for function in keep.iter().chain(&score_mod) {
+    let mut data = file
+        .input_data(&problem, arguments.pad_id)
+        .map_err(|error| tensors::explained(file, error))?;
+    let functions: Vec<&WgslFunction> = keep.iter().chain(&score_mod).collect();
+    for function in &functions {
         data = file.custom_data(function, data)?;
     }
     if keep.is_none() {
         // Lengths that are too long are found before anything is compiled.
         Evaluator::new(&mask, &data, &operands.shape)?;
     }
+    let readers = Readers {
+        sources: file.sources(&problem),
+        functions: &functions,
+        gradients: arguments.outputs.iter().any(|output| output.gradient().is_some()),
+    };
+    let unused = tensors::unused(file, &readers);
     if let Some(function) = score_mod {
         problem = problem.score_mod(function);
     }
     if let Some(scale) = arguments.scale {
         problem = problem.scale(scale);
     }
-    Ok((problem.aux_shape(data.shape()), data))
+    let problem = problem.aux_shape(data.shape());
+    Ok(Prepared { problem, data, mask: mask.to_string(), unused })
 }
 
 /// What is done to the scores: what is given, and what the file has data for.
@@ -205,15 +276,17 @@ fn score(file: &TensorFile, softcap: Option<f32>) -> ScoreModifiers {
         .bias(has(AuxTensor::Bias))
         .alibi(has(AuxTensor::AlibiSlopes))
         .sinks(has(AuxTensor::Sinks));
-    score.softcap = softcap;
+    // Configurations of models without one have 0.
+    score.softcap = softcap.filter(|&softcap| softcap != 0.0);
     score
 }
 
-/// A gradient to be written.
-struct Gradient {
+/// A tensor to be written.
+struct Written {
     name: &'static str,
     dims: Vec<usize>,
     values: Vec<f32>,
+    dtype: Dtype,
 }
 
 /// The gradients that are asked for, each once.
@@ -224,7 +297,7 @@ fn gradients(
     attention: &Session,
     problem: &Problem,
     data: &AuxData,
-) -> anyhow::Result<Vec<Gradient>> {
+) -> anyhow::Result<Vec<Written>> {
     let mut wanted: Vec<[&'static str; 2]> =
         names.iter().filter_map(|name| name.gradient()).collect();
     wanted.sort_unstable();
@@ -257,23 +330,34 @@ fn gradients(
     let inputs = operands.inputs(data);
     let options = BackwardOptions::default();
     let found = attention.gradients_blocking(problem, &inputs, &upstream, &options)?;
-    let values = |name: &str| match name {
-        "dq" => found.dq.clone(),
-        "dk" => found.dk.clone(),
-        "dv" => found.dv.clone(),
-        "dbias" => found.dbias.clone(),
-        _ => found.dsinks.clone(),
+    let gradient = |(&[name, _], dims): (&[&'static str; 2], Vec<usize>)| {
+        let values = match name {
+            "dq" => found.dq.clone(),
+            "dk" => found.dk.clone(),
+            "dv" => found.dv.clone(),
+            "dbias" => along_the_keys(&found.dbias, &dims, shape.seq_len_kv),
+            _ => found.dsinks.clone(),
+        };
+        Written { name, dims, values, dtype: Dtype::F32 }
     };
-    let gradient =
-        |(&[name, _], dims): (&[&'static str; 2], _)| Gradient { name, dims, values: values(name) };
     Ok(wanted.iter().zip(dims).map(gradient).collect())
 }
 
+/// The gradient of a bias that has one value for all keys of a row is the sum over them.
+fn along_the_keys(gradient: &[f32], dims: &[usize], keys: usize) -> Vec<f32> {
+    let elements = dims.iter().product();
+    if keys == 0 || gradient.is_empty() {
+        return vec![0.0; elements];
+    }
+    if gradient.len() == elements {
+        return gradient.to_vec();
+    }
+    let sum = |row: &[f32]| row.iter().copied().map(f64::from).sum::<f64>() as f32;
+    gradient.chunks(keys).map(sum).collect()
+}
+
 /// What is asked of the library, each once.
-fn wanted(
-    names: &[OutputName],
-    kernel: Option<wgpu_attention::kernel::ForwardKernel>,
-) -> RunOptions {
+fn wanted(names: &[OutputName], kernel: Option<ForwardKernel>) -> RunOptions {
     let mut tensors: Vec<ScoreTensor> = Vec::new();
     for tensor in names.iter().filter_map(|name| name.tensor()) {
         if !tensors.contains(&tensor) {
@@ -288,62 +372,97 @@ fn collect(
     operands: &Operands,
     outputs: &RunOptions,
     output: &Output,
-) -> TensorWriter {
+) -> Vec<Written> {
     let shape = &operands.shape;
-    let cells = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
-    let mut writer = TensorWriter::new();
+    let mut written = Vec::new();
     if names.contains(&OutputName::O) {
-        writer = writer.floats("o", &operands.o_dims(), &output.o, operands.dtypes.o);
+        written.push(Written {
+            name: "o",
+            dims: operands.o_dims(),
+            values: output.o.clone(),
+            dtype: operands.dtypes.o,
+        });
     }
+    let f32s = |name, dims: &[usize], values: &[f32]| Written {
+        name,
+        dims: dims.to_vec(),
+        values: values.to_vec(),
+        dtype: Dtype::F32,
+    };
     if outputs.lse {
-        writer = writer.f32("lse", &operands.lse_dims(), &output.lse);
+        written.push(f32s("lse", &operands.lse_dims(), &output.lse));
     }
+    let cells = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
     for (tensor, values) in outputs.tensors.iter().zip(&output.tensors) {
-        writer = writer.f32(tensor.name(), &cells, values);
+        written.push(f32s(tensor.name(), &cells, values));
     }
-    writer
+    written
 }
 
-/// What was done, in one line.
-fn summary(problem: &Problem, plan: &AttentionPlan, device: &str, time: Duration) -> String {
-    let shape = problem.shape();
-    format!(
-        "batch {}, {} heads over {}, {} queries, {} keys, head_dim {}, head_dim_v {}; on {device}; {}; \
-         {:.1} ms with compiling and copying",
-        shape.batch,
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.seq_len_q,
-        shape.seq_len_kv,
-        shape.head_dim,
-        shape.head_dim_v,
-        plan.explain(),
-        time.as_secs_f64() * 1e3,
-    )
+/// What was done.
+struct Summary<'a> {
+    out: &'a Path,
+    device: String,
+    problem: &'a Problem,
+    mask: &'a str,
+    plan: &'a AttentionPlan,
+    grid: TileGrid,
+    time: Duration,
+    written: &'a [Written],
+    unused: &'a [String],
 }
 
-/// A line on a terminal's stderr about what is being done; nothing elsewhere.
-struct Progress(ProgressBar);
-
-impl Progress {
-    fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
+impl Summary<'_> {
+    /// What was written, then what computed it; the long form behind it.
+    fn print(&self, out: &mut dyn Write, talk: Talk) -> io::Result<()> {
+        let written: Vec<String> = (self.written.iter())
+            .map(|Written { name, dims, .. }| format!("{name} {dims:?}"))
+            .collect();
+        writeln!(out, "{}: {}", self.out.display(), written.join(", "))?;
+        let kernel = talk::in_short(self.plan.kernel(), self.grid);
+        let ms = self.time.as_secs_f64() * 1e3;
+        writeln!(
+            out,
+            "kernel {kernel}; on {}; {ms:.1} ms with compiling and copying",
+            self.device
+        )?;
+        if !talk.verbose {
+            return Ok(());
+        }
+        let shape = self.problem.shape();
+        writeln!(
+            out,
+            "  batch {}, {} heads over {}, {} queries, {} keys, head_dim {}, head_dim_v {}",
+            shape.batch,
+            shape.num_heads,
+            shape.num_kv_heads,
+            shape.seq_len_q,
+            shape.seq_len_kv,
+            shape.head_dim,
+            shape.head_dim_v,
+        )?;
+        let choice = self.plan.explain();
+        talk::clauses(&choice).try_for_each(|clause| writeln!(out, "  {clause}"))
     }
 
-    fn step(&self, what: &'static str) {
-        self.0.set_message(what);
-    }
-
-    fn done(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-impl Drop for Progress {
-    /// An error's message needs a clean line.
-    fn drop(&mut self) {
-        self.done();
+    fn record(&self) -> serde_json::Value {
+        let outputs: serde_json::Map<_, _> = (self.written.iter())
+            .map(|Written { name, dims, dtype, .. }| {
+                let tensor = serde_json::json!({ "dims": dims, "dtype": dtype.name() });
+                ((*name).to_owned(), tensor)
+            })
+            .collect();
+        serde_json::json!({
+            "out": self.out.display().to_string(),
+            "outputs": outputs,
+            "device": self.device,
+            "shape": crate::sizes(self.problem.shape()),
+            "mask": self.mask,
+            "kernel": self.plan.kernel().name(),
+            "tiles": [self.grid.block_q, self.grid.block_kv],
+            "choice": self.plan.explain(),
+            "ms": self.time.as_secs_f64() * 1e3,
+            "warnings": self.unused,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Fill, Source};
 use crate::kernel::key::RowAccess;
-use crate::mask::slots::{ALIBI_SLOT, SINKS_SLOT};
+use crate::mask::slots::{ALIBI_SLOT, ALIBI_STRIDE_SLOT, SINKS_SLOT};
 use crate::score::ScoreText;
 use crate::tensor::dtype::Dtype;
 
@@ -26,6 +26,7 @@ impl Source {
         }
         self.title("generated: kernel::source");
         self.constant("ALIBI_SLOT", ALIBI_SLOT);
+        self.constant("ALIBI_STRIDE_SLOT", ALIBI_STRIDE_SLOT);
         self.constant("SINKS_SLOT", SINKS_SLOT);
         self.line(&format!(
             "const MODIFIED: bool = {};\n\n\

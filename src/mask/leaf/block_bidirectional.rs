@@ -52,8 +52,8 @@ impl LeafSpec for BlockBidirectional {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "block_bidirectional",
-            "keys of the query's own block: i32 block_ids [batch, seq_len], or block_ids_q and\n\
-             block_ids_kv; negative in no block",
+            "keys of the query's own block: integers block_ids [batch, seq_len], or block_ids_q and\n\
+             block_ids_kv; negative ids are in no block",
         )]
     }
 

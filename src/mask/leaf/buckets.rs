@@ -39,8 +39,8 @@ impl LeafSpec for Buckets {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "buckets",
-            "keys of the own position's bucket in some round:\n\
-             i32 bucket_ids [batch, heads or 1, rounds, seq_len_kv] (Reformer's LSH)",
+            "keys that share a bucket with the query's own position in some round:\n\
+             integers bucket_ids [batch, heads or 1, rounds, seq_len_kv] (Reformer's LSH)",
         )]
     }
 

@@ -57,9 +57,9 @@ impl LeafSpec for Causal {
         &[
             (
                 "causal",
-                "the query's own position and those before it; the last query stands at the last key",
+                "the query's own position and those before it; the last query is aligned with the last key",
             ),
-            ("causal(upper_left)", "the same, but the first query stands at the first key"),
+            ("causal(upper_left)", "the same, with the first query aligned with the first key"),
             ("causal(offset=N)", "kv_idx <= q_idx + N"),
         ]
     }

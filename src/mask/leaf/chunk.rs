@@ -29,7 +29,7 @@ impl LeafSpec for Chunk {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("chunk(SIZE)", "the keys of the own position's chunk of so many positions (Llama 4)")]
+        &[("chunk(SIZE)", "the keys in the query's own chunk of SIZE positions (Llama 4)")]
     }
 
     fn source(&self) -> &'static str {

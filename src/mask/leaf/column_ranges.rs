@@ -84,12 +84,12 @@ impl LeafSpec for ColumnRanges {
         &[
             (
                 "column_ranges",
-                "all but the rows that each key's column_ranges name:\n\
-             i32 [batch, heads or 1, seq_len_kv, 1: start, 2: start end, 4: two ranges] (FlashMask)",
+                "every key, except in the rows that its column_ranges give:\n\
+             integers [batch, heads or 1, seq_len_kv, 1: start, 2: start end, 4: two ranges] (FlashMask)",
             ),
             (
                 "column_ranges(bidirectional)",
-                "all but the rows from the first bound on and before the second",
+                "every key, except in the rows from the first bound on and before the second",
             ),
         ]
     }

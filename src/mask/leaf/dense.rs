@@ -41,7 +41,8 @@ impl LeafSpec for Dense {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "dense",
-            "cells whose dense isn't 0: u8 or bool, broadcasts to [batch, heads, seq_len_q, seq_len_kv]",
+            "cells whose dense, attn_mask or attention_mask isn't 0: flags that broadcast to\n\
+             [batch, heads, seq_len_q, seq_len_kv]",
         )]
     }
 
@@ -52,7 +53,8 @@ impl LeafSpec for Dense {
             Dim::queries_or_1(shape),
             Dim::new("seq_len_kv or 1", "Tk or 1", [shape.seq_len_kv, 1]),
         ];
-        vec![TensorSpec::new(AuxTensor::Dense, Element::Bit, dims).broadcasting()]
+        let dense = TensorSpec::new(AuxTensor::Dense, Element::Bit, dims).broadcasting();
+        vec![dense.also_named(&["attn_mask", "attention_mask"])]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {

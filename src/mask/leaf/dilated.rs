@@ -30,7 +30,7 @@ impl LeafSpec for Dilated {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("dilated(WINDOW,STEP)", "every STEPth key, up to WINDOW of them on either side")]
+        &[("dilated(WINDOW,STEP)", "every STEPth key, up to WINDOW of them on each side")]
     }
 
     fn source(&self) -> &'static str {

@@ -52,7 +52,7 @@ impl LeafSpec for Documents {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "documents",
-            "keys of the query's own document: i32 document_ids [batch, seq_len],\n\
+            "keys of the query's own document: integers document_ids [batch, seq_len],\n\
              or document_ids_q and document_ids_kv",
         )]
     }

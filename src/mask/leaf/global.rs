@@ -32,7 +32,7 @@ impl LeafSpec for Global {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "global(TOKENS)",
-            "the first keys for every query, every key for the first queries (Longformer, BigBird)",
+            "the first TOKENS keys for every query, every key for the first TOKENS queries (Longformer)",
         )]
     }
 

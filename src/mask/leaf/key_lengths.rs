@@ -35,7 +35,7 @@ impl LeafSpec for KeyLengths {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("key_lengths", "the first key_lengths[b] keys: i32 [batch]")]
+        &[("key_lengths", "the first key_lengths[b] keys: integers [batch]")]
     }
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {

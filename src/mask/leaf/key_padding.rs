@@ -36,12 +36,18 @@ impl LeafSpec for KeyPadding {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("key_padding", "keys whose key_padding isn't 0: u8 or bool [batch, seq_len_kv]")]
+        &[(
+            "key_padding",
+            "keys whose key_padding or attention_mask isn't 0: flags [batch, seq_len_kv]",
+        )]
     }
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
         let dims = [Dim::batch(shape), Dim::keys(shape)];
-        vec![TensorSpec::new(AuxTensor::KeyPadding, Element::Flag, dims)]
+        vec![
+            TensorSpec::new(AuxTensor::KeyPadding, Element::Flag, dims)
+                .also_named(&["attention_mask"]),
+        ]
     }
 
     fn differs(&self, _sizes: &Sizes<'_>) -> Differs {

@@ -421,6 +421,13 @@ impl MaskLeaf {
         Leaf::plain(self.0).reads_data()
     }
 
+    /// The names of the tensors that it reads, with the other names that they may have in files.
+    #[cfg(feature = "files")]
+    pub fn tensor_names(&self) -> Vec<String> {
+        let tensors = Leaf::plain(self.0).tensors(&Shape::new(1, 1, 1, 1));
+        tensors.iter().flat_map(|tensor| tensor.names().collect::<Vec<_>>()).collect()
+    }
+
     /// Examples with data.
     pub fn samples(&self) -> Vec<MaskSample> {
         self.0.samples()

@@ -21,7 +21,7 @@ impl LeafSpec for NotSelf {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("not_self", "every key but the query's own position")]
+        &[("not_self", "every key except the query's own position")]
     }
 
     fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {

@@ -35,7 +35,7 @@ impl LeafSpec for Prefix {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("prefix", "the first prefix_lengths[b] keys: i32 [batch]")]
+        &[("prefix", "the first prefix_lengths[b] keys: integers [batch]")]
     }
 
     fn source(&self) -> &'static str {

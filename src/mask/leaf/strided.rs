@@ -30,7 +30,7 @@ impl LeafSpec for Strided {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("strided(STEP)", "every STEPth key, counted from the own position")]
+        &[("strided(STEP)", "every STEPth key, counted from the query's own position")]
     }
 
     fn source(&self) -> &'static str {

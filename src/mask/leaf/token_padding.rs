@@ -38,7 +38,7 @@ impl LeafSpec for TokenPadding {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("token_padding", "keys whose token_ids aren't the pad id: i32 [batch, seq_len_kv]")]
+        &[("token_padding", "keys whose token_ids aren't the pad id: integers [batch, seq_len_kv]")]
     }
 
     fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {

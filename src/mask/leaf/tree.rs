@@ -40,8 +40,8 @@ impl LeafSpec for Tree {
     fn help(&self) -> &'static [(&'static str, &'static str)] {
         &[(
             "tree",
-            "keys before the last seq_len_q, the own position and its ancestors:\n\
-             i32 tree_parents [batch, seq_len_q], -1 for a root (speculative decoding)",
+            "keys before the last seq_len_q, the query's own position and its ancestors:\n\
+             integers tree_parents [batch, seq_len_q], -1 for a root (speculative decoding)",
         )]
     }
 

@@ -35,7 +35,10 @@ impl LeafSpec for Window {
     }
 
     fn help(&self) -> &'static [(&'static str, &'static str)] {
-        &[("window(LEFT,RIGHT)", "so many keys before and after the own position; `inf` for all")]
+        &[(
+            "window(LEFT,RIGHT)",
+            "LEFT keys before and RIGHT keys after the query's own position; `inf` is unbounded",
+        )]
     }
 
     fn source(&self) -> &'static str {
