@@ -2,11 +2,12 @@ use std::sync::Arc;
 
 use super::*;
 use crate::kernel::catalog::{SEQUENCES_MASK, appends, keys, masks, one_of_each, sequence_forms};
+use crate::kernel::key::{BackwardKernel, ForwardKernel};
 use crate::kernel::limits::Needs;
 use crate::kernel::pipeline::Kernels;
-use crate::kernel::tiles::{DeviceTraits, candidates, variants};
+use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
 use crate::mask::Mask;
-use crate::problem::Problem;
+use crate::problem::{GradientStrides, Problem};
 use crate::score::ScoreText;
 use crate::tensor::shape::Shape;
 
@@ -154,5 +155,62 @@ fn every_part_is_under_the_name_of_its_file() {
         assert!(text.contains("// ---- shaders/common/problem.wgsl ----"));
         assert!(text.contains("// ---- shaders/mask/causal.wgsl ----"));
         assert!(!text.contains("TENSOR") && !text.contains("ROW_LENGTH"), "a placeholder is left");
+    }
+}
+
+/// Six whole kernels as they are compiled, so that a change of any part shows. `INSTA_UPDATE=always` writes them anew.
+#[test]
+fn whole_kernels_are_as_they_were() {
+    let mask = MaskText::new(&"causal & key_lengths".parse().unwrap(), SequenceForms::default());
+    let mask = Arc::new(mask);
+    let score = ScoreText { softcap: true, bias: true, ..ScoreText::default() };
+    let device = DeviceTraits {
+        is_cpu: false,
+        fixed_subgroup_size: Ok(8),
+        largest_subgroup: 8,
+        reads_wide: false,
+        matrix: Ok(8),
+        limits: wgpu::Limits {
+            max_compute_workgroup_storage_size: 32 << 10,
+            ..wgpu::Limits::defaults()
+        },
+        most_work: u64::MAX,
+    };
+    let problem = |seq_len_q| {
+        let shape = Shape::new(1, 4, seq_len_q, 64).num_kv_heads(2).seq_len_kv(1024);
+        Problem::new(shape).dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32))
+    };
+    let forward = |kernel: ForwardKernel, seq_len_q| {
+        let all = candidates(&problem(seq_len_q), &device, None);
+        let (_, config) = all.into_iter().find(|(other, _)| *other == kernel).unwrap();
+        let (score, mask) = (score.clone(), Arc::clone(&mask));
+        KernelKey::Forward { config: config.unwrap(), score, mask }
+    };
+    let backward = |pass| {
+        let problem = problem(1024);
+        let strides = GradientStrides {
+            dout: problem.strides().o,
+            dq: problem.strides().q,
+            dk: problem.strides().k,
+            dv: problem.strides().v,
+        };
+        let all = backward_candidates(&problem, &strides, Dtype::F32.into(), &device);
+        let (_, config) =
+            all.into_iter().find(|(kernel, _)| *kernel == BackwardKernel::Tiled).unwrap();
+        let score = ScoreText { softcap: true, ..ScoreText::default() };
+        KernelKey::Backward { pass, config: config.unwrap(), score, mask: Arc::clone(&mask) }
+    };
+    let kernels = [
+        ("forward_tiled", forward(ForwardKernel::Tiled, 1024)),
+        ("forward_matrix", forward(ForwardKernel::Matrix, 1024)),
+        ("forward_decode", forward(ForwardKernel::Decode, 2)),
+        ("forward_broadcast", forward(ForwardKernel::Broadcast, 1024)),
+        ("backward_dq", backward(BackwardPass::Dq { dq: true, normalizes: true })),
+        ("backward_dkdv", backward(BackwardPass::DkDv { dk: true, dv: true })),
+    ];
+    for (name, key) in kernels {
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(name, wgsl(&key).unwrap());
+        });
     }
 }
