@@ -1,9 +1,10 @@
 //! Gradients in f64, by the formulas; finite differences of [`attention`] check them.
 
-use super::attention;
+use super::{attention, score_cell};
 use crate::error::Result;
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem, Upstream};
+use crate::score::BIAS;
 use crate::tensor::shape::Strides;
 
 /// The gradients of a loss with respect to every operand, in f64.
@@ -90,15 +91,24 @@ pub fn gradients(
                         result.dv[place] += p * dout(d);
                         dp += dout(d) * f64::from(v[place]);
                     }
-                    // the gradient of the modified score, which is the bias's, too
+                    // the gradient of the modified score, taken back through the modifiers, the last one first
                     let mut ds = p * (dp - delta);
-                    if problem.score.bias {
-                        let place = at(data.element_strides(shape), [b, h, q_idx, kv_idx]);
-                        result.dbias[place] += ds;
+                    let own = q_idx as f64 + places.diagonal(b) as f64;
+                    let of_cell = score_cell(problem, inputs, [b, h, q_idx, kv_idx], own);
+                    let mut before = vec![forward.scores[cell]];
+                    for modifier in problem.score.used() {
+                        let score = before[before.len() - 1];
+                        before.push((modifier.apply)(score, &of_cell));
                     }
-                    // softcap tanh(score / softcap) has the slope 1 - tanh^2
-                    if let Some(softcap) = problem.score.softcap.map(f64::from) {
-                        ds *= 1.0 - (forward.scores[cell] / softcap).tanh().powi(2);
+                    for (modifier, score) in
+                        problem.score.used().zip(before).collect::<Vec<_>>().into_iter().rev()
+                    {
+                        // where the bias is added, the gradient is its own
+                        if modifier.name == BIAS.name {
+                            let place = at(data.element_strides(shape), [b, h, q_idx, kv_idx]);
+                            result.dbias[place] += ds;
+                        }
+                        ds *= (modifier.slope)(score, &of_cell);
                     }
                     // dq += scale ds k, dk += scale ds q
                     for d in 0..shape.head_dim {

@@ -9,6 +9,7 @@ pub use gradients::{ReferenceGradients, gradients};
 use crate::error::{Error, Result};
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem};
+use crate::score::Cell;
 
 /// Every output in f64.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,19 +77,9 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
                     .collect();
                 // softcap, bias, ALiBi
                 let modify = |kv_idx: usize| {
-                    let mut score = scores[kv_idx];
-                    if let Some(softcap) = problem.score.softcap.map(f64::from) {
-                        score = softcap * (score / softcap).tanh();
-                    }
-                    if problem.score.bias {
-                        score += f64::from(inputs.mask.bias_at([b, h, q_idx, kv_idx]));
-                    }
-                    if problem.score.alibi {
-                        let own = q_idx as f64 + places.diagonal(b) as f64;
-                        let slope = inputs.mask.alibi_slope(b, h);
-                        score -= f64::from(slope) * (own - kv_idx as f64).abs();
-                    }
-                    score
+                    let own = q_idx as f64 + places.diagonal(b) as f64;
+                    let cell = score_cell(problem, inputs, [b, h, q_idx, kv_idx], own);
+                    problem.score.apply(scores[kv_idx], &cell)
                 };
                 // masked = modified score where kept, else -inf
                 let kept: Vec<bool> =
@@ -132,4 +123,16 @@ pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
         }
     }
     Ok(result)
+}
+
+/// What score modifiers read at a cell `[b, h, q_idx, kv_idx]`; `own` is the query's own position.
+fn score_cell(problem: &Problem, inputs: &Inputs<'_>, at: [usize; 4], own: f64) -> Cell {
+    let [b, h, _, kv_idx] = at;
+    let data = inputs.mask;
+    Cell {
+        softcap: problem.score.softcap.map_or(0.0, f64::from),
+        bias: if problem.score.bias { f64::from(data.bias_at(at)) } else { 0.0 },
+        alibi_slope: if problem.score.alibi { f64::from(data.alibi_slope(b, h)) } else { 0.0 },
+        distance: (own - kv_idx as f64).abs(),
+    }
 }

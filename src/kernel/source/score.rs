@@ -1,23 +1,20 @@
 //! Modifiers of scores, and how gradients go back through them.
 
-use super::{Fill, Source};
+use super::{Fill, Part, Source};
 use crate::kernel::key::RowAccess;
 use crate::mask::slots::{ALIBI_SLOT, ALIBI_STRIDE_SLOT, SINKS_SLOT};
-use crate::score::ScoreText;
+use crate::score::{BIAS, MODIFIERS, ScoreText};
 use crate::tensor::dtype::Dtype;
 
 impl Source {
     /// The parts of the score modifiers, and `modified_score`, which applies them in their order.
     pub(super) fn score(&mut self, score: &ScoreText, bias: Dtype) {
-        if score.softcap {
-            self.part(&shader!("score/softcap"));
-        }
-        if score.bias {
-            self.reads(RowAccess::Scalar, bias, "bias", false);
-            self.part(&shader!("score/bias"));
-        }
-        if score.alibi {
-            self.part(&shader!("score/alibi"));
+        for modifier in score.modifiers() {
+            if modifier.name == BIAS.name {
+                self.reads(RowAccess::Scalar, bias, "bias", false);
+            }
+            let (file, text) = modifier.shader;
+            self.part(&Part { file, text });
         }
         let mut body = modifiers(score);
         if let Some((text, name)) = &score.custom {
@@ -54,9 +51,13 @@ impl Source {
             body += &modifiers(score);
             body += &format!("    upstream = {name}(upstream, score, b, h, q_idx, kv_idx);\n");
         }
-        body += "    let of_bias = upstream;\n";
-        if score.softcap {
-            body += "    upstream *= softcap_slope(scaled);\n";
+        for modifier in MODIFIERS.into_iter().rev() {
+            if modifier.name == BIAS.name {
+                body += "    let of_bias = upstream;\n";
+            }
+            if let Some(slope) = modifier.wgsl_slope.filter(|_| (modifier.is_in)(score)) {
+                body += &format!("    upstream *= {slope};\n");
+            }
         }
         self.title("generated: kernel::source");
         self.line(&format!(
@@ -69,14 +70,8 @@ impl Source {
 /// What the crate's own modifiers do to a product, as WGSL that leaves it in `score`.
 fn modifiers(score: &ScoreText) -> String {
     let mut body = "    var score = product * params.scale_abs;\n".to_owned();
-    if score.softcap {
-        body += "    score = softcap_score(score);\n";
-    }
-    if score.bias {
-        body += "    score = bias_score(score, b, h, q_idx, kv_idx);\n";
-    }
-    if score.alibi {
-        body += "    score = alibi_score(score, b, h, q_idx, kv_idx);\n";
+    for modifier in score.modifiers() {
+        body += &format!("    score = {};\n", modifier.wgsl);
     }
     body
 }
