@@ -6,7 +6,7 @@ use crate::kernel::limits::Needs;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::tiles::{DeviceTraits, candidates, variants};
 use crate::mask::Mask;
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::shape::Shape;
 
@@ -132,7 +132,7 @@ fn every_variant_is_valid() {
     };
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
     for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
-        let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
+        let problem = Resolved::new(Problem::new(Shape::new(1, 1, 1, head_dim))).unwrap();
         let forms = candidates(&problem, &traits, None).into_iter();
         let tables = forms.filter_map(|(_, form)| form.ok());
         for config in tables.flat_map(|config| variants(config, &traits)) {
