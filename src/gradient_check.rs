@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::auxiliary::AuxData;
 use crate::error::{Error, Result};
 use crate::plan::score_points::{ScorePoint, ScorePointsPlan};
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 use crate::session::Session;
 use crate::tensor::sequences::Sequences;
 use crate::tensor::shape::Shape;
@@ -123,7 +123,7 @@ impl Session {
             return Err(Error::operand("score_mod", "a function to check", "none"));
         };
         let shape = Shape { sequences: Sequences::default(), ..problem.shape };
-        let problem = Problem::new(shape).score_mod(score_mod.clone());
+        let problem = Resolved::new(Problem::new(shape).score_mod(score_mod.clone()))?;
         let cells = cells(&shape, check)?;
         let points: Vec<ScorePoint> = cells.iter().flat_map(points_of).collect();
 

@@ -1,5 +1,11 @@
-//! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU.
+//! What is to be computed: sizes, mask, scale, how the tensors lie in memory, and the operands on the CPU; checked, and with
+//! what follows from it, a problem is [`resolved`].
 
+mod resolved;
+
+#[cfg(test)]
+pub(crate) use self::resolved::CHECKS;
+pub(crate) use self::resolved::{GradientTensors, Placed, Resolved};
 use crate::auxiliary::{self, AuxData, AuxShape, AuxTensor, TensorSpec};
 use crate::custom::{CustomUse, WgslFunction};
 use crate::error::{Error, Result};
@@ -9,7 +15,7 @@ use crate::score::{ScoreModifiers, ScoreText};
 use crate::tensor::dtype::{Dtype, Dtypes};
 use crate::tensor::elements::Elements;
 use crate::tensor::sequences::Sequences;
-use crate::tensor::shape::{Indexing, Layout, Shape, Strides};
+use crate::tensor::shape::{Layout, Shape, Strides};
 
 /// An attention problem: `o = softmax(scale · q kᵀ, modified, where the mask keeps) v`.
 ///
@@ -79,34 +85,28 @@ impl<'a> Inputs<'a> {
 
 impl Inputs<'_> {
     /// Whether each operand is as long as its strides span, and the data is there that the problem names.
-    pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
+    pub(crate) fn check(&self, problem: &Resolved) -> Result<()> {
         let shape = &problem.shape;
         for (name, dtype) in [("k", problem.dtypes.k), ("v", problem.dtypes.v)] {
             if dtype == Dtype::I8 {
                 return Err(Error::operand(name, "f32, f16 or bf16 outside a cache", dtype));
             }
         }
-        let strides = problem.strides();
-        check_length("q", self.q, strides.q, shape.q_dims())?;
-        check_length("k", self.k, strides.k, shape.k_dims())?;
-        check_length("v", self.v, strides.v, shape.v_dims())?;
+        check_length("q", self.q, &problem.q)?;
+        check_length("k", self.k, &problem.k)?;
+        check_length("v", self.v, &problem.v)?;
         self.mask.check(&problem.tensors(), shape)
     }
 }
 
-fn check_length(
-    name: &str,
-    values: Elements<'_>,
-    strides: Strides,
-    dims: [usize; 4],
-) -> Result<()> {
-    let expected = strides.span(name, dims)?;
-    if values.len() == expected {
+fn check_length(name: &str, values: Elements<'_>, placed: &Placed) -> Result<()> {
+    let Placed { span, indexing, .. } = placed;
+    if values.len() == *span {
         return Ok(());
     }
     Err(Error::operand(
         name,
-        format!("{expected} elements ([batch, heads, seq, dim] = {dims:?})"),
+        format!("{span} elements ([batch, heads, seq, dim] = {:?})", indexing.dims),
         format!("{} elements", values.len()),
     ))
 }
@@ -132,10 +132,9 @@ impl<'a> Upstream<'a> {
     }
 
     /// Whether both are as long as the problem has them.
-    pub(crate) fn check(&self, problem: &Problem, dout: Strides) -> Result<()> {
-        let shape = &problem.shape;
-        check_length("dout", self.dout, dout, shape.o_dims())?;
-        let rows = shape.lse_len()?;
+    pub(crate) fn check(&self, problem: &Resolved, dout: &Placed) -> Result<()> {
+        check_length("dout", self.dout, dout)?;
+        let rows = problem.lse_len;
         match self.dlse {
             Some(dlse) if dlse.len() != rows => Err(Error::operand(
                 "dlse",
@@ -368,77 +367,12 @@ impl Problem {
         [batch, heads, rows, self.dtypes.v.row_elements(dim)]
     }
 
-    /// What kernels count k by.
-    pub(crate) fn k_indexing(&self) -> Indexing {
-        Indexing::new(self.dtypes.k, self.k_dims(), self.strides().k)
-    }
-
-    /// What kernels count v by.
-    pub(crate) fn v_indexing(&self) -> Indexing {
-        Indexing::new(self.dtypes.v, self.v_dims(), self.strides().v)
-    }
-
     /// Whether the problem is one that can be computed on some device.
     ///
     /// # Errors
     /// [`Error::Operand`] that names what doesn't fit.
     pub fn validate(&self) -> Result<()> {
-        self.shape.validate()?;
-        if !self.get_scale().is_finite() {
-            return Err(Error::operand("scale", "a finite number", self.get_scale()));
-        }
-        if let Some(softcap) = self.score.softcap
-            && !(softcap.is_finite() && softcap > 0.0)
-        {
-            return Err(Error::operand("softcap", "a finite number above 0", softcap));
-        }
-        if self.mask.depth() > crate::mask::text::MAX_DEPTH {
-            return Err(Error::operand(
-                "mask",
-                format!("at most {} levels", crate::mask::text::MAX_DEPTH),
-                self.mask.depth(),
-            ));
-        }
-        self.mask.check(&self.shape)?;
-        let Dtypes { q, k, v, o, bias } = self.dtypes;
-        for (name, dtype) in [("q", q), ("o", o), ("bias", bias)] {
-            if dtype == Dtype::I8 {
-                return Err(Error::operand(name, "f32, f16 or bf16", dtype));
-            }
-        }
-        let strides = self.strides();
-        for (name, dtype, strides, dims) in
-            [("k", k, strides.k, self.k_dims()), ("v", v, strides.v, self.v_dims())]
-        {
-            let [batch, head, seq, dim] = strides.to_array();
-            let row = dims[3];
-            let of_rows = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(row));
-            if dtype == Dtype::I8 && !(of_rows && dim == 1) {
-                return Err(Error::operand(
-                    format!("{name}'s strides"),
-                    format!(
-                        "multiples of a row's {row} elements, and 1 along the row, as its type is i8"
-                    ),
-                    format!("{:?}", strides.to_array()),
-                ));
-            }
-        }
-        for (name, strides, dims) in [
-            ("q", strides.q, self.shape.q_dims()),
-            ("k", strides.k, self.k_dims()),
-            ("v", strides.v, self.v_dims()),
-            ("o", strides.o, self.shape.o_dims()),
-        ] {
-            strides.span(name, dims)?;
-            if name == "o" && strides.overlaps(dims) {
-                return Err(Error::operand(
-                    "o's strides",
-                    "a place of its own for every element",
-                    format!("{:?} for {dims:?}", strides.to_array()),
-                ));
-            }
-        }
-        Ok(())
+        Resolved::new(self.clone()).map(|_| ())
     }
 }
 

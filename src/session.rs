@@ -10,10 +10,11 @@ use crate::kernel::pipeline::{KernelOptions, Kernels};
 use crate::mask::tile::TileClass;
 use crate::plan::attention::{AttentionBuffers, AttentionPlan, PlanOptions};
 use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
+use crate::plan::choice::Choice;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan, MaskTensor};
 use crate::plan::tiles::{TileClasses, TileOptions, TilePlan};
-use crate::problem::{Inputs, Problem, Upstream};
+use crate::problem::{Inputs, Placed, Problem, Resolved, Upstream};
 use crate::readback;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::elements::{self, Element};
@@ -184,47 +185,39 @@ impl Session {
         outputs: &RunOptions,
     ) -> Result<Output<T>> {
         let problem = problem.clone().aux_shape(inputs.mask.shape());
-        problem.validate()?;
-        let shape = &problem.shape;
+        let problem = Arc::new(Resolved::new(problem)?);
         inputs.check(&problem)?;
-        let strides = problem.strides();
-
-        let plan = AttentionPlan::new(&self.kernels, &problem, &outputs.plan())?;
+        let choice = Choice::new(&self.kernels, &problem, &outputs.plan())?;
+        let plan = AttentionPlan::of(&self.kernels, &problem, choice)?;
         let q = self.upload("q", &inputs.q.encode(problem.dtypes.q))?;
         let k = self.upload("k", &inputs.k.encode(problem.dtypes.k))?;
         let v = self.upload("v", &inputs.v.encode(problem.dtypes.v))?;
         let uploads = self.upload_data(&problem, inputs.mask)?;
-        let o_len = strides.o.span("o", shape.o_dims())?;
-        let o_words = (o_len * problem.dtypes.o.size()).div_ceil(4);
-        let o = self.allocate("o", o_words)?;
+        let o = self.tensor("o", &problem.o, problem.dtypes.o)?;
         // Rows of no sequence keep nothing, and kernels leave them alone.
-        let lse = vec![f32::NEG_INFINITY; shape.lse_len()?];
+        let lse = vec![f32::NEG_INFINITY; problem.lse_len];
         let lse = self.upload("lse", bytemuck::cast_slice(&lse))?;
         let buffers = AttentionBuffers {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
             mask: uploads.buffers(),
-            o: o.slice(..),
+            o: o.buffer.slice(..),
             lse: Some(lse.slice(..)),
         };
         self.submit(plan.submissions(), |encoder, submission| {
             plan.encode_submission(encoder, &buffers, submission)
         })?;
-        let words: Vec<u32> = readback::read(self.device(), &self.queue, &o, o_words).await?;
-        let mut output = Output {
-            o: elements::decode(problem.dtypes.o, &words, o_len),
-            lse: Vec::new(),
-            tensors: Vec::new(),
-        };
+        let o = self.download(&o).await?;
+        let mut output = Output { o, lse: Vec::new(), tensors: Vec::new() };
         if outputs.lse {
-            output.lse = readback::read(self.device(), &self.queue, &lse, shape.lse_len()?).await?;
+            output.lse = readback::read(self.device(), &self.queue, &lse, problem.lse_len).await?;
         }
         if outputs.tensors.is_empty() {
             return Ok(output);
         }
-        let cells = shape.scores_len()?;
-        let inspect = InspectPlan::new(&self.kernels, &problem)?;
+        let inspect = InspectPlan::of(&self.kernels, &problem)?;
+        let cells = inspect.cells();
         let tensor = self.allocate("scores", cells)?;
         for &kind in &outputs.tensors {
             let buffers = InspectBuffers {
@@ -291,14 +284,14 @@ impl Session {
         options: &BackwardOptions,
     ) -> Result<Gradients<T>> {
         let problem = problem.clone().aux_shape(inputs.mask.shape());
-        problem.validate()?;
+        let problem = Arc::new(Resolved::new(problem)?);
         inputs.check(&problem)?;
-        let (shape, dtypes) = (&problem.shape, options.dtypes);
-        let strides = options.strides(&problem)?;
-        upstream.check(&problem, strides.dout)?;
+        let own = options.resolve(&problem)?;
+        upstream.check(&problem, &own.dout)?;
 
-        let forward = AttentionPlan::in_order(&self.kernels, &problem)?;
-        let backward = BackwardPlan::new(&self.kernels, &problem, options)?;
+        let choice = Choice::in_order(&self.kernels, &problem)?;
+        let forward = AttentionPlan::of(&self.kernels, &problem, choice)?;
+        let backward = BackwardPlan::of(&self.kernels, &problem, &own, options)?;
         let q = self.upload("q", &inputs.q.encode(problem.dtypes.q))?;
         let k = self.upload("k", &inputs.k.encode(problem.dtypes.k))?;
         let v = self.upload("v", &inputs.v.encode(problem.dtypes.v))?;
@@ -307,21 +300,17 @@ impl Session {
             .map(|dlse| self.upload("dlse", bytemuck::cast_slice(dlse)))
             .transpose()?;
         let data = self.upload_data(&problem, inputs.mask)?;
-        let o_len = problem.strides().o.span("o", shape.o_dims())?;
-        let o = self.tensor("o", o_len, problem.dtypes.o)?;
-        let lse = self.allocate("lse", shape.lse_len()?)?;
-        let dq = self.tensor("dq", strides.dq.span("dq", shape.q_dims())?, dtypes.dq)?;
-        let dk = self.tensor("dk", strides.dk.span("dk", shape.k_dims())?, dtypes.dk)?;
-        let dv = self.tensor("dv", strides.dv.span("dv", shape.v_dims())?, dtypes.dv)?;
+        let o = self.tensor("o", &problem.o, problem.dtypes.o)?;
+        let lse = self.allocate("lse", problem.lse_len)?;
+        let dq = self.tensor("dq", &own.dq, own.dtypes.dq)?;
+        let dk = self.tensor("dk", &own.dk, own.dtypes.dk)?;
+        let dv = self.tensor("dv", &own.dv, own.dtypes.dv)?;
         let dbias = match problem.score.bias {
-            true => {
-                let elements = problem.data.bias.elements(shape)?;
-                Some(self.tensor("dbias", elements, dtypes.dbias)?)
-            }
+            true => Some(self.dense("dbias", problem.bias_len, own.dtypes.dbias)?),
             false => None,
         };
         let dsinks = match problem.score.sinks {
-            true => Some(self.tensor("dsinks", shape.num_heads, Dtype::F32)?),
+            true => Some(self.dense("dsinks", problem.shape.num_heads, Dtype::F32)?),
             false => None,
         };
         let buffers = AttentionBuffers {
@@ -405,16 +394,14 @@ impl Session {
         data: &AuxData,
         format: MaskFormat,
     ) -> Result<MaskTensor> {
-        let problem = problem.clone().aux_shape(data.shape());
-        problem.validate()?;
-        data.check(&problem.mask_alone().tensors(), &problem.shape)?;
+        let problem = self.mask_of(problem, data)?;
         if format == MaskFormat::Bits {
             return Err(Error::operand("format", "Keep or Additive, which are f32", "Bits"));
         }
-        let plan = MaskPlan::new(&self.kernels, &problem, format)?;
+        let plan = MaskPlan::of(&self.kernels, &problem, format)?;
         let dims = plan.dims();
         let elements = crate::tensor::shape::elements("mask", &dims)?;
-        let uploads = self.upload_data(&problem.mask_alone(), data)?;
+        let uploads = self.upload_data(&problem, data)?;
         let output = self.allocate("mask", elements)?;
         self.submit(plan.submissions(), |encoder, submission| {
             plan.encode_submission(encoder, &uploads.buffers(), output.slice(..), submission)
@@ -444,12 +431,10 @@ impl Session {
         data: &AuxData,
         options: &TileOptions,
     ) -> Result<TileClasses> {
-        let problem = problem.clone().aux_shape(data.shape());
-        problem.validate()?;
-        data.check(&problem.mask_alone().tensors(), &problem.shape)?;
-        let plan = TilePlan::new(&self.kernels, &problem, options)?;
+        let problem = self.mask_of(problem, data)?;
+        let plan = TilePlan::of(&self.kernels, &problem, options)?;
         let elements = crate::tensor::shape::elements("tiles", &plan.dims())?;
-        let uploads = self.upload_data(&problem.mask_alone(), data)?;
+        let uploads = self.upload_data(&problem, data)?;
         let output = self.allocate("tiles", elements)?;
         self.submit(plan.submissions(), |encoder, submission| {
             plan.encode_submission(encoder, &uploads.buffers(), output.slice(..), submission)
@@ -484,6 +469,14 @@ impl Session {
     #[cfg(not(target_family = "wasm"))]
     pub fn read_blocking(&self, source: &wgpu::Buffer, elements: usize) -> Result<Vec<f32>> {
         pollster::block_on(self.read(source, elements))
+    }
+
+    /// A problem as far as its mask goes, checked, with the mask's data. The scores play no part, so their data isn't asked for;
+    /// what is wrong with them is an error all the same.
+    fn mask_of(&self, problem: &Problem, data: &AuxData) -> Result<Resolved> {
+        let problem = Resolved::new(problem.clone().aux_shape(data.shape()))?.mask_alone()?;
+        data.check(&problem.tensors(), &problem.shape)?;
+        Ok(problem)
     }
 
     pub(crate) fn upload_data(&self, problem: &Problem, data: &AuxData) -> Result<Uploads> {
@@ -521,8 +514,13 @@ impl Session {
         device::buffer(self.device(), label, elements.max(1) as u64 * 4, usage)
     }
 
+    /// A buffer for a tensor that lies so.
+    fn tensor(&self, label: &'static str, placed: &Placed, dtype: Dtype) -> Result<Tensor> {
+        self.dense(label, placed.span, dtype)
+    }
+
     /// A buffer for so many elements of a type.
-    fn tensor(&self, label: &'static str, elements: usize, dtype: Dtype) -> Result<Tensor> {
+    fn dense(&self, label: &'static str, elements: usize, dtype: Dtype) -> Result<Tensor> {
         let words = (elements * dtype.size()).div_ceil(4);
         Ok(Tensor { buffer: self.allocate(label, words)?, elements, words, dtype })
     }
@@ -589,6 +587,7 @@ mod tests {
     use crate::kernel::key::Pairing;
     use crate::mask::Mask;
     use crate::plan::merge::MergePlan;
+    use crate::problem::CHECKS;
     use crate::score::ScoreModifiers;
     use crate::tensor::shape::Shape;
 
@@ -608,6 +607,30 @@ mod tests {
         let (last, again) = with_failing_allocation(None, &work);
         assert!(last.is_ok() && again == count, "{what} afterwards: {:?}", last.err());
         count
+    }
+
+    /// Whatever a call computes, it checks its problem once.
+    #[test]
+    fn a_call_checks_its_problem_once() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let session = Session::from_device(&device, &queue);
+        let shape = Shape::new(1, 2, 9, 20);
+        let problem = Problem::new(shape).mask(Mask::causal());
+        let values = vec![0.5; shape.q_len().unwrap()];
+        let inputs = Inputs::new(&values, &values, &values);
+        let checks = |call: &dyn Fn()| {
+            let before = CHECKS.get();
+            call();
+            CHECKS.get() - before
+        };
+        let options = RunOptions::default().lse(true).tensors(ScoreTensor::ALL);
+        let run = || drop(session.run_blocking(&problem, &inputs, &options).unwrap());
+        let upstream = Upstream::new(&values);
+        let gradients = || {
+            let options = BackwardOptions::default();
+            drop(session.gradients_blocking(&problem, &inputs, &upstream, &options).unwrap());
+        };
+        assert_eq!([checks(&run), checks(&gradients)], [1, 1]);
     }
 
     /// On wgpu's noop backend; what a failed allocation leaves is the same invalid buffer everywhere.

@@ -196,6 +196,16 @@ pub(crate) struct TensorSpec {
     pub(crate) check: Option<Check>,
 }
 
+/// The sizes of an auxiliary tensor of a checked problem, on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TensorSizes {
+    pub(crate) input: AuxTensor,
+    /// In 32-bit words: of bits, 32 keys of a row share one.
+    pub(crate) sizes: Vec<usize>,
+    /// Their product.
+    pub(crate) words: usize,
+}
+
 impl TensorSpec {
     /// A tensor whose values may be anything.
     pub(crate) fn new(input: AuxTensor, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
@@ -302,12 +312,22 @@ impl TensorSpec {
         sizes
     }
 
+    /// Its sizes on the device, with those that are given or as the shape has them.
+    ///
+    /// # Errors
+    /// As [`TensorSpec::words`].
+    pub(crate) fn resolve(&self, given: Option<&[usize]>) -> Result<TensorSizes> {
+        let sizes = self.device_sizes(self.sizes(given)?);
+        let words = elements(&self.input.name(), &sizes)?;
+        Ok(TensorSizes { input: self.input, sizes, words })
+    }
+
     /// How many 32-bit words it has on the device, with sizes that are given or as the shape has them.
     ///
     /// # Errors
     /// [`Error::Operand`] where the sizes don't fit, or the number doesn't fit `usize`.
     pub(crate) fn words(&self, given: Option<&[usize]>) -> Result<usize> {
-        elements(&self.input.name(), &self.device_sizes(self.sizes(given)?))
+        Ok(self.resolve(given)?.words)
     }
 
     /// Its row in tables of the documentation: `` `bucket_ids` i32 [B,H or 1,rounds,Tk] ``.

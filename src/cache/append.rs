@@ -21,10 +21,10 @@ use crate::plan::mask_tables::MaskTables;
 use crate::plan::pieces::{Pieces, Source};
 use crate::plan::tensors::{Numbering, Tensors};
 use crate::plan::{BindGroups, begin_pass, empty_buffer, filled_buffer};
-use crate::problem::Problem;
+use crate::problem::{Placed, Resolved};
 use crate::tensor::dtype::{Dtype, Dtypes};
 use crate::tensor::sequences::QuerySequences;
-use crate::tensor::shape::{Indexing, Layout, Strides};
+use crate::tensor::shape::Layout;
 
 /// The tokens that are added to a cache at a time.
 ///
@@ -78,8 +78,7 @@ pub struct AppendPlan {
     kernels: Kernels,
     shape: CacheShape,
     tokens: NewTokens,
-    problem: Problem,
-    strides: TokenStrides,
+    own: TokenTensors,
     mask: MaskTables,
     bindings: Vec<Binding>,
     pipeline: Arc<Pipeline>,
@@ -89,12 +88,12 @@ pub struct AppendPlan {
     bind_groups: BindGroups,
 }
 
-/// The strides of the tokens' tensors.
+/// How the tokens' tensors lie.
 #[derive(Debug, Clone, Copy)]
-struct TokenStrides {
-    q: Strides,
-    k: Strides,
-    v: Strides,
+struct TokenTensors {
+    q: Placed,
+    k: Placed,
+    v: Placed,
 }
 
 /// The caller's buffers for [`AppendPlan::encode`], of the tokens' type; rules as for [`crate::AttentionBuffers`].
@@ -137,7 +136,7 @@ impl AppendPlan {
     /// # Errors
     /// Where shape or tokens are invalid, or larger than the device's limits, or the device fails to compile or allocate.
     pub fn new(kernels: &Kernels, shape: &CacheShape, tokens: &NewTokens) -> Result<Self> {
-        shape.validate()?;
+        shape.resolve()?;
         let rotates_q = tokens.query_heads.is_some();
         if rotates_q && tokens.rotary.is_none() {
             return Err(Error::operand(
@@ -162,14 +161,19 @@ impl AppendPlan {
             .problem(heads, tokens.seq_len, tokens.sequences)
             .dtypes(dtypes)
             .layout(tokens.layout);
-        problem.validate()?;
-        let strides = TokenStrides {
-            q: problem.strides().q,
-            k: tokens.layout.strides(Self::token_dims(&problem, shape.head_dim)),
-            v: tokens.layout.strides(Self::token_dims(&problem, shape.head_dim_v)),
+        let problem = Resolved::new(problem)?;
+        let [batch, rows] = problem.shape.q_rows();
+        let placed = |name, dim| {
+            let dims = [batch, shape.num_kv_heads, rows, dim];
+            Placed::new(name, tokens.dtype, dims, tokens.layout.strides(dims))
+        };
+        let own = TokenTensors {
+            q: problem.q,
+            k: placed("k", shape.head_dim)?,
+            v: placed("v", shape.head_dim_v)?,
         };
         let config = AppendConfig {
-            access: access(&problem, &strides),
+            access: access(&problem, &own),
             tokens: tokens.dtype,
             cache: shape.dtype,
             parts: shape.head_dim.max(shape.head_dim_v).div_ceil(4),
@@ -183,16 +187,16 @@ impl AppendPlan {
         Needs::of(&key).check("append", &kernels.traits().limits)?;
         let mask = MaskTables::of_append(kernels, &problem)?;
         let params = Params {
-            new_k_strides: params::strides("new k", strides.k)?,
-            new_v_strides: params::strides("new v", strides.v)?,
-            rotated_q_strides: params::strides("q", strides.q)?,
+            new_k_strides: params::strides("new k", own.k.indexing.strides)?,
+            new_v_strides: params::strides("new v", own.v.indexing.strides)?,
+            rotated_q_strides: params::strides("q", own.q.indexing.strides)?,
             ..Params::new(&problem, &mask.layout, 1)?
         };
         let query_heads = tokens.query_heads.unwrap_or(0);
         let sizes = [shape.batch, query_heads + 2 * shape.num_kv_heads, tokens.seq_len];
         let per_workgroup = WORKGROUP_SIZE as usize;
         let grid = Grid::items(sizes, config.parts, per_workgroup, 16 * per_workgroup as u64);
-        let reached = reached(&problem, shape, tokens, &strides, query_heads);
+        let reached = reached(&problem, shape, &own, query_heads);
         let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
         let rotary = match rotary {
             Some(block) => Some(filled_buffer(
@@ -207,8 +211,7 @@ impl AppendPlan {
             kernels: kernels.clone(),
             shape: *shape,
             tokens: tokens.clone(),
-            problem,
-            strides,
+            own,
             mask,
             bindings: key.bindings(),
             pipeline: kernels.pipeline(key)?,
@@ -217,12 +220,6 @@ impl AppendPlan {
             empty: empty_buffer(kernels)?,
             bind_groups: BindGroups::default(),
         })
-    }
-
-    /// The dimensions of the tokens' keys or values.
-    const fn token_dims(problem: &Problem, dim: usize) -> [usize; 4] {
-        let [batch, rows] = problem.shape().q_rows();
-        [batch, problem.shape().num_kv_heads, rows, dim]
     }
 
     /// Records the appending of tokens to `cache`. The plan keeps nothing of the cache, and serves any of its shape.
@@ -312,22 +309,17 @@ impl AppendPlan {
         cache: &'a KvCache,
         buffers: &AppendBuffers<'a>,
     ) -> Result<()> {
-        let dtype = self.tokens.dtype;
-        let of = |name, slice, strides: Strides, dims| {
-            Ok::<_, Error>(Operand::of(name, slice, strides.span(name, dims)?, dtype))
-        };
-        let dims = |dim| Self::token_dims(&self.problem, dim);
-        let k = of("k", buffers.k, self.strides.k, dims(self.shape.head_dim))?;
-        let v = of("v", buffers.v, self.strides.v, dims(self.shape.head_dim_v))?;
+        let own = &self.own;
+        let k = Operand::placed("k", buffers.k, &own.k);
+        let v = Operand::placed("v", buffers.v, &own.v);
         let (mut inputs, mut outputs) = (vec![k, v], Vec::new());
         let mut queries = Vec::new();
         if self.tokens.query_heads.is_some() {
             let (Some(q), Some(rotated)) = (buffers.q, buffers.rotated_q) else {
                 return Err(Error::operand("q", "buffers for q and rotated_q", "none"));
             };
-            let dims = self.problem.shape().q_dims();
-            queries.push(of("q", q, self.strides.q, dims)?);
-            queries.push(of("rotated_q", rotated, self.strides.q, dims)?);
+            queries.push(Operand::placed("q", q, &own.q));
+            queries.push(Operand::placed("rotated_q", rotated, &own.q));
             inputs.push(queries[0]);
             outputs.push(queries[1]);
         }
@@ -381,42 +373,41 @@ impl AppendPlan {
 
 /// What a workgroup reaches: its heads are those of the queries, of the new keys, and of the new values.
 fn reached(
-    problem: &Problem,
+    problem: &Resolved,
     shape: &CacheShape,
-    tokens: &NewTokens,
-    strides: &TokenStrides,
+    own: &TokenTensors,
     query_heads: usize,
 ) -> Vec<Tensor> {
     let tensors = Tensors::new(problem, Numbering::Queries);
     let from = |[batch, _, rows]: Reach, first| [batch, Axis::From(first), rows];
     let (k_heads, v_heads) = (query_heads, query_heads + shape.num_kv_heads);
-    let new = |binding, name, dim, strides, first| Tensor {
+    let new = |binding, name, placed: &Placed, first| Tensor {
         binding,
         name,
-        indexing: Indexing::new(tokens.dtype, AppendPlan::token_dims(problem, dim), strides),
+        indexing: placed.indexing,
         reach: from(tensors.queries, first),
     };
     let cache = |tensor: Tensor, first| Tensor { reach: from(tensor.reach, first), ..tensor };
-    let cache_k = tensors.of_keys(Binding::CacheK, "the cache's k", problem.k_indexing());
-    let cache_v = tensors.of_keys(Binding::CacheV, "the cache's v", problem.v_indexing());
+    let cache_k = tensors.of_keys(Binding::CacheK, "the cache's k", problem.k.indexing);
+    let cache_v = tensors.of_keys(Binding::CacheV, "the cache's v", problem.v.indexing);
     let mut reached = vec![
-        new(Binding::NewK, "k", shape.head_dim, strides.k, k_heads),
-        new(Binding::NewV, "v", shape.head_dim_v, strides.v, v_heads),
+        new(Binding::NewK, "k", &own.k, k_heads),
+        new(Binding::NewV, "v", &own.v, v_heads),
         cache(cache_k, k_heads),
         cache(cache_v, v_heads),
     ];
     if query_heads > 0 {
         reached.push(tensors.q());
-        reached.push(tensors.of_q(Binding::RotatedQ, "rotated_q", strides.q, tokens.dtype));
+        reached.push(tensors.of_queries(Binding::RotatedQ, "rotated_q", own.q.indexing));
     }
     reached
 }
 
 /// Four elements at a time where every row of the tokens and of the cache starts at a multiple of that.
-fn access(problem: &Problem, tokens: &TokenStrides) -> RowAccess {
-    let shape = problem.shape();
-    let cache = problem.strides();
-    let strides = [tokens.q, tokens.k, tokens.v, cache.k, cache.v];
+fn access(problem: &Resolved, own: &TokenTensors) -> RowAccess {
+    let (shape, cache) = (&problem.shape, problem.strides);
+    let [q, k, v] = [own.q, own.k, own.v].map(|placed| placed.indexing.strides);
+    let strides = [q, k, v, cache.k, cache.v];
     let aligned = strides.iter().all(|strides| {
         let [batch, head, seq, dim] = strides.to_array();
         dim == 1 && [batch, head, seq].iter().all(|n| n.is_multiple_of(4))

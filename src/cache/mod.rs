@@ -75,8 +75,8 @@ impl KvCache {
     /// # Errors
     /// Where the shape is invalid or larger than the device's limits, or the device fails to allocate.
     pub fn new(kernels: &Kernels, shape: &CacheShape) -> Result<Self> {
-        shape.validate()?;
-        let [k, v] = shape.tensor_bytes()?.map(|bytes| bytes.next_multiple_of(4).max(4) as u64);
+        let problem = shape.resolve()?;
+        let [k, v] = [problem.k, problem.v].map(|placed| placed.bytes.max(4));
         let entries = [shape.batch, shape.blocks_per_sequence()];
         let table = crate::tensor::shape::elements("block_tables", &entries)? * 4;
         let device = kernels.device();

@@ -1,7 +1,7 @@
 //! What a cache looks like: its sizes, its type, and where its rows lie.
 
 use crate::error::{Error, Result};
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 use crate::tensor::dtype::{Dtype, Dtypes};
 use crate::tensor::sequences::{KeySequences, QuerySequences, Sequences};
 use crate::tensor::shape::{Layout, Shape};
@@ -107,23 +107,16 @@ impl CacheShape {
     /// # Errors
     /// Where the sizes aren't valid.
     pub fn bytes(&self) -> Result<usize> {
-        self.validate()?;
-        let [k, v] = self.tensor_bytes()?;
-        Ok(k + v)
+        let problem = self.resolve()?;
+        Ok((problem.k.bytes + problem.v.bytes) as usize)
     }
 
-    /// The bytes of k and of v.
-    pub(super) fn tensor_bytes(&self) -> Result<[usize; 2]> {
-        let problem = self.problem(self.num_kv_heads, 1, QuerySequences::Uniform);
-        let k = problem.k_indexing().bytes("the cache's k")?;
-        Ok([k, problem.v_indexing().bytes("the cache's v")?])
-    }
-
-    pub(super) fn validate(&self) -> Result<()> {
+    /// Checks the sizes: attention over the cache, where its keys and values lie as they do here.
+    pub(super) fn resolve(&self) -> Result<Resolved> {
         if self.capacity == 0 {
             return Err(Error::operand("the cache's capacity", "at least 1", 0));
         }
-        self.problem(self.num_kv_heads, 1, QuerySequences::Uniform).validate()
+        Resolved::new(self.problem(self.num_kv_heads, 1, QuerySequences::Uniform))
     }
 
     /// Attention of `num_heads` query heads over this cache, with up to `seq_len_q` queries of each sequence: shape, types

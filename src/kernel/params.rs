@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::error::Result;
 use crate::mask::layout::MaskLayout;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::sequences::KeySequences;
 use crate::tensor::shape::Strides;
 
@@ -78,11 +78,11 @@ impl Params {
     ///
     /// # Errors
     /// A size or a stride that is beyond what the kernels' 32-bit indices reach.
-    pub(crate) fn new(problem: &Problem, mask: &MaskLayout, block_q: usize) -> Result<Self> {
+    pub(crate) fn new(problem: &Resolved, mask: &MaskLayout, block_q: usize) -> Result<Self> {
         let shape = &problem.shape;
-        let tensors = problem.strides();
-        let scale = problem.get_scale();
-        let softmax_scale = if problem.score_text().modifies() { 1.0 } else { scale.abs() };
+        let tensors = problem.strides;
+        let scale = problem.scale;
+        let softmax_scale = if problem.score_text.clone().modifies() { 1.0 } else { scale.abs() };
         let [block_size, blocks, blocks_per_sequence] = match shape.sequences.kv {
             KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {
                 [block_size, blocks, blocks_per_sequence]
@@ -92,8 +92,8 @@ impl Params {
         let [tile_map_rows, tile_map_row_words] = mask.tile_map.unwrap_or_default();
         Ok(Self {
             q_strides: strides("q", tensors.q)?,
-            k_strides: strides("k", problem.k_indexing().strides)?,
-            v_strides: strides("v", problem.v_indexing().strides)?,
+            k_strides: strides("k", problem.k.indexing.strides)?,
+            v_strides: strides("v", problem.v.indexing.strides)?,
             o_strides: strides("o", tensors.o)?,
             bias_strides: match problem.score.bias {
                 true => strides("bias", problem.data.bias.element_strides(shape))?,

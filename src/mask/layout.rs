@@ -14,7 +14,7 @@ use super::slots::{
     KV_SEQUENCES_SLOT, LENGTHS_SLOT, Q_SEQUENCES_SLOT, SINKS_SLOT, Slot,
 };
 use super::tile::TileGrid;
-use crate::auxiliary::{AuxShape, AuxTensor, InputName, TensorSpec};
+use crate::auxiliary::{AuxTensor, InputName, TensorSizes};
 use crate::custom::{CustomBuffer, WgslFunction};
 use crate::error::{Error, Result};
 use crate::tensor::sequences::KeySequences;
@@ -58,10 +58,9 @@ impl MaskLayout {
     /// the mask may need.
     pub(crate) fn new(
         mask: &Mask,
-        tensors: &[TensorSpec],
+        tensors: &[&TensorSizes],
         score_mod: Option<&WgslFunction>,
         shape: &Shape,
-        data: &AuxShape,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let mut slots = emit::slots(mask);
@@ -75,7 +74,7 @@ impl MaskLayout {
             at: HEADER_SLOTS + slots.len(),
         };
         for tensor in tensors {
-            builder.tensor(tensor, data)?;
+            builder.tensor(tensor)?;
         }
         builder.head[ALIBI_STRIDE_SLOT] = match builder.sizes(AuxTensor::AlibiSlopes) {
             &[batch, heads] if batch > 1 => heads as u32,
@@ -145,13 +144,12 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn tensor(&mut self, tensor: &TensorSpec, data: &AuxShape) -> Result<()> {
-        let given = data.sizes(tensor.input);
-        let at = self.region(InputName::Known(tensor.input), tensor.words(given)?)?;
+    fn tensor(&mut self, tensor: &TensorSizes) -> Result<()> {
+        let at = self.region(InputName::Known(tensor.input), tensor.words)?;
         if let Some(slot) = header_slot(tensor.input) {
             self.head[slot] = at as u32;
         }
-        self.sizes.insert(tensor.input, tensor.device_sizes(tensor.sizes(given)?));
+        self.sizes.insert(tensor.input, tensor.sizes.clone());
         Ok(())
     }
 

@@ -1,11 +1,14 @@
 //! Which kernels and tiles are fastest on a device.
 
+use std::sync::Arc;
+
 use super::clock::{Clock, Contender, Effort, in_turns};
 use super::workload::Workload;
 use crate::auxiliary::AuxData;
 use crate::error::Result;
 use crate::plan::attention::AttentionPlan;
-use crate::problem::Problem;
+use crate::plan::choice::Choice as Variant;
+use crate::problem::{Problem, Resolved};
 use crate::profile::{Choice, DeviceId, Measured, Profile};
 use crate::session::Session;
 
@@ -42,9 +45,15 @@ pub fn tune(
     let mut choices = Vec::new();
     for (at, (problem, data)) in problems.iter().enumerate() {
         let work = Workload::new(attention, problem, data)?;
-        let plans = AttentionPlan::all_variants(attention.kernels(), work.problem(), |name| {
-            progress(at, &format!("compiling {name}"));
-        })?;
+        let resolved = Arc::new(Resolved::new(work.problem().clone())?);
+        let kernels = attention.kernels();
+        let plans = (Variant::all_variants(kernels, &resolved)?.into_iter())
+            .map(|variant| {
+                let (kernel, tiles) = (variant.kernel, variant.config.tiles());
+                progress(at, &format!("compiling {kernel}, {tiles}"));
+                AttentionPlan::of(kernels, &resolved, variant)
+            })
+            .collect::<Result<_>>()?;
         let plans = agreeing(attention, &clock, &work, plans)?;
         let records: Vec<_> =
             plans.iter().map(|plan| |encoder: &mut _| work.encode(plan, encoder)).collect();

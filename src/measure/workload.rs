@@ -7,14 +7,14 @@ use crate::mask::Evaluator;
 use crate::mask::tile::{TileClass, TileGrid};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::tiles::TileOptions;
-use crate::problem::{Inputs, Problem};
+use crate::problem::{Inputs, Problem, Resolved};
 use crate::readback;
 use crate::session::{Session, Uploads};
 
 /// A problem with operands on the device: numbers that look random, the same every time.
 #[derive(Debug)]
 pub struct Workload {
-    problem: Problem,
+    problem: Resolved,
     q: wgpu::Buffer,
     k: wgpu::Buffer,
     v: wgpu::Buffer,
@@ -45,11 +45,8 @@ impl Workload {
     /// # Errors
     /// As [`Session::run`].
     pub fn new(attention: &Session, problem: &Problem, data: &AuxData) -> Result<Self> {
-        problem.shape.validate()?;
-        let (shape, strides) = (&problem.shape, problem.strides());
-        let q = uniform(1, strides.q.span("q", shape.q_dims())?);
-        let k = uniform(2, strides.k.span("k", shape.k_dims())?);
-        let v = uniform(3, strides.v.span("v", shape.v_dims())?);
+        let Resolved { q, k, v, .. } = Resolved::new(problem.clone().aux_shape(data.shape()))?;
+        let [q, k, v] = [(1, q), (2, k), (3, v)].map(|(seed, placed)| uniform(seed, placed.span));
         Self::with_operands(attention, problem, &Inputs::new(&q, &k, &v).mask(data))
     }
 
@@ -63,14 +60,14 @@ impl Workload {
         inputs: &Inputs<'_>,
     ) -> Result<Self> {
         let problem = problem.clone().aux_shape(inputs.mask.shape());
-        problem.validate()?;
+        let problem = Resolved::new(problem)?;
         inputs.check(&problem)?;
         let dtypes = problem.dtypes;
         let q = attention.upload("q", &inputs.q.encode(dtypes.q))?;
         let k = attention.upload("k", &inputs.k.encode(dtypes.k))?;
         let v = attention.upload("v", &inputs.v.encode(dtypes.v))?;
         let mask = attention.upload_data(&problem, inputs.mask)?;
-        let o_len = problem.strides().o.span("o", problem.shape.o_dims())?;
+        let o_len = problem.o.span;
         let o_words = (o_len * dtypes.o.size()).div_ceil(4);
         let o = attention.allocate("o", o_words)?;
         let kept = Kept::count(attention, &problem, inputs.mask)?;
@@ -78,7 +75,7 @@ impl Workload {
     }
 
     /// The problem, which knows the sizes of its data.
-    pub const fn problem(&self) -> &Problem {
+    pub fn problem(&self) -> &Problem {
         &self.problem
     }
 

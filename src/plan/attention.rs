@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wgpu::BufferSlice;
 
 use super::buffers::{Operand, check_outputs_apart};
-use super::choice::{choose, considered, explain};
+use super::choice::Choice;
 use super::mask_tables::MaskTables;
 use super::merge::{Merge, PartLayout};
 use super::pieces::{Pieces, Schedule, Source, steps_within};
@@ -14,11 +14,11 @@ use super::work::packed_blocks;
 use super::{BindGroups, begin_pass, empty_buffer, work};
 use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
-use crate::kernel::key::{Binding, ForwardConfig, ForwardKernel, KernelKey, Parts};
+use crate::kernel::key::{Binding, ForwardKernel, KernelKey, Parts};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
-use crate::kernel::tiles::{Candidate, MAX_SPLITS, suitable_splits};
-use crate::problem::Problem;
+use crate::kernel::tiles::MAX_SPLITS;
+use crate::problem::{Problem, Resolved};
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
 ///
@@ -47,12 +47,8 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub struct AttentionPlan {
     kernels: Kernels,
-    problem: Problem,
-    kernel: ForwardKernel,
-    config: ForwardConfig,
-    considered: Vec<Candidate>,
-    /// What became of the profile, in words.
-    advice: String,
+    problem: Arc<Resolved>,
+    choice: Choice,
     mask: MaskTables,
     bindings: Vec<Binding>,
     pipeline: Arc<Pipeline>,
@@ -84,7 +80,7 @@ pub struct AttentionPlan {
 pub struct PlanOptions {
     /// A kernel to use instead of the best one.
     pub kernel: Option<ForwardKernel>,
-    /// In how many splits a decode kernel has the keys, each a workgroup's: 1 to 128, instead of as many as suit the device
+    /// In how many splits a decode kernel has the keys, each a workgroup's: 1 to 255, instead of as many as suit the device
     /// and the shape. More than 1 is for the decode kernels alone.
     pub num_splits: Option<usize>,
 }
@@ -132,82 +128,33 @@ impl AttentionPlan {
     /// Where the problem is invalid, or larger than the device's limits, or the device fails to compile or allocate;
     /// [`Error::KernelRefused`] where the kernel of the options can't serve the problem on this device.
     pub fn new(kernels: &Kernels, problem: &Problem, options: &PlanOptions) -> Result<Self> {
-        problem.validate()?;
-        let num_splits = options.checked_splits()?;
-        let (considered, advice) = considered(kernels, problem, num_splits);
-        let (kernel, config) = choose(&considered, options.kernel)?;
-        Self::of(kernels, problem, kernel, config, num_splits, considered, advice)
+        let problem = Arc::new(Resolved::new(problem.clone())?);
+        let choice = Choice::new(kernels, &problem, options)?;
+        Self::of(kernels, &problem, choice)
     }
 
-    /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
-    /// roundings in lse and in their scores are the same and cancel.
-    pub(crate) fn in_order(kernels: &Kernels, problem: &Problem) -> Result<Self> {
-        problem.validate()?;
-        let (mut considered, advice) = considered(kernels, problem, None);
-        considered.retain(|(kernel, _)| !kernel.is_decode());
-        let (kernel, config) = choose(&considered, None)?;
-        Self::of(kernels, problem, kernel, config, None, considered, advice)
-    }
-
-    /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
-    /// comes first.
-    #[cfg(feature = "measure")]
-    pub(crate) fn all_variants(
-        kernels: &Kernels,
-        problem: &Problem,
-        mut progress: impl FnMut(&str),
-    ) -> Result<Vec<Self>> {
-        use crate::kernel::tiles::{candidates, variants};
-
-        problem.validate()?;
-        let considered = candidates(problem, kernels.traits(), None);
-        choose(&considered, None)?;
-        let mut plans = Vec::new();
-        for (kernel, form) in &considered {
-            let Ok(config) = form else { continue };
-            let others = variants(*config, kernels.traits());
-            for config in std::iter::once(*config).chain(others) {
-                progress(&format!("{kernel}, {}", config.tiles()));
-                let (considered, advice) = (considered.clone(), String::new());
-                plans.push(Self::of(kernels, problem, *kernel, config, None, considered, advice)?);
-            }
-        }
-        Ok(plans)
-    }
-
-    fn of(
-        kernels: &Kernels,
-        problem: &Problem,
-        kernel: ForwardKernel,
-        config: ForwardConfig,
-        num_splits: Option<usize>,
-        considered: Vec<Candidate>,
-        advice: String,
-    ) -> Result<Self> {
+    /// The plan of a choice for a checked problem.
+    pub(crate) fn of(kernels: &Kernels, problem: &Arc<Resolved>, choice: Choice) -> Result<Self> {
+        let config = choice.config;
         let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
         let mut params = Params::new(problem, &mask.layout, config.grid.block_q)?;
         let shape = &problem.shape;
-        let splits = match num_splits {
-            Some(splits) => splits,
-            None => suitable_splits(problem, kernels.traits(), &config),
-        };
         if let Some(rows) = config.form.packed_rows() {
             params.q_blocks = packed_blocks(shape, rows) as u32;
         }
-        let (grid, reached) = work::forward(problem, &config, splits);
+        let (grid, reached) = work::forward(problem, &config, choice.num_splits);
         let splits = match config.form.is_split() {
-            true => Some(Splits::new(kernels, problem, splits, &mut params)?),
+            true => Some(Splits::new(kernels, problem, choice.num_splits, &mut params)?),
             false => None,
         };
-        let o_len = problem.strides().o.span("o", shape.o_dims())?;
-        let kept_bytes = (o_len * problem.dtypes.o.size() + shape.lse_len()? * 4) as u64;
+        let kept_bytes = (problem.o.span * problem.dtypes.o.size() + problem.lse_len * 4) as u64;
         let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
         let merging = splits.iter().map(|splits| splits.merge.pieces.work().sum());
         let work = mask.work().chain(pieces.work()).chain(merging);
         let schedule = Schedule::new(work, kernels.traits().most_work);
         let key = KernelKey::Forward {
             config,
-            score: problem.score_text(),
+            score: problem.score_text.clone(),
             mask: Arc::clone(&mask.text),
         };
         let bindings = key.bindings();
@@ -215,25 +162,22 @@ impl AttentionPlan {
         let lse = crate::device::buffer(
             kernels.device(),
             "lse",
-            shape.lse_len()?.max(1) as u64 * 4,
+            problem.lse_len.max(1) as u64 * 4,
             wgpu::BufferUsages::STORAGE,
         )?;
         let segment_stats = match config.folds {
             true => Some(crate::device::buffer(
                 kernels.device(),
                 "stats of segments",
-                shape.lse_len()?.max(1) as u64 * 8,
+                problem.lse_len.max(1) as u64 * 8,
                 wgpu::BufferUsages::STORAGE,
             )?),
             false => None,
         };
         let plan = Self {
             kernels: kernels.clone(),
-            problem: problem.clone(),
-            kernel,
-            config,
-            considered,
-            advice,
+            problem: Arc::clone(problem),
+            choice,
             mask,
             bindings,
             pipeline,
@@ -283,13 +227,13 @@ impl AttentionPlan {
     }
 
     /// In how many parts the keys are: 1 for kernels that don't split them.
-    pub fn num_splits(&self) -> usize {
-        self.splits.as_ref().map_or(1, |splits| splits.count)
+    pub const fn num_splits(&self) -> usize {
+        self.choice.num_splits
     }
 
     /// The kernel that was chosen.
     pub const fn kernel(&self) -> ForwardKernel {
-        self.kernel
+        self.choice.kernel
     }
 
     /// What a backward pass needs of this one beyond its operands, in bytes: o and lse, which the caller holds until then.
@@ -311,7 +255,7 @@ impl AttentionPlan {
     /// loops, if the mask empties no tile; `None` for the other kernels.
     pub fn bytes_moved(&self) -> Option<u64> {
         let shape = &self.problem.shape;
-        let rows = self.config.form.packed_rows()?;
+        let rows = self.choice.config.form.packed_rows()?;
         let packed = shape.group_size() * shape.seq_len_q;
         let blocks = packed.div_ceil(rows);
         let heads = (shape.batch * shape.num_kv_heads) as u64;
@@ -331,9 +275,7 @@ impl AttentionPlan {
 
     /// In words: the kernel, its tiles, and why the others weren't taken.
     pub fn explain(&self) -> String {
-        let words =
-            explain(&self.problem, self.kernel, &self.config, &self.considered, self.num_splits());
-        words + &self.advice
+        self.choice.explain(&self.problem)
     }
 
     /// Lets go of the caller's buffers.
@@ -351,7 +293,7 @@ impl AttentionPlan {
     /// Its tiles, in the words of profiles.
     #[cfg(feature = "measure")]
     pub(crate) fn tiles(&self) -> String {
-        self.config.tiles()
+        self.choice.config.tiles()
     }
 
     /// Records the attention of the problem over these buffers.
@@ -413,18 +355,13 @@ impl AttentionPlan {
         make_mask: bool,
         steps: Range<usize>,
     ) -> Result<()> {
-        let shape = &self.problem.shape;
-        let strides = self.problem.strides();
-        let dtypes = self.problem.dtypes;
-        let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
-        let k = Operand::indexed("k", buffers.k, &self.problem.k_indexing())?;
-        let v = Operand::indexed("v", buffers.v, &self.problem.v_indexing())?;
-        let o = Operand::of("o", buffers.o, strides.o.span("o", shape.o_dims())?, dtypes.o);
-        let lse = Operand::new(
-            "lse",
-            buffers.lse.unwrap_or_else(|| self.lse.slice(..)),
-            shape.lse_len()?,
-        );
+        let problem = &self.problem;
+        let q = Operand::placed("q", buffers.q, &problem.q);
+        let k = Operand::placed("k", buffers.k, &problem.k);
+        let v = Operand::placed("v", buffers.v, &problem.v);
+        let o = Operand::placed("o", buffers.o, &problem.o);
+        let lse = buffers.lse.unwrap_or_else(|| self.lse.slice(..));
+        let lse = Operand::new("lse", lse, problem.lse_len);
         let mask = match make_mask {
             true => self.mask.operands(&buffers.mask)?,
             false => Vec::new(),
@@ -437,10 +374,10 @@ impl AttentionPlan {
         for operand in [&q, &k, &v, &o, &lse].into_iter().chain(&bias) {
             operand.check_storage(&self.kernels)?;
         }
-        if shape.o_len()? == 0 {
+        if problem.o_len == 0 {
             return Ok(());
         }
-        let stats_words = shape.lse_len()? * 2;
+        let stats_words = problem.lse_len * 2;
         let stats = (self.segment_stats.as_ref())
             .map(|stats| Operand::new("stats of segments", stats.slice(..), stats_words));
         let source = |binding| {
@@ -501,7 +438,6 @@ impl AttentionPlan {
 /// What the splits of a decode kernel find, and the kernel that puts it together.
 #[derive(Debug)]
 struct Splits {
-    count: usize,
     /// f32 `[count, batch, num_heads, seq_len_q, head_dim_v rounded up to 4]`
     part: wgpu::Buffer,
     /// f32 `[count, batch, num_heads, seq_len_q, 2]`
@@ -514,7 +450,7 @@ impl Splits {
     /// Allocates, and writes into `params` where the kernels find it.
     fn new(
         kernels: &Kernels,
-        problem: &Problem,
+        problem: &Resolved,
         count: usize,
         params: &mut Params,
     ) -> Result<Self> {
@@ -526,6 +462,6 @@ impl Splits {
         let usage = wgpu::BufferUsages::STORAGE;
         let part = layout.allocate(kernels, "what splits found", layout.part, usage)?;
         let stats = layout.allocate(kernels, "stats of splits", layout.stats * 2, usage)?;
-        Ok(Self { count, part, stats, merge, bind_groups: BindGroups::default() })
+        Ok(Self { part, stats, merge, bind_groups: BindGroups::default() })
     }
 }

@@ -5,9 +5,8 @@ use wgpu::{BufferSlice, BufferUsages};
 use crate::auxiliary::{AuxBuffers, AuxTensor, InputName};
 use crate::error::{Error, Result};
 use crate::kernel::pipeline::Kernels;
-use crate::problem::Problem;
+use crate::problem::{Placed, Resolved};
 use crate::tensor::dtype::Dtype;
-use crate::tensor::shape::Indexing;
 
 /// A slice of the caller's that is to be bound or copied from.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +24,9 @@ impl<'a> Operand<'a> {
         Self { name, slice, bytes }
     }
 
-    /// A tensor that kernels count so.
-    pub(crate) fn indexed(
-        name: &'a str,
-        slice: BufferSlice<'a>,
-        indexing: &Indexing,
-    ) -> Result<Self> {
-        let bytes = indexing.bytes(name)? as u64;
-        Ok(Self { name, slice, bytes: bytes.next_multiple_of(4) })
+    /// A tensor of a checked problem.
+    pub(crate) const fn placed(name: &'a str, slice: BufferSlice<'a>, placed: &Placed) -> Self {
+        Self { name, slice, bytes: placed.bytes }
     }
 
     /// A tensor of `elements` 32-bit elements.
@@ -41,15 +35,14 @@ impl<'a> Operand<'a> {
     }
 
     /// The bias, where the problem has one.
-    pub(crate) fn bias(problem: &Problem, data: &AuxBuffers<'a>) -> Result<Option<Self>> {
+    pub(crate) fn bias(problem: &Resolved, data: &AuxBuffers<'a>) -> Result<Option<Self>> {
         if !problem.score.bias {
             return Ok(None);
         }
-        let words = problem.data.bias.elements(&problem.shape)?;
         Ok(Some(Self::of(
             "bias",
             data.get(&InputName::Known(AuxTensor::Bias))?,
-            words,
+            problem.bias_len,
             problem.dtypes.bias,
         )))
     }

@@ -11,14 +11,130 @@ use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, candidates, suitable_splits, variants};
 use crate::mask::emit::MaskText;
 use crate::mask::tile::TileGrid;
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 use crate::profile::Advice;
+
+/// The forward kernel that was chosen for a problem on a device, and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Choice {
+    pub(crate) kernel: ForwardKernel,
+    pub(crate) config: ForwardConfig,
+    /// In how many splits the keys are; 1 for kernels that don't split them.
+    pub(crate) num_splits: usize,
+    considered: Vec<Candidate>,
+    /// What became of the profile, in words.
+    advice: String,
+}
+
+impl Choice {
+    /// The kernel of the options, or the best one.
+    ///
+    /// # Errors
+    /// [`Error::KernelRefused`] where it can't serve the problem on this device, [`Error::Operand`] for a number of splits that
+    /// there can't be.
+    pub(crate) fn new(
+        kernels: &Kernels,
+        problem: &Resolved,
+        options: &PlanOptions,
+    ) -> Result<Self> {
+        let num_splits = options.checked_splits()?;
+        let (considered, advice) = considered(kernels, problem, num_splits);
+        let (kernel, config) = choose(&considered, options.kernel)?;
+        Ok(Self::of(kernels, problem, (kernel, config), num_splits, considered, advice))
+    }
+
+    /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
+    /// roundings in lse and in their scores are the same and cancel.
+    pub(crate) fn in_order(kernels: &Kernels, problem: &Resolved) -> Result<Self> {
+        let (mut considered, advice) = considered(kernels, problem, None);
+        considered.retain(|(kernel, _)| !kernel.is_decode());
+        let chosen = choose(&considered, None)?;
+        Ok(Self::of(kernels, problem, chosen, None, considered, advice))
+    }
+
+    /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
+    /// comes first.
+    #[cfg(feature = "measure")]
+    pub(crate) fn all_variants(kernels: &Kernels, problem: &Resolved) -> Result<Vec<Self>> {
+        let considered = candidates(problem, kernels.traits(), None);
+        choose(&considered, None)?;
+        let of =
+            |chosen| Self::of(kernels, problem, chosen, None, considered.clone(), String::new());
+        let serving = considered
+            .iter()
+            .filter_map(|(kernel, form)| form.as_ref().ok().map(|config| (*kernel, *config)));
+        let all = serving.flat_map(|(kernel, config)| {
+            let others = variants(config, kernels.traits());
+            std::iter::once(config).chain(others).map(move |config| (kernel, config))
+        });
+        Ok(all.map(of).collect())
+    }
+
+    fn of(
+        kernels: &Kernels,
+        problem: &Resolved,
+        (kernel, config): (ForwardKernel, ForwardConfig),
+        num_splits: Option<usize>,
+        considered: Vec<Candidate>,
+        advice: String,
+    ) -> Self {
+        let num_splits = match (config.form.is_split(), num_splits) {
+            (false, _) => 1,
+            (true, Some(splits)) => splits,
+            (true, None) => suitable_splits(problem, kernels.traits(), &config),
+        };
+        Self { kernel, config, num_splits, considered, advice }
+    }
+
+    /// The choice in words: the kernel, its tiles, and why the others weren't taken.
+    pub(crate) fn explain(&self, problem: &Resolved) -> String {
+        let Self { kernel, config, num_splits, .. } = self;
+        let grid = config.grid;
+        let mut text = format!(
+            "kernel `{kernel}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
+            grid.block_q,
+            grid.block_kv,
+            match config.rows.access {
+                RowAccess::Vec4 => "4 elements at a time",
+                RowAccess::Wide => "4 elements at a time, in words of 64 bits",
+                RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
+            },
+            problem.mask,
+            if problem.mask.needs_tile_map() {
+                "by a map made on the device"
+            } else {
+                "by closed forms"
+            },
+        );
+        let score = problem.score.words();
+        if !score.is_empty() {
+            // Writing to a String can't fail.
+            let _ = write!(text, "; scores with {}", score.join(", "));
+        }
+        if problem.score_mod.is_some() {
+            text.push_str("; scores through `score_mod`");
+        }
+        if let Some(rows) = config.form.packed_rows() {
+            // Writing to a String can't fail.
+            let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
+        }
+        for (other, form) in &self.considered {
+            // Writing to a String can't fail.
+            let _ = match form {
+                Err(reason) => write!(text, "; not `{other}`: {reason}"),
+                Ok(_) if other != kernel => write!(text, "; `{other}` could serve too"),
+                Ok(_) => Ok(()),
+            };
+        }
+        text + &self.advice
+    }
+}
 
 /// Every kernel, the best first: by the profile where it speaks for the problem, else by the table; and what became of
 /// the profile, in words.
-pub(super) fn considered(
+fn considered(
     kernels: &Kernels,
-    problem: &Problem,
+    problem: &Resolved,
     num_splits: Option<usize>,
 ) -> (Vec<Candidate>, String) {
     let mut considered = candidates(problem, kernels.traits(), num_splits);
@@ -86,11 +202,10 @@ impl Kernels {
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; nothing is compiled.
     pub fn wgsl(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
-        problem.validate()?;
-        let num_splits = options.checked_splits()?;
-        let (_, config) = choose(&considered(self, problem, num_splits).0, options.kernel)?;
+        let problem = Resolved::new(problem.clone())?;
+        let config = Choice::new(self, &problem, options)?.config;
         let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
-        source::wgsl(&KernelKey::Forward { config, score: problem.score_text(), mask })
+        source::wgsl(&KernelKey::Forward { config, score: problem.score_text.clone(), mask })
     }
 
     /// The kernel that [`crate::AttentionPlan::new`] would choose for `problem` on this device, and its tiles.
@@ -102,9 +217,8 @@ impl Kernels {
         problem: &Problem,
         options: &PlanOptions,
     ) -> Result<(ForwardKernel, TileGrid)> {
-        problem.validate()?;
-        let num_splits = options.checked_splits()?;
-        let (kernel, config) = choose(&considered(self, problem, num_splits).0, options.kernel)?;
+        let problem = Resolved::new(problem.clone())?;
+        let Choice { kernel, config, .. } = Choice::new(self, &problem, options)?;
         Ok((kernel, config.grid))
     }
 
@@ -113,67 +227,9 @@ impl Kernels {
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; nothing is compiled.
     pub fn explain(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
-        problem.validate()?;
-        let num_splits = options.checked_splits()?;
-        let (considered, advice) = considered(self, problem, num_splits);
-        let (kernel, config) = choose(&considered, options.kernel)?;
-        let splits = num_splits.unwrap_or_else(|| suitable_splits(problem, self.traits(), &config));
-        Ok(explain(problem, kernel, &config, &considered, splits) + &advice)
+        let problem = Resolved::new(problem.clone())?;
+        Ok(Choice::new(self, &problem, options)?.explain(&problem))
     }
-}
-
-/// The tiles of the kernel that [`crate::AttentionPlan::new`] chooses.
-pub(super) fn chosen_grid(kernels: &Kernels, problem: &Problem) -> Result<TileGrid> {
-    let (_, config) = choose(&considered(kernels, problem, None).0, None)?;
-    Ok(config.grid)
-}
-
-/// The choice in words.
-pub(super) fn explain(
-    problem: &Problem,
-    kernel: ForwardKernel,
-    config: &ForwardConfig,
-    considered: &[Candidate],
-    num_splits: usize,
-) -> String {
-    let grid = config.grid;
-    let mut text = format!(
-        "kernel `{kernel}`, tiles of {} queries x {} keys, rows read {}; mask `{}`, its tiles classed {}",
-        grid.block_q,
-        grid.block_kv,
-        match config.rows.access {
-            RowAccess::Vec4 => "4 elements at a time",
-            RowAccess::Wide => "4 elements at a time, in words of 64 bits",
-            RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
-        },
-        problem.mask,
-        if problem.mask.needs_tile_map() {
-            "by a map made on the device"
-        } else {
-            "by closed forms"
-        },
-    );
-    let score = problem.score.words();
-    if !score.is_empty() {
-        // Writing to a String can't fail.
-        let _ = write!(text, "; scores with {}", score.join(", "));
-    }
-    if problem.score_mod.is_some() {
-        text.push_str("; scores through `score_mod`");
-    }
-    if let Some(rows) = config.form.packed_rows() {
-        // Writing to a String can't fail.
-        let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
-    }
-    for (other, form) in considered {
-        // Writing to a String can't fail.
-        let _ = match form {
-            Err(reason) => write!(text, "; not `{other}`: {reason}"),
-            Ok(_) if *other != kernel => write!(text, "; `{other}` could serve too"),
-            Ok(_) => Ok(()),
-        };
-    }
-    text
 }
 
 #[cfg(test)]

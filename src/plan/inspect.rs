@@ -20,7 +20,7 @@ use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
 use crate::mask::emit::MaskText;
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 
 /// A tensor of `[batch, num_heads, seq_len_q, seq_len_kv]` to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,7 +54,9 @@ impl ScoreTensor {
 #[derive(Debug)]
 pub struct InspectPlan {
     kernel: MaskedKernel,
-    problem: Problem,
+    problem: Arc<Resolved>,
+    /// Elements of each tensor.
+    cells: usize,
     /// Of each of [`ScoreTensor::ALL`]; their cuts are the same.
     pieces: Vec<Pieces>,
     /// What makes weights of masked scores, row by row.
@@ -81,11 +83,15 @@ impl InspectPlan {
     /// # Errors
     /// As [`crate::AttentionPlan::new`].
     pub fn new(kernels: &Kernels, problem: &Problem) -> Result<Self> {
-        problem.validate()?;
+        Self::of(kernels, &Arc::new(Resolved::new(problem.clone())?))
+    }
+
+    /// The plan of a checked problem.
+    pub(crate) fn of(kernels: &Kernels, problem: &Arc<Resolved>) -> Result<Self> {
         let shape = &problem.shape;
         let key = |mask| KernelKey::Inspect {
             rows: row_format(problem),
-            score: problem.score_text(),
+            score: problem.score_text.clone(),
             mask,
         };
         let text = Arc::new(MaskText::new(&problem.mask, shape.sequences.forms()));
@@ -123,7 +129,13 @@ impl InspectPlan {
         let text = Arc::clone(&mask.text);
         let softmax = KernelKey::Weights { sinks: problem.score.sinks, mask: text };
         let kernel = MaskedKernel::new(kernels, mask, [key, softmax])?;
-        Ok(Self { kernel, problem: problem.clone(), pieces, weights, schedule })
+        let (problem, cells) = (Arc::clone(problem), shape.scores_len()?);
+        Ok(Self { kernel, problem, cells, pieces, weights, schedule })
+    }
+
+    /// Elements of each tensor.
+    pub(crate) const fn cells(&self) -> usize {
+        self.cells
     }
 
     /// In how many submissions the writing of a tensor may be: [`InspectPlan::encode_submission`].
@@ -166,12 +178,9 @@ impl InspectPlan {
         buffers: &InspectBuffers<'_>,
         steps: Range<usize>,
     ) -> Result<()> {
-        let shape = &self.problem.shape;
-        let strides = self.problem.strides();
-        let dtypes = self.problem.dtypes;
-        let cells = shape.scores_len()?;
-        let q = Operand::of("q", buffers.q, strides.q.span("q", shape.q_dims())?, dtypes.q);
-        let k = Operand::indexed("k", buffers.k, &self.problem.k_indexing())?;
+        let (problem, cells) = (&self.problem, self.cells);
+        let q = Operand::placed("q", buffers.q, &problem.q);
+        let k = Operand::placed("k", buffers.k, &problem.k);
         let output = Operand::new(tensor.name(), buffers.output, cells);
         let mask = self.kernel.mask.operands(&buffers.mask)?;
         let mut inputs = vec![q, k];

@@ -7,7 +7,7 @@ use super::buffers::Operand;
 use super::cut::Grid;
 use super::pieces::{Pieces, Source, steps_within};
 use super::{begin_pass, bind};
-use crate::auxiliary::{AuxBuffers, AuxTensor, TensorSpec};
+use crate::auxiliary::{AuxBuffers, AuxTensor, TensorSizes};
 use crate::error::Result;
 use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::limits::{Needs, check_binding_size};
@@ -19,7 +19,7 @@ use crate::mask::emit::MaskText;
 use crate::mask::layout::{MaskLayout, Region};
 use crate::mask::slots::FAULT_SLOT;
 use crate::mask::tile::TileGrid;
-use crate::problem::Problem;
+use crate::problem::Resolved;
 
 /// What asking a mask about a cell counts as, in multiply-adds.
 pub(crate) const WORK_OF_CELL: u64 = 32;
@@ -47,20 +47,20 @@ impl MaskTables {
     /// Makes the buffer and the kernels that fill it; with the tile map that kernels over `grid` need.
     pub(crate) fn new(
         kernels: &Kernels,
-        problem: &Problem,
+        problem: &Resolved,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         Self::of(kernels, problem, grid, false)
     }
 
     /// The same where the queries are tokens that are appended, so that the caches must have room for them.
-    pub(crate) fn of_append(kernels: &Kernels, problem: &Problem) -> Result<Self> {
+    pub(crate) fn of_append(kernels: &Kernels, problem: &Resolved) -> Result<Self> {
         Self::of(kernels, problem, None, true)
     }
 
     fn of(
         kernels: &Kernels,
-        problem: &Problem,
+        problem: &Resolved,
         grid: Option<TileGrid>,
         appends: bool,
     ) -> Result<Self> {
@@ -73,7 +73,6 @@ impl MaskTables {
             &copied_tensors(problem),
             problem.score_mod.as_ref(),
             &problem.shape,
-            &problem.data,
             grid,
         )?;
         let bytes = layout.words as u64 * 4;
@@ -209,7 +208,7 @@ impl Maker {
 /// The kernels that fill in a mask's tables, in order.
 fn makers(
     kernels: &Kernels,
-    problem: &Problem,
+    problem: &Resolved,
     grid: Option<TileGrid>,
     appends: bool,
     text: &Arc<MaskText>,
@@ -239,6 +238,6 @@ fn makers(
 }
 
 /// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.
-fn copied_tensors(problem: &Problem) -> Vec<TensorSpec> {
-    problem.tensors().into_iter().filter(|tensor| tensor.input != AuxTensor::Bias).collect()
+fn copied_tensors(problem: &Resolved) -> Vec<&TensorSizes> {
+    problem.tensors.iter().filter(|tensor| tensor.input != AuxTensor::Bias).collect()
 }

@@ -13,7 +13,7 @@ use crate::kernel::key::KernelKey;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 use crate::tensor::shape::Shape;
 
 /// How a mask is written out, in `[batch|1, num_heads|1, seq_len_q, seq_len_kv]`.
@@ -48,9 +48,11 @@ impl MaskPlan {
     /// # Errors
     /// As [`crate::AttentionPlan::new`].
     pub fn new(kernels: &Kernels, problem: &Problem, format: MaskFormat) -> Result<Self> {
-        problem.validate()?;
-        // The scores play no part, so their data isn't asked for.
-        let problem = &problem.mask_alone();
+        Self::of(kernels, &Resolved::new(problem.clone())?.mask_alone()?, format)
+    }
+
+    /// The plan of a checked problem, which reads no scores: they play no part, so their data isn't asked for.
+    pub(crate) fn of(kernels: &Kernels, problem: &Resolved, format: MaskFormat) -> Result<Self> {
         let mask = MaskTables::new(kernels, problem, None)?;
         let [batch, heads] = mask.layout.broadcast;
         let Shape { seq_len_q, seq_len_kv, .. } = problem.shape;

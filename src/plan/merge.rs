@@ -19,7 +19,7 @@ use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
-use crate::problem::Problem;
+use crate::problem::{Placed, Problem, Resolved};
 use crate::tensor::dtype::Dtypes;
 use crate::tensor::shape::{Shape, elements};
 
@@ -68,7 +68,9 @@ use crate::tensor::shape::{Shape, elements};
 #[derive(Debug)]
 pub struct MergePlan {
     kernels: Kernels,
-    problem: Problem,
+    o: Placed,
+    /// Elements of o and of lse.
+    lens: [usize; 2],
     count: usize,
     layout: PartLayout,
     mask: MaskTables,
@@ -104,6 +106,7 @@ impl MergePlan {
         }
         // lse has the scale in it, and each part its sinks. Every row that there is in memory is merged.
         let problem = problem.mask_alone().mask(Mask::All).scale(1.0).rows_in_memory();
+        let problem = Resolved::new(problem)?;
         let shape = &problem.shape;
         let alignment = kernels.traits().limits.min_storage_buffer_offset_alignment as usize / 4;
         let layout = PartLayout::aligned(shape, parts, shape.head_dim_v, alignment.max(4))?;
@@ -122,12 +125,13 @@ impl MergePlan {
             | wgpu::BufferUsages::COPY_SRC;
         let o_parts = layout.allocate(kernels, "parts of o", layout.part, usage)?;
         let lse_parts = layout.allocate(kernels, "parts of lse", layout.stats, usage)?;
-        let lse_bytes = shape.lse_len()?.max(1) as u64 * 4;
+        let lse_bytes = problem.lse_len.max(1) as u64 * 4;
         let lse =
             crate::device::buffer(kernels.device(), "lse", lse_bytes, wgpu::BufferUsages::STORAGE)?;
         Ok(Self {
             kernels: kernels.clone(),
-            problem,
+            o: problem.o,
+            lens: [problem.o_len, problem.lse_len],
             count: parts,
             layout,
             mask,
@@ -152,10 +156,10 @@ impl MergePlan {
             let start = (index * stride) as u64 * 4;
             start..start + words.max(1) as u64 * 4
         };
-        let shape = &self.problem.shape;
+        let [o_len, lse_len] = self.lens;
         Ok(PartSlices {
-            o: self.o_parts.slice(slice(self.layout.part, shape.o_len()?)),
-            lse: self.lse_parts.slice(slice(self.layout.stats, shape.lse_len()?)),
+            o: self.o_parts.slice(slice(self.layout.part, o_len)),
+            lse: self.lse_parts.slice(slice(self.layout.stats, lse_len)),
         })
     }
 
@@ -175,11 +179,10 @@ impl MergePlan {
         o: BufferSlice<'_>,
         lse: Option<BufferSlice<'_>>,
     ) -> Result<()> {
-        let shape = &self.problem.shape;
-        let span = self.problem.strides().o.span("o", shape.o_dims())?;
-        let o = Operand::of("o", o, span, self.problem.dtypes.o);
+        let [o_len, lse_len] = self.lens;
+        let o = Operand::placed("o", o, &self.o);
         let lse = lse.unwrap_or_else(|| self.lse.slice(..));
-        let lse = Operand::new("lse", lse, shape.lse_len()?);
+        let lse = Operand::new("lse", lse, lse_len);
         let parts = [
             Operand::new("parts of o", self.o_parts.slice(..), self.layout.part * self.count),
             Operand::new("parts of lse", self.lse_parts.slice(..), self.layout.stats * self.count),
@@ -188,7 +191,7 @@ impl MergePlan {
         for operand in [&o, &lse] {
             operand.check_storage(&self.kernels)?;
         }
-        if shape.o_len()? == 0 {
+        if o_len == 0 {
             return Ok(());
         }
         let source = |binding| {
@@ -272,7 +275,7 @@ pub(super) struct Merge {
 impl Merge {
     pub(super) fn new(
         kernels: &Kernels,
-        problem: &Problem,
+        problem: &Resolved,
         parts: Parts,
         sinks: bool,
         params: &Params,

@@ -15,7 +15,7 @@
 pub(crate) mod attention;
 pub(crate) mod backward;
 pub(crate) mod buffers;
-mod choice;
+pub(crate) mod choice;
 pub(crate) mod cut;
 pub(crate) mod inspect;
 pub(crate) mod mask_output;

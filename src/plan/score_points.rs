@@ -17,7 +17,7 @@ use crate::kernel::key::{Binding, KernelKey};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::problem::Problem;
+use crate::problem::Resolved;
 
 /// `ScorePoint` of shaders/score/points.wgsl.
 #[repr(C)]
@@ -45,8 +45,7 @@ pub(crate) struct ScorePointsPlan {
 
 impl ScorePointsPlan {
     /// `problem` has a function with its derivative, every key kept, and no modifiers.
-    pub(crate) fn new(kernels: &Kernels, problem: &Problem, points: usize) -> Result<Self> {
-        problem.validate()?;
+    pub(crate) fn new(kernels: &Kernels, problem: &Resolved, points: usize) -> Result<Self> {
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
             kernels.check_custom(custom, CustomUse::ScoreGradient)?;

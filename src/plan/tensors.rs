@@ -2,10 +2,10 @@
 
 use super::cut::{Axis, Reach, Tensor};
 use crate::kernel::key::Binding;
-use crate::problem::Problem;
+use crate::problem::Resolved;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::sequences::{KeySequences, QuerySequences};
-use crate::tensor::shape::{Indexing, Shape, Strides};
+use crate::tensor::shape::{Indexing, Shape};
 
 /// What a kernel's workgroups are numbered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,14 +63,14 @@ impl Numbering {
 /// A problem's tensors as one kernel sees them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tensors<'a> {
-    pub(crate) problem: &'a Problem,
+    pub(crate) problem: &'a Resolved,
     pub(crate) queries: Reach,
     pub(crate) keys: Reach,
     bias: Reach,
 }
 
 impl<'a> Tensors<'a> {
-    pub(crate) fn new(problem: &'a Problem, numbering: Numbering) -> Self {
+    pub(crate) fn new(problem: &'a Resolved, numbering: Numbering) -> Self {
         let shape = &problem.shape;
         let bias = &problem.data.bias;
         let broadcast = [bias.broadcast_batch, bias.broadcast_heads, bias.broadcast_q];
@@ -84,7 +84,7 @@ impl<'a> Tensors<'a> {
 
     /// The same, its workgroups numbered by the elements of the bias: where that is broadcast, a workgroup adds up over all
     /// that reads an element.
-    pub(crate) fn by_bias(problem: &'a Problem) -> Self {
+    pub(crate) fn by_bias(problem: &'a Resolved) -> Self {
         let of_queries = Self::new(problem, Numbering::Queries);
         let bias = &problem.data.bias;
         let broadcast = [bias.broadcast_batch, bias.broadcast_heads, bias.broadcast_q];
@@ -101,24 +101,21 @@ impl<'a> Tensors<'a> {
     }
 
     pub(crate) fn q(&self) -> Tensor {
-        let (strides, dtype) = (self.problem.strides().q, self.problem.dtypes.q);
-        self.of_q(Binding::Q, "q", strides, dtype)
+        self.of_queries(Binding::Q, "q", self.problem.q.indexing)
     }
 
-    /// A tensor of q's sizes.
-    pub(crate) fn of_q(
+    /// A tensor of q's rows, or of o's.
+    pub(crate) const fn of_queries(
         &self,
         binding: Binding,
         name: &'static str,
-        strides: Strides,
-        dtype: Dtype,
+        indexing: Indexing,
     ) -> Tensor {
-        let indexing = Indexing::new(dtype, self.problem.shape.q_dims(), strides);
         Tensor { binding, name, indexing, reach: self.queries }
     }
 
     pub(crate) fn k(&self) -> Tensor {
-        self.of_keys(Binding::K, "k", self.problem.k_indexing())
+        self.of_keys(Binding::K, "k", self.problem.k.indexing)
     }
 
     /// A tensor of k's rows, or of v's.
@@ -132,17 +129,11 @@ impl<'a> Tensors<'a> {
     }
 
     pub(crate) fn v(&self) -> Tensor {
-        self.of_keys(Binding::V, "v", self.problem.v_indexing())
+        self.of_keys(Binding::V, "v", self.problem.v.indexing)
     }
 
     pub(crate) fn o(&self) -> Tensor {
-        self.of_o(Binding::O, "o", self.problem.strides().o)
-    }
-
-    /// A tensor of o's sizes and type.
-    pub(crate) fn of_o(&self, binding: Binding, name: &'static str, strides: Strides) -> Tensor {
-        let indexing = Indexing::new(self.problem.dtypes.o, self.problem.shape.o_dims(), strides);
-        Tensor { binding, name, indexing, reach: self.queries }
+        self.of_queries(Binding::O, "o", self.problem.o.indexing)
     }
 
     /// A tensor of an entry of `size` bytes for each row of queries.
@@ -164,7 +155,7 @@ impl<'a> Tensors<'a> {
 
     /// A tensor of the bias's sizes.
     pub(crate) fn of_bias(&self, binding: Binding, name: &'static str, dtype: Dtype) -> Tensor {
-        let Problem { shape, data, .. } = self.problem;
+        let (shape, data) = (&self.problem.shape, &self.problem.data);
         let [batch, heads, rows] = data.bias.dims(shape);
         let dims = [batch, heads, rows, shape.seq_len_kv];
         let indexing = Indexing::new(dtype, dims, data.bias.element_strides(shape));
@@ -187,9 +178,10 @@ mod tests {
     use crate::mask::Mask;
     use crate::mask::layout::MaskLayout;
     use crate::plan::backward::BackwardOptions;
+    use crate::problem::Problem;
     use crate::score::ScoreModifiers;
     use crate::tensor::sequences::Sequences;
-    use crate::tensor::shape::Layout;
+    use crate::tensor::shape::{Layout, Strides};
 
     /// Small sizes, and sizes around those where something might overflow.
     fn size() -> impl Strategy<Value = usize> {
@@ -274,7 +266,7 @@ mod tests {
 
     /// Everything that plans work out from sizes before a device has anything to do.
     fn work_out(problem: &Problem) -> Result<()> {
-        problem.validate()?;
+        let problem = &Resolved::new(problem.clone())?;
         let limits = wgpu::Limits::defaults();
         let bounds = Bounds {
             binding_bytes: limits.max_storage_buffer_binding_size,
@@ -303,16 +295,17 @@ mod tests {
             let splits = suitable_splits(problem, &traits, &config);
             tried(work::forward(problem, &config, splits));
             let grid = Some(config.grid);
-            let (tensors, shape) = (problem.tensors(), &problem.shape);
-            let layout = MaskLayout::new(&problem.mask, &tensors, None, shape, &problem.data, grid);
+            let tensors: Vec<_> = problem.tensors.iter().collect();
+            let layout = MaskLayout::new(&problem.mask, &tensors, None, &problem.shape, grid);
             let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
         }
         let options = BackwardOptions::default();
-        let strides = options.strides(problem)?;
-        for (_, form) in backward_candidates(problem, &strides, options.dtypes, &traits) {
+        let gradients = options.resolve(problem)?;
+        let (strides, dtypes) = (&gradients.strides, options.dtypes);
+        for (_, form) in backward_candidates(problem, strides, dtypes, &traits) {
             let Ok(config) = form else { continue };
             for stage in Stage::ALL {
-                tried(work::backward(problem, &config, options.dtypes, &strides, stage));
+                tried(work::backward(problem, &config, &gradients, stage));
             }
         }
         let _ = problem.shape.scores_len();
@@ -344,7 +337,8 @@ mod tests {
     #[test]
     fn long_sequences_are_served() {
         let problem = Problem::new(Shape::new(1, 1, 1 << 16, 64)).mask(Mask::causal());
-        let layout = MaskLayout::new(&problem.mask, &[], None, &problem.shape, &problem.data, None);
+        let problem = Resolved::new(problem).unwrap();
+        let layout = MaskLayout::new(&problem.mask, &[], None, &problem.shape, None);
         assert!(Params::new(&problem, &layout.unwrap(), 64).is_ok());
     }
 }

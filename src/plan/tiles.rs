@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use wgpu::BufferSlice;
 
+use super::attention::PlanOptions;
+use super::choice::Choice;
 use super::cut::Grid;
 use super::mask_output::MaskOutput;
 use super::mask_tables::{MaskTables, WORK_OF_CELL};
@@ -14,7 +16,7 @@ use crate::kernel::params::Params;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::tile::{TileClass, TileGrid};
-use crate::problem::Problem;
+use crate::problem::{Problem, Resolved};
 
 /// The classes of a mask's tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,12 +57,14 @@ impl TilePlan {
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; and for a grid of size 0.
     pub fn new(kernels: &Kernels, problem: &Problem, options: &TileOptions) -> Result<Self> {
-        problem.validate()?;
-        // The scores play no part, so their data isn't asked for.
-        let problem = &problem.mask_alone();
+        Self::of(kernels, &Resolved::new(problem.clone())?.mask_alone()?, options)
+    }
+
+    /// The plan of a checked problem, which reads no scores: they play no part, so their data isn't asked for.
+    pub(crate) fn of(kernels: &Kernels, problem: &Resolved, options: &TileOptions) -> Result<Self> {
         let grid = match options.grid {
             Some(grid) => grid,
-            None => super::choice::chosen_grid(kernels, problem)?,
+            None => Choice::new(kernels, problem, &PlanOptions::default())?.config.grid,
         };
         if grid.block_q == 0 || grid.block_kv == 0 {
             return Err(Error::operand("grid", "blocks of at least 1", format!("{grid:?}")));

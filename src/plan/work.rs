@@ -5,9 +5,8 @@ use super::mask_tables::WORK_OF_CELL;
 use super::tensors::{Numbering, Tensors};
 use crate::kernel::key::{BackwardConfig, Binding, ForwardConfig};
 use crate::kernel::source::WORKGROUP_SIZE;
-use crate::problem::{GradientStrides, Problem};
-use crate::tensor::dtype::GradientDtypes;
-use crate::tensor::shape::{Indexing, Shape};
+use crate::problem::{GradientTensors, Resolved};
+use crate::tensor::shape::Shape;
 
 /// How many blocks of `rows` rows the queries of a kv head's query heads are.
 pub(super) const fn packed_blocks(shape: &Shape, rows: usize) -> usize {
@@ -16,7 +15,7 @@ pub(super) const fn packed_blocks(shape: &Shape, rows: usize) -> usize {
 
 /// Of a forward kernel, with the keys in `splits` parts where it is for few queries.
 pub(super) fn forward(
-    problem: &Problem,
+    problem: &Resolved,
     config: &ForwardConfig,
     splits: usize,
 ) -> (Grid, Vec<Tensor>) {
@@ -74,10 +73,9 @@ const NOTHING: Grid = Grid::blocks([0; 3], 1, false, 0);
 
 /// Of a stage of the backward pass.
 pub(super) fn backward(
-    problem: &Problem,
+    problem: &Resolved,
     config: &BackwardConfig,
-    gradients: GradientDtypes,
-    strides: &GradientStrides,
+    gradients: &GradientTensors,
     stage: Stage,
 ) -> (Grid, Vec<Tensor>) {
     let shape = &problem.shape;
@@ -86,7 +84,7 @@ pub(super) fn backward(
     let queries = [shape.batch, shape.num_heads, shape.seq_len_q];
     let tensors = Tensors::new(problem, Numbering::Queries);
     let inputs = |tensors: &Tensors<'_>| {
-        let dout = tensors.of_o(Binding::Dout, "dout", strides.dout);
+        let dout = tensors.of_queries(Binding::Dout, "dout", gradients.dout.indexing);
         let terms = tensors.of_rows(Binding::RowTerms, "lse and delta", 16);
         let own = [tensors.q(), tensors.k(), tensors.v(), dout, terms];
         own.into_iter().chain(tensors.bias()).collect::<Vec<_>>()
@@ -96,8 +94,8 @@ pub(super) fn backward(
             // A head's rows are rounded up to whole workgroups, so that none has rows of two heads.
             let grid = Grid::blocks(queries, tile, false, (tile * shape.head_dim_v) as u64);
             let reached = vec![
-                tensors.of_o(Binding::OIn, "o", problem.strides().o),
-                tensors.of_o(Binding::Dout, "dout", strides.dout),
+                tensors.of_queries(Binding::OIn, "o", problem.o.indexing),
+                tensors.of_queries(Binding::Dout, "dout", gradients.dout.indexing),
                 tensors.of_rows(Binding::LseIn, "lse", 4),
                 tensors.of_rows(Binding::Dlse, "dlse", 4),
                 tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16),
@@ -109,7 +107,7 @@ pub(super) fn backward(
             let grid = Grid::blocks(queries, block, true, (block * shape.seq_len_kv) as u64 * row);
             let mut reached = inputs(&tensors);
             reached.push(tensors.of_rows(Binding::RowTermsOut, "lse and delta", 16));
-            reached.push(tensors.of_q(Binding::Dq, "dq", strides.dq, gradients.dq));
+            reached.push(tensors.of_queries(Binding::Dq, "dq", gradients.dq.indexing));
             (grid, reached)
         }
         Stage::SecondDkDv if !problem.score.bias => (NOTHING, Vec::new()),
@@ -121,10 +119,8 @@ pub(super) fn backward(
             let grid = Grid::blocks(keys, block, false, work);
             let tensors = Tensors::new(problem, Numbering::Keys);
             let mut reached = inputs(&tensors);
-            let dk = Indexing::new(gradients.dk, shape.k_dims(), strides.dk);
-            let dv = Indexing::new(gradients.dv, shape.v_dims(), strides.dv);
-            reached.push(tensors.of_keys(Binding::Dk, "dk", dk));
-            reached.push(tensors.of_keys(Binding::Dv, "dv", dv));
+            reached.push(tensors.of_keys(Binding::Dk, "dk", gradients.dk.indexing));
+            reached.push(tensors.of_keys(Binding::Dv, "dv", gradients.dv.indexing));
             (grid, reached)
         }
         Stage::Bias => {
@@ -145,7 +141,7 @@ pub(super) fn backward(
             grid.block = if shared { 1 } else { BIAS_TILE_ROWS };
             let tensors = Tensors::by_bias(problem);
             let mut reached = inputs(&tensors);
-            reached.push(tensors.of_bias(Binding::Dbias, "dbias", gradients.dbias));
+            reached.push(tensors.of_bias(Binding::Dbias, "dbias", gradients.dtypes.dbias));
             (grid, reached)
         }
         Stage::Sinks => {

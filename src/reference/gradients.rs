@@ -1,9 +1,9 @@
 //! Gradients in f64, by the formulas; finite differences of [`attention`] check them.
 
-use super::{attention, score_cell};
+use super::score_cell;
 use crate::error::Result;
 use crate::mask::Evaluator;
-use crate::problem::{Inputs, Problem, Upstream};
+use crate::problem::{Inputs, Problem, Resolved, Upstream};
 use crate::score::BIAS;
 use crate::tensor::shape::Strides;
 
@@ -34,15 +34,16 @@ pub fn gradients(
     inputs: &Inputs<'_>,
     upstream: &Upstream<'_>,
 ) -> Result<ReferenceGradients> {
-    let forward = attention(problem, inputs)?;
-    upstream.check(problem, problem.strides().o)?;
+    let problem = &Resolved::new(problem.clone())?;
+    let forward = super::forward(problem, inputs)?;
+    upstream.check(problem, &problem.o)?;
     let shape = problem.shape();
     let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
-    let strides = problem.strides();
+    let strides = problem.strides;
     let at = |strides: Strides, index: [usize; 4]| -> usize {
         strides.to_array().iter().zip(index).map(|(stride, i)| stride * i).sum()
     };
-    let scale = f64::from(problem.get_scale());
+    let scale = f64::from(problem.scale);
     let [q, k, v, dout] =
         [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
     let data = inputs.mask.shape().bias;
@@ -126,6 +127,7 @@ pub fn gradients(
 
 #[cfg(test)]
 mod tests {
+    use super::super::attention;
     use super::*;
     use crate::auxiliary::AuxData;
     use crate::mask::Mask;

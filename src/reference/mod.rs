@@ -8,7 +8,7 @@ pub use gradients::{ReferenceGradients, gradients};
 
 use crate::error::{Error, Result};
 use crate::mask::Evaluator;
-use crate::problem::{Inputs, Problem};
+use crate::problem::{Inputs, Problem, Resolved};
 use crate::score::Cell;
 
 /// Every output in f64.
@@ -33,28 +33,33 @@ pub struct Reference {
 /// # Errors
 /// [`crate::Error::Operand`] where the problem is invalid, or an operand or the mask's data doesn't fit.
 pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
-    problem.validate()?;
+    forward(&Resolved::new(problem.clone())?, inputs)
+}
+
+/// The same of a checked problem.
+fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
     if problem.score_mod.is_some() {
         return Err(Error::operand("score_mod", "none, for the CPU can't evaluate WGSL", "one"));
     }
     let shape = problem.shape();
     inputs.check(problem)?;
     let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
-    let strides = problem.strides();
+    let strides = problem.strides;
     let at = |strides: [usize; 4], index: [usize; 4]| -> usize {
         strides.iter().zip(index).map(|(stride, i)| stride * i).sum()
     };
     let [q_strides, k_strides, v_strides, o_strides] =
         [strides.q, strides.k, strides.v, strides.o].map(crate::tensor::shape::Strides::to_array);
-    let scale = f64::from(problem.get_scale());
+    let scale = f64::from(problem.scale);
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
 
+    let cells = shape.scores_len()?;
     let mut result = Reference {
-        o: vec![0.0; strides.o.span("o", shape.o_dims())?],
-        lse: vec![f64::NEG_INFINITY; shape.lse_len()?],
-        scores: vec![0.0; shape.scores_len()?],
-        masked_scores: vec![f64::NEG_INFINITY; shape.scores_len()?],
-        weights: vec![0.0; shape.scores_len()?],
+        o: vec![0.0; problem.o.span],
+        lse: vec![f64::NEG_INFINITY; problem.lse_len],
+        scores: vec![0.0; cells],
+        masked_scores: vec![f64::NEG_INFINITY; cells],
+        weights: vec![0.0; cells],
     };
     let places = mask.places();
     for b in 0..shape.batch {

@@ -7,7 +7,7 @@ use crate::kernel::limits::Needs;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
 use crate::mask::Mask;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::shape::Shape;
 
@@ -133,7 +133,7 @@ fn every_variant_is_valid() {
     };
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
     for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
-        let problem = Problem::new(Shape::new(1, 1, 1, head_dim));
+        let problem = Resolved::new(Problem::new(Shape::new(1, 1, 1, head_dim))).unwrap();
         let forms = candidates(&problem, &traits, None).into_iter();
         let tables = forms.filter_map(|(_, form)| form.ok());
         for config in tables.flat_map(|config| variants(config, &traits)) {
@@ -178,7 +178,8 @@ fn whole_kernels_are_as_they_were() {
     };
     let problem = |seq_len_q| {
         let shape = Shape::new(1, 4, seq_len_q, 64).num_kv_heads(2).seq_len_kv(1024);
-        Problem::new(shape).dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32))
+        let problem = Problem::new(shape).dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32));
+        Resolved::new(problem).unwrap()
     };
     let forward = |kernel: ForwardKernel, seq_len_q| {
         let all = candidates(&problem(seq_len_q), &device, None);

@@ -9,10 +9,13 @@ use crate::kernel::key::{
     BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
 };
 use crate::mask::tile::TileGrid;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::{Dtype, GradientDtypes};
 
-pub(super) fn broadcast(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+pub(super) fn broadcast(
+    problem: &Resolved,
+    device: &DeviceTraits,
+) -> Result<ForwardConfig, String> {
     let (subgroup_size, rows_format) = lanes(problem, device)?;
     let shape = &problem.shape;
     let (head_dim, head_dim_v) =
@@ -85,7 +88,7 @@ fn backward_sum_steps(subgroup_size: usize, length: RowLength, cells: bool) -> S
 }
 
 pub(super) fn backward_broadcast(
-    problem: &Problem,
+    problem: &Resolved,
     strides: &GradientStrides,
     gradients: GradientDtypes,
     device: &DeviceTraits,
@@ -128,7 +131,7 @@ pub(super) fn backward_broadcast(
 
 /// What the kernel for dq leaves of a workgroup's rows for the one for dk and dv, in bytes: a weight and the gradient of a
 /// score for each cell, where it does.
-pub(crate) const fn cell_bytes(problem: &Problem, config: &BackwardConfig) -> u64 {
+pub(crate) fn cell_bytes(problem: &Resolved, config: &BackwardConfig) -> u64 {
     if !config.form.has_cells() {
         return 0;
     }

@@ -5,7 +5,7 @@ use super::rows::{CAPACITIES, lanes, row_capacity, row_format};
 use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
 use crate::kernel::source::SEGMENT;
 use crate::mask::tile::TileGrid;
-use crate::problem::Problem;
+use crate::problem::Resolved;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::shape::Strides;
 
@@ -22,7 +22,7 @@ const DECODE_BLOCK_KV: usize = 32;
 const DECODE_LANES_ROWS: [(usize, usize); 2] = [(128, 16), (256, 8)];
 
 pub(super) fn decode_lanes(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
     num_splits: Option<usize>,
 ) -> Result<ForwardConfig, String> {
@@ -44,7 +44,7 @@ pub(super) fn decode_lanes(
 }
 
 pub(super) fn decode_shared(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
     num_splits: Option<usize>,
 ) -> Result<ForwardConfig, String> {
@@ -56,7 +56,7 @@ pub(super) fn decode_shared(
     let rows_format = row_format(problem);
     let invocations = 128;
     // No more neighbours than a key has runs, where that leaves each its own key.
-    let strides = problem.strides();
+    let strides = problem.strides;
     let k_run = run(problem.dtypes.k, rows_format.access, strides.k, shape.head_dim);
     let runs = head_dim.capacity / 4 / k_run;
     let config = ForwardConfig {
@@ -88,7 +88,7 @@ fn run(dtype: Dtype, access: RowAccess, strides: Strides, length: usize) -> usiz
     }
 }
 
-fn check_queries(problem: &Problem) -> Result<(), String> {
+fn check_queries(problem: &Resolved) -> Result<(), String> {
     match problem.shape.seq_len_q {
         0..=MAX_DECODE_QUERIES => Ok(()),
         queries => {
@@ -99,14 +99,14 @@ fn check_queries(problem: &Problem) -> Result<(), String> {
 
 /// The rows of a block: the packed rows of a kv head in as few blocks of at most `most`, a power of two, as it takes; a
 /// power of two, so that few pipelines serve all groups.
-fn block_rows(problem: &Problem, most: usize) -> usize {
+fn block_rows(problem: &Resolved, most: usize) -> usize {
     let packed = (problem.shape.group_size() * problem.shape.seq_len_q).max(1);
     packed.div_ceil(packed.div_ceil(most)).next_power_of_two()
 }
 
 /// A config whose kernel writes parts if the keys are split.
 fn split(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
     mut config: ForwardConfig,
     num_splits: Option<usize>,
@@ -123,7 +123,7 @@ fn split(
 
 /// How many splits of the keys fill the device: 1 where the other dimensions do, and none shorter than pays.
 pub(crate) fn suitable_splits(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
     config: &ForwardConfig,
 ) -> usize {

@@ -10,7 +10,7 @@ use super::key::{
 };
 use super::limits::Needs;
 use crate::mask::tile::TileGrid;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 
 pub(crate) use broadcast::{cell_bytes, most_cell_bytes};
@@ -28,7 +28,7 @@ pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
 /// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve. Decode kernels
 /// have the keys in `num_splits` parts, or in as many as suit the device.
 pub(crate) fn candidates(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
     num_splits: Option<usize>,
 ) -> Vec<Candidate> {
@@ -66,7 +66,7 @@ pub(crate) fn candidates(
         .collect()
 }
 
-fn tiled(problem: &Problem) -> ForwardConfig {
+fn tiled(problem: &Resolved) -> ForwardConfig {
     let shape = &problem.shape;
     let head_dim_v = row_capacity(shape.head_dim_v, &[32, 64, 128, 192, 256]);
     // The output's registers per invocation: 4 rows of capacity / threads_per_row components.
@@ -87,7 +87,7 @@ fn tiled(problem: &Problem) -> ForwardConfig {
     }
 }
 
-fn matrix(problem: &Problem, device: &DeviceTraits) -> Result<ForwardConfig, String> {
+fn matrix(problem: &Resolved, device: &DeviceTraits) -> Result<ForwardConfig, String> {
     let size = device.matrix.clone()?;
     let Dtypes { q, k, v, .. } = problem.dtypes;
     if [q, k, v] != [Dtype::F16; 3] {
@@ -175,7 +175,7 @@ pub(crate) type BackwardCandidate = (BackwardKernel, Result<BackwardConfig, Stri
 
 /// Every form of the backward kernels, the best first, with its tiles or the reason why it can't serve.
 pub(crate) fn backward_candidates(
-    problem: &Problem,
+    problem: &Resolved,
     strides: &GradientStrides,
     gradients: GradientDtypes,
     device: &DeviceTraits,
@@ -202,7 +202,7 @@ pub(crate) fn backward_candidates(
 }
 
 fn backward_tiled(
-    problem: &Problem,
+    problem: &Resolved,
     strides: &GradientStrides,
     gradients: GradientDtypes,
 ) -> BackwardConfig {
@@ -236,12 +236,14 @@ fn backward_tiled(
 mod tests {
     use super::*;
     use crate::kernel::key::SumSteps;
+    use crate::problem::Problem;
     use crate::tensor::shape::Shape;
 
     /// Profiles on disk hold these words: another wording needs another version of them.
     #[test]
     fn tiles_are_named_as_profiles_have_them() {
-        let config = tiled(&Problem::new(Shape::new(1, 1, 64, 64)));
+        let problem = Resolved::new(Problem::new(Shape::new(1, 1, 64, 64))).unwrap();
+        let config = tiled(&problem);
         let grid = TileGrid { block_q: 64, block_kv: 32 };
         let sum_steps = SumSteps { full: 8, partial: Some(2) };
         for (form, words) in [

@@ -3,7 +3,7 @@
 use super::device::DeviceTraits;
 use crate::kernel::key::{RowAccess, RowFormat, RowLength};
 use crate::kernel::source::SEGMENT;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::{Dtype, GradientDtypes};
 use crate::tensor::shape::Strides;
 
@@ -19,7 +19,7 @@ pub(super) fn row_capacity(length: usize, capacities: &[usize]) -> RowLength {
 }
 
 /// Four elements at a time where every row starts at a multiple of that.
-pub(crate) fn row_format(problem: &Problem) -> RowFormat {
+pub(crate) fn row_format(problem: &Resolved) -> RowFormat {
     let access = match forward_rows_are_aligned(problem) {
         true => RowAccess::Vec4,
         false => RowAccess::Scalar,
@@ -36,7 +36,7 @@ pub(super) fn lane_row_format(format: RowFormat, device: &DeviceTraits) -> RowFo
 }
 
 /// The same for the backward pass, whose own tensors count too.
-pub(super) fn backward_row_format(problem: &Problem, strides: &GradientStrides) -> RowFormat {
+pub(super) fn backward_row_format(problem: &Resolved, strides: &GradientStrides) -> RowFormat {
     let shape = &problem.shape;
     let aligned = forward_rows_are_aligned(problem)
         && are_aligned(&[
@@ -51,7 +51,7 @@ pub(super) fn backward_row_format(problem: &Problem, strides: &GradientStrides) 
 
 /// The subgroups' size and the format of rows for a kernel that is for CPUs, or why it can't serve.
 pub(super) fn lanes(
-    problem: &Problem,
+    problem: &Resolved,
     device: &DeviceTraits,
 ) -> Result<(usize, RowFormat), String> {
     let subgroup_size = device.fixed_subgroup_size.clone()?;
@@ -71,23 +71,23 @@ pub(super) fn lanes(
 }
 
 /// Whether a forward kernel's sums are folded, segment by segment: where there is more than one, and o holds f32.
-pub(super) fn folds(problem: &Problem) -> bool {
+pub(super) fn folds(problem: &Resolved) -> bool {
     problem.shape.seq_len_kv > SEGMENT && problem.dtypes.o == Dtype::F32
 }
 
 /// The same of dq.
-pub(super) fn dq_folds(problem: &Problem, gradients: GradientDtypes) -> bool {
+pub(super) fn dq_folds(problem: &Resolved, gradients: GradientDtypes) -> bool {
     problem.shape.seq_len_kv > SEGMENT && gradients.dq == Dtype::F32
 }
 
 /// The same of dk and dv, whose sums are over the queries of a group's heads.
-pub(super) fn dkdv_folds(problem: &Problem, gradients: GradientDtypes) -> bool {
+pub(super) fn dkdv_folds(problem: &Resolved, gradients: GradientDtypes) -> bool {
     let terms = problem.shape.seq_len_q.saturating_mul(problem.shape.group_size());
     terms > SEGMENT && [gradients.dk, gradients.dv] == [Dtype::F32; 2]
 }
 
-fn forward_rows_are_aligned(problem: &Problem) -> bool {
-    let (strides, shape) = (problem.strides(), &problem.shape);
+fn forward_rows_are_aligned(problem: &Resolved) -> bool {
+    let (strides, shape) = (problem.strides, &problem.shape);
     are_aligned(&[
         (strides.q, shape.head_dim),
         (strides.k, shape.head_dim),

@@ -9,12 +9,26 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::{LEAVES, Leaf, LeafSpec, MaskLeaf, Random, Shader};
 use crate::auxiliary::{AuxData, AuxShape};
+use crate::error::Result;
 use crate::mask::layout::MaskLayout;
 use crate::mask::slots::HEADER_SLOTS;
 use crate::mask::tile::TileGrid;
 use crate::mask::{Evaluator, Mask};
 use crate::tensor::sequences::SequenceForms;
 use crate::tensor::shape::Shape;
+
+/// The buffer of a mask, with sizes that are given.
+fn layout(
+    mask: &Mask,
+    shape: &Shape,
+    data: &AuxShape,
+    grid: Option<TileGrid>,
+) -> Result<MaskLayout> {
+    let tensors = (mask.tensors(shape).iter())
+        .map(|tensor| tensor.resolve(data.sizes(tensor.input)))
+        .collect::<Result<Vec<_>>>()?;
+    MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, shape, grid)
+}
 
 /// Calls `test` with each leaf's arguments and data at random, a few times.
 fn for_each_leaf(
@@ -177,8 +191,7 @@ fn text_and_buffer_agree_about_slots() {
     for_each_leaf(&shape, 10, |spec, leaf, data| {
         let mask = before.clone() & (Mask::Leaf(*leaf) | Mask::chunk(77));
         let grid = Some(TileGrid { block_q: 4, block_kv: 4 });
-        let tensors = mask.tensors(&shape);
-        let layout = MaskLayout::new(&mask, &tensors, None, &shape, &data.shape(), grid).unwrap();
+        let layout = layout(&mask, &shape, &data.shape(), grid).unwrap();
         let text = crate::mask::emit::MaskText::new(&mask, SequenceForms::default()).functions;
         let slots_before = 2 + 3;
         if let Shader::Functions { name, .. } = spec.shader() {
@@ -268,13 +281,10 @@ fn shared_tensors_have_sizes_that_all_take() {
 #[test]
 fn sizes_for_plans_are_checked() {
     let shape = Shape::new(2, 2, 3, 8);
-    let layout = |data: &AuxShape| {
-        let mask = Mask::Dense;
-        MaskLayout::new(&mask, &mask.tensors(&shape), None, &shape, data, None)
-    };
+    let of = |data: &AuxShape| layout(&Mask::Dense, &shape, data, None);
     use crate::auxiliary::AuxTensor;
-    let dense = |sizes: [usize; 4]| layout(&AuxShape::new().with(AuxTensor::Dense, sizes));
-    assert_eq!(layout(&AuxShape::new()).unwrap().broadcast, [2, 2]);
+    let dense = |sizes: [usize; 4]| of(&AuxShape::new().with(AuxTensor::Dense, sizes));
+    assert_eq!(of(&AuxShape::new()).unwrap().broadcast, [2, 2]);
     assert_eq!(dense([2, 1, 3, 3]).unwrap().broadcast, [2, 1]);
     assert_eq!(dense([1, 1, 1, 3]).unwrap().broadcast, [1, 1]);
     let error = dense([3, 1, 1, 3]).unwrap_err().to_string();

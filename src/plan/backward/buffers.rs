@@ -6,7 +6,6 @@ use super::BackwardPlan;
 use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::plan::buffers::Operand;
-use crate::tensor::shape::Strides;
 
 /// The caller's buffers for [`crate::BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
 ///
@@ -85,9 +84,8 @@ pub(super) struct Operands<'a> {
 
 impl<'a> Operands<'a> {
     pub(super) fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
-        let (problem, gradients) = (&plan.problem, plan.config.gradients);
-        let (shape, own, strides) = (&problem.shape, problem.strides(), &plan.strides);
-        let (dtypes, wanted) = (problem.dtypes, &buffers.gradients);
+        let (problem, gradients) = (&plan.problem, &plan.gradients);
+        let wanted = &buffers.gradients;
         for (name, given, used) in [
             ("dbias", wanted.dbias.is_some(), problem.score.bias),
             ("dsinks", wanted.dsinks.is_some(), problem.score.sinks),
@@ -101,32 +99,26 @@ impl<'a> Operands<'a> {
                 ));
             }
         }
-        let rows = shape.lse_len()?;
-        let of = |name, slice, strides: Strides, dims, dtype| -> Result<Operand<'a>> {
-            Ok(Operand::of(name, slice, strides.span(name, dims)?, dtype))
-        };
-        let gradient = |name, slice: Option<BufferSlice<'a>>, strides, dims, dtype| {
-            slice.map(|slice| of(name, slice, strides, dims, dtype)).transpose()
-        };
-        let bias_words = match problem.score.bias {
-            true => problem.data.bias.elements(shape)?,
-            false => 0,
+        let rows = problem.lse_len;
+        let gradient = |name, slice: Option<BufferSlice<'a>>, placed| {
+            slice.map(|slice| Operand::placed(name, slice, placed))
         };
         Ok(Self {
-            q: of("q", buffers.q, own.q, shape.q_dims(), dtypes.q)?,
-            k: of("k", buffers.k, own.k, shape.k_dims(), dtypes.k)?,
-            v: of("v", buffers.v, own.v, shape.v_dims(), dtypes.v)?,
-            o: of("o", buffers.o, own.o, shape.o_dims(), dtypes.o)?,
+            q: Operand::placed("q", buffers.q, &problem.q),
+            k: Operand::placed("k", buffers.k, &problem.k),
+            v: Operand::placed("v", buffers.v, &problem.v),
+            o: Operand::placed("o", buffers.o, &problem.o),
             lse: Operand::new("lse", buffers.lse, rows),
-            dout: of("dout", buffers.dout, strides.dout, shape.o_dims(), dtypes.o)?,
+            dout: Operand::placed("dout", buffers.dout, &gradients.dout),
             dlse: buffers.dlse.map(|dlse| Operand::new("dlse", dlse, rows)),
             bias: Operand::bias(problem, &buffers.mask)?,
-            dq: gradient("dq", wanted.dq, strides.dq, shape.q_dims(), gradients.dq)?,
-            dk: gradient("dk", wanted.dk, strides.dk, shape.k_dims(), gradients.dk)?,
-            dv: gradient("dv", wanted.dv, strides.dv, shape.v_dims(), gradients.dv)?,
+            dq: gradient("dq", wanted.dq, &gradients.dq),
+            dk: gradient("dk", wanted.dk, &gradients.dk),
+            dv: gradient("dv", wanted.dv, &gradients.dv),
             dbias: (wanted.dbias)
-                .map(|dbias| Operand::of("dbias", dbias, bias_words, gradients.dbias)),
-            dsinks: wanted.dsinks.map(|dsinks| Operand::new("dsinks", dsinks, shape.num_heads)),
+                .map(|dbias| Operand::of("dbias", dbias, problem.bias_len, gradients.dtypes.dbias)),
+            dsinks: (wanted.dsinks)
+                .map(|dsinks| Operand::new("dsinks", dsinks, problem.shape.num_heads)),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::kernel::params::Params;
 use crate::kernel::tiles::{cell_bytes, most_cell_bytes};
 use crate::plan::pieces::Pieces;
 use crate::plan::work::Stage;
-use crate::problem::Problem;
+use crate::problem::Resolved;
 
 /// The workgroups that make dq, and those that make dk and dv, of the heads that these have rows of: all of both, or, where
 /// the latter go by what the former leave behind, as many as there is room for.
@@ -19,7 +19,7 @@ pub(super) struct Chunk {
 
 impl Chunk {
     pub(super) fn all(
-        problem: &Problem,
+        problem: &Resolved,
         config: &BackwardConfig,
         limits: &wgpu::Limits,
         rows: usize,

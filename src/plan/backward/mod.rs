@@ -24,7 +24,7 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::tiles::{backward_candidates, cell_bytes};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
-use crate::problem::{GradientStrides, Problem};
+use crate::problem::{GradientStrides, GradientTensors, Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::dtype::{Dtype, GradientDtypes};
 use crate::tensor::sequences::KeySequences;
@@ -55,8 +55,8 @@ use crate::tensor::shape::Strides;
 #[derive(Debug)]
 pub struct BackwardPlan {
     kernels: Kernels,
-    problem: Problem,
-    strides: GradientStrides,
+    problem: Arc<Resolved>,
+    gradients: GradientTensors,
     kernel: BackwardKernel,
     config: BackwardConfig,
     score: ScoreText,
@@ -122,31 +122,36 @@ impl BackwardOptions {
         const partial_keys: bool,
     }
 
-    /// The strides of the backward pass's own tensors, checked.
-    pub(crate) fn strides(&self, problem: &Problem) -> Result<GradientStrides> {
-        let (own, shape) = (problem.strides(), &problem.shape);
+    /// The backward pass's own tensors, checked.
+    pub(crate) fn resolve(&self, problem: &Resolved) -> Result<GradientTensors> {
+        if let KeySequences::Paged { .. } = problem.shape.sequences.kv {
+            return Err(Error::operand(
+                "sequences",
+                "keys with a row of their own, where gradients are to be written",
+                "a paged cache, whose blocks several sequences may share",
+            ));
+        }
+        let own = problem.strides;
         let strides = GradientStrides {
             dout: self.dout_strides.unwrap_or(own.o),
             dq: self.dq_strides.unwrap_or(own.q),
             dk: self.dk_strides.unwrap_or(own.k),
             dv: self.dv_strides.unwrap_or(own.v),
         };
-        strides.dout.span("dout", shape.o_dims())?;
-        for (name, strides, dims) in [
-            ("dq", strides.dq, shape.q_dims()),
-            ("dk", strides.dk, shape.k_dims()),
-            ("dv", strides.dv, shape.v_dims()),
+        let written = self.dtypes;
+        for (name, dtype) in [
+            ("k", problem.dtypes.k),
+            ("v", problem.dtypes.v),
+            ("dq", written.dq),
+            ("dk", written.dk),
+            ("dv", written.dv),
+            ("dbias", written.dbias),
         ] {
-            strides.span(name, dims)?;
-            if strides.overlaps(dims) {
-                return Err(Error::operand(
-                    format!("{name}'s strides"),
-                    "a place of its own for every element",
-                    format!("{:?} for {dims:?}", strides.to_array()),
-                ));
+            if dtype == Dtype::I8 {
+                return Err(Error::operand(name, "f32, f16 or bf16 in a backward pass", dtype));
             }
         }
-        Ok(strides)
+        GradientTensors::new(problem, written, strides)
     }
 }
 
@@ -157,33 +162,24 @@ impl BackwardPlan {
     /// # Errors
     /// As [`crate::AttentionPlan::new`]; and where q, k or v repeat elements by strides of 0, which a gradient can't.
     pub fn new(kernels: &Kernels, problem: &Problem, options: &BackwardOptions) -> Result<Self> {
-        problem.validate()?;
-        if let KeySequences::Paged { .. } = problem.shape.sequences.kv {
-            return Err(Error::operand(
-                "sequences",
-                "keys with a row of their own, where gradients are to be written",
-                "a paged cache, whose blocks several sequences may share",
-            ));
-        }
-        let (stored, written) = (problem.dtypes, options.dtypes);
-        for (name, dtype) in [
-            ("k", stored.k),
-            ("v", stored.v),
-            ("dq", written.dq),
-            ("dk", written.dk),
-            ("dv", written.dv),
-            ("dbias", written.dbias),
-        ] {
-            if dtype == Dtype::I8 {
-                return Err(Error::operand(name, "f32, f16 or bf16 in a backward pass", dtype));
-            }
-        }
-        let strides = options.strides(problem)?;
+        let problem = Arc::new(Resolved::new(problem.clone())?);
+        let gradients = options.resolve(&problem)?;
+        Self::of(kernels, &problem, &gradients, options)
+    }
+
+    /// The plan of a checked problem, and of the gradients that its options describe.
+    pub(crate) fn of(
+        kernels: &Kernels,
+        problem: &Arc<Resolved>,
+        gradients: &GradientTensors,
+        options: &BackwardOptions,
+    ) -> Result<Self> {
+        let strides = &gradients.strides;
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
             kernels.check_custom(custom, CustomUse::ScoreGradient)?;
         }
-        let considered = backward_candidates(problem, &strides, options.dtypes, kernels.traits());
+        let considered = backward_candidates(problem, strides, gradients.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
         let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
         let own_map = rows_mask.text.needs_tile_map && config.dq_grid != config.dkdv_grid;
@@ -192,9 +188,9 @@ impl BackwardPlan {
             false => None,
         };
         let params = Params::new(problem, &rows_mask.layout, config.dq_grid.block_q)?
-            .with_gradients(&strides)?;
-        let terms_bytes = problem.shape.lse_len()?.max(1) as u64 * 16;
-        let of_stage = |stage| work::backward(problem, &config, options.dtypes, &strides, stage);
+            .with_gradients(strides)?;
+        let terms_bytes = problem.lse_len.max(1) as u64 * 16;
+        let of_stage = |stage| work::backward(problem, &config, gradients, stage);
         let grids = [Stage::Dq, Stage::DkDv].map(|stage| of_stage(stage).0.workgroups());
         let [rows, columns] = grids;
         let limits = &kernels.traits().limits;
@@ -234,8 +230,8 @@ impl BackwardPlan {
         )?;
         let plan = Self {
             kernels: kernels.clone(),
-            problem: problem.clone(),
-            strides,
+            problem: Arc::clone(problem),
+            gradients: *gradients,
             kernel,
             config,
             score,
