@@ -7,6 +7,7 @@ mod compare;
 mod faults;
 mod fuzz;
 mod isa;
+mod modules;
 mod portability;
 
 use std::process::ExitCode;
@@ -47,6 +48,9 @@ enum Task {
     )]
     Isa(isa::Options),
 
+    /// Draw the library's modules and what they import: docs/modules.svg
+    Modules,
+
     Portability(portability::Options),
 }
 
@@ -62,6 +66,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Faults(options) => faults::run(&workspace, choice, &options),
         Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Isa(options) => isa::run(&workspace, &options),
+        Task::Modules => modules::run(&workspace),
         Task::Portability(options) => portability::run(&workspace, &options),
     }
 }

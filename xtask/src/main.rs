@@ -157,6 +157,10 @@ enum Task {
     #[command(disable_help_flag = true)]
     Isa(lab::Arguments),
 
+    /// Draw the library's modules and what they import: docs/modules.svg
+    #[command(disable_help_flag = true)]
+    Modules(lab::Arguments),
+
     /// Check every kernel on every driver and compiler that needs no GPU: run and right, compiled, or refused
     #[command(disable_help_flag = true)]
     Portability(lab::Arguments),
@@ -207,6 +211,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Faults(arguments) => lab("faults", arguments),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
         Task::Isa(arguments) => lab("isa", arguments),
+        Task::Modules(arguments) => lab("modules", arguments),
         Task::Portability(arguments) => lab("portability", arguments),
         Task::Compare(arguments) => lab("compare", arguments),
         Task::Fuzz(arguments) => lab("fuzz", arguments),

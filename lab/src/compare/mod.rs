@@ -1,7 +1,7 @@
 //! `cargo xtask compare`: this crate beside the peers, on the same device and the same cores.
 //!
 //! Every contender is a process of its own that stays ([`peer`]); each shape's operands are files that all of them read.
-//! They run in turns, one call each, so that whatever else the machine does meets them all. What is printed are
+//! Their runs are interleaved, one call each, so that whatever else the machine does meets them all. What is printed are
 //! medians, and each result is compared with a reference in f64 ([`reference`]).
 
 mod case;

@@ -19,7 +19,7 @@ use super::peer::Run;
 const PREFACE: &str = "\
 # Beside others
 
-`cargo xtask compare --write docs/comparison.md` installs the peers below the target folder, runs all of them in turns on
+`cargo xtask compare --write docs/comparison.md` installs the peers below the target folder, runs all of them interleaved on
 this machine, one call each, and writes this page. Operands are f32, uniform in [-2, 2); times are medians of whole calls,
 from the host's call until the result is there; CPU time is that of all of the process's threads. Ratios are times over
 those of wgpu-attention in the same run. Each result is compared with attention in f64 on 64 rows of every head: the relative
