@@ -127,6 +127,8 @@ fn backward_dq(
     // The rows' shares of l, from their THREADS_PER_ROW invocations.
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
     l = sum_of_shares(l, y, x);
+    // The other invocations of a row have read its terms in buffers, before one writes its norm there.
+    storageBarrier();
 
     let norms = vec4<f32>(
         row_norm(block, row0, x, l.x),

@@ -60,7 +60,9 @@ fn backward_dq(
         for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
             dout_rows[r][i] = load_dout4(place.x, h, place.y, i * 4u);
         }
-        terms[r] = row_terms[lse_index(b, h, row)];
+        // Without the norm, which is still 1: lanes behind the last row read that row's terms while its own lane may write it.
+        let at = lse_index(b, h, row);
+        terms[r] = vec4<f32>(row_terms[at].x, row_terms[at].y, 1.0, 0.0);
         l[r] = 0.0;
     }
     var keeps_nonfinite = false;

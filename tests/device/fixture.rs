@@ -4,15 +4,14 @@ use std::sync::LazyLock;
 
 use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{PlanOptions, ScoreTensor};
-use wgpu_attention::{Kernels, Mask, Output, Problem, RunOptions, Session, Shape, reference};
+use wgpu_attention::{Mask, Output, Problem, RunOptions, Session, Shape, reference};
 
+use crate::open;
 pub(crate) use crate::operands::{Operands, SCORES, ScoreData, mask_data};
 use crate::tolerance::{assert_close, naive};
 
 /// The best device, opened once.
-pub(crate) static ATTENTION: LazyLock<Session> = LazyLock::new(|| {
-    Session::open_blocking(&Default::default()).expect("these tests need a GPU, or a software one")
-});
+pub(crate) static ATTENTION: LazyLock<Session> = LazyLock::new(open::best);
 
 /// A device of its own with other limits than the adapter's.
 pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Session {
@@ -24,16 +23,7 @@ pub(crate) fn limited_with(
     options: KernelOptions,
     change: impl FnOnce(&mut wgpu::Limits),
 ) -> Session {
-    let adapter = &pollster::block_on(wgpu_attention::device::adapters())[0];
-    let mut limits = adapter.limits();
-    change(&mut limits);
-    let descriptor = wgpu::DeviceDescriptor {
-        required_features: adapter.features() & wgpu::Features::SUBGROUP,
-        required_limits: limits,
-        ..Default::default()
-    };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    Session::from_kernels(&Kernels::new(&device, &options), &queue)
+    open::limited(options, change)
 }
 
 /// The forward kernels that serve `problem` here, but for decode kernels: their sums run in another order than the naive

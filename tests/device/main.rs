@@ -23,6 +23,7 @@ mod merge;
 mod metamorphic;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod open;
 mod operands;
 #[cfg(feature = "files")]
 mod pytorch;

@@ -6,17 +6,14 @@ use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    DeviceOptions, Dtype, Error, Kernels, Mask, Problem, RunOptions, ScoreModifiers, Session,
-    Shape, reference,
+    Dtype, Error, Kernels, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData};
+use crate::open;
 use crate::tolerance::{assert_close, naive_modified};
 
-pub(crate) static WITH_MATRICES: LazyLock<Session> = LazyLock::new(|| {
-    let choice = DeviceOptions::default().matrices(true);
-    Session::open_blocking(&choice).expect("these tests need a GPU, or a software one")
-});
+pub(crate) static WITH_MATRICES: LazyLock<Session> = LazyLock::new(open::with_matrices);
 
 /// f16 in, f32 out or f16 out.
 const F16: Dtypes = Dtypes::all(Dtype::F16).o(Dtype::F32).bias(Dtype::F32);
@@ -27,8 +24,7 @@ fn outputs() -> RunOptions {
 
 /// Whether the adapter lists matrices that the kernel takes. Where it doesn't, the kernel refuses and says so.
 pub(crate) fn has_matrices() -> bool {
-    let adapters = pollster::block_on(wgpu_attention::device::adapters());
-    let listed = adapters[0].cooperative_matrix_properties().iter().any(|shape| {
+    let listed = open::matrices().iter().any(|shape| {
         let sizes = [shape.m_size, shape.n_size, shape.k_size];
         let types = (shape.ab_type, shape.cr_type);
         (sizes == [8; 3] || sizes == [16; 3])

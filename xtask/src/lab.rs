@@ -24,6 +24,13 @@ pub(crate) fn run(
     run_to_end(command(workspace, choice).arg(name).args(&arguments.arguments))
 }
 
+/// Runs `lab/sanitize`, which needs no device and is a program of its own, since it has the library in it.
+pub(crate) fn sanitize(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let mut cargo = workspace.cargo("run");
+    cargo.args(["--quiet", "--all-features", "--bin", "sanitize", "--"]);
+    run_to_end(cargo.args(&arguments.arguments))
+}
+
 /// The call of `lab` with a choice of the device; its command and arguments are to be added.
 pub(crate) fn command(workspace: &Workspace, choice: Choice) -> Command {
     let mut cargo = workspace.cargo("run");

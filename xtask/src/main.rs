@@ -173,6 +173,10 @@ enum Task {
     #[command(disable_help_flag = true)]
     Fuzz(lab::Arguments),
 
+    /// Run every kernel under wgsl-sanitizer at subgroups of 4 to 128, without a device: races, bounds, uninitialised memory
+    #[command(disable_help_flag = true)]
+    Sanitize(lab::Arguments),
+
     /// Fetch the driver if needed, and print the environment that makes any program use it
     ///
     /// The output is shell code, so that `eval "$(cargo xtask driver)"` sets up the current shell.
@@ -215,6 +219,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Portability(arguments) => lab("portability", arguments),
         Task::Compare(arguments) => lab("compare", arguments),
         Task::Fuzz(arguments) => lab("fuzz", arguments),
+        Task::Sanitize(arguments) => lab::sanitize(&workspace, &arguments),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),
     }

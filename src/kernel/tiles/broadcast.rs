@@ -53,11 +53,13 @@ fn both(head_dim: RowLength, head_dim_v: RowLength) -> RowLength {
     }
 }
 
-/// How many rows of `length` are summed up at a time: the dq pass, if there are as many lanes, or as many more as it takes for the
-/// lanes that share them to have equally many vectors of each.
-fn sum_step(subgroup_size: usize, length: RowLength, rows: usize) -> usize {
+/// How many rows of any of `lengths` are summed up at a time: `rows`, if there are as many lanes, or as many more as it takes
+/// for the lanes that share them to have equally many vectors of each.
+fn sum_step(subgroup_size: usize, lengths: &[RowLength], rows: usize) -> usize {
     let mut rows = rows.min(subgroup_size);
-    while !length.capacity.is_multiple_of(4 * subgroup_size / rows) {
+    let shared_equally =
+        |length: &RowLength, rows| length.capacity.is_multiple_of(4 * subgroup_size / rows);
+    while !lengths.iter().all(|length| shared_equally(length, rows)) {
         rows *= 2;
     }
     rows
@@ -72,18 +74,24 @@ fn forward_sum_steps(subgroup_size: usize, length: RowLength) -> SumSteps {
         65..=96 => (8, 1),
         _ => (4, 1),
     };
-    let step = |rows| sum_step(subgroup_size, length, rows);
+    let step = |rows| sum_step(subgroup_size, &[length], rows);
     SumSteps { full: step(full), partial: Some(step(partial)) }
 }
 
 /// As in the forward pass, but few of long rows, and with one code for tiles of all kinds: the dk/dv pass sums up two tensors.
-fn backward_sum_steps(subgroup_size: usize, length: RowLength, cells: bool) -> SumSteps {
-    let (full, partial) = match length.capacity {
+/// Rows of q and k and those of dout may differ in length.
+fn backward_sum_steps(
+    subgroup_size: usize,
+    head_dim: RowLength,
+    head_dim_v: RowLength,
+    cells: bool,
+) -> SumSteps {
+    let (full, partial) = match both(head_dim, head_dim_v).capacity {
         0..=32 => (8, Some(8)),
         33..=64 => (if cells { 8 } else { 2 }, Some(2)),
         _ => (2, None),
     };
-    let step = |rows| sum_step(subgroup_size, length, rows);
+    let step = |rows| sum_step(subgroup_size, &[head_dim, head_dim_v], rows);
     SumSteps { full: step(full), partial: partial.map(step) }
 }
 
@@ -114,7 +122,7 @@ pub(super) fn backward_broadcast(
             dkdv_folds: dkdv_folds(problem, gradients),
             form: BackwardForm::Broadcast {
                 subgroup_size,
-                sum_steps: backward_sum_steps(subgroup_size, longest, cells),
+                sum_steps: backward_sum_steps(subgroup_size, head_dim, head_dim_v, cells),
                 cells,
             },
         }
@@ -143,4 +151,39 @@ pub(crate) fn cell_bytes(problem: &Resolved, config: &BackwardConfig) -> u64 {
 /// How many bytes of these there may be at a time: enough rows for all of a CPU's cores.
 pub(crate) fn most_cell_bytes(limits: &wgpu::Limits) -> u64 {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(64 << 20)
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What isn't shared equally is an index beyond the sums, which nothing checks on a device.
+    #[test]
+    fn lanes_share_rows_of_either_length_equally() {
+        let length = |capacity| RowLength { capacity, exact: true };
+        for subgroup_size in [4, 8, 16, 32] {
+            for (capacity, capacity_v) in
+                CAPACITIES.iter().flat_map(|q| CAPACITIES.iter().map(move |v| (*q, *v)))
+            {
+                let forward = forward_sum_steps(subgroup_size, length(capacity_v));
+                let check = |steps: SumSteps, capacities: &[usize]| {
+                    for rows in [Some(steps.full), steps.partial].into_iter().flatten() {
+                        for capacity in capacities {
+                            let vectors = capacity / 4;
+                            let lanes = subgroup_size / rows;
+                            assert!(
+                                rows <= subgroup_size && vectors.is_multiple_of(lanes),
+                                "{subgroup_size}: {vectors} vectors, {lanes} lanes"
+                            );
+                        }
+                    }
+                };
+                check(forward, &[capacity_v]);
+                for cells in [false, true] {
+                    let lengths = [capacity, capacity_v].map(length);
+                    let backward = backward_sum_steps(subgroup_size, lengths[0], lengths[1], cells);
+                    check(backward, &[capacity, capacity_v]);
+                }
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use wgpu::BufferUsages;
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::tensor::QuerySequences;
-use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxBuffers, Error, KvCache, Mask, Session};
+use wgpu_attention::{AttentionBuffers, AttentionPlan, AuxBuffers, Error, KvCache, Mask};
 
 use super::{DIM, HEADS, KV_HEADS, tokens};
 
@@ -18,7 +18,7 @@ fn a_long_loop_makes_nothing_anew() {
     let rotary = Rotary::new(DIM, 1e4, Pairing::Half);
     let new = NewTokens::new(1).rotary(rotary).query_heads(HEADS);
     // A device of its own, so that other tests don't count.
-    let own = Session::open_blocking(&Default::default()).unwrap();
+    let own = crate::open::best();
     let (device, kernels) = (own.device(), own.kernels());
     let mut cache = KvCache::new(kernels, &shape).unwrap();
     let append = AppendPlan::new(kernels, &shape, &new).unwrap();

@@ -7,7 +7,7 @@ use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::{Dtypes, QuerySequences};
 use wgpu_attention::{
     AttentionBuffers, AttentionPlan, AuxBuffers, AuxTensor, Dtype, KvCache, Layout, Mask, Problem,
-    Session, Shape,
+    Shape,
 };
 
 use super::{
@@ -92,7 +92,7 @@ fn what_has_no_room_is_refused_before_anything_is_written() {
     let own = cache.k().buffer().clone();
     let own = AppendBuffers::new(own.slice(..), v.slice(..));
     refused(&mut cache, &one, &own, &["the cache's k:", "another buffer"]);
-    let foreign = Session::open_blocking(&Default::default()).unwrap();
+    let foreign = crate::open::best();
     let mut other = KvCache::new(foreign.kernels(), &shape).unwrap();
     submit(|encoder| {
         let error = one.encode(encoder, &mut other, &buffers).unwrap_err();

@@ -1,0 +1,570 @@
+//! From naga's modules to programs: every expression becomes operations on rows of lanes.
+//!
+//! Rows are given out once, since WGSL has no recursion: each function has its own for each set of variables that its
+//! pointer arguments point into.
+
+mod expressions;
+mod layout;
+mod statements;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+
+use naga::valid::{FunctionInfo, ModuleInfo};
+use naga::{
+    AddressSpace, Arena, Binding, BuiltIn, Expression, Function, GlobalVariable, Handle,
+    LocalVariable, Module, Override, ShaderStage, Span, TypeInner,
+};
+
+use crate::error::Error;
+use crate::lanes::Rows;
+use crate::math::Scalar;
+use crate::program::{
+    BufferVariable, Builtins, LocalRows, Op, Place, Program, Root, SharedVariable,
+};
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an expression became.
+#[derive(Debug, Clone)]
+enum Value<'a> {
+    /// The first of its rows.
+    Rows(u32),
+    Pointer(Pointer<'a>),
+}
+
+#[derive(Debug, Clone)]
+struct Pointer<'a> {
+    place: Place,
+    /// What it points to.
+    to: Cow<'a, TypeInner>,
+    /// Offsets of the innermost array or variable that is known.
+    extent: (u32, u32),
+}
+
+/// A function with the variables that its pointer arguments point into.
+type Instance = (Handle<Function>, Vec<Option<Root>>);
+
+#[derive(Debug, Clone)]
+struct Compiled {
+    number: u32,
+    arguments: Vec<u32>,
+    result: u32,
+}
+
+/// Where expressions are looked up.
+struct Scope<'a> {
+    expressions: &'a Arena<Expression>,
+    /// `None` for the module's own expressions.
+    info: Option<&'a FunctionInfo>,
+    values: HashMap<Handle<Expression>, Value<'a>>,
+    arguments: Vec<Value<'a>>,
+    locals: HashMap<Handle<LocalVariable>, Pointer<'a>>,
+    result: u32,
+    /// What encloses the statement.
+    frames: Vec<Frame>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    If,
+    Loop,
+    Switch,
+}
+
+pub(crate) struct Compiler<'a> {
+    module: &'a Module,
+    info: &'a ModuleInfo,
+    source: Option<&'a str>,
+    width: u32,
+    overrides: &'a HashMap<Handle<Override>, f64>,
+    ops: Vec<Op>,
+    spans: Vec<Span>,
+    /// Run before the entry point: constants and private variables.
+    prologue: (Vec<Op>, Vec<Span>),
+    span: Span,
+    rows: u32,
+    constants: HashMap<u32, u32>,
+    zeros: HashMap<u32, u32>,
+    global_values: HashMap<Handle<Expression>, Value<'a>>,
+    globals: HashMap<Handle<GlobalVariable>, Pointer<'a>>,
+    instances: HashMap<Instance, Compiled>,
+    waiting: VecDeque<Instance>,
+    functions: Vec<u32>,
+    leaf_numbers: HashMap<String, u32>,
+    program: Program,
+}
+
+/// Translates an entry point.
+pub(crate) fn compile(
+    module: &Module,
+    info: &ModuleInfo,
+    source: Option<&str>,
+    entry_point: &str,
+    overrides: &HashMap<Handle<Override>, f64>,
+    width: u32,
+) -> Result<Program> {
+    let is_its = |entry: &&naga::EntryPoint| {
+        entry.stage == ShaderStage::Compute && entry.name == entry_point
+    };
+    let Some(entry) = module.entry_points.iter().find(is_its) else {
+        let names = module.entry_points.iter().filter(|entry| entry.stage == ShaderStage::Compute);
+        return Err(Error::EntryPoint {
+            name: entry_point.to_owned(),
+            available: names.map(|entry| entry.name.clone()).collect(),
+        });
+    };
+    let index = module.entry_points.iter().position(|of| std::ptr::eq(of, entry)).unwrap_or(0);
+    let mut compiler = Compiler::new(module, info, source, width, overrides);
+    compiler.entry_point(entry, info.get_entry_point(index))?;
+    Ok(compiler.finish())
+}
+
+impl<'a> Compiler<'a> {
+    fn new(
+        module: &'a Module,
+        info: &'a ModuleInfo,
+        source: Option<&'a str>,
+        width: u32,
+        overrides: &'a HashMap<Handle<Override>, f64>,
+    ) -> Self {
+        let mut compiler = Self {
+            module,
+            info,
+            source,
+            width,
+            overrides,
+            ops: Vec::new(),
+            spans: Vec::new(),
+            prologue: Default::default(),
+            span: Span::UNDEFINED,
+            rows: 0,
+            constants: HashMap::new(),
+            zeros: HashMap::new(),
+            global_values: HashMap::new(),
+            globals: HashMap::new(),
+            instances: HashMap::new(),
+            waiting: VecDeque::new(),
+            functions: Vec::new(),
+            leaf_numbers: HashMap::new(),
+            program: Program {
+                ops: Vec::new(),
+                spans: Vec::new(),
+                functions: Vec::new(),
+                rows: 0,
+                start: 0,
+                constants: Vec::new(),
+                width,
+                workgroup_size: [1; 3],
+                buffers: Vec::new(),
+                shared: Vec::new(),
+                shared_cells: 0,
+                leaves: Vec::new(),
+                switches: Vec::new(),
+                builtins: Builtins::default(),
+                locals: Vec::new(),
+                granule: 4,
+            },
+        };
+        let builtins = Builtins {
+            local: compiler.take(3),
+            global: compiler.take(3),
+            workgroup: compiler.take(3),
+            workgroups: compiler.take(3),
+            workgroup_size: compiler.take(3),
+            local_index: compiler.take(1),
+            subgroups: compiler.take(1),
+            subgroup: compiler.take(1),
+            subgroup_size: compiler.take(1),
+            lane: compiler.take(1),
+        };
+        compiler.program.builtins = builtins;
+        compiler
+    }
+
+    /// New rows.
+    fn take(&mut self, count: u32) -> u32 {
+        let row = self.rows;
+        self.rows += count;
+        row
+    }
+
+    fn emit(&mut self, op: Op) -> usize {
+        self.ops.push(op);
+        self.spans.push(self.span);
+        self.ops.len() - 1
+    }
+
+    fn here(&self) -> u32 {
+        self.ops.len() as u32
+    }
+
+    fn unsupported<T>(&self, what: impl Into<String>) -> Result<T> {
+        let line = |source: &str| self.span.location(source).line_number;
+        let at = self.source.filter(|_| self.span.is_defined()).map(line);
+        Err(Error::Unsupported { what: what.into(), at })
+    }
+
+    /// A row that holds a word in all lanes.
+    fn constant(&mut self, word: u32) -> u32 {
+        if let Some(row) = self.constants.get(&word) {
+            return *row;
+        }
+        let row = self.take(1);
+        self.constants.insert(word, row);
+        self.program.constants.push((row, word));
+        row
+    }
+
+    /// Rows of constant words.
+    fn constant_words(&mut self, words: &[u32]) -> u32 {
+        if let [word] = words {
+            return self.constant(*word);
+        }
+        let row = self.take(words.len() as u32);
+        self.program.constants.extend((row..).zip(words.iter().copied()));
+        row
+    }
+
+    fn zero(&mut self, count: u32) -> u32 {
+        if let Some(row) = self.zeros.get(&count) {
+            return *row;
+        }
+        // Rows are zero from the start.
+        let row = self.take(count.max(1));
+        self.zeros.insert(count, row);
+        row
+    }
+
+    /// Runs `work` with what it emits going to the prologue.
+    fn in_prologue<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let swap = |compiler: &mut Self| {
+            std::mem::swap(&mut compiler.ops, &mut compiler.prologue.0);
+            std::mem::swap(&mut compiler.spans, &mut compiler.prologue.1);
+        };
+        swap(self);
+        let span = self.span;
+        let value = work(self);
+        self.span = span;
+        swap(self);
+        value
+    }
+
+    fn global_scope(&self) -> Scope<'a> {
+        Scope {
+            expressions: &self.module.global_expressions,
+            info: None,
+            values: HashMap::new(),
+            arguments: Vec::new(),
+            locals: HashMap::new(),
+            result: 0,
+            frames: Vec::new(),
+        }
+    }
+
+    /// A constant expression of the module.
+    fn global_expression(&mut self, handle: Handle<Expression>) -> Result<u32> {
+        if let Some(Value::Rows(row)) = self.global_values.get(&handle) {
+            return Ok(*row);
+        }
+        let row = self.in_prologue(|compiler| {
+            let mut scope = compiler.global_scope();
+            compiler.rows_of(&mut scope, handle)
+        })?;
+        self.global_values.insert(handle, Value::Rows(row));
+        Ok(row)
+    }
+
+    /// The words of a constant expression, where they are needed before anything runs.
+    fn evaluate(&self, handle: Handle<Expression>, words: usize) -> Result<Vec<u32>> {
+        let mut compiler = Self::new(self.module, self.info, self.source, 1, self.overrides);
+        let mut scope = compiler.global_scope();
+        let row = compiler.rows_of(&mut scope, handle)?;
+        let rows = Rows::new(compiler.rows, 1);
+        for (row, word) in &compiler.program.constants {
+            rows.fill(*row, *word);
+        }
+        for op in compiler.prologue.0.iter().chain(&compiler.ops) {
+            match *op {
+                Op::Map1 { kernel, at, n, .. } => kernel(&rows, at, n),
+                Op::Map2 { kernel, at, n, .. } => kernel(&rows, at, n),
+                Op::Map3 { kernel, at, n, .. } => kernel(&rows, at, n),
+                Op::Copy { to, from, n, .. } => rows.copy(to, from, n),
+                Op::Defined { .. } | Op::CheckDivision { .. } | Op::CheckShift { .. } => {}
+                _ => return self.unsupported("this constant expression"),
+            }
+        }
+        Ok((0..words as u32).map(|word| rows.get(row + word, 0)).collect())
+    }
+
+    fn override_row(&mut self, handle: Handle<Override>) -> Result<u32> {
+        let of = &self.module.overrides[handle];
+        let Some(scalar) = self.module.types[of.ty].inner.scalar().and_then(Scalar::new) else {
+            return self.unsupported("an override constant of this type");
+        };
+        if let Some(value) = self.overrides.get(&handle) {
+            let bits = scalar.of_number(*value);
+            let words = [bits as u32, (bits >> 32) as u32];
+            return Ok(self.constant_words(&words[..scalar.words() as usize]));
+        }
+        match of.init {
+            Some(init) => self.global_expression(init),
+            None => {
+                let name = of.name.clone().unwrap_or_else(|| format!("{:?}", of.id));
+                Err(Error::Override { name, problem: "it needs a value".into() })
+            }
+        }
+    }
+
+    /// An override constant that sizes something.
+    fn override_size(&self, handle: Handle<Override>) -> Result<u32> {
+        if let Some(value) = self.overrides.get(&handle) {
+            return Ok(*value as u32);
+        }
+        match self.module.overrides[handle].init {
+            Some(init) => Ok(self.evaluate(init, 1)?[0]),
+            None => {
+                let name = self.module.overrides[handle].name.clone().unwrap_or_default();
+                Err(Error::Override { name, problem: "it needs a value".into() })
+            }
+        }
+    }
+
+    fn entry_point(&mut self, entry: &'a naga::EntryPoint, info: &'a FunctionInfo) -> Result<()> {
+        self.program.workgroup_size = entry.workgroup_size;
+        if let Some(sizes) = entry.workgroup_size_overrides {
+            for (axis, size) in sizes.into_iter().enumerate() {
+                if let Some(size) = size {
+                    self.program.workgroup_size[axis] = self.evaluate(size, 1)?[0];
+                }
+            }
+        }
+        let mut arguments = Vec::new();
+        for argument in &entry.function.arguments {
+            arguments.push(self.entry_argument(argument)?);
+        }
+        self.functions.push(0);
+        self.function(&entry.function, info, arguments, 0)?;
+        while let Some(instance) = self.waiting.pop_front() {
+            let compiled = self.instances[&instance].clone();
+            let function = &self.module.functions[instance.0];
+            self.functions[compiled.number as usize] = self.here();
+            let arguments = function.arguments.iter().zip(&instance.1).zip(&compiled.arguments);
+            let arguments: Result<Vec<_>> = arguments
+                .map(|((argument, root), row)| match root {
+                    None => Ok(Value::Rows(*row)),
+                    Some(root) => self.pointer_argument(argument, *root, *row),
+                })
+                .collect();
+            self.function(function, &self.info[instance.0], arguments?, compiled.result)?;
+        }
+        Ok(())
+    }
+
+    fn pointer_argument(
+        &self,
+        argument: &'a naga::FunctionArgument,
+        root: Root,
+        row: u32,
+    ) -> Result<Value<'a>> {
+        let to = match &self.module.types[argument.ty].inner {
+            TypeInner::Pointer { base, .. } => Cow::Borrowed(&self.module.types[*base].inner),
+            TypeInner::ValuePointer { size, scalar, .. } => Cow::Owned(match size {
+                Some(size) => TypeInner::Vector { size: *size, scalar: *scalar },
+                None => TypeInner::Scalar(*scalar),
+            }),
+            _ => return self.unsupported("this argument"),
+        };
+        let place = Place { root, offset: 0, rows: Some(row) };
+        Ok(Value::Pointer(Pointer { place, to, extent: self.extent_of(root) }))
+    }
+
+    fn extent_of(&self, root: Root) -> (u32, u32) {
+        match root {
+            Root::Local(_, count) => (0, count),
+            Root::Shared(start) => {
+                let found = self.program.shared.iter().find(|shared| shared.start == start);
+                (0, found.map_or(0, |shared| shared.count))
+            }
+            Root::Buffer(_) => (0, u32::MAX),
+        }
+    }
+
+    fn entry_argument(&mut self, argument: &naga::FunctionArgument) -> Result<Value<'a>> {
+        if let Some(binding) = &argument.binding {
+            return Ok(Value::Rows(self.builtin(binding)?));
+        }
+        let TypeInner::Struct { members, .. } = &self.module.types[argument.ty].inner else {
+            return self.unsupported("an argument without a binding");
+        };
+        let slots = self.slots(&self.module.types[argument.ty].inner)?;
+        let row = self.take(slots);
+        let mut to = row;
+        for member in members {
+            let Some(binding) = &member.binding else {
+                return self.unsupported("a member without a binding");
+            };
+            let from = self.builtin(binding)?;
+            let n = self.slots(&self.module.types[member.ty].inner)?;
+            self.in_prologue(|compiler| {
+                compiler.emit(Op::Copy { to, from, n, carry: false });
+                Ok(())
+            })?;
+            to += n;
+        }
+        Ok(Value::Rows(row))
+    }
+
+    fn builtin(&self, binding: &Binding) -> Result<u32> {
+        let rows = self.program.builtins;
+        let Binding::BuiltIn(builtin) = binding else {
+            return self.unsupported("an argument with a location");
+        };
+        Ok(match builtin {
+            BuiltIn::LocalInvocationId => rows.local,
+            BuiltIn::GlobalInvocationId => rows.global,
+            BuiltIn::WorkGroupId => rows.workgroup,
+            BuiltIn::NumWorkGroups => rows.workgroups,
+            BuiltIn::WorkGroupSize => rows.workgroup_size,
+            BuiltIn::LocalInvocationIndex => rows.local_index,
+            BuiltIn::NumSubgroups => rows.subgroups,
+            BuiltIn::SubgroupId => rows.subgroup,
+            BuiltIn::SubgroupSize => rows.subgroup_size,
+            BuiltIn::SubgroupInvocationId => rows.lane,
+            other => return self.unsupported(format!("the built-in value {other:?}")),
+        })
+    }
+
+    fn function(
+        &mut self,
+        function: &'a Function,
+        info: &'a FunctionInfo,
+        arguments: Vec<Value<'a>>,
+        result: u32,
+    ) -> Result<()> {
+        let mut scope = Scope {
+            expressions: &function.expressions,
+            info: Some(info),
+            values: HashMap::new(),
+            arguments,
+            locals: HashMap::new(),
+            result,
+            frames: Vec::new(),
+        };
+        for (handle, variable) in function.local_variables.iter() {
+            self.span = function.local_variables.get_span(handle);
+            let to = &self.module.types[variable.ty].inner;
+            let count = self.slots(to)?;
+            let start = self.take(count);
+            let path = self.path(to, false)?;
+            let name = variable.name.clone().unwrap_or_default();
+            self.program.locals.push(LocalRows { start, name, path, count });
+            let place = Place { root: Root::Local(start, count), offset: 0, rows: None };
+            let pointer = Pointer { place, to: Cow::Borrowed(to), extent: (0, count) };
+            scope.locals.insert(handle, pointer);
+        }
+        for (handle, variable) in function.local_variables.iter() {
+            self.span = function.local_variables.get_span(handle);
+            let Root::Local(to, n) = scope.locals[&handle].place.root else { continue };
+            match variable.init {
+                Some(init) => {
+                    let from = self.rows_of(&mut scope, init)?;
+                    self.emit(Op::Put { to, from, n, carry: false });
+                }
+                None => {
+                    self.emit(Op::Undefine { to, n });
+                }
+            }
+        }
+        let pending = self.block(&mut scope, &function.body)?;
+        self.patch(&pending);
+        self.emit(Op::FunctionEnd);
+        Ok(())
+    }
+
+    /// The variable of an address space with memory.
+    fn global(&mut self, handle: Handle<GlobalVariable>) -> Result<Pointer<'a>> {
+        if let Some(pointer) = self.globals.get(&handle) {
+            return Ok(pointer.clone());
+        }
+        let variable = &self.module.global_variables[handle];
+        let to = &self.module.types[variable.ty].inner;
+        let name = variable.name.clone().unwrap_or_default();
+        let root = match variable.space {
+            AddressSpace::Private => {
+                let count = self.slots(to)?;
+                let start = self.take(count);
+                let path = self.path(to, false)?;
+                self.program.locals.push(LocalRows { start, name, path, count });
+                let init = variable.init.map(|init| self.global_expression(init)).transpose()?;
+                self.in_prologue(|compiler| {
+                    compiler.emit(match init {
+                        Some(from) => Op::Put { to: start, from, n: count, carry: false },
+                        None => Op::Undefine { to: start, n: count },
+                    });
+                    Ok(())
+                })?;
+                Root::Local(start, count)
+            }
+            AddressSpace::WorkGroup => {
+                let (start, count) = (self.program.shared_cells, self.slots(to)?);
+                let path = self.path(to, false)?;
+                self.program.shared.push(SharedVariable { name, start, count, path });
+                self.program.shared_cells += count;
+                Root::Shared(start)
+            }
+            AddressSpace::Uniform | AddressSpace::Storage { .. } | AddressSpace::Immediate => {
+                if let TypeInner::BindingArray { .. } = to {
+                    return self.unsupported("an array of bindings");
+                }
+                let is_immediate = variable.space == AddressSpace::Immediate;
+                let (group, binding) = match &variable.binding {
+                    Some(binding) => (binding.group, binding.binding),
+                    None if is_immediate => (0, 0),
+                    None => return self.unsupported("a buffer without a binding"),
+                };
+                let path = self.path(to, true)?;
+                if self.smallest(to) < 4 {
+                    self.program.granule = 2;
+                }
+                let stores = naga::StorageAccess::STORE;
+                let is_written = matches!(variable.space,
+                    AddressSpace::Storage { access } if access.contains(stores));
+                let number = self.program.buffers.len() as u32;
+                self.program.buffers.push(BufferVariable {
+                    name,
+                    group,
+                    binding,
+                    is_immediate,
+                    is_written,
+                    min_size: self.bytes(to)?,
+                    path,
+                });
+                Root::Buffer(number)
+            }
+            ref other => return self.unsupported(format!("the address space {other:?}")),
+        };
+        let place = Place { root, offset: 0, rows: None };
+        let pointer = Pointer { place, to: Cow::Borrowed(to), extent: self.extent_of(root) };
+        self.globals.insert(handle, pointer.clone());
+        Ok(pointer)
+    }
+
+    fn finish(mut self) -> Program {
+        // The program starts at its last operations: the prologue, then the entry point.
+        let start = self.here();
+        let (ops, spans) = std::mem::take(&mut self.prologue);
+        self.ops.extend(ops);
+        self.spans.extend(spans);
+        self.span = Span::UNDEFINED;
+        self.emit(Op::Call { function: 0 });
+        self.emit(Op::Exit);
+        let mut program = self.program;
+        program.ops = self.ops;
+        program.spans = self.spans;
+        program.functions = self.functions;
+        program.rows = self.rows;
+        program.start = start;
+        program
+    }
+}
