@@ -1,11 +1,11 @@
-//! Functions of the user's own in WGSL, for masks and for scores.
+//! User-defined functions in WGSL, for masks and for scores.
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::suggest::nearest;
 
-/// A function of the user's own, and the buffers that it reads.
+/// A user-defined function, and the buffers that it reads.
 ///
 /// Of the text's functions one has the name that its use asks for (`keep` in a mask, `score_mod` for scores); the text
 /// may hold others, and constants. A buffer named `slopes` is read by calling `slopes(i)`: an index beyond its end reads

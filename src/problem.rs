@@ -192,7 +192,7 @@ impl Problem {
         Self { score, ..self }
     }
 
-    /// A function of the user's own that scores go through last before the mask,
+    /// A user-defined function that scores go through last before the mask,
     /// `fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32`. It runs on the device alone.
     ///
     /// For gradients the text holds its derivative, too: `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32,
@@ -242,7 +242,7 @@ impl Problem {
         Ok(ScoreText { custom_gradient, ..self.score_text() })
     }
 
-    /// The functions of the user's own.
+    /// The user-defined functions.
     pub(crate) fn customs(&self) -> Vec<(&WgslFunction, CustomUse)> {
         let masks = self.mask.customs().into_iter().map(|custom| (custom, CustomUse::Mask));
         masks

@@ -59,7 +59,7 @@ fn backward_dkdv(
     var summed_queries = 0u;
     var goes_on = false;
 
-    // No loop without a turn: see cpu/forward_broadcast.wgsl.
+    // No zero-iteration loop: see cpu/forward_broadcast.wgsl.
     if (block.q_len != 0u) {
         for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
             for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {

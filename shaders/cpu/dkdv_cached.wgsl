@@ -80,7 +80,7 @@ fn backward_dkdv(
         let head = (b * params.num_heads + h) * params.q_blocks;
         let first = clamp(params.cells_first_workgroup, head, head + params.q_blocks) - head;
         let end = clamp(params.cells_end_workgroup, head, head + params.q_blocks) - head;
-        // No loop without a turn: see cpu/forward_broadcast.wgsl.
+        // No zero-iteration loop: see cpu/forward_broadcast.wgsl.
         if (first < end) {
             for (var tile = first * GROUPS; tile < end * GROUPS; tile += 1u) {
                 let q0 = (params.q_blocks * GROUPS - 1u - tile) * BLOCK_Q;

@@ -70,7 +70,7 @@ fn backward_dq(
     var summed_keys = 0u;
     var goes_on = false;
 
-    // No loop without a turn: see cpu/forward_broadcast.wgsl.
+    // No zero-iteration loop: see cpu/forward_broadcast.wgsl.
     if (block.hull.x < block.hull.y) {
         for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);

@@ -77,7 +77,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, lane: u32) {
     let outgrows_cache = block.hull.y - block.hull.x > CACHED_KEYS;
 
     // Mesa's driver for CPUs runs a loop's body once more when it's over, with no lane on, and reads through a descriptor that a
-    // loop without a turn never made: so no such loop.
+    // zero-iteration loop never made: so no such loop.
     if (keys.x < keys.y) {
         for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);

@@ -1,4 +1,4 @@
-//! What masks, score modifiers and functions of the user's own read, by the names of a file's tensors.
+//! What masks, score modifiers and user-defined functions read, by the names of a file's tensors.
 
 use safetensors::tensor::Dtype;
 

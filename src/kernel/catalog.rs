@@ -82,7 +82,7 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
     found
 }
 
-/// A problem with functions of the user's own, each of which reads a buffer.
+/// A problem with user-defined functions, each of which reads a buffer.
 fn own_functions() -> Problem {
     let keep = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return kv_idx <= q_idx + reach(h); }";
     let score_mod = "

@@ -164,7 +164,7 @@ impl Kernels {
         store.save()
     }
 
-    /// Waits for the device's word on what has been made on it so far: plans, buffers, functions of the user's own.
+    /// Waits for the device's word on what has been made on it so far: plans, buffers, user-defined functions.
     ///
     /// Only a browser has it late. There, `new` can't tell that the device refused something; this does, and so does every
     /// call that reads a result back. On native backends there is nothing to wait for.
@@ -217,7 +217,7 @@ impl Kernels {
         self.inner.bind_groups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a function of the user's own compiles by itself and has the signature that its use asks for.
+    /// Whether a user-defined function compiles by itself and has the signature that its use asks for.
     pub(crate) fn check_custom(&self, custom: &WgslFunction, usage: CustomUse) -> Result<()> {
         for with_call in [false, true] {
             let descriptor = wgpu::ShaderModuleDescriptor {

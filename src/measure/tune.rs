@@ -16,7 +16,7 @@ use crate::session::Session;
 /// chosen, however fast they are.
 const AGREEMENT: f32 = 1e-2;
 
-/// Times every kernel with every variant of its tiles that serves each problem, in turns, and keeps what is fastest: by
+/// Times every kernel with every variant of its tiles that serves each problem, interleaved, and keeps what is fastest: by
 /// [`super::Samples::busy`]. Plans whose [`crate::Kernels`] have the profile use it. `progress` is told which of
 /// the problems it is, and what is done.
 ///

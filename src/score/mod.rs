@@ -85,7 +85,7 @@ pub(crate) struct ScoreText {
     pub(crate) bias: bool,
     pub(crate) alibi: bool,
     pub(crate) sinks: bool,
-    /// A function of the user's own, and its name.
+    /// A user-defined function, and its name.
     pub(crate) custom: Option<(String, String)>,
     /// The name of its derivative in the same text, for the backward pass.
     pub(crate) custom_gradient: Option<String>,

@@ -165,7 +165,7 @@ fn buffer(size: u64, usage: BufferUsages) -> wgpu::Buffer {
     })
 }
 
-/// What encoding answers for buffers of one's own.
+/// What encoding answers for buffers that don't fit.
 struct Buffers {
     q: wgpu::Buffer,
     k: wgpu::Buffer,

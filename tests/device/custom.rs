@@ -1,4 +1,4 @@
-//! Functions of the user's own, in masks and for scores.
+//! User-defined functions, in masks and for scores.
 
 use wgpu_attention::mask::{Evaluator, TileClass};
 use wgpu_attention::plan::MaskFormat;

@@ -1,4 +1,4 @@
-//! The host layer: plans that are reused, pipelines that are shared, devices of one's own, readback in pieces.
+//! The host layer: plans that are reused, pipelines that are shared, devices that the caller opened, readback in pieces.
 
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::device::AdapterChoice;

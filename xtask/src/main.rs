@@ -66,7 +66,7 @@ enum Task {
     /// Run all tests on the device, then a part of the device tests again on SwiftShader
     ///
     /// SwiftShader is a second, independent driver: other subgroup size, smaller limits, stricter
-    /// alignments. It is had on Debian; elsewhere its pass is skipped, and the summary says so.
+    /// alignments. Available on Debian; elsewhere its pass is skipped, and the summary says so.
     /// `--driver` picks the device of the first pass; with `--driver swiftshader` there is that pass
     /// alone. Where the device is Mesa's driver for CPUs, which takes most of the time to compile,
     /// it compiles without optimising, and each kernel is tested once more as programs compile it.

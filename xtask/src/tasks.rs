@@ -32,6 +32,7 @@ const ON_SECOND: &[&str] = &[
     "backward::tensors",
     "cache::",
     "dtypes::",
+    "edges::",
     "host::",
     "limits::",
     "masks::",

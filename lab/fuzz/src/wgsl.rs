@@ -4,7 +4,7 @@ use wgpu_attention::{AttentionPlan, Mask, Problem, Shape};
 
 use super::device::{kernels, made_or_refused};
 
-/// Any text as a function of the user's own, for a mask and for scores: an error, or kernels that validate.
+/// Any text as a user-defined function, for a mask and for scores: an error, or kernels that validate.
 pub fn wgsl(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -73,7 +73,7 @@ enum Target {
     Tensors,
     /// Well-formed safetensors headers of absurd contents.
     TensorHeaders,
-    /// Text as a function of the user's own in WGSL.
+    /// Text as a user-defined function in WGSL.
     Wgsl,
 }
 

@@ -1,4 +1,4 @@
-// For CPU adapters: asking memory ahead of time for what comes next, by loads that count for nothing else, so that it is in the
+// For CPU adapters: prefetching what comes next, by loads that count for nothing else, so that it is in the
 // cache when its turn comes: the gathers that take it from there go on to few other lines while they wait for one. What is
 // asked for is one number for all lanes, which such drivers load as a core's ordinary loads, many on their way at a time.
 

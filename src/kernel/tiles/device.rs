@@ -20,7 +20,7 @@ pub(crate) struct DeviceTraits {
 }
 
 impl DeviceTraits {
-    /// `matrices` is the adapter's list of cooperative matrices; empty where nobody told.
+    /// `matrices` is the adapter's list of cooperative matrices; empty where it isn't known.
     pub(crate) fn new(
         device: &wgpu::Device,
         matrices: &[wgpu::CooperativeMatrixProperties],
@@ -42,7 +42,7 @@ impl DeviceTraits {
 
 /// The most multiply-adds of a submission on a device of a class, so that it takes well under the 2 seconds after which
 /// Windows resets a GPU: a second at 1.4e11 of them per second on a discrete GPU, which is a tenth of what a small one
-/// does at its peak, and at 3.4e10 elsewhere. Nobody watches a CPU.
+/// does at its peak, and at 3.4e10 elsewhere. CPU adapters have no watchdog.
 const fn suitable_work(class: wgpu::DeviceType) -> u64 {
     match class {
         wgpu::DeviceType::Cpu => u64::MAX,

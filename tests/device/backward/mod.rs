@@ -201,7 +201,7 @@ fn scales() {
     }
 }
 
-/// A mask of the user's own is one like any other.
+/// A user-defined mask is one like any other.
 #[test]
 fn a_function_as_a_mask() {
     let shape = Shape::new(2, 2, 70, 20);

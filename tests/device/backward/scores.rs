@@ -88,7 +88,7 @@ fn a_broadcast_bias_has_the_sum() {
     }
 }
 
-/// A function of one's own with its derivative, against the crate's own softcap and ALiBi; without it, an error.
+/// A user-defined function with its derivative, against the crate's own softcap and ALiBi; without it, an error.
 #[test]
 fn a_score_function_with_its_derivative() {
     let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);

@@ -392,7 +392,7 @@ fn the_driver_has_no_memory_for_kernels() {
     all(Fault::OutOfMemoryForKernels);
 }
 
-/// A device that can't be opened for want of memory, or is lost at once, is an error too.
+/// A device that can't be opened because memory is exhausted, or is lost at once, is an error too.
 #[test]
 #[ignore = "needs the Vulkan layer that `cargo xtask faults` brings"]
 fn the_driver_fails_while_a_device_is_opened() {

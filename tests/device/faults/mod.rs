@@ -1,4 +1,4 @@
-//! What goes wrong in the middle: devices that are lost, readbacks that nobody waits for, threads that share a plan, plans
+//! What goes wrong in the middle: devices that are lost, readbacks whose futures are dropped, threads that share a plan, plans
 //! that are dropped in any order. Each gives an error or completes, and nothing stays behind.
 
 mod driver;

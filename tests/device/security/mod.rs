@@ -1,5 +1,5 @@
 //! Buffers of the caller's that lie in the middle of larger ones, and rows that lie apart: whatever ids, lengths, starts and
-//! tables say, and whatever index a function of the user's own asks for, nothing around what is bound is read or written,
+//! tables say, and whatever index a user-defined function asks for, nothing around what is bound is read or written,
 //! and nothing between the rows.
 
 mod append;
@@ -290,7 +290,7 @@ fn hostile_sequences<'a>(batch: &Batch, operands: &'a Operands, turn: usize) -> 
     Case::new(problem, operands, data.collect())
 }
 
-/// A function of the user's own that reads its data wherever this says, and as far beyond.
+/// A user-defined function that reads its data wherever this says, and as far beyond.
 fn wandering(shape: Shape, operands: &Operands) -> Case<'_> {
     let text = "
         fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {

@@ -1,4 +1,4 @@
-//! Forward passes: every kernel, mask, modifier and type, functions of the user's own, and what stands behind the mask.
+//! Forward passes: every kernel, mask, modifier and type, user-defined functions, and what stands behind the mask.
 
 use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::mask::Evaluator;
@@ -170,7 +170,7 @@ async fn modified(attention: &Session, score: ScoreModifiers) -> Outcome {
     Ok(compared)
 }
 
-/// A function of the user's own, with a buffer, gives the same bits as the mask that it imitates.
+/// A user-defined function, with a buffer, gives the same bits as the mask that it imitates.
 async fn custom_mask(attention: &Session) -> Outcome {
     let shape = Shape::new(2, 2, 33, 20);
     let text = "
