@@ -44,7 +44,7 @@ enum Task {
 
     /// Compile the kernels for real GPUs and report on their machine code: registers, occupancy, instructions
     #[command(
-        after_help = "No GPU is needed: AMD's are pretended by Mesa's driver, fetched below the target folder (Linux)."
+        after_help = "No GPU is needed: Mesa's drivers are told that there is one; they are fetched below the target folder (Debian)."
     )]
     Isa(isa::Options),
 

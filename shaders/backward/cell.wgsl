@@ -8,7 +8,7 @@
 // needs common/problem: LOG2_E
 // needs constants: MODIFIED
 // needs generated: modified_score, score_gradient
-// offers cell_of
+// offers Cell, cell_of
 
 struct Cell {
     p: f32,

@@ -28,7 +28,7 @@
 // needs sequences/: kv_place
 // needs sequences/positions: lse_index
 // needs tile/product: product_k_q, product_v_dout
-// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_dout, add_q
 // offers backward_dkdv
@@ -81,7 +81,7 @@ fn backward_dkdv(
             }
             let q_last = block.q_len - 1u;
             let other = Rows(b, h, q0, q_last);
-            var s = product_k_q(own, other, params.head_dim, invocation);
+            let s = product_k_q(own, other, params.head_dim, invocation);
             var dp: array<vec4<f32>, OTHERS>;
             if (WRITE_DK) {
                 dp = product_v_dout(own, other, params.head_dim_v, invocation);
@@ -90,19 +90,21 @@ fn backward_dkdv(
             if (invocation == 0u) {
                 atomicStore(&nonfinite_rows[0], 0u);
             }
-            // s becomes ds. Bit j of kept: query j of the tile keeps some of the four keys.
+            var gradients: array<vec4<f32>, OTHERS>;
+            // Bit j of kept: query j of the tile keeps some of the four keys.
             var kept = 0u;
             for (var i = 0u; i < OTHERS; i += 1u) {
                 let j = x + i * THREADS_PER_ROW;
                 let q_idx = min(q0 + j, q_last);
                 let terms = row_terms[lse_index(b, h, q_idx)];
-                var p: vec4<f32>;
-                var ds: vec4<f32>;
-                for (var r = 0u; r < 4u; r += 1u) {
-                    let cell = cell_of(s[i][r], dp[i][r], terms, b, h, q_idx, min(key0 + r, kv_last));
-                    p[r] = cell.p;
-                    ds[r] = cell.ds;
-                }
+                let products = nth(s, i);
+                let dps = nth(dp, i);
+                let cell0 = cell_of(products.x, dps.x, terms, b, h, q_idx, min(key0, kv_last));
+                let cell1 = cell_of(products.y, dps.y, terms, b, h, q_idx, min(key0 + 1u, kv_last));
+                let cell2 = cell_of(products.z, dps.z, terms, b, h, q_idx, min(key0 + 2u, kv_last));
+                let cell3 = cell_of(products.w, dps.w, terms, b, h, q_idx, min(key0 + 3u, kv_last));
+                var p = vec4<f32>(cell0.p, cell1.p, cell2.p, cell3.p);
+                var ds = vec4<f32>(cell0.ds, cell1.ds, cell2.ds, cell3.ds);
                 if (kind == PARTIAL) {
                     let keep = vec4<bool>(
                         key_kept(block, h, q0 + j, key0),
@@ -114,7 +116,7 @@ fn backward_dkdv(
                     ds = select(vec4<f32>(0.0), ds, keep);
                     kept |= select(0u, 1u << j, any(keep));
                 }
-                s[i] = ds;
+                set_nth(&gradients, i, ds);
                 cells[j * CELL_ROW + y] = select(ds, p, WRITE_DV);
             }
             if (WRITE_DV) {
@@ -123,7 +125,7 @@ fn backward_dkdv(
             if (WRITE_DV && WRITE_DK) {
                 workgroupBarrier();
                 for (var i = 0u; i < OTHERS; i += 1u) {
-                    cells[(x + i * THREADS_PER_ROW) * CELL_ROW + y] = s[i];
+                    cells[(x + i * THREADS_PER_ROW) * CELL_ROW + y] = gradients[i];
                 }
             }
             if (WRITE_DK) {

@@ -18,7 +18,7 @@
 // follow the last sum's reads, and read behind one more.
 
 // needs backward/: norm_of
-// needs backward/cell: cell_of
+// needs backward/cell: Cell, cell_of
 // needs backward/fold: fold_dq
 // needs bindings: params, row_terms
 // needs common/nonfinite_keys: kept_nonfinite_k4
@@ -30,7 +30,7 @@
 // needs sequences/: q_place
 // needs sequences/positions: lse_index
 // needs tile/product: product_dout_v, product_q_k
-// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, sum_of_shares
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_k
 // offers backward_dq
@@ -87,14 +87,14 @@ fn backward_dq(
         for (var i = 0u; i < OTHERS; i += 1u) {
             let j = x + i * THREADS_PER_ROW;
             let kv_idx = min(kv0 + j, kv_last);
-            var p: vec4<f32>;
-            var ds: vec4<f32>;
-            for (var r = 0u; r < 4u; r += 1u) {
-                let q_idx = min(row0 + r, q_last);
-                let cell = cell_of(s[i][r], dp[i][r], row_terms[lse_index(b, h, q_idx)], b, h, q_idx, kv_idx);
-                p[r] = cell.p;
-                ds[r] = cell.ds;
-            }
+            let products = nth(s, i);
+            let dps = nth(dp, i);
+            let cell0 = cell_of_row(products.x, dps.x, b, h, min(row0, q_last), kv_idx);
+            let cell1 = cell_of_row(products.y, dps.y, b, h, min(row0 + 1u, q_last), kv_idx);
+            let cell2 = cell_of_row(products.z, dps.z, b, h, min(row0 + 2u, q_last), kv_idx);
+            let cell3 = cell_of_row(products.w, dps.w, b, h, min(row0 + 3u, q_last), kv_idx);
+            var p = vec4<f32>(cell0.p, cell1.p, cell2.p, cell3.p);
+            var ds = vec4<f32>(cell0.ds, cell1.ds, cell2.ds, cell3.ds);
             if (kind == PARTIAL) {
                 let keep = vec4<bool>(
                     cell_kept(block, row0, kv0 + j),
@@ -147,6 +147,10 @@ fn backward_dq(
             }
         }
     }
+}
+
+fn cell_of_row(product: f32, dp: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> Cell {
+    return cell_of(product, dp, row_terms[lse_index(b, h, q_idx)], b, h, q_idx, kv_idx);
 }
 
 // A row's norm from the sum of its weights, noted for the kernels that follow; rows beyond the last one have none.

@@ -232,8 +232,17 @@ fn forward(
         }
     }
     for (var r = 0u; r < ROWS; r += 1u) {
-        for (var i = 0u; i < V_RUN * 4u; i += 1u) {
-            products[invocation * V_RUN * 4u + i] = o_rows[r][i / 4u][i % 4u];
+        // Not o_rows[r]: a compiler that doesn't unroll the loop over r would put the sums into memory.
+        for (var n = 0u; n < ROWS; n += 1u) {
+            if (n == r) {
+                for (var t = 0u; t < V_RUN; t += 1u) {
+                    let at = (invocation * V_RUN + t) * 4u;
+                    products[at] = o_rows[n][t].x;
+                    products[at + 1u] = o_rows[n][t].y;
+                    products[at + 2u] = o_rows[n][t].z;
+                    products[at + 3u] = o_rows[n][t].w;
+                }
+            }
         }
         workgroupBarrier();
         if (invocation < V4 && block.r0 + r < block.r1) {

@@ -175,12 +175,13 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
             o_rows[3][i] *= shrink.w;
         }
         weigh_tile(m, kind, kept, invocation, &s);
-        for (var r = 0u; r < 4u; r += 1u) {
-            let p = vec4<f16>(vec4<f32>(s[0][r], s[1][r], s[2][r], s[3][r]));
-            p_tile[(y * 4u + r) * V_ROW + x] = p;
-            let rounded = vec4<f32>(p);
-            l[r] += (rounded.x + rounded.y) + (rounded.z + rounded.w);
-        }
+        let weights = transpose(mat4x4<f32>(s[0], s[1], s[2], s[3]));
+        l += vec4<f32>(
+            store_weights(y * 4u, x, weights[0]),
+            store_weights(y * 4u + 1u, x, weights[1]),
+            store_weights(y * 4u + 2u, x, weights[2]),
+            store_weights(y * 4u + 3u, x, weights[3]),
+        );
         // The tile is cleared of marks before values make new ones.
         workgroupBarrier();
         for (var i = 0u; i < turns(KV4 * V4); i += 1u) {
@@ -188,22 +189,18 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
             if (is_turn(at, KV4 * V4)) {
                 // Four keys' four components.
                 let j = at / V4 * 4u;
-                var values: mat4x4<f32>;
-                for (var r = 0u; r < 4u; r += 1u) {
-                    let place = kv_place(b, min(kv0 + j + r, kv_last));
-                    var value = load_v4(place.x, block.h_kv, place.y, at % V4 * 4u);
-                    if (kind == PARTIAL) {
-                        if (any(is_nonfinite(value))) {
-                            value = without_nonfinite(value);
-                            atomicOr(&nonfinite_rows[0], 1u << (j + r));
-                        }
-                    }
-                    values[r] = value;
-                }
-                let turned = transpose(values);
-                for (var r = 0u; r < 4u; r += 1u) {
-                    kv_tile[(at % V4 * 4u + r) * V_ROW + j / 4u] = vec4<f16>(turned[r]);
-                }
+                let d = at % V4 * 4u;
+                let turned = transpose(mat4x4<f32>(
+                    value_to_stage(block, kv0, kind, j, d),
+                    value_to_stage(block, kv0, kind, j + 1u, d),
+                    value_to_stage(block, kv0, kind, j + 2u, d),
+                    value_to_stage(block, kv0, kind, j + 3u, d),
+                ));
+                let to = d * V_ROW + j / 4u;
+                kv_tile[to] = vec4<f16>(turned[0]);
+                kv_tile[to + V_ROW] = vec4<f16>(turned[1]);
+                kv_tile[to + 2u * V_ROW] = vec4<f16>(turned[2]);
+                kv_tile[to + 3u * V_ROW] = vec4<f16>(turned[3]);
             }
         }
         for (var c = 0u; c < OUTPUTS; c += 1u) {
@@ -226,8 +223,14 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
                 }
             }
             workgroupBarrier();
-            for (var r = 0u; r < 4u; r += 1u) {
-                o_rows[r][c] += s_tile[(y * 4u + r) * S_ROW + x];
+            // Not o_rows[r][c]: a compiler that doesn't unroll the loop over c would put the sums into memory.
+            for (var i = 0u; i < OUTPUTS; i += 1u) {
+                if (i == c) {
+                    o_rows[0][i] += s_tile[s_at];
+                    o_rows[1][i] += s_tile[s_at + S_ROW];
+                    o_rows[2][i] += s_tile[s_at + 2u * S_ROW];
+                    o_rows[3][i] += s_tile[s_at + 3u * S_ROW];
+                }
             }
         }
         if (kind == PARTIAL) {
@@ -235,4 +238,25 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32, subgroup: u32, su
         }
     }
     finish_rows(block, keys, y, x, invocation, m, l, keeps_nonfinite, &o_rows);
+}
+
+// Four weights of a row, rounded; gives the sum of what was stored.
+fn store_weights(row: u32, x: u32, weights: vec4<f32>) -> f32 {
+    let p = vec4<f16>(weights);
+    p_tile[row * V_ROW + x] = p;
+    let rounded = vec4<f32>(p);
+    return (rounded.x + rounded.y) + (rounded.z + rounded.w);
+}
+
+// Key j of the tile's components d .. d + 3 of v. In PARTIAL tiles what isn't finite counts as 0 and is noted.
+fn value_to_stage(block: QueryBlock, kv0: u32, kind: u32, j: u32, d: u32) -> vec4<f32> {
+    let place = kv_place(block.b, min(kv0 + j, block.kv_len - 1u));
+    let value = load_v4(place.x, block.h_kv, place.y, d);
+    if (kind == PARTIAL) {
+        if (any(is_nonfinite(value))) {
+            atomicOr(&nonfinite_rows[0], 1u << j);
+            return without_nonfinite(value);
+        }
+    }
+    return value;
 }

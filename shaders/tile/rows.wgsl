@@ -8,7 +8,7 @@
 
 // needs constants: OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
 // needs forward/ or tile/: cells
-// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * THREADS_PER_ROW;
@@ -19,6 +19,23 @@ const CELL_ROW: u32 = ROW_GROUPS + 1u;
 // Bit j of the first: the tile's row j of the other side has a number that isn't finite. 16 bytes, so that drivers see what
 // lies behind it as aligned.
 var<workgroup> nonfinite_rows: array<atomic<u32>, 4>;
+
+// One of an invocation's vectors. Where the loop that counts `n` has a long body a compiler may not unroll it, and an array that
+// it indexed would lie in memory, not in registers; this one is short.
+fn nth(vectors: array<vec4<f32>, OTHERS>, n: u32) -> vec4<f32> {
+    var vector = vectors[0];
+    for (var i = 1u; i < OTHERS; i += 1u) {
+        vector = select(vector, vectors[i], i == n);
+    }
+    return vector;
+}
+
+// The same to write one.
+fn set_nth(vectors: ptr<function, array<vec4<f32>, OTHERS>>, n: u32, vector: vec4<f32>) {
+    for (var i = 0u; i < OTHERS; i += 1u) {
+        (*vectors)[i] = select((*vectors)[i], vector, i == n);
+    }
+}
 
 // Whether any invocation says so. `nonfinite_rows` is free for this once the last tile is done.
 fn any_invocation(flag: bool, invocation: u32) -> bool {

@@ -16,7 +16,7 @@
 // needs rows/: load_o4, store_o4
 // needs segments/: await_stats, folded_o4, segment_end, segment_stats
 // needs sequences/: q_place
-// needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, sum_of_shares
+// needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
 // offers KEYS, OUTPUTS, V4, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
 
 const KEYS: u32 = OTHERS;
@@ -41,7 +41,7 @@ fn score_tile(
     var kept = 0u;
     for (var i = 0u; i < KEYS; i += 1u) {
         let j = tile_key(x, i);
-        var score = (*s)[i];
+        var score = nth(*s, i);
         if (MODIFIED) {
             let kv_idx = min(kv0 + j, block.kv_len - 1u);
             score = vec4<f32>(
@@ -62,7 +62,7 @@ fn score_tile(
             let bits = select(vec4<u32>(0u), ROW_BITS, keep);
             kept |= (bits.x | bits.y | bits.z | bits.w) << (i * 4u);
         }
-        (*s)[i] = score;
+        set_nth(s, i, score);
     }
     return kept;
 }

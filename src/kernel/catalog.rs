@@ -321,6 +321,7 @@ fn devices() -> [DeviceTraits; 4] {
     [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
         is_cpu: true,
         fixed_subgroup_size: Ok(subgroup_size),
+        registers: [255, 192, 128][subgroup_size / 16],
         largest_subgroup: subgroup_size,
         reads_wide: subgroup_size == 8 || subgroup_size == 32,
         matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),

@@ -277,6 +277,7 @@ mod tests {
         let traits = DeviceTraits {
             is_cpu: true,
             fixed_subgroup_size: Ok(8),
+            registers: 255,
             largest_subgroup: 8,
             reads_wide: false,
             matrix: Ok(16),

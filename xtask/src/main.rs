@@ -41,7 +41,7 @@ Examples:
   cargo xtask cli -- --help                   the command line tool, on the device
   cargo xtask --driver swiftshader cli -- …   the same on another driver
   eval \"$(cargo xtask driver)\"                use the driver by hand, in this shell
-  cargo xtask isa --family navi31             the kernels' machine code for a GPU that isn't there
+  cargo xtask isa --gpu ga102                 the kernels' machine code for a GPU that isn't there
   cargo xtask compare                         this crate beside PyTorch, llama.cpp, cubek and burn
   cargo xtask portability --only tint         every kernel through Chromium's compiler; `--help` lists the others
   cargo xtask fuzz --target wgsl              libFuzzer on text that users write

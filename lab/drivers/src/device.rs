@@ -12,7 +12,9 @@ use crate::browser::Chromium;
 use crate::host::Older;
 use crate::mpi::Mpi;
 use crate::probe::Adapter;
-use crate::provision::{Provisioner, Radv};
+use crate::program::Unavailable;
+use crate::provision::Provisioner;
+use crate::shims::Shims;
 use crate::software::{RUNNER_VARIABLE, Software};
 use crate::workspace::{Workspace, quoted};
 use crate::{apt, closure, host, probe, software};
@@ -200,9 +202,15 @@ pub fn second(workspace: &Workspace, first: Choice) -> Result<Second> {
     }
 }
 
-/// RADV, fetched if need be; it can compile kernels and not run them.
-pub fn radv(workspace: &Workspace) -> Result<Radv> {
-    provisioner(workspace)?.radv()
+/// Mesa's drivers for GPUs that aren't there, fetched if need be; they can compile kernels and not run them.
+///
+/// # Errors
+/// [`Unavailable`] where the system isn't Debian; where the packages can't be fetched.
+pub fn shims(workspace: &Workspace) -> Result<Shims> {
+    if std::env::consts::OS != "linux" {
+        return Err(Unavailable("GPUs that aren't there need Linux".to_owned()).into());
+    }
+    provisioner(workspace)?.shims()
 }
 
 /// An MPI, fetched if need be; if none can be had here, why.

@@ -5,12 +5,7 @@ use std::path::Path;
 
 /// The release of Debian whose packages are fetched on every older one, and on itself: the first with a Mesa in its
 /// backports that has all that lavapipe can do, cooperative matrices included. Its C library comes with it.
-const DEBIAN: Release = Release {
-    number: 13,
-    newest: &["trixie", "trixie-backports"],
-    // Mesa 25: from 26 on, RADV has no GPUs that it can make up.
-    pretending: &["trixie"],
-};
+const DEBIAN: Release = Release { number: 13, newest: &["trixie", "trixie-backports"] };
 
 /// Older releases of lavapipe, oldest first: under which name each is kept, and where it comes from.
 const OLDER: [(&str, &[&str]); 2] = [
@@ -20,10 +15,8 @@ const OLDER: [(&str, &[&str]); 2] = [
 
 struct Release {
     number: u32,
-    /// Where lavapipe is taken from.
+    /// Where Mesa is taken from.
     newest: &'static [&'static str],
-    /// Where RADV is taken from.
-    pretending: &'static [&'static str],
 }
 
 /// An older lavapipe.
@@ -110,29 +103,20 @@ impl Host {
         &self.codename
     }
 
-    /// What to try for drivers that run kernels, best first.
+    /// What to try for Mesa's drivers, best first.
     pub(crate) fn recipes(&self) -> Vec<Recipe> {
-        self.recipes_from(DEBIAN.newest)
-    }
-
-    /// What to try for a RADV that pretends to have a GPU, best first.
-    pub(crate) fn radv_recipes(&self) -> Vec<Recipe> {
-        self.recipes_from(DEBIAN.pretending)
+        // A newer Debian has a newer Mesa itself, and programs built there may want its newer C library.
+        if self.is_debian() && self.version.is_some_and(|version| version <= DEBIAN.number) {
+            vec![Recipe::Debian { suites: DEBIAN.newest }, Recipe::System]
+        } else {
+            vec![Recipe::System]
+        }
     }
 
     /// Where an older lavapipe comes from.
     pub(crate) fn older_recipes(&self, older: Older) -> Vec<Recipe> {
         let (_, suites) = OLDER[older as usize];
         if self.is_debian() { vec![Recipe::Debian { suites }] } else { Vec::new() }
-    }
-
-    fn recipes_from(&self, suites: &'static [&'static str]) -> Vec<Recipe> {
-        // A newer Debian has a newer Mesa itself, and programs built there may want its newer C library.
-        if self.is_debian() && self.version.is_some_and(|version| version <= DEBIAN.number) {
-            vec![Recipe::Debian { suites }, Recipe::System]
-        } else {
-            vec![Recipe::System]
-        }
     }
 }
 

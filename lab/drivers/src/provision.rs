@@ -9,7 +9,7 @@
 //!     stamp.json        what it is; written last
 //!   swiftshader/        a driver and its icd.json; its programs start through lavapipe/run
 //!   lavapipe-RELEASE/   the same of older releases
-//!   radv/               run and lib/ as lavapipe's, for a Mesa whose RADV compiles for GPUs that aren't there
+//!   shims/              lib/ as lavapipe's, of drivers that compile for GPUs that aren't there: see [`Shims`]
 //!   llvmpipe/           run and lib/ as lavapipe's, with Mesa's OpenGL on the CPU instead of Vulkan
 //!   validation/         Vulkan's validation layer, for lavapipe's programs
 //!   tools/              run and lib/ as lavapipe's, with programs that check SPIR-V and GLSL
@@ -36,6 +36,8 @@ use crate::apt::{Apt, Package};
 use crate::closure::Tree;
 use crate::host::{Host, Older, Recipe};
 use crate::probe::Adapter;
+use crate::program::Unavailable;
+use crate::shims::{GpuDriver, Shims};
 use crate::software::{Api, Software};
 use crate::stamp::Stamp;
 use crate::{icd, probe, software};
@@ -86,7 +88,7 @@ impl Provisioner {
     /// Removes all drivers, so that they are fetched again.
     pub(crate) fn forget(&self) -> Result<()> {
         let older = [Older::Bookworm, Older::BookwormBackports].map(Older::name);
-        let others = ["lavapipe", "swiftshader", "radv", "llvmpipe", "mpi", "validation", "tools"];
+        let others = ["lavapipe", "swiftshader", "shims", "llvmpipe", "mpi", "validation", "tools"];
         let of_browsers = ["chromium", "rust-src"];
         for folder in others.iter().chain(&of_browsers).chain(&older) {
             remove(&self.drivers.join(folder))?;
@@ -280,23 +282,34 @@ impl Provisioner {
         self.complete(software, stamp, &folder, place)
     }
 
-    /// RADV, Mesa's driver for AMD's GPUs, ready to compile kernels for GPUs that aren't there.
-    pub(crate) fn radv(&mut self) -> Result<Radv> {
-        let folder = self.drivers.join("radv");
+    /// Mesa's drivers for GPUs, ready to compile kernels for some that aren't there.
+    pub(crate) fn shims(&mut self) -> Result<Shims> {
+        let folder = self.drivers.join("shims");
         let stamp = match Stamp::read(&folder) {
             Some(stamp) => stamp,
-            None => self.fetch_radv(&folder).context("RADV could not be fetched")?,
+            None if !self.host.is_debian() => {
+                let words = "GPUs that aren't there come with Debian's package mesa-drm-shim, and this system isn't Debian";
+                return Err(Unavailable(words.to_owned()).into());
+            }
+            None => self.fetch_shims(&folder).context("Mesa's shims could not be fetched")?,
         };
-        Ok(Radv { package: stamp.package, folder })
+        Ok(Shims { package: stamp.package, folder })
     }
 
-    fn fetch_radv(&mut self, place: &Path) -> Result<Stamp> {
-        let wanted = ["mesa-vulkan-drivers", "libvulkan1", "libc6"];
-        let (packages, tree) = self.closure("RADV", self.host.radv_recipes(), &wanted)?;
-        let folder = self.partial("radv")?;
-        let driver = tree.find("libvulkan_radeon", ".so")?;
-        let loader = tree.find("libvulkan.so", ".1")?;
-        keep_with_runner(&tree, &[driver, loader], &folder)?;
+    fn fetch_shims(&mut self, place: &Path) -> Result<Stamp> {
+        let wanted = ["mesa-vulkan-drivers", "mesa-drm-shim", "libvulkan1", "libc6"];
+        let (packages, tree) = self.closure("Mesa's shims", self.host.recipes(), &wanted)?;
+        let folder = self.partial("shims")?;
+        let mut libraries = vec![tree.find("libvulkan.so", ".1")?];
+        for driver in GpuDriver::ALL {
+            libraries.push(tree.find(&driver.library(), "")?);
+            libraries.push(tree.find(&driver.shim(), "")?);
+            let manifest =
+                fs::read_to_string(tree.find(&format!("{}_icd", driver.name()), ".json")?)?;
+            let library = format!("lib/{}", driver.library());
+            fs::write(folder.join(driver.manifest()), icd::with_library(&manifest, &library)?)?;
+        }
+        keep_with_runner(&tree, &libraries, &folder)?;
         self.settle("mesa-vulkan-drivers", &packages, &folder, place)
     }
 
@@ -396,15 +409,6 @@ impl Drop for Provisioner {
         // What can't be removed now is removed by the next run.
         let _ = remove(&self.drivers.join("partial"));
     }
-}
-
-/// RADV, whose compiler works without a GPU.
-#[derive(Debug)]
-pub struct Radv {
-    /// The package it came in, and its version.
-    pub package: String,
-    /// `run` starts programs on its C library; `lib/libvulkan_radeon.so` is the driver.
-    pub folder: PathBuf,
 }
 
 /// The version of one of the packages.

@@ -1,6 +1,6 @@
 //! Compiles the kernels that `cargo xtask isa` reports on.
 //!
-//! It runs on a driver that prints its compiler's output to standard error (see `lab/null-gpu`), and says there before
+//! It runs on a driver that prints its compiler's output to standard error, for a GPU that isn't there, and says there before
 //! each plan what it is. With `--keep` it tells on standard output what making all pipelines took.
 
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
-use wgpu_attention::plan::{BackwardOptions, PlanOptions};
+use wgpu_attention::plan::{BackwardOptions, InspectPlan, PlanOptions};
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
     AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem, Session,
@@ -66,10 +66,24 @@ const LINES: &[Line] = &[
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
+    Line {
+        kernels: &["merge", "forward decode, 8 rows"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(4).seq_len_kv(4096),
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
+    },
+    Line {
+        kernels: &["inspect scores", "inspect weights"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| InspectPlan::new(kernels, problem).map(|_| ()),
+    },
 ];
 
 /// The lengths of rows that are compiled for.
-const HEAD_DIMS: [usize; 2] = [64, 128];
+const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
 /// The types that tensors are stored in.
 const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16];
@@ -96,6 +110,10 @@ fn backward(
 struct Options {
     /// Only kernels with this in their name.
     filter: Option<String>,
+
+    /// Only for rows of this length.
+    #[arg(long)]
+    head_dim: Option<usize>,
 
     /// Only kernels that don't use subgroups.
     #[arg(long)]
@@ -127,7 +145,9 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for &dtype in line.dtypes {
-            for head_dim in HEAD_DIMS {
+            for head_dim in
+                HEAD_DIMS.into_iter().filter(|n| options.head_dim.is_none_or(|one| one == *n))
+            {
                 let dtypes = match dtype {
                     Dtype::I8 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),

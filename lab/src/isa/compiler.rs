@@ -1,118 +1,131 @@
-//! RADV's compiler, on the kernels.
+//! The drivers' compilers, on the kernels.
 
-use std::fs;
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use drivers::Radv;
+use drivers::Shims;
 use drivers::progress::Steps;
 use drivers::workspace::{Workspace, artifact, describe};
 
-use super::family::{FAMILIES, Family, OTHER_FAMILIES};
-use super::listing::{self, Compiled};
+use super::gpu::{GPUS, Gpu};
+use super::listing::{Compiled, Listing};
 
 /// Everything that compiling takes.
 pub(super) struct Compiler {
-    pub(super) radv: Radv,
+    pub(super) shims: Shims,
     /// The program that compiles all kernels.
     program: PathBuf,
-    /// Names the driver to the Vulkan loader.
-    manifest: PathBuf,
+}
+
+/// Which kernels.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Selection {
+    /// Only kernels with this in their name
+    #[arg(long, value_name = "TEXT")]
+    kernel: Option<String>,
+
+    /// Only for rows of this length
+    #[arg(long, value_name = "N")]
+    head_dim: Option<usize>,
+}
+
+impl Selection {
+    pub(super) fn of(kernel: &str, head_dim: usize) -> Self {
+        Self { kernel: Some(kernel.to_owned()), head_dim: Some(head_dim) }
+    }
+
+    fn has(&self, compiled: &Compiled) -> bool {
+        self.kernel.as_ref().is_none_or(|part| compiled.kernel.contains(part))
+    }
 }
 
 impl Compiler {
-    pub(super) fn build(workspace: &Workspace, radv: Radv) -> Result<Self> {
+    pub(super) fn build(workspace: &Workspace, shims: Shims) -> Result<Self> {
         // The whole workspace, so that shared dependencies have the features that all other tasks build them with.
         let mut program = workspace.cargo("build");
         program.args(["--workspace", "--all-features", "--bin", "isa-kernels"]);
-        let mut driver = workspace.cargo("build");
-        driver.args(["--all-features", "--package", "null-gpu"]);
         let program = artifact(&mut program, "isa-kernels", std::env::consts::EXE_EXTENSION)?;
-        let driver = artifact(&mut driver, "null_gpu", std::env::consts::DLL_EXTENSION)?;
-        let manifest = radv.folder.join("null-gpu.json");
-        let json = serde_json::json!({
-            "file_format_version": "1.0.1",
-            "ICD": { "api_version": "1.4.305", "library_path": driver },
-        });
-        fs::write(&manifest, format!("{json:#}\n"))
-            .with_context(|| format!("writing {}", manifest.display()))?;
-        Ok(Self { radv, program, manifest })
+        Ok(Self { shims, program })
     }
 
-    /// What the driver prints while all kernels are compiled for a family.
-    pub(super) fn compile(&self, family: &Family, filter: Option<&str>) -> Result<String> {
-        let mut command = self.command(family);
-        command.args(filter).env("RADV_DEBUG", "asm,shaderstats,nocache");
-        let done = self.run(&mut command, family)?;
-        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
-    }
-
-    /// The program, on a GPU of a family.
-    pub(super) fn command(&self, family: &Family) -> Command {
-        let mut command = Command::new(self.radv.folder.join("run"));
-        command
-            .arg(&self.program)
-            .args(family.is_wave32().then_some("--without-subgroups"))
-            .env("WGPU_BACKEND", "vulkan")
-            // Its last lines are shown where it fails.
-            .env("RUST_BACKTRACE", "0")
-            .env_remove("WGPU_ADAPTER_NAME")
-            // It checks indirect dispatches by a kernel of its own, which would be in the report.
-            .env("WGPU_VALIDATION_INDIRECT_CALL", "0")
-            .env("VK_DRIVER_FILES", &self.manifest)
-            .env("VK_LOADER_LAYERS_DISABLE", "~implicit~")
-            .env("NULL_GPU_RADV", self.radv.folder.join("lib/libvulkan_radeon.so"))
-            .envs(family.environment());
-        command
-    }
-
-    pub(super) fn run(&self, command: &mut Command, family: &Family) -> Result<Output> {
-        let done = command
-            .output()
-            .with_context(|| format!("`{}` could not be started", describe(command)))?;
-        if !done.status.success() {
-            let text = String::from_utf8_lossy(&done.stderr);
-            let lines: Vec<&str> = text.lines().collect();
+    /// What the GPU's compiler made of the kernels; `each` gets every line that it printed.
+    pub(super) fn compile(
+        &self,
+        gpu: Gpu,
+        selection: &Selection,
+        mut each: impl FnMut(&str),
+    ) -> Result<Vec<Compiled>> {
+        let mut command = self.command(gpu)?;
+        command.args(&selection.kernel);
+        if let Some(head_dim) = selection.head_dim {
+            command.arg("--head-dim").arg(head_dim.to_string());
+        }
+        let (name, value) = gpu.printing();
+        command.env(name, value).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("`{}` could not be started", describe(&command)))?;
+        let output = BufReader::new(child.stderr.take().context("a child without its output")?);
+        let mut listing = Listing::new(gpu.driver);
+        let mut last = VecDeque::new();
+        for line in output.split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            listing.line(&line).with_context(|| format!("on {}", gpu.name))?;
+            each(&line);
+            last.push_back(line.into_owned());
+            if last.len() > 10 {
+                last.pop_front();
+            }
+        }
+        if !child.wait()?.success() {
+            let lines = Vec::from(last).join("\n");
             bail!(
-                "kernels can't be compiled for {} with {}:\n{}",
-                family.name,
-                self.radv.package,
-                lines[lines.len().saturating_sub(10)..].join("\n")
+                "kernels can't be compiled for {} with {}:\n{lines}",
+                gpu.name,
+                self.shims.package
             );
         }
-        Ok(done)
+        let mut compiled = listing.finish().with_context(|| format!("on {}", gpu.name))?;
+        compiled.retain(|kernel| selection.has(kernel));
+        Ok(compiled)
+    }
+
+    /// The program, on a GPU.
+    pub(super) fn command(&self, gpu: Gpu) -> Result<Command> {
+        let mut command = self.shims.command(gpu.driver, &self.program)?;
+        command
+            .args(gpu.is_wave32().then_some("--without-subgroups"))
+            // Its last lines are shown where it fails.
+            .env("RUST_BACKTRACE", "0")
+            // It checks indirect dispatches by a kernel of its own, which would be in the report.
+            .env("WGPU_VALIDATION_INDIRECT_CALL", "0")
+            .envs(gpu.environment());
+        Ok(command)
     }
 }
 
-/// What every family's compiler made of the kernels.
+/// What every GPU's compiler made of the kernels.
 pub(crate) struct Everywhere {
-    /// The driver's package.
+    /// The drivers' package.
     pub(crate) package: String,
-    pub(crate) families: Vec<(&'static str, Result<Spills>)>,
+    pub(crate) gpus: Vec<(Gpu, Result<Vec<Compiled>>)>,
 }
 
-/// The kernels that were compiled for a family, and whether their registers spill.
-type Spills = Vec<(String, bool)>;
-
-/// Compiles all kernels for all families, those of the report and the others.
+/// Compiles all kernels for all GPUs.
 pub(crate) fn compile_everywhere(workspace: &Workspace) -> Result<Everywhere> {
-    let compiler = Compiler::build(workspace, drivers::radv(workspace)?)?;
-    let progress = Steps::new("RADV");
-    progress.set_total((FAMILIES.len() + OTHER_FAMILIES.len()) as u64);
-    let families = FAMILIES
-        .iter()
-        .chain(&OTHER_FAMILIES)
-        .map(|family| {
-            let listing = compiler.compile(family, None).and_then(|text| listing::parse(&text));
-            progress.step();
-            let kernels = listing.map(|kernels| {
-                let spills = |kernel: &Compiled| kernel.stats.spilled + kernel.stats.scratch > 0;
-                kernels.into_iter().map(|kernel| (kernel.name.clone(), spills(&kernel))).collect()
-            });
-            (family.name, kernels)
-        })
-        .collect();
+    let compiler = Compiler::build(workspace, drivers::shims(workspace)?)?;
+    let progress = Steps::new("GPUs");
+    progress.set_total(GPUS.len() as u64);
+    let compile = |gpu| {
+        let compiled = compiler.compile(gpu, &Selection::default(), |_| {});
+        progress.step();
+        (gpu, compiled)
+    };
+    let gpus = GPUS.into_iter().map(compile).collect();
     progress.finish();
-    Ok(Everywhere { package: compiler.radv.package, families })
+    Ok(Everywhere { package: compiler.shims.package, gpus })
 }

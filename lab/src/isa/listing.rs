@@ -1,208 +1,316 @@
-//! What the driver printed while kernels were compiled: for each plan a line of `isa-kernels`, then for each of its
-//! kernels the machine code and RADV's statistics.
+//! What a driver printed while kernels were compiled: for each plan a line of `isa-kernels`, then for each of its kernels the
+//! compiler's statistics, which every driver words in its own way.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Context, Result, ensure};
-
-use super::code::Code;
+use anyhow::{Context, Result, bail, ensure};
+use drivers::GpuDriver;
+use serde::Serialize;
 
 /// A kernel as the compiler left it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Compiled {
-    pub(crate) name: String,
+    pub(crate) kernel: String,
     pub(crate) head_dim: usize,
     pub(crate) dtype: String,
+    #[serde(flatten)]
     pub(crate) stats: Stats,
-    pub(crate) code: Code,
 }
 
-/// RADV's statistics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What all compilers tell, in the same units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Stats {
-    pub(crate) sgprs: u64,
-    pub(crate) vgprs: u64,
-    /// Registers of both kinds.
-    pub(crate) spilled: u64,
-    /// Bytes per invocation.
-    pub(crate) scratch: u64,
-    /// Bytes per workgroup.
-    pub(crate) lds: u64,
-    /// How many subgroups a SIMD holds at once.
-    pub(crate) occupancy: u64,
     pub(crate) instructions: u64,
-    /// The compiler's estimates, in clocks: of one subgroup, and of one among as many as a SIMD holds.
-    pub(crate) latency: u64,
-    pub(crate) inverse_throughput: u64,
+    /// Of 32 bits, per invocation.
+    pub(crate) registers: u64,
+    /// Bytes per invocation of local memory, or scratch.
+    pub(crate) memory_bytes: u64,
+    /// Moves of registers to memory and back; on Adreno, all accesses to such memory.
+    pub(crate) spills: u64,
+    /// Subgroups that a multiprocessor (NVIDIA), SIMD (AMD) or core (Adreno) holds; on Apple, the most invocations of a workgroup.
+    pub(crate) occupancy: u64,
+    /// Bytes per workgroup, where the compiler tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workgroup_bytes: Option<u64>,
+}
+
+impl Stats {
+    /// Whether something that was meant for registers lies in memory.
+    pub(crate) const fn uses_memory(&self) -> bool {
+        self.memory_bytes > 0 || self.spills > 0
+    }
 }
 
 /// The marks that `isa-kernels` leaves.
 const PLAN: &str = "### plan ";
 const REFUSED: &str = "### refused ";
 const END: &str = "### end";
-/// The line before RADV's statistics, and after them.
-pub(super) const STATISTICS: &str = "*** SHADER STATS ***";
-const STATISTICS_END: &str = "********************";
 
-/// Reads the whole output.
-///
-/// # Errors
-/// Where it breaks off, or where a plan compiled other kernels than its line names.
-pub(crate) fn parse(output: &str) -> Result<Vec<Compiled>> {
-    ensure!(
-        output.lines().any(|line| line == END),
-        "the kernels' compilation broke off:\n{}",
-        last_lines(output)
-    );
-    let mut compiled = Vec::new();
-    for plan in output.split(PLAN).skip(1) {
-        let (title, text) = plan.split_once('\n').context("a plan without kernels")?;
-        let mut fields = title.split("; ");
-        let mut field = || fields.next().with_context(|| format!("`{title}` is no plan's line"));
-        let names: Vec<&str> = field()?.split(" + ").collect();
-        let head_dim = field()?.parse().with_context(|| format!("head_dim of `{title}`"))?;
-        let dtype = field()?;
-        if text.lines().any(|line| line.starts_with(REFUSED)) {
-            continue;
-        }
-        let parts: Vec<&str> = text.split(STATISTICS).collect();
-        let found = parts.len() - 1;
-        ensure!(
-            found == names.len(),
-            "`{title}` names {} kernels, {found} were compiled",
-            names.len()
-        );
-        for (name, pair) in names.into_iter().zip(parts.windows(2)) {
-            let code = pair[0].split(STATISTICS_END).last().unwrap_or_default();
-            let stats = pair[1].split(STATISTICS_END).next().unwrap_or_default();
-            compiled.push(Compiled {
-                name: name.to_owned(),
-                head_dim,
-                dtype: dtype.to_owned(),
-                stats: stats_of(stats).with_context(|| format!("statistics of {title}"))?,
-                code: Code::parse(code),
-            });
-        }
+/// Reads the output, line by line.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    driver: GpuDriver,
+    compiled: Vec<Compiled>,
+    plan: Option<Plan>,
+    /// Of the kernel that is being told of.
+    stats: Stats,
+    is_complete: bool,
+}
+
+/// A plan and the statistics of the kernels that it compiled so far.
+#[derive(Debug)]
+struct Plan {
+    title: String,
+    is_refused: bool,
+    kernels: Vec<Stats>,
+}
+
+impl Listing {
+    pub(crate) fn new(driver: GpuDriver) -> Self {
+        let stats = Stats::default();
+        Self { driver, compiled: Vec::new(), plan: None, stats, is_complete: false }
     }
-    Ok(compiled)
+
+    /// Reads the next line.
+    ///
+    /// # Errors
+    /// Where a plan compiled other kernels than its line names.
+    pub(crate) fn line(&mut self, line: &str) -> Result<()> {
+        if let Some(title) = line.strip_prefix(PLAN) {
+            self.end_plan()?;
+            let plan = Plan { title: title.to_owned(), is_refused: false, kernels: Vec::new() };
+            self.plan = Some(plan);
+        } else if line.starts_with(REFUSED) {
+            self.plan.as_mut().context("a refusal without a plan")?.is_refused = true;
+        } else if line == END {
+            self.end_plan()?;
+            self.is_complete = true;
+        } else if self.plan.is_some() && self.driver_line(line) {
+            let stats = std::mem::take(&mut self.stats);
+            self.plan.iter_mut().for_each(|plan| plan.kernels.push(stats));
+        }
+        Ok(())
+    }
+
+    /// The kernels.
+    ///
+    /// # Errors
+    /// Where the output broke off.
+    pub(crate) fn finish(self) -> Result<Vec<Compiled>> {
+        ensure!(self.is_complete, "the kernels' compilation broke off");
+        Ok(self.compiled)
+    }
+
+    fn end_plan(&mut self) -> Result<()> {
+        let Some(Plan { title, is_refused, kernels }) = self.plan.take() else { return Ok(()) };
+        if is_refused {
+            return Ok(());
+        }
+        let fields: Vec<&str> = title.split("; ").collect();
+        let [names, head_dim, dtype] = fields[..] else { bail!("`{title}` is no plan's line") };
+        let names: Vec<&str> = names.split(" + ").collect();
+        let head_dim = head_dim.parse().with_context(|| format!("head_dim of `{title}`"))?;
+        ensure!(
+            kernels.len() == names.len(),
+            "`{title}` names {} kernels, {} were compiled",
+            names.len(),
+            kernels.len()
+        );
+        self.compiled.extend(names.into_iter().zip(kernels).map(|(name, stats)| Compiled {
+            kernel: name.to_owned(),
+            head_dim,
+            dtype: dtype.to_owned(),
+            stats,
+        }));
+        Ok(())
+    }
+
+    /// Takes from a driver's line what it tells; whether it is the last of a kernel.
+    fn driver_line(&mut self, line: &str) -> bool {
+        let stats = &mut self.stats;
+        let after = |name: &str| line.strip_prefix(name)?.trim().parse::<u64>().ok();
+        match self.driver {
+            GpuDriver::Nvk => {
+                if let Some(count) = after("Instruction count:") {
+                    stats.instructions = count;
+                } else if let Some(warps) = after("Max warps/SM:") {
+                    stats.occupancy = warps;
+                } else if let Some(spills) = after("Spills to mem:") {
+                    stats.spills += spills;
+                } else if let Some(fills) = after("Fills from mem:") {
+                    stats.spills += fills;
+                } else if let Some(registers) = after("Num GPRs:") {
+                    stats.registers = registers;
+                } else if let Some(bytes) = after("SLM size:") {
+                    stats.memory_bytes = bytes;
+                    return true;
+                }
+            }
+            GpuDriver::Radv => {
+                if let Some(registers) = after("VGPRs:") {
+                    stats.registers = registers;
+                } else if let Some(spills) = after("Spilled SGPRs:") {
+                    stats.spills += spills;
+                } else if let Some(spills) = after("Spilled VGPRs:") {
+                    stats.spills += spills;
+                } else if let Some(bytes) = after("LDS size:") {
+                    stats.workgroup_bytes = Some(bytes);
+                } else if let Some(bytes) = after("Scratch size:") {
+                    stats.memory_bytes = bytes;
+                } else if let Some(subgroups) = after("Subgroups per SIMD:") {
+                    stats.occupancy = subgroups;
+                } else if let Some(count) = after("Instructions:") {
+                    stats.instructions = count;
+                }
+                return line == "********************";
+            }
+            GpuDriver::Honeykrisp => {
+                // `CS shader: 193 instrs, 131 alu, …, 39 gprs, 140 uniforms, 0 scratch, …, 0:0 spills:fills, …`
+                let Some(counts) = line.strip_prefix("CS shader: ") else { return false };
+                for (count, what) in counts.split(", ").filter_map(|part| part.split_once(' ')) {
+                    let number = count.parse().unwrap_or(0);
+                    match what {
+                        "instrs" => stats.instructions = number,
+                        // Of 16 bits.
+                        "gprs" => stats.registers = u64::div_ceil(number, 2),
+                        "scratch" => stats.memory_bytes = number,
+                        "threads" => stats.occupancy = number,
+                        "spills:fills" => {
+                            stats.spills =
+                                count.split(':').filter_map(|n| n.parse::<u64>().ok()).sum();
+                        }
+                        _ => {}
+                    }
+                }
+                return true;
+            }
+            GpuDriver::Turnip => {
+                let Some(text) = line.strip_prefix("MESA: info: ") else { return false };
+                // Private memory is read and written by these alone.
+                let is_private = |word: &str| word.starts_with("stp.") || word.starts_with("ldp.");
+                if text.split_whitespace().any(is_private) {
+                    stats.spills += 1;
+                }
+                let Some(text) = text.strip_prefix("; ") else { return false };
+                let counts = text.strip_prefix("CL prog ").and_then(|text| text.split_once(": "));
+                for part in counts.map_or(text, |(_, counts)| counts).split(", ") {
+                    let Some((count, what)) = part.split_once(' ') else { continue };
+                    let number = count.parse().unwrap_or(0);
+                    match what {
+                        "instr" => stats.instructions = number,
+                        // Of four components.
+                        "full" => stats.registers = 4 * number,
+                        "max_waves" => stats.occupancy = number,
+                        "preamble-instr" => return true,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        false
+    }
 }
 
-fn last_lines(output: &str) -> String {
-    let lines: Vec<&str> = output.lines().collect();
-    lines[lines.len().saturating_sub(10)..].join("\n")
-}
-
-fn stats_of(text: &str) -> Result<Stats> {
-    let values: BTreeMap<&str, u64> = text
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .filter_map(|(name, value)| Some((name, value.trim().parse().ok()?)))
-        .collect();
-    let value = |name: &str| {
-        values.get(name).copied().with_context(|| format!("the driver told no `{name}`"))
-    };
-    Ok(Stats {
-        sgprs: value("SGPRs")?,
-        vgprs: value("VGPRs")?,
-        spilled: value("Spilled SGPRs")? + value("Spilled VGPRs")?,
-        scratch: value("Scratch size")?,
-        lds: value("LDS size")?,
-        occupancy: value("Subgroups per SIMD")?,
-        instructions: value("Instructions")?,
-        latency: value("Latency")?,
-        inverse_throughput: value("Inverse Throughput")?,
-    })
+/// How many kernels the compiler tells of, whatever else stands there.
+pub(crate) fn kernels(driver: GpuDriver, output: &str) -> usize {
+    let mut listing = Listing::new(driver);
+    output.lines().filter(|line| listing.driver_line(line)).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// As RADV of Mesa 25.0.7 prints it, shortened.
-    const OUTPUT: &str = "\
-ac_compute_device_uuid's output is based on invalid pci bus info.
-### plan delta + dq; 64; f16
-Compute Shader
-disasm:
-BB0:
-\ts_endpgm                                                    ; bfb00000
+    fn read(driver: GpuDriver, output: &str) -> Result<Vec<Compiled>> {
+        let mut listing = Listing::new(driver);
+        output.lines().try_for_each(|line| listing.line(line))?;
+        listing.finish()
+    }
 
-
-*** SHADER STATS ***
-Driver pipeline hash: 16726884439928453294
-SGPRs: 128
-VGPRs: 192
-Spilled SGPRs: 0
-Spilled VGPRs: 3
-Code size: 12852
-LDS size: 14848
-Scratch size: 16
-Subgroups per SIMD: 8
-Instructions: 2788
-Latency: 38382
-Inverse Throughput: 9596
-********************
-
-
-Compute Shader
-disasm:
-BB0:
-\tv_fma_f32 v0, v1, v2, v3                                    ; d6130000
-\ts_endpgm                                                    ; bfb00000
-
-*** SHADER STATS ***
-SGPRs: 16
-VGPRs: 24
-Spilled SGPRs: 1
-Spilled VGPRs: 0
-LDS size: 0
-Scratch size: 0
-Subgroups per SIMD: 16
-Instructions: 2
-Latency: 9
-Inverse Throughput: 2
-********************
-
-
-### end
-";
+    /// What Mesa 26.1.6's compilers print of a kernel, shortened.
+    const PRINTED: [(GpuDriver, &str, Stats); 4] = [
+        (
+            GpuDriver::Nvk,
+            "Instruction count: 3041\nStatic cycle count: 143928\nMax warps/SM: 20\nSpills to mem: 2\n\
+             Spills to reg: 5\nFills from mem: 3\nFills from reg: 4\nNum GPRs: 96\nSLM size: 16\nEncoded shader:\n",
+            Stats {
+                instructions: 3041,
+                registers: 96,
+                memory_bytes: 16,
+                spills: 5,
+                occupancy: 20,
+                workgroup_bytes: None,
+            },
+        ),
+        (
+            GpuDriver::Radv,
+            "*** SHADER STATS ***\nSGPRs: 128\nVGPRs: 192\nSpilled SGPRs: 1\nSpilled VGPRs: 3\nLDS size: 14848\n\
+             Scratch size: 16\nSubgroups per SIMD: 8\nInstructions: 2788\nPre-Sched VGPRs: 84\n********************\n",
+            Stats {
+                instructions: 2788,
+                registers: 192,
+                memory_bytes: 16,
+                spills: 4,
+                occupancy: 8,
+                workgroup_bytes: Some(14848),
+            },
+        ),
+        (
+            GpuDriver::Honeykrisp,
+            "CS shader: 5495 instrs, 4435 alu, 4435 fscib, 926 ic, 39426 code size, 255 gprs, 512 uniforms, 40 scratch, \
+             384 threads, 11 loops, 11:12 spills:fills, 212 preamble inst\n",
+            Stats {
+                instructions: 5495,
+                registers: 128,
+                memory_bytes: 40,
+                spills: 23,
+                occupancy: 384,
+                workgroup_bytes: None,
+            },
+        ),
+        (
+            GpuDriver::Turnip,
+            "MESA: info: (sy)stp.f32 p[r0.x+16], r4.x, 1\n\
+             MESA: info: ; CL prog 18/1: 2802 instr, 409 nops, 2393 non-nops, 111 mov, 69 cov, 4838 dwords\n\
+             MESA: info: ; CL prog 18/1: 0 last-baryf, 0 last-helper, 0 half, 48 full, 40 constlen\n\
+             MESA: info: ; CL prog 18/1: 4 max_waves, 0 double_threadsize\n\
+             MESA: info: ; 172 preamble-instr, 0 early-preamble\n",
+            Stats {
+                instructions: 2802,
+                registers: 192,
+                memory_bytes: 0,
+                spills: 1,
+                occupancy: 4,
+                workgroup_bytes: None,
+            },
+        ),
+    ];
 
     #[test]
-    fn output_is_read() {
-        let compiled = parse(OUTPUT).unwrap();
-        let names: Vec<_> = compiled.iter().map(|kernel| kernel.name.as_str()).collect();
-        assert_eq!(names, ["delta", "dq"]);
-        assert_eq!(
-            compiled[0].stats,
-            Stats {
-                sgprs: 128,
-                vgprs: 192,
-                spilled: 3,
-                scratch: 16,
-                lds: 14848,
-                occupancy: 8,
-                instructions: 2788,
-                latency: 38382,
-                inverse_throughput: 9596,
-            }
-        );
-        assert_eq!((compiled[1].head_dim, compiled[1].dtype.as_str()), (64, "f16"));
-        assert_eq!(compiled[1].code, Code::parse("BB0:\n\tv_fma_f32 v0 ; 0\n\ts_endpgm ; 0\n"));
+    fn every_drivers_words_are_read() {
+        for (driver, printed, stats) in PRINTED {
+            let output = format!("noise\n### plan a + b; 64; f16\n{printed}{printed}### end\n");
+            let kernel = |name: &str| Compiled {
+                kernel: name.to_owned(),
+                head_dim: 64,
+                dtype: "f16".to_owned(),
+                stats,
+            };
+            assert_eq!(read(driver, &output).unwrap(), [kernel("a"), kernel("b")], "{driver:?}");
+            assert!(stats.uses_memory());
+        }
     }
 
     #[test]
     fn what_the_gpu_cant_do_is_left_out() {
         let output = "### plan forward matrix; 64; f32\n### refused it serves f16\n### end\n";
-        assert_eq!(parse(output).unwrap(), []);
+        assert_eq!(read(GpuDriver::Nvk, output).unwrap(), []);
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let broken = OUTPUT.replace("### end\n", "");
-        assert!(parse(&broken).unwrap_err().to_string().contains("broke off"));
-        let fewer = OUTPUT.replace("delta + dq", "delta");
-        assert!(parse(&fewer).unwrap_err().to_string().contains("2 were compiled"));
-        let silent = OUTPUT.replace("VGPRs: 24\n", "");
-        assert!(format!("{:#}", parse(&silent).unwrap_err()).contains("`VGPRs`"));
+        let [(driver, printed, _), ..] = PRINTED;
+        let fewer = format!("### plan a + b; 64; f16\n{printed}### end\n");
+        assert!(read(driver, &fewer).unwrap_err().to_string().contains("1 were compiled"));
+        let broken = format!("### plan a; 64; f16\n{printed}");
+        assert!(read(driver, &broken).unwrap_err().to_string().contains("broke off"));
     }
 }

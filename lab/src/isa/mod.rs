@@ -1,12 +1,10 @@
 //! `cargo xtask isa`: the kernels' machine code for real GPUs, on a machine that has none.
 //!
-//! RADV, Mesa's driver for AMD's GPUs, can pretend to have one; [`drivers::radv`] fetches a release of it that does.
-//! `lab/null-gpu` makes a device of it that wgpu opens, `lab/isa-kernels` compiles every kernel there, and what the
-//! compiler prints is read ([`listing`]), taken apart ([`code`]) and laid out as tables ([`table`]).
+//! [`drivers::shims`] has Mesa's drivers for GPUs that aren't there. `lab/isa-kernels` compiles every kernel on them, and what
+//! their compilers print is read ([`listing`]) and laid out as tables ([`table`]).
 
-mod code;
 mod compiler;
-mod family;
+mod gpu;
 mod listing;
 mod start;
 mod table;
@@ -18,102 +16,136 @@ use anyhow::{Context, Result, ensure};
 use clap::builder::PossibleValuesParser;
 use drivers::workspace::Workspace;
 
-use compiler::Compiler;
 pub(crate) use compiler::compile_everywhere;
-use family::{FAMILIES, Family};
-use listing::Compiled;
+use compiler::{Compiler, Selection};
+use gpu::{GPUS, Gpu};
+use table::Row;
 
 /// Which kernels, for which GPUs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only for these GPUs, by RADV's names; several times for several
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(FAMILIES.map(|family| family.name)))]
-    family: Vec<String>,
+    /// Only for these GPUs; several times for several
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(GPUS.map(|gpu| gpu.name)))]
+    gpu: Vec<String>,
 
-    /// Only kernels with this in their name
-    #[arg(long, value_name = "TEXT")]
-    kernel: Option<String>,
+    #[command(flatten)]
+    selection: Selection,
 
-    /// Write docs/isa.md; it has all kernels for all GPUs
-    #[arg(long, conflicts_with_all = ["family", "kernel"])]
+    /// Write docs/isa.md and docs/isa.json, which have all kernels for all GPUs
+    #[arg(long, conflicts_with_all = ["gpu", "kernel", "head_dim"])]
     write: bool,
 
-    /// Print what the compiler printed, machine code included, instead of the tables
+    /// Print what the compiler printed instead of the tables
     #[arg(long, conflicts_with = "write")]
     listing: bool,
 
+    /// Fail if one of a few kernels for NVIDIA's and Apple's GPUs has in memory what was meant for registers: what CI runs
+    #[arg(long, conflicts_with_all = ["gpu", "kernel", "head_dim", "write", "listing"])]
+    check: bool,
+
     /// Instead, how long the first and the second start of a program wait for all kernels, with their pipelines kept on disk
-    #[arg(long, conflicts_with_all = ["kernel", "write", "listing"])]
+    #[arg(long, conflicts_with_all = ["kernel", "head_dim", "write", "listing", "check"])]
     start: bool,
 }
 
+/// GPUs that the page has columns of: one per vendor.
+const COLUMNS: [&str; 4] = ["ga102", "navi31", "m1", "a740"];
+
+/// What CI compiles: on the compilers that unroll least and have fewest registers.
+const CHECKED_GPUS: [&str; 2] = ["ga102", "m1"];
+const CHECKED: [(&str, usize); 4] =
+    [("forward tiled", 128), ("backward", 64), ("forward matrix", 128), ("forward decode", 128)];
+
 /// `cargo xtask isa`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
-    let radv = drivers::radv(workspace)?;
-    let compiler = Compiler::build(workspace, radv)?;
-    let families: Vec<&Family> = FAMILIES
-        .iter()
-        .filter(|family| {
-            options.family.is_empty() || options.family.iter().any(|name| name == family.name)
-        })
-        .collect();
+    let shims = drivers::shims(workspace)?;
+    let compiler = Compiler::build(workspace, shims)?;
+    let is_wanted =
+        |gpu: &Gpu| options.gpu.is_empty() || options.gpu.iter().any(|name| name == gpu.name);
+    let gpus: Vec<Gpu> = GPUS.into_iter().filter(is_wanted).collect();
     if options.start {
-        let folder = workspace.target().join("isa-start");
-        println!("{}", start::HEADER);
-        for family in families {
-            println!("{}", start::line(&compiler, family, &folder)?);
-        }
-        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
-        return Ok(ExitCode::SUCCESS);
+        return starts(workspace, &compiler, &gpus);
     }
-    let mut compiled: Vec<(&Family, Vec<Compiled>)> = Vec::new();
-    for family in families {
-        let text = compiler.compile(family, options.kernel.as_deref())?;
-        if options.listing {
-            print!("{text}");
-            continue;
-        }
-        let kernels = listing::parse(&text).with_context(|| format!("on {}", family.name))?;
-        compiled.push((family, kernels));
+    if options.check {
+        return check(&compiler);
+    }
+    let mut rows = Vec::new();
+    for &gpu in &gpus {
+        let compiled = compiler.compile(gpu, &options.selection, |line| {
+            if options.listing {
+                println!("{line}");
+            }
+        })?;
+        eprintln!("{}: {} kernels", gpu.name, compiled.len());
+        rows.extend(compiled.into_iter().map(|compiled| Row { gpu: gpu.name, compiled }));
     }
     if options.listing {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows: Vec<table::Row<'_>> = compiled
-        .iter()
-        .flat_map(|(family, kernels)| kernels.iter().map(move |kernel| (*family, kernel)))
-        .filter(|(_, kernel)| options.kernel.as_ref().is_none_or(|part| kernel.name.contains(part)))
-        .collect();
-    ensure!(
-        !rows.is_empty(),
-        "no kernel has {:?} in its name",
-        options.kernel.as_deref().unwrap_or_default()
-    );
-    // Families stay in their order.
-    let types = ["f32", "f16", "i8"];
-    let place = |dtype: &str| types.iter().position(|other| *other == dtype);
-    rows.sort_by_key(|(_, kernel)| (kernel.head_dim, place(&kernel.dtype)));
-    let tables = table::markdown(&rows);
+    ensure!(!rows.is_empty(), "no kernel is called so; see lab/isa-kernels/src/main.rs");
     if options.write {
-        let path = workspace.root().join("docs/isa.md");
-        fs::write(&path, document(&compiler.radv.package, &tables))
-            .with_context(|| format!("writing {}", path.display()))?;
-        eprintln!("wrote {}", path.display());
+        write(workspace, &compiler.shims.package, &rows)?;
     } else {
-        print!("{tables}");
+        print!("{}", table::markdown(&rows, &gpus));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text of docs/isa.md around the tables.
-fn document(package: &str, tables: &str) -> String {
+fn starts(workspace: &Workspace, compiler: &Compiler, gpus: &[Gpu]) -> Result<ExitCode> {
+    let folder = workspace.target().join("isa-start");
+    println!("{}", start::HEADER);
+    for &gpu in gpus {
+        println!("{}", start::line(compiler, gpu, &folder)?);
+    }
+    fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(compiler: &Compiler) -> Result<ExitCode> {
+    let mut rows = Vec::new();
+    for gpu in GPUS.into_iter().filter(|gpu| CHECKED_GPUS.contains(&gpu.name)) {
+        for (kernel, head_dim) in CHECKED {
+            let compiled = compiler.compile(gpu, &Selection::of(kernel, head_dim), |_| {})?;
+            rows.extend(compiled.into_iter().map(|compiled| Row { gpu: gpu.name, compiled }));
+        }
+    }
+    let in_memory = table::in_memory(&rows);
+    ensure!(
+        in_memory.is_empty(),
+        "what was meant for registers lies in memory; an array that a loop indexes, or a tile that is too large? \
+         (`cargo xtask isa` shows all)\n  {}",
+        in_memory.join("\n  ")
+    );
+    println!(
+        "{} kernels for {}: no local memory, scratch or spills",
+        rows.len(),
+        CHECKED_GPUS.join(" and ")
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(workspace: &Workspace, package: &str, rows: &[Row]) -> Result<()> {
+    let docs = workspace.root().join("docs");
+    // A kernel per line.
+    let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let json = format!("{{\"package\": {package:?}, \"compiled\": [\n{}\n]}}\n", lines.join(",\n"));
+    let columns: Vec<Gpu> = GPUS.into_iter().filter(|gpu| COLUMNS.contains(&gpu.name)).collect();
     let chips: Vec<String> =
-        FAMILIES.iter().map(|family| format!("{} ({})", family.name, family.chips)).collect();
-    include_str!("isa.md")
+        GPUS.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.chips)).collect();
+    let in_memory = match table::in_memory(rows) {
+        none if none.is_empty() => "No kernel does, on any of the GPUs.".to_owned(),
+        some => some.iter().map(|line| format!("- {line}")).collect::<Vec<_>>().join("\n"),
+    };
+    let page = include_str!("isa.md")
         .replace("PACKAGE", package)
-        .replace("FAMILIES", &chips.join(", "))
-        .replace("TABLES\n", tables)
-        .trim_end()
-        .to_owned()
-        + "\n"
+        .replace("GPUS", &chips.join(", "))
+        .replace("COUNT", &rows.len().to_string())
+        .replace("IN_MEMORY", &in_memory)
+        .replace("TABLES\n", &table::markdown(rows, &columns));
+    for (name, text) in [("isa.json", json), ("isa.md", page.trim_end().to_owned() + "\n")] {
+        let path = docs.join(name);
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
 }

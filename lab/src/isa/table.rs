@@ -1,96 +1,116 @@
-//! The report: one table per kernel.
+//! The report: one table per kernel, of one GPU per vendor; the JSON beside it has all.
 
 use std::fmt::Write as _;
 
-use super::code::Products;
-use super::family::Family;
-use super::listing::Compiled;
+use serde::Serialize;
 
-/// What is known of a kernel on a family.
-pub(crate) type Row<'a> = (&'a Family, &'a Compiled);
+use super::gpu::Gpu;
+use super::listing::{Compiled, Stats};
 
-const HEADER: &str = "\
-| head_dim | type | GPU | VGPRs | SGPRs | spills | scratch | LDS | waves | instructions | latency | inverse throughput | multiply-adds | of arithmetic | of vector | packed | comparisons | limited by |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-";
+/// A kernel on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    pub(super) gpu: &'static str,
+    #[serde(flatten)]
+    pub(super) compiled: Compiled,
+}
 
-/// Markdown: under each kernel's name its table.
-pub(crate) fn markdown(rows: &[Row<'_>]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for (_, kernel) in rows {
-        if !names.contains(&kernel.name.as_str()) {
-            names.push(&kernel.name);
-        }
-    }
+/// Markdown: under each kernel's name its table, a line per type and length of rows, a column per GPU.
+pub(super) fn markdown(rows: &[Row], gpus: &[Gpu]) -> String {
     let mut text = String::new();
-    for name in names {
+    for kernel in names(rows) {
+        let of_kernel: Vec<&Row> =
+            rows.iter().filter(|row| row.compiled.kernel == kernel).collect();
+        let heads: Vec<&str> = gpus.iter().map(|gpu| gpu.name).collect();
         // Writing to a String can't fail.
-        let _ = write!(text, "## {name}\n\n{HEADER}");
-        for (family, kernel) in rows.iter().filter(|(_, kernel)| kernel.name == name) {
-            let _ = writeln!(text, "| {} |", cells(family, kernel).join(" | "));
+        let _ = writeln!(text, "## {kernel}\n\n| head_dim, type | {} |", heads.join(" | "));
+        let _ = writeln!(text, "|---|{}", "---|".repeat(gpus.len()));
+        for line in of_kernel.iter().map(|row| line_of(row)).fold(Vec::new(), distinct) {
+            let cell = |gpu: &Gpu| {
+                let found =
+                    of_kernel.iter().find(|row| row.gpu == gpu.name && line_of(row) == line);
+                found.map_or_else(|| "–".to_owned(), |row| cell(&row.compiled.stats))
+            };
+            let cells: Vec<String> = gpus.iter().map(cell).collect();
+            let _ = writeln!(text, "| {}, {} | {} |", line.0, line.1, cells.join(" | "));
         }
         text.push('\n');
     }
     text
 }
 
-fn cells(family: &Family, kernel: &Compiled) -> Vec<String> {
-    let stats = &kernel.stats;
-    let products = kernel.code.products();
-    let of_products =
-        |cell: fn(&Products) -> String| products.as_ref().map_or_else(|| "–".to_owned(), cell);
-    vec![
-        kernel.head_dim.to_string(),
-        kernel.dtype.clone(),
-        family.name.to_owned(),
-        stats.vgprs.to_string(),
-        stats.sgprs.to_string(),
-        stats.spilled.to_string(),
-        stats.scratch.to_string(),
-        stats.lds.to_string(),
-        stats.occupancy.to_string(),
-        stats.instructions.to_string(),
-        stats.latency.to_string(),
-        stats.inverse_throughput.to_string(),
-        of_products(|products| products.mix.multiply_adds.to_string()),
-        of_products(|products| percent(products.mix.share_of_arithmetic())),
-        of_products(|products| percent(products.mix.share_of_vector())),
-        products.as_ref().map_or_else(|| "–".to_owned(), |products| packed(family, products)),
-        of_products(|products| {
-            format!("{} / {}", products.fewest_comparisons, products.most_comparisons)
-        }),
-        limit(family, kernel, products.as_ref()),
-    ]
+/// Every kernel that has something in memory that was meant for registers, in words.
+pub(super) fn in_memory(rows: &[Row]) -> Vec<String> {
+    let uses = rows.iter().filter(|row| row.compiled.stats.uses_memory());
+    uses.map(|Row { gpu, compiled }| {
+        let Compiled { kernel, head_dim, dtype, stats } = compiled;
+        format!(
+            "{kernel}, head_dim {head_dim}, {dtype}, on {gpu}: {} bytes, {} spills",
+            stats.memory_bytes, stats.spills
+        )
+    })
+    .collect()
 }
 
-fn packed(family: &Family, products: &Products) -> String {
-    let mix = &products.mix;
-    match (mix.matrix, mix.packed, mix.dual) {
-        (0, 0, 0) => "–".to_owned(),
-        (0, 0, dual) => format!("{dual} dual"),
-        (0, packed, _) => format!("{packed} packed"),
-        (matrix, ..) => {
-            let clocks = family.matrix_clocks(mix) / family.arithmetic_clocks(mix);
-            format!("{matrix} WMMA, {} of arithmetic's clocks", percent(clocks))
-        }
+fn names(rows: &[Row]) -> Vec<&str> {
+    rows.iter().map(|row| row.compiled.kernel.as_str()).fold(Vec::new(), distinct)
+}
+
+fn line_of(row: &Row) -> (usize, &str) {
+    (row.compiled.head_dim, row.compiled.dtype.as_str())
+}
+
+fn distinct<T: PartialEq>(mut found: Vec<T>, next: T) -> Vec<T> {
+    if !found.contains(&next) {
+        found.push(next);
     }
+    found
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
+/// Registers, occupancy and instructions; what is in memory stands out.
+fn cell(stats: &Stats) -> String {
+    let Stats { registers, occupancy, instructions, memory_bytes, spills, .. } = stats;
+    let memory = match stats.uses_memory() {
+        true => format!(", **{memory_bytes} B, {spills} spills**"),
+        false => String::new(),
+    };
+    format!("{registers} / {occupancy} / {instructions}{memory}")
 }
 
-/// What keeps the products from being faster, by the clocks that their instructions take.
-fn limit(family: &Family, kernel: &Compiled, products: Option<&Products>) -> String {
-    if kernel.stats.spilled > 0 || kernel.stats.scratch > 0 {
-        return "registers, which spill".to_owned();
-    }
-    let Some(products) = products else { return "memory: it multiplies nothing".to_owned() };
-    let arithmetic = family.arithmetic_clocks(&products.mix);
-    let lds = family.lds_clocks(&products.mix);
-    if arithmetic >= lds {
-        format!("arithmetic; workgroup memory {} of it", percent(lds / arithmetic))
-    } else {
-        format!("workgroup memory; arithmetic {} of it", percent(arithmetic / lds))
+#[cfg(test)]
+mod tests {
+    use super::super::gpu::GPUS;
+    use super::*;
+
+    #[test]
+    fn memory_stands_out() {
+        let row = |gpu, memory_bytes| Row {
+            gpu,
+            compiled: Compiled {
+                kernel: "merge".to_owned(),
+                head_dim: 64,
+                dtype: "f16".to_owned(),
+                stats: Stats {
+                    registers: 32,
+                    occupancy: 8,
+                    instructions: 99,
+                    memory_bytes,
+                    ..Stats::default()
+                },
+            },
+        };
+        let rows = [row("ga102", 0), row("m1", 16)];
+        let gpus =
+            GPUS.map(Some).into_iter().flatten().filter(|gpu| ["ga102", "m1"].contains(&gpu.name));
+        let text = markdown(&rows, &gpus.collect::<Vec<_>>());
+        assert!(
+            text.contains("## merge\n\n| head_dim, type | ga102 | m1 |\n|---|---|---|\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| 64, f16 | 32 / 8 / 99 | 32 / 8 / 99, **16 B, 0 spills** |"),
+            "{text}"
+        );
+        assert_eq!(in_memory(&rows), ["merge, head_dim 64, f16, on m1: 16 bytes, 0 spills"]);
     }
 }

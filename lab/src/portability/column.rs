@@ -22,8 +22,8 @@ pub(super) enum Check {
     Gl,
     /// The device tests on lavapipe under Vulkan's validation layer, synchronisation included
     Validation,
-    /// RADV's compiler for all families of AMD's GPUs that it can pretend
-    Radv,
+    /// The compilers of Mesa's drivers, for GPUs of four vendors
+    Gpus,
     /// SPIR-V, through spirv-val
     Spirv,
     /// HLSL, through DXC for shader model 6.0

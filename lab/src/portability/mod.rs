@@ -7,10 +7,10 @@ mod browser;
 mod column;
 mod compilers;
 mod devices;
+mod gpus;
 mod layer;
 mod page;
 mod proofs;
-mod radv;
 mod run;
 mod store;
 
@@ -112,8 +112,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             report(check, tests.run(workspace, &store, check))?;
         }
     }
-    if wanted.contains(&Check::Radv) {
-        report(Check::Radv, radv::run(workspace))?;
+    if wanted.contains(&Check::Gpus) {
+        report(Check::Gpus, gpus::run(workspace))?;
     }
     let translated: Vec<Check> =
         wanted.iter().copied().filter(|check| Check::TRANSLATED.contains(check)).collect();

@@ -106,7 +106,7 @@ mod tests {
         assert!(page.contains("| `append` | 24 |\n| `merge` | **failed** |\n"), "{page}");
         assert!(page.contains("- GL, `merge`: no subgroups.\n"), "{page}");
         assert!(page.contains("- Tint, `merge`: **failed**, line 1.\n"), "{page}");
-        assert!(page.contains("| `radv` | – | not run |"), "{page}");
+        assert!(page.contains("| `gpus` | – | not run |"), "{page}");
         assert!(page.contains("| `tint` | versions | **1 failures** |"), "{page}");
     }
 }

@@ -125,6 +125,7 @@ fn every_variant_is_valid() {
     let traits = DeviceTraits {
         is_cpu: true,
         fixed_subgroup_size: Ok(8),
+        registers: 255,
         largest_subgroup: 8,
         reads_wide: false,
         matrix: Ok(8),

@@ -59,6 +59,10 @@ pub(super) fn decode_shared(
     let strides = problem.strides;
     let k_run = run(problem.dtypes.k, rows_format.access, strides.k, shape.head_dim);
     let runs = head_dim.capacity / 4 / k_run;
+    let rows = block_rows(problem, most);
+    // The output's registers per invocation: v_run components of 4 of every row.
+    let most_vectors = if device.registers <= 128 { 8 } else { 16 };
+    let v_run = run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v);
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: DECODE_BLOCK_KV },
         head_dim,
@@ -68,9 +72,9 @@ pub(super) fn decode_shared(
         form: ForwardForm::Decode {
             invocations,
             threads_per_row: runs.clamp(invocations / DECODE_BLOCK_KV, 8),
-            rows: block_rows(problem, most),
+            rows,
             k_run,
-            v_run: run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v),
+            v_run: v_run.min((most_vectors / rows).max(1)),
             split: false,
         },
     };

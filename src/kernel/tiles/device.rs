@@ -7,6 +7,8 @@ pub(crate) struct DeviceTraits {
     pub(crate) is_cpu: bool,
     /// The one size that subgroups have, where the device has subgroups enabled and promises one, or why there is none.
     pub(crate) fixed_subgroup_size: Result<usize, String>,
+    /// Of 32 bits, that an invocation may have.
+    pub(crate) registers: usize,
     /// The most lanes that a subgroup may have.
     pub(crate) largest_subgroup: usize,
     /// Whether rows are better read in words of 64 bits than of 32, and can be.
@@ -31,12 +33,22 @@ impl DeviceTraits {
         Self {
             is_cpu,
             fixed_subgroup_size: fixed_subgroup_size(device.features(), &info),
+            registers: registers(&info.name),
             largest_subgroup: info.subgroup_max_size as usize,
             reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
             matrix: matrix_size(device.features(), matrices),
             limits: device.limits(),
             most_work: most_work.unwrap_or_else(|| suitable_work(info.device_type)),
         }
+    }
+}
+
+/// The registers that an invocation may have on an adapter of this name: what their compilers give at most (`docs/isa.md`).
+fn registers(adapter: &str) -> usize {
+    match adapter {
+        name if name.starts_with("Apple") => 128,
+        name if name.contains("Adreno") => 192,
+        _ => 255,
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn candidates(
         .map(|kernel| {
             let form = match kernel {
                 ForwardKernel::Broadcast => broadcast(problem, device),
-                ForwardKernel::Tiled => Ok(tiled(problem)),
+                ForwardKernel::Tiled => Ok(tiled(problem, device.registers)),
                 ForwardKernel::Matrix => matrix(problem, device),
                 ForwardKernel::DecodeLanes => decode_lanes(problem, device, num_splits),
                 ForwardKernel::Decode => decode_shared(problem, device, num_splits),
@@ -66,17 +66,22 @@ pub(crate) fn candidates(
         .collect()
 }
 
-fn tiled(problem: &Resolved) -> ForwardConfig {
+fn tiled(problem: &Resolved, registers: usize) -> ForwardConfig {
     let shape = &problem.shape;
-    let head_dim_v = row_capacity(shape.head_dim_v, &[32, 64, 128, 192, 256]);
+    let few_registers = registers <= 128;
+    let capacities: &[usize] =
+        if few_registers { &[32, 64, 128, 256] } else { &[32, 64, 128, 192, 256] };
+    let head_dim_v = row_capacity(shape.head_dim_v, capacities);
     // The output's registers per invocation: 4 rows of capacity / threads_per_row components.
-    let (threads_per_row, v_keys) = match head_dim_v.capacity {
-        0..=64 => (8, 16),
-        65..=128 => (8, 8),
-        _ => (16, 4),
+    let (threads_per_row, v_keys) = match (head_dim_v.capacity, few_registers) {
+        (0..=64, _) => (8, 16),
+        (65..=128, false) => (8, 8),
+        (65..=128, true) => (16, 8),
+        (_, false) => (16, 4),
+        (_, true) => (32, 4),
     };
-    // Few queries would leave the other half of a block's rows without work.
-    let block_q = if shape.seq_len_q <= 32 { 32 } else { 64 };
+    // Few queries would leave the other half of a block's rows without work; a workgroup has up to 256 invocations.
+    let block_q = if shape.seq_len_q <= 32 || threads_per_row == 32 { 32 } else { 64 };
     ForwardConfig {
         grid: TileGrid { block_q, block_kv: 32 },
         head_dim: row_capacity(shape.head_dim, &CAPACITIES),
@@ -186,7 +191,9 @@ pub(crate) fn backward_candidates(
                 BackwardKernel::Broadcast => {
                     backward_broadcast(problem, strides, gradients, device)
                 }
-                BackwardKernel::Tiled => Ok(backward_tiled(problem, strides, gradients)),
+                BackwardKernel::Tiled => {
+                    Ok(backward_tiled(problem, strides, gradients, device.registers))
+                }
             };
             let config = config.and_then(|config| {
                 Needs::of_backward(&config).refusal(&device.limits)?;
@@ -205,14 +212,26 @@ fn backward_tiled(
     problem: &Resolved,
     strides: &GradientStrides,
     gradients: GradientDtypes,
+    registers: usize,
 ) -> BackwardConfig {
     let shape = &problem.shape;
     // The sums' registers per invocation: 4 rows of capacity / threads_per_row components, of dk and of dv.
-    let threads_per_row = if shape.head_dim.max(shape.head_dim_v) <= 64 { 8 } else { 16 };
-    let capacities: &[usize] = if threads_per_row == 8 { &[32, 64] } else { &[64, 128, 192, 256] };
+    let (threads_per_row, own) = match (shape.head_dim.max(shape.head_dim_v), registers) {
+        (0..=64, 0..=128) => (16, 64),
+        (0..=64, _) => (8, 64),
+        (65..=128, 0..=128) => (32, 32),
+        (129.., 0..=128) => (32, 16),
+        (129.., 129..=192) => (32, 32),
+        _ => (16, 64),
+    };
+    let capacities: &[usize] = match threads_per_row {
+        8 => &[32, 64],
+        16 => &[64, 128, 192, 256],
+        _ => &[128, 256],
+    };
     let (head_dim, head_dim_v) =
         (row_capacity(shape.head_dim, capacities), row_capacity(shape.head_dim_v, capacities));
-    let (own, other) = (64, 32);
+    let other = 32;
     BackwardConfig {
         dq_grid: TileGrid { block_q: own, block_kv: other },
         dkdv_grid: TileGrid { block_q: other, block_kv: own },
@@ -243,7 +262,7 @@ mod tests {
     #[test]
     fn tiles_are_named_as_profiles_have_them() {
         let problem = Resolved::new(Problem::new(Shape::new(1, 1, 64, 64))).unwrap();
-        let config = tiled(&problem);
+        let config = tiled(&problem, 255);
         let grid = TileGrid { block_q: 64, block_kv: 32 };
         let sum_steps = SumSteps { full: 8, partial: Some(2) };
         for (form, words) in [

@@ -1,4 +1,4 @@
-//! RADV's compiler, for every family of AMD's GPUs that it can pretend.
+//! The compilers of Mesa's drivers, for GPUs of four vendors that aren't there.
 
 use std::collections::BTreeMap;
 
@@ -8,39 +8,36 @@ use drivers::workspace::Workspace;
 use super::column::{Cell, Column};
 use crate::isa;
 
-/// Compiles the kernels that `cargo xtask isa` reports on, for all families.
+/// Compiles the kernels that `cargo xtask isa` reports on, for all GPUs.
 pub(super) fn run(workspace: &Workspace) -> Result<Column> {
     let compiled = isa::compile_everywhere(workspace)?;
     let mut cells: BTreeMap<String, Cell> = BTreeMap::new();
     let mut failures = Vec::new();
-    let mut count = 0;
-    for (family, result) in &compiled.families {
+    let (mut count, mut in_memory) = (0, 0);
+    for (gpu, result) in &compiled.gpus {
         match result {
             Ok(kernels) => {
-                for (kernel, spilled) in kernels {
+                for compiled in kernels {
                     count += 1;
+                    in_memory += usize::from(compiled.stats.uses_memory());
                     // Behind the comma is what its tiles are for.
-                    let name = kernel.split(',').next().unwrap_or_default();
+                    let name = compiled.kernel.split(',').next().unwrap_or_default();
                     let cell = cells.entry(name.to_owned()).or_insert(Cell::Compiled(0));
                     match cell {
                         Cell::Compiled(so_far) => *so_far += 1,
                         Cell::Right(_) | Cell::Refused(_) | Cell::Failed(_) => {}
                     }
-                    if *spilled {
-                        failures.push(format!("{kernel} on {family}: registers spill"));
-                    }
                 }
             }
-            Err(error) => failures.push(format!("{family}: {error:#}")),
+            Err(error) => failures.push(format!("{}: {error:#}", gpu.name)),
         }
     }
     Ok(Column {
-        title: "RADV".to_owned(),
+        title: "GPUs".to_owned(),
         summary: format!(
-            "{}; {count} kernels, compiled for {} families, {} of which spill registers",
+            "{}; {count} kernels, compiled for {} GPUs, {in_memory} of which have registers in memory",
             compiled.package,
-            compiled.families.len(),
-            failures.len()
+            compiled.gpus.len(),
         ),
         cells,
         failures,

@@ -1,0 +1,90 @@
+//! Drivers for GPUs that aren't there.
+//!
+//! Mesa's own tests have libraries that answer what a driver asks the kernel: preloaded, they let the driver for a real GPU
+//! open one, compile for it and submit work, which nothing executes. So its compiler's output can be read on any machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::closure::loader_in;
+
+/// Mesa's drivers for GPUs that aren't there.
+#[derive(Debug)]
+pub struct Shims {
+    /// The package that they came in, and its version.
+    pub package: String,
+    /// `lib` has the drivers, the shims and what both need; a manifest per driver names it to the Vulkan loader.
+    pub(crate) folder: PathBuf,
+}
+
+/// One of the drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuDriver {
+    /// For NVIDIA's GPUs.
+    Nvk,
+    /// For AMD's.
+    Radv,
+    /// For Apple's.
+    Honeykrisp,
+    /// For Qualcomm's Adreno.
+    Turnip,
+}
+
+impl GpuDriver {
+    pub(crate) const ALL: [Self; 4] = [Self::Nvk, Self::Radv, Self::Honeykrisp, Self::Turnip];
+
+    /// As its package names it, and its shim.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Nvk => ("nouveau", "nouveau"),
+            Self::Radv => ("radeon", "amdgpu"),
+            Self::Honeykrisp => ("asahi", "asahi"),
+            Self::Turnip => ("freedreno", "freedreno"),
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        self.names().0
+    }
+
+    pub(crate) fn library(self) -> String {
+        format!("libvulkan_{}.so", self.name())
+    }
+
+    pub(crate) fn shim(self) -> String {
+        format!("lib{}_noop_drm_shim.so", self.names().1)
+    }
+
+    pub(crate) fn manifest(self) -> String {
+        format!("{}.json", self.name())
+    }
+}
+
+impl Shims {
+    /// Starts a program on one of the drivers. Which GPU there is, and what its compiler prints, variables of the driver say.
+    ///
+    /// # Errors
+    /// Where the folder has no dynamic loader.
+    pub fn command(&self, driver: GpuDriver, program: &Path) -> Result<Command> {
+        let libraries = self.folder.join("lib");
+        let manifest = self.folder.join(driver.manifest());
+        // Not by LD_PRELOAD, which the system's programs would inherit.
+        let mut command = Command::new(loader_in(&libraries)?);
+        command
+            .arg("--library-path")
+            .arg(&libraries)
+            .arg("--preload")
+            .arg(libraries.join(driver.shim()))
+            .arg(program)
+            .env_remove("WGPU_ADAPTER_NAME")
+            .env("WGPU_BACKEND", "vulkan")
+            .env("VK_DRIVER_FILES", &manifest)
+            .env("VK_ICD_FILENAMES", &manifest)
+            .env("VK_LOADER_LAYERS_DISABLE", "~implicit~")
+            // What is in the cache isn't compiled, and not printed.
+            .env("MESA_SHADER_CACHE_DISABLE", "true");
+        Ok(command)
+    }
+}
