@@ -68,7 +68,7 @@ impl AuxData {
 pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<TensorSpec> {
     let new = |input, dims: &[Dim]| TensorSpec::new(input, Element::F32, dims);
     // One set of slopes unless the data say otherwise.
-    let sequences = Dim::new("1 or batch", "1 or B", [1, shape.batch]);
+    let sequences = Dim::new("batch or 1", "B or 1", [1, shape.batch]);
     let bias = score.bias.then(|| bias(shape));
     let alibi = score.alibi.then(|| new(AuxTensor::AlibiSlopes, &[sequences, Dim::heads(shape)]));
     let sinks = score.sinks.then(|| new(AuxTensor::Sinks, &[Dim::heads(shape)]));
