@@ -187,6 +187,9 @@ fn broken() -> Result<Vec<Broken>> {
             broken.add(mutant, &fate);
         }
         eprintln!("{}", broken.line());
+        for missed in broken.missed() {
+            eprintln!("  {missed}");
+        }
         all.push(broken);
     }
     Ok(all)

@@ -107,16 +107,16 @@ pub const CASES: &[Case] = &[
     }),
     case!("merge", "merge", |attention| splits(attention)),
     case!("modifiers", "forward", |attention| modifiers(attention)),
-    case!("backward broadcast, dq", "backward_rows", |attention| {
+    case!("backward broadcast, dq", "backward_dq", |attention| {
         backward(attention, BackwardKernel::Broadcast)
     }),
-    case!("backward broadcast, dk and dv", "backward_columns", |attention| {
+    case!("backward broadcast, dk and dv", "backward_dkdv", |attention| {
         backward(attention, BackwardKernel::Broadcast)
     }),
-    case!("backward tiled, dq", "backward_rows", |attention| {
+    case!("backward tiled, dq", "backward_dq", |attention| {
         backward(attention, BackwardKernel::Tiled)
     }),
-    case!("backward tiled, dk and dv", "backward_columns", |attention| {
+    case!("backward tiled, dk and dv", "backward_dkdv", |attention| {
         backward(attention, BackwardKernel::Tiled)
     }),
     case!("backward bias", "backward_bias", |attention| backward_modifiers(attention)),

@@ -37,6 +37,11 @@ impl Broken {
         Self { kernel: kernel.to_owned(), unreached, ..Self::default() }
     }
 
+    /// What wasn't found, in words.
+    pub(crate) fn missed(&self) -> &[String] {
+        &self.missed
+    }
+
     /// Its row of the table.
     pub(crate) fn line(&self) -> String {
         let all = |counts: [usize; 3]| counts.iter().sum::<usize>();
