@@ -168,6 +168,7 @@ fn whole_kernels_are_as_they_were() {
     let device = DeviceTraits {
         is_cpu: false,
         fixed_subgroup_size: Ok(8),
+        registers: 255,
         largest_subgroup: 8,
         reads_wide: false,
         matrix: Ok(8),

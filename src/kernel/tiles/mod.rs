@@ -258,6 +258,39 @@ mod tests {
     use crate::problem::Problem;
     use crate::tensor::shape::Shape;
 
+    /// What an invocation adds up is in registers, with room for the rest. How much that needs, `cargo xtask isa` shows.
+    #[test]
+    fn sums_leave_registers_for_the_rest() {
+        for registers in [128, 192, 255] {
+            for head_dim in [32, 64, 128, 192, 256] {
+                let problem = Problem::new(Shape::new(1, 1, 64, head_dim));
+                let problem = Resolved::new(problem).unwrap();
+                let config = tiled(&problem, registers);
+                let ForwardForm::Tiled { threads_per_row, .. } = config.form else {
+                    panic!("{config:?}")
+                };
+                assert!(
+                    4 * config.head_dim_v.capacity / threads_per_row <= registers / 3,
+                    "{config:?}"
+                );
+                assert!(config.grid.block_q / 4 * threads_per_row <= 256, "{config:?}");
+
+                let rows = problem.strides();
+                let strides = GradientStrides { dout: rows.o, dq: rows.q, dk: rows.k, dv: rows.v };
+                let config = backward_tiled(&problem, &strides, Dtype::F32.into(), registers);
+                let BackwardForm::Tiled { threads_per_row, .. } = config.form else {
+                    panic!("{config:?}")
+                };
+                let sums = 4 * (config.head_dim.capacity + config.head_dim_v.capacity);
+                assert!(sums / threads_per_row <= registers.div_ceil(2), "{config:?}");
+                assert!(config.dq_grid.block_q / 4 * threads_per_row <= 256, "{config:?}");
+                // Each has a score of every row, and bits for the tile's rows are in one word.
+                let other = config.dq_grid.block_kv;
+                assert!(other >= threads_per_row && other <= 32, "{config:?}");
+            }
+        }
+    }
+
     /// Profiles on disk hold these words: another wording needs another version of them.
     #[test]
     fn tiles_are_named_as_profiles_have_them() {
