@@ -176,7 +176,6 @@ fn whole_kernels_are_as_they_were() {
             max_compute_workgroup_storage_size: 32 << 10,
             ..wgpu::Limits::defaults()
         },
-        registers: 255,
         most_work: u64::MAX,
     };
     let problem = |seq_len_q| {
