@@ -127,7 +127,6 @@ struct Options {
 fn main() -> Result<()> {
     let options = Options::parse();
     let device = DeviceOptions::default().matrices(true);
-    let attention = Session::open_blocking(&device)?;
     let adapter = pollster::block_on(wgpu_attention::device::adapters()).into_iter().next();
     let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
     let filter = options.filter.unwrap_or_default();
@@ -135,13 +134,15 @@ fn main() -> Result<()> {
         line.kernels.iter().any(|name| name.contains(&filter))
             && !(options.without_subgroups && line.subgroups)
     };
-    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs.
-    let new = |cache_dir: Option<&Path>| {
+    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs: on a
+    // device of its own, since Turnip has a cache per device that no variable switches off.
+    let new = |cache_dir: Option<&Path>| -> Result<Kernels> {
+        let session = Session::open_blocking(&device)?;
         let cache_dir = cache_dir.map(Path::to_owned);
         let options = KernelOptions::default().cache_dir(cache_dir).matrices(matrices.clone());
-        Kernels::new(attention.device(), &options)
+        Ok(Kernels::new(session.device(), &options))
     };
-    let kept = options.keep.as_deref().map(|folder| new(Some(folder)));
+    let kept = options.keep.as_deref().map(|folder| new(Some(folder))).transpose()?;
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for &dtype in line.dtypes {
@@ -155,7 +156,10 @@ fn main() -> Result<()> {
                 let problem =
                     Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtypes);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
-                let kernels = kept.clone().unwrap_or_else(|| new(None));
+                let kernels = match &kept {
+                    Some(kernels) => kernels.clone(),
+                    None => new(None)?,
+                };
                 match (line.plan)(&kernels, &problem) {
                     Ok(()) => {}
                     Err(Error::KernelRefused { reason, .. }) => eprintln!("### refused {reason}"),
