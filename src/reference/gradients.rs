@@ -28,7 +28,7 @@ pub struct ReferenceGradients {
 /// A masked cell has no share in any gradient, whatever the tensors hold there.
 ///
 /// # Errors
-/// As [`attention`]; and where dout or dlse doesn't fit.
+/// As [`super::attention`]; and where dout or dlse doesn't fit.
 pub fn gradients(
     problem: &Problem,
     inputs: &Inputs<'_>,

@@ -2,7 +2,7 @@
 //!
 //! Every contender is a process of its own that stays ([`peer`]); each shape's operands are files that all of them read.
 //! Their runs are interleaved, one call each, so that whatever else the machine does meets them all. What is printed are
-//! medians, and each result is compared with a reference in f64 ([`reference`]).
+//! medians, and each result is compared with a reference in f64 ([`mod@reference`]).
 
 mod case;
 mod difference;
