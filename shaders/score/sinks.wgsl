@@ -21,12 +21,15 @@ fn row_end(h: u32, m: f32, l: f32) -> RowEnd {
     let kept = l != 0.0;
     // A sink of -inf is none: by the bits, since infinities stay out of the arithmetic.
     let has_sink = bitcast<u32>(sink) != (EXPONENT_BITS | SIGN_BIT);
-    let of_keys = select(LOWEST, m * params.softmax_scale, kept);
-    let most = max(of_keys, select(LOWEST, sink, has_sink));
-    let shrink = select(0.0, exp2((of_keys - most) * LOG2_E), kept);
-    let sum = fma(l, shrink, select(0.0, exp2((sink - most) * LOG2_E), has_sink));
+    // In powers of two, of scaled scores; the lowest numbers would overflow.
+    let scaled = select(LOWEST, max(m * params.softmax_scale_log2, LOWEST), kept);
+    let sink_scaled = select(LOWEST, max(sink * LOG2_E, LOWEST), has_sink);
+    let most = max(scaled, sink_scaled);
+    let shrink = select(0.0, exp2(scaled - most), kept);
+    let sum = l * shrink + select(0.0, exp2(sink_scaled - most), has_sink);
     let empty = sum == 0.0;
-    let lse = fma(log2(sum), LN_2, most);
+    let base = max(select(LOWEST, m * params.softmax_scale, kept), select(LOWEST, sink, has_sink));
+    let lse = base + log2(sum) * LN_2;
     return RowEnd(
         select(shrink / sum, 0.0, empty),
         nan_if_lost(select(lse, params.negative_infinity, empty), l),

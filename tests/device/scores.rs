@@ -126,7 +126,7 @@ fn bad_modifiers() {
     let bias = ScoreModifiers::default().bias(true);
     assert!(refusal(bias, AuxData::new()).starts_with("bias: expected data"));
     let text = refusal(bias, AuxData::new().bias([1, 2, 5, 4], [0.0; 40]));
-    assert!(text.contains("bias: expected 50 elements"), "{text}");
+    assert!(text.contains("bias: expected sizes that broadcast to [1, 2, 5, 5]"), "{text}");
     let alibi = ScoreModifiers::default().alibi(true);
     let text = refusal(alibi, AuxData::new().alibi_slopes([0.5]));
     assert!(text.contains("alibi_slopes: expected 2 elements"), "{text}");

@@ -205,7 +205,7 @@ impl Batch {
     }
 
     /// Compares what the batch gave with what each sequence gives alone, and that nothing else was written.
-    fn check_rows<T: Copy + PartialEq + Default + std::fmt::Debug>(
+    fn check_rows<T: Copy + PartialEq + Default + From<f32> + std::fmt::Debug>(
         &self,
         what: &str,
         [o, lse]: [&[T]; 2],
@@ -225,15 +225,13 @@ impl Batch {
                     }
                     let at = (place[0] * HEADS + h) * rows + place[1];
                     assert_eq!(lse[at], lse_alone[h * q_len + i], "{what}: lse of ({b}, {h}, {i})");
-                    lse_left[at] = T::default();
+                    lse_left[at] = T::from(f32::NEG_INFINITY);
                 }
             }
         }
-        let untouched = |left: &[T]| left.iter().all(|x| *x == T::default());
-        assert!(
-            untouched(&o_left) && untouched(&lse_left),
-            "{what}: a row of no sequence is written"
-        );
+        let rest = |left: &[T], value: f32| left.iter().all(|x| *x == T::from(value));
+        assert!(rest(&o_left, 0.0), "{what}: o of a row of no sequence");
+        assert!(rest(&lse_left, f32::NEG_INFINITY), "{what}: lse of a row of no sequence");
     }
 }
 

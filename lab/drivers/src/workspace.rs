@@ -19,7 +19,7 @@ pub struct Workspace {
     target: PathBuf,
     /// The target triple that programs are built for.
     host: String,
-    /// The names of all packages' integration tests.
+    /// The names of all packages' integration tests, but those that run only when they are named.
     tests: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ impl Workspace {
         &self.target
     }
 
-    /// The names of all packages' integration tests.
+    /// The names of all packages' integration tests, but those that run only when they are named.
     pub fn tests(&self) -> &[String] {
         &self.tests
     }
@@ -113,6 +113,8 @@ fn tests(metadata: &Value) -> Vec<String> {
         .iter()
         .flat_map(|package| list(package, "targets"))
         .filter(|target| list(target, "kind").iter().any(|kind| kind == "test"))
+        // Those that say `test = false` run when they are named.
+        .filter(|target| target["test"] != false)
         .filter_map(|target| target["name"].as_str().map(str::to_owned))
         .collect()
 }

@@ -185,7 +185,10 @@ impl Listing {
             GpuDriver::Turnip => {
                 let Some(text) = line.strip_prefix("MESA: info: ") else { return false };
                 // Private memory is read and written by these alone.
-                let is_private = |word: &str| word.starts_with("stp.") || word.starts_with("ldp.");
+                let is_private = |word: &str| {
+                    let name = word.rsplit(')').next().unwrap_or(word);
+                    name.starts_with("stp.") || name.starts_with("ldp.")
+                };
                 if text.split_whitespace().any(is_private) {
                     stats.spills += 1;
                 }
