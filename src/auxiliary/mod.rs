@@ -191,6 +191,7 @@ pub(crate) struct TensorSpec {
     /// Its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
     pub(crate) broadcasts: bool,
     /// Other names that it may have in files, such as one that queries and keys share.
+    #[cfg_attr(not(feature = "files"), expect(dead_code, reason = "only files have other names"))]
     pub(crate) other_names: &'static [&'static str],
     /// Whether its values are ones that a kernel may go by; their number has been checked.
     pub(crate) check: Option<Check>,
@@ -236,6 +237,7 @@ impl TensorSpec {
     }
 
     /// Whether the problem's shape leaves its sizes open, so that they come with the data.
+    #[cfg(feature = "files")]
     pub(crate) fn is_open(&self) -> bool {
         self.broadcasts || self.dims.iter().any(|dim| dim.sizes.len() != 1)
     }

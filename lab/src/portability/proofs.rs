@@ -9,7 +9,7 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 21] = [
+const PROOFS: [(&str, &[&str]); 22] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
@@ -31,6 +31,7 @@ const PROOFS: [(&str, &[&str]); 21] = [
     ("sequences check", &["sequences::"]),
     ("tile classes", &["masks::"]),
     ("tile map", &["masks::"]),
+    ("weights", &["inspect::", "edges::"]),
 ];
 
 /// Fails where a kernel that is compiled is missing in the table of proofs, or none is where the table has one.
