@@ -4,9 +4,11 @@
 // needs common/problem: EXPONENT_BITS
 // offers scaled, with_kept_nonfinite
 
-// x * factor, where what isn't finite stays as it is: the factor may have rounded to 0.
+// x * factor, where what isn't finite stays as it is, since the factor may have rounded to 0; a factor that isn't finite
+// comes from weights that aren't, and counts.
 fn scaled(x: vec4<f32>, factor: f32) -> vec4<f32> {
-    return select(x * factor, x, is_nonfinite(x));
+    let factor_is_finite = (bitcast<u32>(factor) & EXPONENT_BITS) != EXPONENT_BITS;
+    return select(x * factor, x, is_nonfinite(x) & vec4<bool>(factor_is_finite));
 }
 
 // A row's weighted sum, where `kept` is the sum of the numbers that aren't finite among the values that it keeps. What comes
