@@ -277,7 +277,7 @@ fn damaged_files_are_refused() {
         let input = scratch.input.to_str().unwrap();
         failure(["mask", "key_lengths", "--seq", "3", "--data", input], 1);
     }
-    let message = failure(words("run nowhere.safetensors --out out"), 1);
+    let message = failure(words("run nowhere.safetensors --out nowhere-out.safetensors"), 1);
     assert!(message.contains("nowhere.safetensors"), "{message}");
 }
 
