@@ -80,7 +80,7 @@ impl Report {
             let mut first = next();
             scope.spawn(move || {
                 while let Some((name, command)) = next() {
-                    // Nobody waits for more where one couldn't be started.
+                    // Where one couldn't be started, no more are.
                     if sender.send((name, capture(command))).is_err() {
                         return;
                     }
