@@ -54,7 +54,7 @@ fn rows_that_keep_nothing(attention: &Session, mask: &Mask, flags: &AuxData) -> 
     let shape = Shape::new(2, 1, SEQ, HEAD_DIM);
     let len = shape.q_len()?;
     let (q, k, v) = (normal(1, len), normal(2, len), normal(3, len));
-    let inputs = Inputs::new(&q, &k, &v).mask(flags);
+    let inputs = Inputs::new(&q, &k, &v).aux(flags);
     let outputs = RunOptions::default().lse(true).tensors(vec![ScoreTensor::Weights]);
     let problem = Problem::new(shape).mask(mask.clone());
     let Output { o, lse, tensors, .. } = attention.run_blocking(&problem, &inputs, &outputs)?;

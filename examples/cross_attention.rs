@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let clean = [normal(2, shape.k_len()?), normal(3, shape.v_len()?)];
     let hostile = clean.clone().map(fill_padding);
     let run = |problem: &Problem, [k, v]: &[Vec<f32>; 2]| {
-        let inputs = Inputs::new(&q, k, v).mask(&lengths);
+        let inputs = Inputs::new(&q, k, v).aux(&lengths);
         let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
         attention.run_blocking(problem, &inputs, &outputs)
     };
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     println!("Without the mask, {spoilt} of {} outputs are NaN.", unmasked.len());
     assert_eq!(spoilt, unmasked.len() / 2, "all of the second sentence");
 
-    let inputs = Inputs::new(&q, &clean[0], &clean[1]).mask(&lengths);
+    let inputs = Inputs::new(&q, &clean[0], &clean[1]).aux(&lengths);
     let truth: Vec<f32> =
         reference::attention(&problem, &inputs)?.o.into_iter().map(|value| value as f32).collect();
     let error = max_difference(&o, &truth);

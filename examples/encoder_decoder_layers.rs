@@ -88,7 +88,7 @@ fn sublayer(
     // In [batch, seq, heads, dim] a row of WIDTH numbers is its heads side by side: nothing to split, nothing to join.
     let shape = Shape::new(1, HEADS, x.len() / WIDTH, HEAD_DIM).seq_len_kv(y.len() / WIDTH);
     let problem = Problem::new(shape).layout(Layout::Bshd).mask(mask);
-    let inputs = Inputs::new(&q, &k, &v).mask(data);
+    let inputs = Inputs::new(&q, &k, &v).aux(data);
     let o = attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o;
 
     let residual: Vec<f32> =

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use wgpu_attention::mask::{MaskSample, TileGrid, compositions};
-use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::{MaskFormat, TileOptions};
 use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{AuxData, Mask, Problem, Session, Shape};
+use wgpu_attention_tools::picture::{Heatmap, Panel};
 
 /// Of the operators' pictures, in which single cells are seen, as in the leaves'.
 const SMALL: usize = 24;

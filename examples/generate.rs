@@ -16,12 +16,12 @@ use anyhow::{Result, ensure};
 use common::max_difference;
 use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
-use wgpu_attention::files::TensorFile;
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
     AttentionPlan, AuxBuffers, AuxTensor, Inputs, KvCache, Layout, Mask, Problem, RunOptions,
     Session, Shape,
 };
+use wgpu_attention_tools::files::TensorFile;
 
 const LAYERS: usize = 4;
 const HEADS: usize = 4;

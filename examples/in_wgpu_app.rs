@@ -153,7 +153,7 @@ impl App {
                     q: projected.slice(q_at..q_at + bytes),
                     k: projected.slice(k_at..k_at + bytes),
                     v: projected.slice(v_at..v_at + bytes),
-                    mask: AuxBuffers::new()
+                    aux: AuxBuffers::new()
                         .with(AuxTensor::KeyLengths, lengths.slice(8 * frame..8 * (frame + 1))),
                     o: results.slice(o_at..),
                     lse: None,
@@ -232,6 +232,6 @@ fn expected(x: &[f32], lengths: [i32; 2]) -> Result<Vec<f32>> {
     let (q, k, v) = (of(|x| 1.5 * x), of(|x| x - 0.25), of(|x| x * x));
     let problem = Problem::new(SHAPE).mask(Mask::causal() & Mask::KeyLengths);
     let data = AuxData::new().key_lengths(lengths);
-    let o = reference::attention(&problem, &Inputs::new(&q, &k, &v).mask(&data))?.o;
+    let o = reference::attention(&problem, &Inputs::new(&q, &k, &v).aux(&data))?.o;
     Ok(x.iter().zip(o).map(|(x, o)| (f64::from(*x) + o) as f32).collect())
 }

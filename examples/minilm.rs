@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use wgpu_attention::files::{Operands, TensorFile};
-use wgpu_attention::picture::{Heatmap, Panel};
 use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{
     AuxData, Inputs, Layout, Mask, Output, Problem, RunOptions, Session, Shape, reference,
 };
+use wgpu_attention_tools::files::{Operands, TensorFile};
+use wgpu_attention_tools::picture::{Heatmap, Panel};
 
 const PAD: &str = "[PAD]";
 

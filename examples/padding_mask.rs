@@ -82,7 +82,7 @@ fn effect_on_weights(attention: &Session) -> Result<()> {
     let lengths = AuxData::new().key_lengths([6, 3]);
     let outputs = RunOptions::default().tensors(vec![ScoreTensor::Weights]);
     let run = |mask: Mask, v: &[f32]| {
-        let inputs = Inputs::new(&q, &k, v).mask(&lengths);
+        let inputs = Inputs::new(&q, &k, v).aux(&lengths);
         attention.run_blocking(&Problem::new(shape).mask(mask), &inputs, &outputs)
     };
 

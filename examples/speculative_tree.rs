@@ -157,7 +157,7 @@ impl Model {
         let k = rows(&self.k, &keys, KV_WIDTH);
         let v = rows(&self.v, &keys, KV_WIDTH);
         let problem = problem(tokens.len(), keys.len(), mask);
-        let inputs = Inputs::new(&q, &k, &v).mask(data);
+        let inputs = Inputs::new(&q, &k, &v).aux(data);
         Ok(self.attention.run_blocking(&problem, &inputs, &RunOptions::default())?.o)
     }
 

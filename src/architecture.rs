@@ -9,12 +9,12 @@ const LAYERS: &[&[&str]] = &[
     &["auxiliary"],
     &["mask"],
     &["problem"],
-    &["reference", "device", "picture", "profile"],
-    &["readback", "kernel", "files"],
+    &["reference", "device", "profile"],
+    &["readback", "kernel"],
     &["plan"],
     &["cache"],
     &["session"],
-    &["onnx", "measure", "gradient_check"],
+    &["onnx", "gradient_check"],
 ];
 
 /// Modules that compute on the CPU alone.

@@ -166,6 +166,11 @@ impl WgslFunction {
         &self.label
     }
 
+    /// Its buffers: name, type and number of elements of each.
+    pub fn buffer_sizes(&self) -> impl Iterator<Item = (&str, WgslBuffer, usize)> {
+        self.buffers.iter().map(|buffer| (&*buffer.name, buffer.element, buffer.len))
+    }
+
     pub(crate) fn buffers(&self) -> &[CustomBuffer] {
         &self.buffers
     }

@@ -90,7 +90,8 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    pub(crate) fn operand(
+    /// An argument that doesn't fit: [`Error::Operand`].
+    pub fn operand(
         operand: impl Into<String>,
         expected: impl fmt::Display,
         found: impl fmt::Display,

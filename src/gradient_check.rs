@@ -128,8 +128,8 @@ impl Session {
         let points: Vec<ScorePoint> = cells.iter().flat_map(points_of).collect();
 
         let plan = ScorePointsPlan::new(self.kernels(), &problem, points.len())?;
-        let uploads = self.upload_data(&problem, data)?;
-        let uploaded = self.upload("points", bytemuck::cast_slice(&points))?;
+        let uploads = self.upload_aux(&problem, data)?;
+        let uploaded = self.filled("points", bytemuck::cast_slice(&points))?;
         let output = self.allocate("values", points.len() * 2)?;
         self.submit(1, |encoder, _| {
             plan.encode(encoder, &uploads.buffers(), uploaded.slice(..), output.slice(..))

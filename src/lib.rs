@@ -45,9 +45,9 @@
 //! The crate's root has what most programs need; the rest is in modules by topic: [`tensor`], [`mask`], [`auxiliary`] (what masks and
 //! scores read), [`wgsl`] (user-defined functions), [`kernel`], [`plan`], [`cache`], [`device`].
 //!
-//! Features, all off by default: `files` reads and writes safetensors, `pictures` draws heatmaps, `onnx` is ONNX's operator
-//! `Session`, `measure` times kernels and devices, `cli` is the command line; the last two aren't for browsers. How it works
-//! is told in `docs/ARCHITECTURE.md`.
+//! Features, all off by default: `onnx` is ONNX's operator `Attention`, `profiles` reads and writes what `tune` measured.
+//! The package `wgpu-attention-tools` reads and writes safetensors, draws heatmaps, times kernels and devices, and is the
+//! command line. How it works is told in `docs/ARCHITECTURE.md`.
 
 // Its macro is for all modules below.
 #[macro_use]
@@ -60,17 +60,11 @@ pub mod cache;
 mod custom;
 pub mod device;
 mod error;
-#[cfg(feature = "files")]
-pub mod files;
 mod gradient_check;
 pub mod kernel;
 pub mod mask;
-#[cfg(feature = "measure")]
-pub mod measure;
 #[cfg(feature = "onnx")]
 pub mod onnx;
-#[cfg(feature = "pictures")]
-pub mod picture;
 pub mod plan;
 mod problem;
 mod profile;
@@ -94,7 +88,7 @@ pub use mask::Mask;
 pub use plan::{AttentionBuffers, AttentionPlan, BackwardPlan};
 pub use problem::{Inputs, Problem, Upstream};
 pub use score::ScoreModifiers;
-pub use session::{Gradients, Output, RunOptions, Session};
+pub use session::{Gradients, Output, RunOptions, Session, Uploaded};
 
 #[doc(inline)]
 pub use auxiliary::{AuxBuffers, AuxData, AuxTensor};
@@ -110,7 +104,6 @@ pub mod wgsl {
 /// The crates whose types are part of this one's interface.
 pub use {half, wgpu};
 
-#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use suggest::did_you_mean;
 

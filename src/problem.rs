@@ -6,7 +6,7 @@ mod resolved;
 #[cfg(test)]
 pub(crate) use self::resolved::CHECKS;
 pub(crate) use self::resolved::{GradientTensors, Placed, Resolved};
-use crate::auxiliary::{self, AuxData, AuxShape, AuxTensor, TensorSpec};
+use crate::auxiliary::{self, AuxData, AuxShape, AuxSpec, AuxTensor};
 use crate::custom::{CustomUse, WgslFunction};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
@@ -52,7 +52,7 @@ struct Bits(u32);
 /// use wgpu_attention::{Inputs, AuxData, half};
 /// let (q, kv) = ([0.5; 24], vec![half::f16::ONE; 24]);
 /// let data = AuxData::new().key_lengths([3]);
-/// let inputs = Inputs::new(&q, &kv, &kv).mask(&data);
+/// let inputs = Inputs::new(&q, &kv, &kv).aux(&data);
 /// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -63,23 +63,23 @@ pub struct Inputs<'a> {
     pub k: Elements<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub v: Elements<'a>,
-    /// What the mask names.
-    pub mask: &'a AuxData,
+    /// The auxiliary tensors that the problem reads.
+    pub aux: &'a AuxData,
 }
 
 impl<'a> Inputs<'a> {
     setters! {
-        const mask: &'a AuxData,
+        const aux: &'a AuxData,
     }
 
-    /// Operands of a problem whose mask names no data.
+    /// Operands of a problem that reads no auxiliary tensors.
     pub fn new(
         q: impl Into<Elements<'a>>,
         k: impl Into<Elements<'a>>,
         v: impl Into<Elements<'a>>,
     ) -> Self {
         static NO_DATA: AuxData = AuxData::new();
-        Self { q: q.into(), k: k.into(), v: v.into(), mask: &NO_DATA }
+        Self { q: q.into(), k: k.into(), v: v.into(), aux: &NO_DATA }
     }
 }
 
@@ -95,7 +95,7 @@ impl Inputs<'_> {
         check_length("q", self.q, &problem.q)?;
         check_length("k", self.k, &problem.k)?;
         check_length("v", self.v, &problem.v)?;
-        self.mask.check(&problem.tensors(), shape)
+        self.aux.check(&problem.aux_specs(), shape)
     }
 }
 
@@ -250,6 +250,16 @@ impl Problem {
             .collect()
     }
 
+    /// How many elements the buffers of q, k, v and o have: from each tensor's first element to behind its last one, by its
+    /// strides.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] where the problem is invalid.
+    pub fn spans(&self) -> Result<[usize; 4]> {
+        let Resolved { q, k, v, o, .. } = Resolved::new(self.clone())?;
+        Ok([q, k, v, o].map(|placed| placed.span))
+    }
+
     /// How q, k, v, o and the bias are stored on the device: one [`crate::Dtype`] for all, or [`Dtypes`] for each. One-shot
     /// calls convert what comes in other types ([`Elements`]).
     #[must_use]
@@ -258,32 +268,32 @@ impl Problem {
     }
 
     /// Everything that the mask, the score modifiers and the sequences read, each once.
-    pub fn inputs(&self) -> Vec<AuxTensor> {
-        self.tensors().into_iter().map(|tensor| tensor.input).collect()
+    pub fn aux_tensors(&self) -> Vec<AuxTensor> {
+        self.aux_specs().into_iter().map(|tensor| tensor.input).collect()
     }
 
-    /// How many 32-bit words a tensor of [`Problem::inputs`] has on the device: one for each element, of `dense` one for 32
+    /// How many 32-bit words a tensor of [`Problem::aux_tensors`] has on the device: one for each element, of `dense` one for 32
     /// keys of a row. A bias of 16 bits counts as if it had 32.
     ///
     /// # Errors
     /// [`Error::Operand`] where the problem doesn't read it, or its sizes aren't ones that it can have.
-    pub fn input_words(&self, input: AuxTensor) -> Result<usize> {
-        let tensor = self.tensors().into_iter().find(|tensor| tensor.input == input);
+    pub fn aux_words(&self, input: AuxTensor) -> Result<usize> {
+        let tensor = self.aux_specs().into_iter().find(|tensor| tensor.input == input);
         match tensor {
             Some(tensor) => tensor.words(self.data.sizes(input)),
             None => Err(Error::operand(
                 input.name(),
-                format!("one of {:?}", self.inputs()),
+                format!("one of {:?}", self.aux_tensors()),
                 "no reader",
             )),
         }
     }
 
     /// The same with their types and sizes.
-    pub(crate) fn tensors(&self) -> Vec<TensorSpec> {
+    pub fn aux_specs(&self) -> Vec<AuxSpec> {
         let score = auxiliary::score::tensors(&self.score, &self.shape);
         let sequences = auxiliary::sequences::tensors(&self.shape);
-        self.mask.tensors(&self.shape).into_iter().chain(score).chain(sequences).collect()
+        self.mask.aux_specs(&self.shape).into_iter().chain(score).chain(sequences).collect()
     }
 
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.
@@ -337,6 +347,21 @@ impl Problem {
     /// The sizes.
     pub const fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The mask.
+    pub const fn get_mask(&self) -> &Mask {
+        &self.mask
+    }
+
+    /// The score modifiers.
+    pub const fn get_score(&self) -> &ScoreModifiers {
+        &self.score
+    }
+
+    /// How q, k, v, o and the bias are stored on the device.
+    pub const fn get_dtypes(&self) -> Dtypes {
+        self.dtypes
     }
 
     /// What scores are multiplied with.

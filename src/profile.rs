@@ -1,14 +1,14 @@
 //! What measurements on a device said about kernels, to be preferred to the tile table.
 
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 use std::path::Path;
 
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 use crate::error::{Error, Result};
 use crate::problem::Problem;
 use crate::tensor::dtype::Dtypes;
 
-/// The fastest kernels for some problems on one device, as `wgpu-attention tune` or `measure::tune` found them. Plans go
+/// The fastest kernels for some problems on one device, as `wgpu-attention tune` found them. Plans go
 /// by it where it is given to [`crate::kernel::KernelOptions`]; [`crate::AttentionPlan::explain`] says whether one did.
 ///
 /// A measurement speaks for problems with the same head sizes and types whose numbers of rows (batch · heads · queries)
@@ -22,7 +22,7 @@ pub struct Profile {
 
 /// Which device and driver a profile is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "measure", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "profiles", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct DeviceId {
     name: String,
     vendor: u32,
@@ -47,7 +47,7 @@ impl DeviceId {
 
 /// What was fastest for one problem.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "measure", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "profiles", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Choice {
     pub(crate) rows: u64,
     pub(crate) keys: u64,
@@ -64,7 +64,7 @@ pub(crate) struct Choice {
 
 /// A kernel with its tiles, by the names that `ForwardConfig::tiles` gives them, and how long it took.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "measure", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "profiles", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Measured {
     pub(crate) kernel: String,
     pub(crate) tiles: String,
@@ -86,7 +86,6 @@ pub(crate) enum Advice<'a> {
 const REACH: f64 = 8.0;
 
 impl Choice {
-    #[cfg(any(feature = "measure", test))]
     pub(crate) fn new(problem: &Problem, mut measured: Vec<Measured>) -> Option<Self> {
         measured.sort_by_key(|measured| measured.ns);
         let best = measured.first()?.clone();
@@ -129,9 +128,17 @@ fn names(dtypes: &Dtypes) -> [String; 4] {
 }
 
 impl Profile {
-    #[cfg(any(feature = "measure", test))]
-    pub(crate) const fn new(device: DeviceId, choices: Vec<Choice>) -> Self {
+    /// A profile of a device that says nothing yet: [`Profile::measured`] adds to it.
+    pub fn new(device: &wgpu::Device) -> Self {
+        Self::of(DeviceId::new(&device.adapter_info()), Vec::new())
+    }
+
+    pub(crate) const fn of(device: DeviceId, choices: Vec<Choice>) -> Self {
         Self { device, choices }
+    }
+
+    pub(crate) fn add(&mut self, choice: Choice) {
+        self.choices.push(choice);
     }
 
     /// What it says on a problem on a device.
@@ -149,10 +156,10 @@ impl Profile {
 /// The file's version: of its fields, and of the words that name kernels and tiles. Others are refused.
 ///
 /// Version 1 named tiles by the types of the release that wrote it.
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 const VERSION: u32 = 2;
 
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 #[derive(serde::Serialize, serde::Deserialize)]
 struct File {
     wgpu_attention_profile: u32,
@@ -160,7 +167,7 @@ struct File {
     choices: Vec<Choice>,
 }
 
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 impl Profile {
     /// Reads a profile of JSON.
     ///
@@ -242,7 +249,8 @@ mod tests {
 
     #[test]
     fn the_nearest_measurement_on_the_same_device_advises() {
-        let profile = Profile::new(device("1"), vec![choice(256, "short"), choice(4096, "long")]);
+        let choices = vec![choice(256, "short"), choice(4096, "long")];
+        let profile = Profile::of(device("1"), choices);
         let used = |problem: &Problem| match profile.advice(&device("1"), problem) {
             Advice::Use(choice) => Some(choice.best.kernel.as_str()),
             _ => None,
@@ -255,11 +263,11 @@ mod tests {
         assert!(matches!(profile.advice(&device("2"), &problem(256)), Advice::Foreign));
     }
 
-    #[cfg(feature = "measure")]
+    #[cfg(feature = "profiles")]
     #[test]
     fn files_come_back_and_others_are_refused() {
         let path = std::env::temp_dir().join(format!("profile-{}.json", std::process::id()));
-        let profile = Profile::new(device("1"), vec![choice(256, "short")]);
+        let profile = Profile::of(device("1"), vec![choice(256, "short")]);
         profile.save(&path).unwrap();
         assert_eq!(Profile::load(&path).unwrap(), profile);
         let refused = |text: &str| {

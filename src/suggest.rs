@@ -15,7 +15,6 @@ pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
 }
 
 /// ` (did you mean ...?)`, or nothing where no name is near.
-#[allow(unreachable_pub, reason = "the command line has it too")]
 pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, names).map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }

@@ -63,7 +63,7 @@ impl Tape<'_> {
                     lse: lse.slice(..),
                     dout: o.gradient.slice(..),
                     dlse: None,
-                    mask: mask_buffers(&mask),
+                    aux: aux_buffers(&mask),
                     gradients: GradientBuffers::default()
                         .dq(q.gradient.slice(..))
                         .dk(k.gradient.slice(..))
@@ -78,7 +78,7 @@ impl Tape<'_> {
                 q: q.values.slice(..),
                 k: k.values.slice(..),
                 v: v.values.slice(..),
-                mask: mask_buffers(&mask),
+                aux: aux_buffers(&mask),
                 o: written.slice(..),
                 lse: Some(lse.slice(..)),
             };
@@ -113,7 +113,7 @@ impl Tape<'_> {
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(AuxBuffers::new()),
+                aux: cache.aux_buffers(AuxBuffers::new()),
                 o: written.slice(..),
                 lse: None,
             };
@@ -145,7 +145,7 @@ impl Tape<'_> {
         let buffers = InspectBuffers {
             q: attended.q.slice(..),
             k: attended.k.slice(..),
-            mask: mask_buffers(&attended.mask),
+            aux: aux_buffers(&attended.mask),
             output: weights.slice(..),
         };
         plan.encode(&mut encoder, ScoreTensor::Weights, &buffers)?;
@@ -154,7 +154,7 @@ impl Tape<'_> {
     }
 }
 
-fn mask_buffers(bindings: &MaskBindings) -> AuxBuffers<'_> {
+fn aux_buffers(bindings: &MaskBindings) -> AuxBuffers<'_> {
     bindings
         .iter()
         .fold(AuxBuffers::new(), |buffers, (input, buffer)| buffers.with(*input, buffer.slice(..)))

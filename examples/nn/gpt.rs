@@ -70,7 +70,7 @@ impl<'g> Gpt<'g> {
         let mask = masking.mask();
         let data = [(AuxTensor::TokenIds, &tokens), (AuxTensor::PadId, &pad)]
             .into_iter()
-            .filter(|(input, _)| mask.inputs().contains(input))
+            .filter(|(input, _)| mask.aux_tensors().contains(input))
             .map(|(input, buffer)| (input, buffer.clone()))
             .collect();
         let sight = Sight { batch, heads: HEADS, mask, data, positions: Some(positions.clone()) };

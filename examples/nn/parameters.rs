@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use wgpu_attention::Dtype;
-use wgpu_attention::files::{TensorFile, TensorWriter};
+use wgpu_attention_tools::files::{TensorFile, TensorWriter};
 
 use super::common::normal;
 use super::gpu::Gpu;

@@ -91,7 +91,7 @@ fn positions(batch: usize, length: usize) -> Vec<i32> {
 }
 
 fn sight(sizes: Sizes, mask: Mask, lengths: &wgpu::Buffer) -> Sight {
-    let reads = mask.inputs().contains(&AuxTensor::KeyLengths);
+    let reads = mask.aux_tensors().contains(&AuxTensor::KeyLengths);
     let data = if reads { vec![(AuxTensor::KeyLengths, lengths.clone())] } else { Vec::new() };
     Sight { batch: sizes.batch, heads: HEADS, mask, data, positions: None }
 }

@@ -91,7 +91,7 @@ impl Sequence {
                     q: q.slice(..),
                     k: k.slice(..),
                     v: v.slice(..),
-                    mask: AuxBuffers::new(),
+                    aux: AuxBuffers::new(),
                     o: slices.o,
                     lse: Some(slices.lse),
                 },

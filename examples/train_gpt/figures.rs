@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use rand::RngExt as _;
-use wgpu_attention::picture::{self, Heatmap, Panel};
+use wgpu_attention_tools::picture::{self, Heatmap, Panel};
 
 use crate::data;
 use crate::nn::gpt::{CONTEXT, Gpt, HEADS, LAYERS, Masking, VOCABULARY};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
-use wgpu_attention::files::{TensorFile, TensorWriter};
+use wgpu_attention_tools::files::{TensorFile, TensorWriter};
 
 use crate::data::{self, Piece};
 use crate::nn::adamw::{AdamW, Schedule};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::data::AuxData;
-use super::{AuxTensor, TensorSpec};
+use super::{AuxSpec, AuxTensor};
 use crate::error::{Error, Result};
 use crate::tensor::shape::{Shape, elements};
 
@@ -21,8 +21,12 @@ pub(crate) struct Values<'a> {
 }
 
 impl AuxData {
-    /// Whether what the problem reads is there and fits `shape`.
-    pub(crate) fn check(&self, tensors: &[TensorSpec], shape: &Shape) -> Result<()> {
+    /// Whether what a problem reads ([`crate::Problem::aux_specs`]) is there, fits `shape`, and has values that kernels can
+    /// go by.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names the first tensor that doesn't.
+    pub fn check(&self, tensors: &[AuxSpec], shape: &Shape) -> Result<()> {
         for tensor in tensors {
             let (input, name) = (tensor.input, tensor.input.name());
             let Some(found) = self.len(input) else {

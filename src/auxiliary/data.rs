@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::shape::AuxShape;
-use super::{AuxTensor, Element, TensorSpec};
+use super::{AuxElement, AuxSpec, AuxTensor};
 use crate::custom::CustomBuffer;
 use crate::error::{Error, Result};
 
@@ -89,20 +89,24 @@ impl AuxData {
         }
     }
 
-    /// A tensor of i32.
-    pub(crate) fn ints(self, input: AuxTensor, values: impl IntoIterator<Item = i32>) -> Self {
+    /// A tensor of i32 by its name, for programs that go by [`crate::Problem::aux_specs`]; others have a setter for each
+    /// tensor.
+    #[must_use]
+    pub fn ints(self, input: AuxTensor, values: impl IntoIterator<Item = i32>) -> Self {
         let words = values.into_iter().map(i32::cast_unsigned).collect();
         self.insert(input, Elements::Words(words))
     }
 
-    /// A tensor of f32.
-    pub(crate) fn floats(self, input: AuxTensor, values: impl IntoIterator<Item = f32>) -> Self {
+    /// A tensor of f32 by its name.
+    #[must_use]
+    pub fn floats(self, input: AuxTensor, values: impl IntoIterator<Item = f32>) -> Self {
         let words = values.into_iter().map(f32::to_bits).collect();
         self.insert(input, Elements::Words(words))
     }
 
-    /// A tensor of bits.
-    pub(crate) fn bits(self, input: AuxTensor, values: impl IntoIterator<Item = bool>) -> Self {
+    /// A tensor of bits by its name.
+    #[must_use]
+    pub fn bits(self, input: AuxTensor, values: impl IntoIterator<Item = bool>) -> Self {
         self.insert(input, Elements::Flags(values.into_iter().collect()))
     }
 
@@ -111,8 +115,9 @@ impl AuxData {
         self
     }
 
-    /// The same with the sizes of a tensor whose shape the problem leaves open.
-    pub(crate) fn sized(mut self, input: AuxTensor, sizes: impl Into<Vec<usize>>) -> Self {
+    /// The same with the sizes of a tensor whose shape the problem leaves open: [`crate::auxiliary::AuxSpec::is_open`].
+    #[must_use]
+    pub fn sized(mut self, input: AuxTensor, sizes: impl Into<Vec<usize>>) -> Self {
         if let Some(tensor) = self.tensors.get_mut(&input) {
             tensor.sizes = Some(sizes.into());
         }
@@ -165,9 +170,9 @@ impl AuxData {
         }
     }
 
-    /// A checked tensor in the device's format: see [`TensorSpec::device_sizes`].
-    pub(crate) fn device_words(&self, tensor: &TensorSpec) -> Vec<u32> {
-        let (Element::Bit, Ok(sizes)) = (tensor.element, tensor.sizes(self.sizes(tensor.input)))
+    /// A checked tensor in the device's format: see [`AuxSpec::device_sizes`].
+    pub(crate) fn device_words(&self, tensor: &AuxSpec) -> Vec<u32> {
+        let (AuxElement::Bit, Ok(sizes)) = (tensor.element, tensor.sizes(self.sizes(tensor.input)))
         else {
             return self.words(tensor.input).to_vec();
         };

@@ -30,8 +30,8 @@ use crate::tensor::shape::{Shape, elements};
 /// ```
 /// use wgpu_attention::{Mask, AuxTensor};
 /// let mask = Mask::KeyLengths | Mask::KeyLengths.numbered(2);
-/// assert_eq!(mask.inputs(), [AuxTensor::KeyLengths, AuxTensor::KeyLengths.numbered(2)]);
-/// assert_eq!(mask.inputs()[1].name(), "key_lengths_2");
+/// assert_eq!(mask.aux_tensors(), [AuxTensor::KeyLengths, AuxTensor::KeyLengths.numbered(2)]);
+/// assert_eq!(mask.aux_tensors()[1].name(), "key_lengths_2");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AuxTensor {
@@ -65,8 +65,7 @@ impl AuxTensor {
     }
 
     /// Which of its kind it is, from 1 on.
-    #[cfg(feature = "files")]
-    pub(crate) const fn number(self) -> u32 {
+    pub const fn number(self) -> u32 {
         self.number
     }
 }
@@ -101,10 +100,13 @@ impl InputName {
     }
 }
 
-/// The type of a tensor's elements.
+/// The type of an auxiliary tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
+#[non_exhaustive]
+pub enum AuxElement {
+    /// i32
     I32,
+    /// f32
     F32,
     /// Not zero where the key is kept: a word on the device, u8 or bool in files.
     Flag,
@@ -112,7 +114,7 @@ pub(crate) enum Element {
     Bit,
 }
 
-impl Element {
+impl AuxElement {
     /// The name in the documentation.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -126,16 +128,17 @@ impl Element {
 
 /// A dimension of an auxiliary tensor: what it counts, and the sizes that it may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Dim {
-    /// In messages.
-    pub(crate) name: &'static str,
-    /// In tables of the documentation.
-    pub(crate) symbol: &'static str,
-    /// Any size where there are none; unless data say otherwise, the first.
-    pub(crate) sizes: Vec<usize>,
+#[non_exhaustive]
+pub struct AuxDim {
+    /// The name in messages, such as `num_heads or 1`.
+    pub name: &'static str,
+    /// The name in the documentation's tables, such as `H or 1`.
+    pub symbol: &'static str,
+    /// The sizes that it may have: any size where there are none; unless data say otherwise, the first.
+    pub sizes: Vec<usize>,
 }
 
-impl Dim {
+impl AuxDim {
     pub(crate) fn new(
         name: &'static str,
         symbol: &'static str,
@@ -177,21 +180,30 @@ impl Dim {
         Self::new(name, name, [])
     }
 
-    pub(crate) fn default_size(&self) -> usize {
+    /// The size that it has unless data say otherwise.
+    pub fn default_size(&self) -> usize {
         self.sizes.first().copied().unwrap_or(1)
     }
 }
 
 /// An auxiliary tensor of a problem: its type, and the sizes that it has or may have under a shape.
+///
+/// ```
+/// use wgpu_attention::{Mask, Shape};
+/// let mask = Mask::causal() & Mask::KeyLengths;
+/// let [lengths] = &mask.aux_specs(&Shape::new(2, 8, 128, 64))[..] else { unreachable!() };
+/// assert_eq!(lengths.tensor().name(), "key_lengths");
+/// assert_eq!(lengths.sizes(None)?, [2]);
+/// # Ok::<(), wgpu_attention::Error>(())
+/// ```
 #[derive(Clone)]
-pub(crate) struct TensorSpec {
+pub struct AuxSpec {
     pub(crate) input: AuxTensor,
-    pub(crate) element: Element,
-    pub(crate) dims: Vec<Dim>,
+    pub(crate) element: AuxElement,
+    pub(crate) dims: Vec<AuxDim>,
     /// Its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
     pub(crate) broadcasts: bool,
     /// Other names that it may have in files, such as one that queries and keys share.
-    #[cfg_attr(not(feature = "files"), expect(dead_code, reason = "only files have other names"))]
     pub(crate) other_names: &'static [&'static str],
     /// Whether its values are ones that a kernel may go by; their number has been checked.
     pub(crate) check: Option<Check>,
@@ -207,9 +219,9 @@ pub(crate) struct TensorSizes {
     pub(crate) words: usize,
 }
 
-impl TensorSpec {
+impl AuxSpec {
     /// A tensor whose values may be anything.
-    pub(crate) fn new(input: AuxTensor, element: Element, dims: impl Into<Vec<Dim>>) -> Self {
+    pub(crate) fn new(input: AuxTensor, element: AuxElement, dims: impl Into<Vec<AuxDim>>) -> Self {
         Self { input, element, dims: dims.into(), broadcasts: false, other_names: &[], check: None }
     }
 
@@ -223,9 +235,28 @@ impl TensorSpec {
         Self { other_names, ..self }
     }
 
+    /// Which tensor it is.
+    pub const fn tensor(&self) -> AuxTensor {
+        self.input
+    }
+
+    /// The type of its elements.
+    pub const fn element(&self) -> AuxElement {
+        self.element
+    }
+
+    /// Its dimensions, from the outermost to the innermost.
+    pub fn dims(&self) -> &[AuxDim] {
+        &self.dims
+    }
+
+    /// Whether its sizes broadcast: each is the dimension's or 1, and those in front may be missing in files.
+    pub const fn broadcasts(&self) -> bool {
+        self.broadcasts
+    }
+
     /// The names that it may have in files, its own first.
-    #[cfg(feature = "files")]
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> + '_ {
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         let number = self.input.number();
         let other = move |&name| AuxTensor::named(name).numbered(number).to_string();
         [self.input.to_string()].into_iter().chain(self.other_names.iter().map(other))
@@ -237,8 +268,7 @@ impl TensorSpec {
     }
 
     /// Whether the problem's shape leaves its sizes open, so that they come with the data.
-    #[cfg(feature = "files")]
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.broadcasts || self.dims.iter().any(|dim| dim.sizes.len() != 1)
     }
 
@@ -246,11 +276,12 @@ impl TensorSpec {
     ///
     /// # Errors
     /// [`Error::Operand`] where a given size isn't one that the dimension may have.
-    pub(crate) fn sizes(&self, given: Option<&[usize]>) -> Result<Vec<usize>> {
+    pub fn sizes(&self, given: Option<&[usize]>) -> Result<Vec<usize>> {
         let Some(given) = given else {
-            return Ok(self.dims.iter().map(Dim::default_size).collect());
+            return Ok(self.dims.iter().map(AuxDim::default_size).collect());
         };
-        let fits = |(dim, size): (&Dim, &usize)| dim.sizes.is_empty() || dim.sizes.contains(size);
+        let fits =
+            |(dim, size): (&AuxDim, &usize)| dim.sizes.is_empty() || dim.sizes.contains(size);
         if given.len() == self.dims.len() && self.dims.iter().zip(given).all(fits) {
             return Ok(given.to_vec());
         }
@@ -267,7 +298,7 @@ impl TensorSpec {
                 (false, false) => {
                     let sizes: Vec<usize> = a.sizes.iter().filter(both).copied().collect();
                     let narrower = if sizes.len() == b.sizes.len() { b } else { a };
-                    (!sizes.is_empty()).then(|| Dim { sizes, ..narrower.clone() })
+                    (!sizes.is_empty()).then(|| AuxDim { sizes, ..narrower.clone() })
                 }
             }
         });
@@ -278,7 +309,7 @@ impl TensorSpec {
     pub(crate) fn wrong_sizes(&self, found: &[usize]) -> Error {
         let expected = match self.broadcasts {
             true => {
-                let full: Vec<usize> = self.dims.iter().map(Dim::default_size).collect();
+                let full: Vec<usize> = self.dims.iter().map(AuxDim::default_size).collect();
                 format!("sizes that broadcast to {full:?}")
             }
             false => self.expected_sizes(),
@@ -306,7 +337,7 @@ impl TensorSpec {
 
     /// Its sizes on the device, in words: of bits, 32 keys of a row share one.
     pub(crate) fn device_sizes(&self, mut sizes: Vec<usize>) -> Vec<usize> {
-        if self.element == Element::Bit
+        if self.element == AuxElement::Bit
             && let (Some(row), Some(keys)) = (sizes.last_mut(), self.dims.last())
         {
             *row = keys.default_size().div_ceil(32);
@@ -317,7 +348,7 @@ impl TensorSpec {
     /// Its sizes on the device, with those that are given or as the shape has them.
     ///
     /// # Errors
-    /// As [`TensorSpec::words`].
+    /// As [`AuxSpec::words`].
     pub(crate) fn resolve(&self, given: Option<&[usize]>) -> Result<TensorSizes> {
         let sizes = self.device_sizes(self.sizes(given)?);
         let words = elements(&self.input.name(), &sizes)?;

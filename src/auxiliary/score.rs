@@ -1,7 +1,7 @@
 //! The tensors of the score modifiers.
 
 use super::data::AuxData;
-use super::{AuxTensor, Dim, Element, TensorSpec};
+use super::{AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::score::ScoreModifiers;
 use crate::tensor::shape::Shape;
 
@@ -65,23 +65,24 @@ impl AuxData {
 }
 
 /// What the modifiers read.
-pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<TensorSpec> {
-    let new = |input, dims: &[Dim]| TensorSpec::new(input, Element::F32, dims);
+pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<AuxSpec> {
+    let new = |input, dims: &[AuxDim]| AuxSpec::new(input, AuxElement::F32, dims);
     // One set of slopes unless the data say otherwise.
-    let sequences = Dim::new("batch or 1", "B or 1", [1, shape.batch]);
+    let sequences = AuxDim::new("batch or 1", "B or 1", [1, shape.batch]);
     let bias = score.bias.then(|| bias(shape));
-    let alibi = score.alibi.then(|| new(AuxTensor::AlibiSlopes, &[sequences, Dim::heads(shape)]));
-    let sinks = score.sinks.then(|| new(AuxTensor::Sinks, &[Dim::heads(shape)]));
+    let alibi =
+        score.alibi.then(|| new(AuxTensor::AlibiSlopes, &[sequences, AuxDim::heads(shape)]));
+    let sinks = score.sinks.then(|| new(AuxTensor::Sinks, &[AuxDim::heads(shape)]));
     bias.into_iter().chain(alibi).chain(sinks).collect()
 }
 
 /// What is added to the scores.
-fn bias(shape: &Shape) -> TensorSpec {
+fn bias(shape: &Shape) -> AuxSpec {
     let dims = [
-        Dim::batch_or_1(shape),
-        Dim::heads_or_1(shape),
-        Dim::queries_or_1(shape),
-        Dim::keys(shape),
+        AuxDim::batch_or_1(shape),
+        AuxDim::heads_or_1(shape),
+        AuxDim::queries_or_1(shape),
+        AuxDim::keys(shape),
     ];
-    TensorSpec::new(AuxTensor::Bias, Element::F32, dims).broadcasting()
+    AuxSpec::new(AuxTensor::Bias, AuxElement::F32, dims).broadcasting()
 }

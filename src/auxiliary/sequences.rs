@@ -2,7 +2,7 @@
 
 use super::check::Values;
 use super::data::AuxData;
-use super::{AuxTensor, Dim, Element, TensorSpec};
+use super::{AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::error::{Error, Result};
 use crate::tensor::sequences::{KeySequences, QuerySequences};
 use crate::tensor::shape::{MAX_SEQ_LEN, Shape};
@@ -65,11 +65,11 @@ impl AuxData {
 }
 
 /// What the sequences of a shape need: first the lengths, which the checks of the others go by.
-pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
-    let ints = |input, dim: Dim| TensorSpec::new(input, Element::I32, [dim]);
-    let per_sequence = |input| ints(input, Dim::batch(shape));
+pub(crate) fn tensors(shape: &Shape) -> Vec<AuxSpec> {
+    let ints = |input, dim: AuxDim| AuxSpec::new(input, AuxElement::I32, [dim]);
+    let per_sequence = |input| ints(input, AuxDim::batch(shape));
     let starts =
-        |input| ints(input, Dim::new("batch + 1", "B + 1", [shape.batch.saturating_add(1)]));
+        |input| ints(input, AuxDim::new("batch + 1", "B + 1", [shape.batch.saturating_add(1)]));
     let mut tensors = Vec::new();
     match shape.sequences.q {
         QuerySequences::Uniform => {}
@@ -106,9 +106,9 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<TensorSpec> {
             tensors.extend([kv_lengths(), per_sequence(AuxTensor::KvFirst).checked(check_first)]);
         }
         KeySequences::Paged { blocks_per_sequence, .. } => {
-            let row = Dim::new("blocks_per_sequence", "blocks", [blocks_per_sequence]);
-            let dims = [Dim::batch(shape), row];
-            let tables = TensorSpec::new(AuxTensor::BlockTables, Element::I32, dims);
+            let row = AuxDim::new("blocks_per_sequence", "blocks", [blocks_per_sequence]);
+            let dims = [AuxDim::batch(shape), row];
+            let tables = AuxSpec::new(AuxTensor::BlockTables, AuxElement::I32, dims);
             tensors.extend([kv_lengths(), tables.checked(check_tables)]);
         }
     }

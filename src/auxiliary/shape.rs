@@ -102,13 +102,13 @@ impl DenseShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auxiliary::{Dim, Element, TensorSpec};
+    use crate::auxiliary::{AuxDim, AuxElement, AuxSpec};
 
     #[test]
     fn sizes_are_given_or_follow_from_the_shape() {
         let shape = Shape::new(2, 4, 3, 8).seq_len_kv(40);
-        let dims = [Dim::batch(&shape), Dim::heads_or_1(&shape), Dim::any("rounds")];
-        let tensor = TensorSpec::new(AuxTensor::named("x"), Element::I32, dims);
+        let dims = [AuxDim::batch(&shape), AuxDim::heads_or_1(&shape), AuxDim::any("rounds")];
+        let tensor = AuxSpec::new(AuxTensor::named("x"), AuxElement::I32, dims);
         assert_eq!(tensor.sizes(None).unwrap(), [2, 4, 1]);
         assert_eq!(tensor.sizes(Some(&[2, 1, 7])).unwrap(), [2, 1, 7]);
         let error = tensor.sizes(Some(&[2, 3, 7])).unwrap_err().to_string();
@@ -119,8 +119,8 @@ mod tests {
         assert!(tensor.sizes(Some(&[2, 1])).is_err());
         assert!(tensor.words(Some(&[2, 1, usize::MAX])).is_err());
 
-        let dims = [Dim::batch_or_1(&shape), Dim::keys(&shape)];
-        let bits = TensorSpec::new(AuxTensor::named("x"), Element::Bit, dims).broadcasting();
+        let dims = [AuxDim::batch_or_1(&shape), AuxDim::keys(&shape)];
+        let bits = AuxSpec::new(AuxTensor::named("x"), AuxElement::Bit, dims).broadcasting();
         assert_eq!(bits.words(None).unwrap(), 4);
         assert_eq!(bits.words(Some(&[1, 40])).unwrap(), 2);
         let error = bits.sizes(Some(&[3, 40])).unwrap_err().to_string();

@@ -323,7 +323,7 @@ impl AppendPlan {
             inputs.push(queries[0]);
             outputs.push(queries[1]);
         }
-        let sequences = cache.mask_buffers(buffers.sequences.clone());
+        let sequences = cache.aux_buffers(buffers.sequences.clone());
         let mask = self.mask.operands(&sequences)?;
         inputs.extend(&mask);
         let of_cache = |name, buffer: &'a wgpu::Buffer| Operand {

@@ -135,7 +135,7 @@ impl KvCache {
     }
 
     /// `buffers` with the cache's lengths and tables, for attention over it.
-    pub fn mask_buffers<'a>(&'a self, buffers: AuxBuffers<'a>) -> AuxBuffers<'a> {
+    pub fn aux_buffers<'a>(&'a self, buffers: AuxBuffers<'a>) -> AuxBuffers<'a> {
         let buffers = buffers.with(AuxTensor::KvLengths, self.lengths());
         match &self.tables {
             Some(tables) => buffers.with(AuxTensor::BlockTables, tables.slice(..)),
@@ -143,7 +143,7 @@ impl KvCache {
         }
     }
 
-    /// The buffers of attention over the cache, for a plan of `problem`: `mask` is what the problem names besides the cache's
+    /// The buffers of attention over the cache, for a plan of `problem`: `aux` is what the problem reads besides the cache's
     /// lengths and tables. Nobody has asked for lse then; set it where it's wanted.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl KvCache {
         &'a self,
         problem: &Problem,
         q: BufferSlice<'a>,
-        mask: AuxBuffers<'a>,
+        aux: AuxBuffers<'a>,
         o: BufferSlice<'a>,
     ) -> Result<AttentionBuffers<'a>> {
         let shape = problem.shape();
@@ -168,8 +168,8 @@ impl KvCache {
                 format!("{:?}", of_cache(&own)),
             ));
         }
-        let mask = self.mask_buffers(mask);
-        Ok(AttentionBuffers { q, k: self.k(), v: self.v(), mask, o, lse: None })
+        let aux = self.aux_buffers(aux);
+        Ok(AttentionBuffers { q, k: self.k(), v: self.v(), aux, o, lse: None })
     }
 
     /// The most tokens that each sequence can have by now, as far as the host knows; in a ring, has had.

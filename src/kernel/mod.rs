@@ -4,7 +4,7 @@
 // their WGSL text (`source`), what they need of a device (`limits`), their pipelines (`pipeline`)
 // and these on disk (`store`); all of them in a list, for checks (`catalog`).
 
-#[cfg(any(test, feature = "cli"))]
+#[cfg(any(test, feature = "catalog"))]
 pub(crate) mod catalog;
 pub(crate) mod key;
 pub(crate) mod limits;
@@ -14,7 +14,7 @@ pub(crate) mod source;
 pub(crate) mod store;
 pub(crate) mod tiles;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "catalog")]
 #[doc(hidden)]
 pub use catalog::{KernelText, kernel_texts};
 pub use key::{BackwardKernel, ForwardKernel};

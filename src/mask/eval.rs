@@ -41,7 +41,7 @@ impl<'a> Evaluator<'a> {
                 format!("`{mask}`"),
             ));
         }
-        let mut tensors = mask.tensors(shape);
+        let mut tensors = mask.aux_specs(shape);
         tensors.extend(auxiliary::sequences::tensors(shape));
         data.check(&tensors, shape)?;
         Ok(Self { mask, data, shape })

@@ -29,7 +29,7 @@ use leaf::{Differs, Tiles};
 pub use leaf::{Leaf, MaskLeaf, MaskSample};
 pub use tile::{TileClass, TileGrid};
 
-use crate::auxiliary::{AuxTensor, TensorSpec};
+use crate::auxiliary::{AuxSpec, AuxTensor};
 use crate::custom::WgslFunction;
 use crate::error::{Error, Result};
 use crate::tensor::shape::Shape;
@@ -107,16 +107,16 @@ impl Mask {
     }
 
     /// The names of the auxiliary tensors that the mask reads, each once, in the order of [`Mask::leaves`].
-    pub fn inputs(&self) -> Vec<AuxTensor> {
+    pub fn aux_tensors(&self) -> Vec<AuxTensor> {
         // Which tensors there are doesn't depend on the shape.
-        let tensors = self.tensors(&Shape::new(1, 1, 1, 1));
+        let tensors = self.aux_specs(&Shape::new(1, 1, 1, 1));
         tensors.into_iter().map(|tensor| tensor.input).collect()
     }
 
     /// The auxiliary tensors that the mask reads, each once. Where leaves share one, it has the sizes that all of them
-    /// take; [`Mask::check`] refuses those that agree on none.
-    pub(crate) fn tensors(&self, shape: &Shape) -> Vec<TensorSpec> {
-        let mut tensors: Vec<TensorSpec> = Vec::new();
+    /// take; calls refuse those that agree on none.
+    pub fn aux_specs(&self, shape: &Shape) -> Vec<AuxSpec> {
+        let mut tensors: Vec<AuxSpec> = Vec::new();
         for tensor in self.sorted_leaves().into_iter().flat_map(|leaf| leaf.tensors(shape)) {
             match tensors.iter_mut().find(|other| other.input == tensor.input) {
                 Some(other) => {
@@ -231,7 +231,7 @@ impl Mask {
 
     /// Whether leaves that read the same tensor agree on its sizes.
     fn check_shared_tensors(&self, shape: &Shape) -> Result<()> {
-        let mut seen: Vec<(&Leaf, TensorSpec)> = Vec::new();
+        let mut seen: Vec<(&Leaf, AuxSpec)> = Vec::new();
         for leaf in self.leaves_below() {
             for tensor in leaf.tensors(shape) {
                 let Some((other, first)) =

@@ -209,7 +209,7 @@ pub struct Lowered<'a> {
 impl Lowered<'_> {
     /// The operands, for [`Session::run`].
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs::new(self.q, &self.k, &self.v).mask(&self.data)
+        Inputs::new(self.q, &self.k, &self.v).aux(&self.data)
     }
 }
 

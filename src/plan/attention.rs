@@ -37,7 +37,7 @@ use crate::problem::{Problem, Resolved};
 ///     q: q.slice(..),
 ///     k: k.slice(..),
 ///     v: v.slice(..),
-///     mask: AuxBuffers::new(),
+///     aux: AuxBuffers::new(),
 ///     o: o.slice(..),
 ///     lse: None,
 /// })?;
@@ -113,8 +113,8 @@ pub struct AttentionBuffers<'a> {
     pub k: BufferSlice<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub v: BufferSlice<'a>,
-    /// What the mask names.
-    pub mask: AuxBuffers<'a>,
+    /// The auxiliary tensors that the problem reads.
+    pub aux: AuxBuffers<'a>,
     /// `[batch, num_heads, seq_len_q, head_dim_v]`, written
     pub o: BufferSlice<'a>,
     /// f32 `[batch, num_heads, seq_len_q]`, dense, written if given
@@ -290,9 +290,8 @@ impl AttentionPlan {
         }
     }
 
-    /// Its tiles, in the words of profiles.
-    #[cfg(feature = "measure")]
-    pub(crate) fn tiles(&self) -> String {
+    /// Its tiles, in words: what tells plans of one kernel apart.
+    pub fn tiles(&self) -> String {
         self.choice.config.tiles()
     }
 
@@ -309,7 +308,7 @@ impl AttentionPlan {
     }
 
     /// As [`AttentionPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them:
-    /// what building a tile map costs is paid once where the mask stays the same. Of `buffers.mask` only the bias is read.
+    /// what building a tile map costs is paid once where the mask stays the same. Of `buffers.aux` only the bias is read.
     ///
     /// # Errors
     /// As [`AttentionPlan::encode`].
@@ -363,10 +362,10 @@ impl AttentionPlan {
         let lse = buffers.lse.unwrap_or_else(|| self.lse.slice(..));
         let lse = Operand::new("lse", lse, problem.lse_len);
         let mask = match make_mask {
-            true => self.mask.operands(&buffers.mask)?,
+            true => self.mask.operands(&buffers.aux)?,
             false => Vec::new(),
         };
-        let bias = Operand::bias(&self.problem, &buffers.mask)?;
+        let bias = Operand::bias(&self.problem, &buffers.aux)?;
         let mut inputs = vec![q, k, v];
         inputs.extend(bias);
         inputs.extend(&mask);

@@ -54,7 +54,6 @@ impl Choice {
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
     /// comes first.
-    #[cfg(feature = "measure")]
     pub(crate) fn all_variants(kernels: &Kernels, problem: &Resolved) -> Result<Vec<Self>> {
         let considered = candidates(problem, kernels.traits(), None);
         choose(&considered, None)?;
@@ -275,7 +274,7 @@ mod tests {
             ..device.adapter_info()
         });
         let options = KernelOptions::default()
-            .profile(Profile::new(other, Vec::new()))
+            .profile(Profile::of(other, Vec::new()))
             .cache_dir(std::env::temp_dir());
         let kernels = Kernels::new(&device, &options);
         let problem = Problem::new(Shape::new(1, 1, 9, 8));

@@ -71,8 +71,8 @@ pub struct InspectBuffers<'a> {
     pub q: BufferSlice<'a>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim]`
     pub k: BufferSlice<'a>,
-    /// What the mask names.
-    pub mask: AuxBuffers<'a>,
+    /// The auxiliary tensors that the problem reads.
+    pub aux: AuxBuffers<'a>,
     /// f32 `[batch, num_heads, seq_len_q, seq_len_kv]`, dense, written
     pub output: BufferSlice<'a>,
 }
@@ -182,9 +182,9 @@ impl InspectPlan {
         let q = Operand::placed("q", buffers.q, &problem.q);
         let k = Operand::placed("k", buffers.k, &problem.k);
         let output = Operand::new(tensor.name(), buffers.output, cells);
-        let mask = self.kernel.mask.operands(&buffers.mask)?;
+        let mask = self.kernel.mask.operands(&buffers.aux)?;
         let mut inputs = vec![q, k];
-        let bias = Operand::bias(&self.problem, &buffers.mask)?;
+        let bias = Operand::bias(&self.problem, &buffers.aux)?;
         inputs.extend(bias);
         for operand in inputs.iter().chain([&output]) {
             operand.check_storage(&self.kernel.kernels)?;

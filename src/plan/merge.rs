@@ -56,7 +56,7 @@ use crate::tensor::shape::{Shape, elements};
 ///         q: q.slice(..),
 ///         k: k.slice(..),
 ///         v: v.slice(..),
-///         mask: AuxBuffers::new(),
+///         aux: AuxBuffers::new(),
 ///         o: part.o,
 ///         lse: Some(part.lse),
 ///     })?;

@@ -3,18 +3,17 @@
 //! All are made by `new(&kernels, &problem, …)` and record into the application's own encoder by `encode`. Where the work of
 //! one may take long, `submissions` says in how many command buffers it should be, and `encode_submission` records them.
 
-// Plans: a problem validated once, with its pipelines and its own buffers, to be encoded any number of times.
-//
 // `attention` is the forward pass, `backward` its gradients, `merge` puts results over parts of the keys together,
 // `inspect` the tensors for looking inside, `materialize` the mask as a tensor,
 // `tiles` the classes of its tiles, `score_points` a user's score function at single points.
 // They share the mask's buffer and tables (`mask_tables`, `masked_kernel`, `mask_output`), the checks of the caller's buffers
-// (`buffers`), the choice of a kernel (`choice`), and how work is cut into pieces (`cut`, `pieces`), by what workgroups
+// (`buffers`), the choice of a kernel (`choice`, `candidates`), and how work is cut into pieces (`cut`, `pieces`), by what workgroups
 // do and reach (`work`, `tensors`).
 
 pub(crate) mod attention;
 pub(crate) mod backward;
 pub(crate) mod buffers;
+mod candidates;
 pub(crate) mod choice;
 pub(crate) mod cut;
 pub(crate) mod inspect;

@@ -2,8 +2,9 @@
 //! reference are made from.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
-use super::{GradientStrides, Problem, TensorStrides};
+use super::{GradientStrides, Inputs, Problem, TensorStrides};
 use crate::auxiliary::TensorSizes;
 use crate::error::{Error, Result};
 use crate::score::ScoreText;
@@ -25,7 +26,7 @@ pub(crate) struct Resolved {
     pub(crate) o_len: usize,
     pub(crate) scale: f32,
     pub(crate) score_text: ScoreText,
-    /// The auxiliary tensors' sizes, in the order of [`Problem::inputs`].
+    /// The auxiliary tensors' sizes, in the order of [`Problem::aux_tensors`].
     pub(crate) tensors: Vec<TensorSizes>,
     /// Elements of the bias; 0 without one.
     pub(crate) bias_len: usize,
@@ -148,7 +149,7 @@ impl Resolved {
         let (k_dims, v_dims) = (problem.k_dims(), problem.v_dims());
         check_rows_of_i8("k", k, k_dims, strides.k)?;
         check_rows_of_i8("v", v, v_dims, strides.v)?;
-        let tensors = (problem.tensors().iter())
+        let tensors = (problem.aux_specs().iter())
             .map(|tensor| tensor.resolve(problem.data.sizes(tensor.input)))
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -168,6 +169,16 @@ impl Resolved {
             strides,
             problem,
         })
+    }
+
+    /// Checks a problem and the operands for it, which bring the sizes of their auxiliary tensors.
+    ///
+    /// # Errors
+    /// [`Error::Operand`] that names what doesn't fit.
+    pub(crate) fn of(problem: &Problem, inputs: &Inputs<'_>) -> Result<Arc<Self>> {
+        let problem = Self::new(problem.clone().aux_shape(inputs.aux.shape()))?;
+        inputs.check(&problem)?;
+        Ok(Arc::new(problem))
     }
 
     /// The same problem as far as the mask goes. What is left of a checked problem is right.

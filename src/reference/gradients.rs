@@ -38,7 +38,7 @@ pub fn gradients(
     let forward = super::forward(problem, inputs)?;
     upstream.check(problem, &problem.o)?;
     let shape = problem.shape();
-    let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
+    let mask = Evaluator::new(&problem.mask, inputs.aux, shape)?;
     let strides = problem.strides;
     let at = |strides: Strides, index: [usize; 4]| -> usize {
         strides.to_array().iter().zip(index).map(|(stride, i)| stride * i).sum()
@@ -46,7 +46,7 @@ pub fn gradients(
     let scale = f64::from(problem.scale);
     let [q, k, v, dout] =
         [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
-    let data = inputs.mask.shape().bias;
+    let data = inputs.aux.shape().bias;
     let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 3] };
     let sinks = if problem.score.sinks { shape.num_heads } else { 0 };
 
@@ -73,7 +73,7 @@ pub fn gradients(
                 let delta = (0..shape.head_dim_v).map(share).sum::<f64>()
                     - upstream.dlse.map_or(0.0, |dlse| f64::from(dlse[lse_index]));
                 if problem.score.sinks {
-                    let sink = f64::from(inputs.mask.sink(h));
+                    let sink = f64::from(inputs.aux.sink(h));
                     // A sink of -inf is none, whatever the row's lse is.
                     if sink != f64::NEG_INFINITY {
                         result.dsinks[h] -= (sink - forward.lse[lse_index]).exp() * delta;
@@ -175,7 +175,7 @@ mod tests {
     /// loss = sum over dout o + sum over dlse lse, where lse is finite
     fn loss(problem: &Problem, point: &Point, dims: [usize; 4], up: &Upstream<'_>) -> f64 {
         let data = point.data(dims);
-        let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
+        let inputs = Inputs::new(&point.q, &point.k, &point.v).aux(&data);
         let forward = attention(&problem.clone().aux_shape(data.shape()), &inputs).unwrap();
         let dout = up.dout.to_f32();
         let o = forward.o.iter().zip(&*dout).map(|(&o, &x)| o * f64::from(x));
@@ -219,7 +219,7 @@ mod tests {
         let upstream = Upstream::new(&dout).dlse(&dlse);
         let data = point.data(bias_dims);
         let problem = problem.aux_shape(data.shape());
-        let inputs = Inputs::new(&point.q, &point.k, &point.v).mask(&data);
+        let inputs = Inputs::new(&point.q, &point.k, &point.v).aux(&data);
         let found = gradients(&problem, &inputs, &upstream).unwrap();
         let found = [found.dq, found.dk, found.dv, found.dbias, found.dsinks];
         for (which, gradient) in found.into_iter().enumerate() {

@@ -43,7 +43,7 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
     }
     let shape = problem.shape();
     inputs.check(problem)?;
-    let mask = Evaluator::new(&problem.mask, inputs.mask, shape)?;
+    let mask = Evaluator::new(&problem.mask, inputs.aux, shape)?;
     let strides = problem.strides;
     let at = |strides: [usize; 4], index: [usize; 4]| -> usize {
         strides.iter().zip(index).map(|(stride, i)| stride * i).sum()
@@ -95,7 +95,7 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
                 // weight = exp(masked - lse), lse = ln(sum exp(masked) + exp(sink)); a row that keeps nothing has
                 // weights of 0
                 let sink = match problem.score.sinks {
-                    true => f64::from(inputs.mask.sink(h)),
+                    true => f64::from(inputs.aux.sink(h)),
                     false => f64::NEG_INFINITY,
                 };
                 let largest = masked.iter().copied().fold(sink, f64::max);
@@ -133,7 +133,7 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
 /// What score modifiers read at a cell `[b, h, q_idx, kv_idx]`; `own` is the query's own position.
 fn score_cell(problem: &Problem, inputs: &Inputs<'_>, at: [usize; 4], own: f64) -> Cell {
     let [b, h, _, kv_idx] = at;
-    let data = inputs.mask;
+    let data = inputs.aux;
     Cell {
         softcap: problem.score.softcap.map_or(0.0, f64::from),
         bias: if problem.score.bias { f64::from(data.bias_at(at)) } else { 0.0 },

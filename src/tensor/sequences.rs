@@ -131,7 +131,7 @@ impl Sequences {
     }
 
     /// Whether every sequence has the same lengths, known beforehand.
-    pub(crate) const fn are_uniform(&self) -> bool {
+    pub const fn are_uniform(&self) -> bool {
         matches!(self, Self { q: QuerySequences::Uniform, kv: KeySequences::Uniform })
     }
 }

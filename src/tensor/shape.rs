@@ -206,7 +206,7 @@ impl Shape {
     }
 
     /// The batch indices and the rows of each that q, o and lse have in memory.
-    pub(crate) const fn q_rows(&self) -> [usize; 2] {
+    pub const fn q_rows(&self) -> [usize; 2] {
         match self.sequences.q {
             QuerySequences::Packed { total } => [1, total],
             QuerySequences::Uniform | QuerySequences::LeftPadded => [self.batch, self.seq_len_q],
@@ -214,7 +214,7 @@ impl Shape {
     }
 
     /// The batch indices and the rows of each that k and v have in memory.
-    pub(crate) const fn kv_rows(&self) -> [usize; 2] {
+    pub const fn kv_rows(&self) -> [usize; 2] {
         match self.sequences.kv {
             KeySequences::Packed { total } => [1, total],
             KeySequences::Paged { block_size, blocks, .. } => [blocks, block_size],
@@ -224,22 +224,26 @@ impl Shape {
         }
     }
 
-    pub(crate) const fn q_dims(&self) -> [usize; 4] {
+    /// q's dimensions in memory, `[batch, num_heads, rows, head_dim]` whatever the layout: packed sequences have a batch of 1.
+    pub const fn q_dims(&self) -> [usize; 4] {
         let [batch, rows] = self.q_rows();
         [batch, self.num_heads, rows, self.head_dim]
     }
 
-    pub(crate) const fn k_dims(&self) -> [usize; 4] {
+    /// k's, `[batch or blocks, num_kv_heads, rows, head_dim]`.
+    pub const fn k_dims(&self) -> [usize; 4] {
         let [batch, rows] = self.kv_rows();
         [batch, self.num_kv_heads, rows, self.head_dim]
     }
 
-    pub(crate) const fn v_dims(&self) -> [usize; 4] {
+    /// v's, `[batch or blocks, num_kv_heads, rows, head_dim_v]`.
+    pub const fn v_dims(&self) -> [usize; 4] {
         let [batch, rows] = self.kv_rows();
         [batch, self.num_kv_heads, rows, self.head_dim_v]
     }
 
-    pub(crate) const fn o_dims(&self) -> [usize; 4] {
+    /// o's, `[batch, num_heads, rows, head_dim_v]`.
+    pub const fn o_dims(&self) -> [usize; 4] {
         let [batch, rows] = self.q_rows();
         [batch, self.num_heads, rows, self.head_dim_v]
     }

@@ -193,7 +193,7 @@ impl Buffers {
             q: self.q.slice(..),
             k: self.k.slice(..),
             v: self.v.slice(..),
-            mask: AuxBuffers::new().with(AuxTensor::KeyLengths, self.lengths.slice(..)),
+            aux: AuxBuffers::new().with(AuxTensor::KeyLengths, self.lengths.slice(..)),
             o: self.o.slice(..),
             lse: Some(self.lse.slice(..)),
         }
@@ -229,12 +229,12 @@ fn buffers_of_an_application() {
         AttentionBuffers { o: large.slice(..), lse: Some(large.slice(1024..)), ..own.all() },
         &["lse:", "apart from o's", "0..1280"],
     );
-    says(AttentionBuffers { mask: AuxBuffers::new(), ..own.all() }, &["key_lengths", "a buffer"]);
+    says(AttentionBuffers { aux: AuxBuffers::new(), ..own.all() }, &["key_lengths", "a buffer"]);
     let mask = AuxBuffers::new().with(AuxTensor::KeyLengths, own.q.slice(..));
-    says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "COPY_SRC"]);
+    says(AttentionBuffers { aux: mask, ..own.all() }, &["key_lengths", "COPY_SRC"]);
     let short = buffer(4, BufferUsages::COPY_SRC);
     let mask = AuxBuffers::new().with(AuxTensor::KeyLengths, short.slice(..));
-    says(AttentionBuffers { mask, ..own.all() }, &["key_lengths", "8 bytes", "4 bytes"]);
+    says(AttentionBuffers { aux: mask, ..own.all() }, &["key_lengths", "8 bytes", "4 bytes"]);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn buffers_of_the_other_plans() {
     let buffers = InspectBuffers {
         q: own.q.slice(..),
         k: own.k.slice(..),
-        mask: AuxBuffers::new(),
+        aux: AuxBuffers::new(),
         output: own.lengths.slice(..),
     };
     let error = inspect.encode(&mut encoder, ScoreTensor::Weights, &buffers).unwrap_err();

@@ -135,7 +135,7 @@ fn what_is_wrong_is_told_in_its_own_lines() {
     let shape = Shape::new(1, 1, 5, 8);
     let operands = Operands::random(&shape, 1);
     let refusal = |problem: Problem, data: &AuxData| -> Error {
-        let inputs = operands.inputs().mask(data);
+        let inputs = operands.inputs().aux(data);
         ATTENTION.run_blocking(&problem, &inputs, &RunOptions::default()).unwrap_err()
     };
     let none = AuxData::new();

@@ -43,7 +43,7 @@ impl Case {
     }
 
     fn inputs(&self) -> Inputs<'_> {
-        Inputs::new(&self.q, &self.k, &self.v).mask(&self.data)
+        Inputs::new(&self.q, &self.k, &self.v).aux(&self.data)
     }
 
     fn truth(&self) -> reference::Reference {

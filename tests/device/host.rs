@@ -58,14 +58,14 @@ fn two_encodes_in_one_submit_keep_their_own_data() {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask,
+            aux: mask,
             o: o.slice(..),
             lse: None,
         };
         plan.encode(&mut encoder, &buffers).unwrap();
         // Once more with what the first left: the same again.
         let again = output(shape.o_len().unwrap());
-        let reused = AttentionBuffers { o: again.slice(..), mask: AuxBuffers::new(), ..buffers };
+        let reused = AttentionBuffers { o: again.slice(..), aux: AuxBuffers::new(), ..buffers };
         plan.encode_reusing_mask(&mut encoder, &reused).unwrap();
         outputs.push(o);
         outputs.push(again);
@@ -103,7 +103,7 @@ fn offsets_into_one_buffer() {
             q: slice(0),
             k: slice(1),
             v: slice(2),
-            mask: AuxBuffers::new(),
+            aux: AuxBuffers::new(),
             o: results.slice(..680 * 4),
             lse: Some(results.slice(768 * 4..)),
         };

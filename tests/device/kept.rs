@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use wgpu_attention::kernel::KernelOptions;
-use wgpu_attention::{Kernels, Mask, Problem, RunOptions, Session, Shape};
+use wgpu_attention::{Kernels, Mask, Problem, RunOptions, Session, Shape, reference};
 
 use crate::fixture::{ATTENTION, Operands};
+use crate::tolerance::{assert_close, naive};
 
 /// A folder of one test's own, removed at its end.
 struct Folder(PathBuf);
@@ -82,30 +84,44 @@ fn pipelines_that_can_not_be_kept_are_no_error() {
     fs::remove_file(&folder.0).unwrap();
 }
 
-#[cfg(feature = "measure")]
+#[cfg(feature = "profiles")]
 #[test]
-fn every_variant_is_right_and_plans_go_by_the_fastest() {
-    use wgpu_attention::AuxData;
+fn every_candidate_is_right_and_plans_go_by_the_fastest() {
+    use wgpu_attention::AttentionPlan;
     use wgpu_attention::kernel::Profile;
-    use wgpu_attention::measure::{Effort, tune};
 
     let folder = Folder::new("profile");
     fs::create_dir_all(&folder.0).unwrap();
     let path = folder.0.join("profile.json");
     let problem = Problem::new(Shape::new(1, 2, 70, 32)).mask(Mask::causal());
-    let mut told = Vec::new();
-    let measured = [(problem.clone(), AuxData::new())];
-    let profile =
-        tune(&ATTENTION, &measured, Effort::QUICK, |_, what| told.push(what.to_owned())).unwrap();
+    let operands = Operands::random(problem.shape(), 5);
+    let uploaded = ATTENTION.upload(&problem, &operands.inputs()).unwrap();
+    let plans: Vec<_> = AttentionPlan::candidates(ATTENTION.kernels(), &problem)
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(plans.len() > 1);
+    let truth = reference::attention(&problem, &operands.inputs()).unwrap();
+    let naive = naive(&problem, &Mask::causal(), &operands.inputs());
+    for plan in &plans {
+        let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());
+        plan.encode(&mut encoder, &uploaded.buffers()).unwrap();
+        ATTENTION.queue().submit([encoder.finish()]);
+        let o: Vec<f32> = ATTENTION.read_o_blocking(&uploaded).unwrap();
+        let what = format!("{}, {}", plan.kernel(), plan.tiles());
+        assert_close(&what, &o, &naive.o, &truth.o);
+    }
+    // As if the last one had been the fastest.
+    let times = (plans.iter().zip(1u64..)).map(|(plan, at)| (plan, Duration::from_secs(100 - at)));
+    let profile = Profile::new(ATTENTION.device()).measured(&problem, times);
     profile.save(&path).unwrap();
     assert_eq!(Profile::load(&path).unwrap(), profile);
-    let text = fs::read_to_string(&path).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    // One whose result differs isn't among them.
-    let compiled = told.iter().filter(|what| what.starts_with("compiling")).count();
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     let choice = &json["choices"][0];
-    assert!(compiled > 1, "{told:?}");
-    assert_eq!(choice["measured"].as_array().unwrap().len(), compiled, "{text}");
+    assert_eq!(choice["measured"].as_array().unwrap().len(), plans.len());
+    let last = plans.last().unwrap();
+    assert_eq!(choice["best"]["tiles"], last.tiles());
 
     let explain = |path: &Path| {
         let profile = Some(Profile::load(path).unwrap());

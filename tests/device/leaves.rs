@@ -77,7 +77,7 @@ fn attention_under_the_leaves_without_tests_of_their_own() {
         {
             let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
             let operands = Operands::random(&shape, seed);
-            let inputs = operands.inputs().mask(&data);
+            let inputs = operands.inputs().aux(&data);
             let problem = Problem::new(shape).mask(mask.clone()).aux_shape(data.shape());
             let truth = reference::attention(&problem, &inputs).unwrap();
             let naive = naive(&problem, &mask, &inputs);

@@ -304,7 +304,7 @@ fn a_submission_that_isnt_there() {
     let slice = || buffer.slice(..);
     let mask = AuxBuffers::new();
     let buffers =
-        AttentionBuffers { q: slice(), k: slice(), v: slice(), mask, o: slice(), lse: None };
+        AttentionBuffers { q: slice(), k: slice(), v: slice(), aux: mask, o: slice(), lse: None };
     let error = plan.encode_submission(&mut encoder, &buffers, plan.submissions()).unwrap_err();
     assert_says(&error, &["submission", "less than 1", "1"]);
 }
@@ -479,7 +479,7 @@ fn every_form_of_a_mask_in_pieces() {
             usage: wgpu::BufferUsages::COPY_SRC,
         })
     };
-    let mask_buffers =
+    let aux_buffers =
         AuxBuffers::new().with(wgpu_attention::AuxTensor::KeyLengths, lengths.slice(..));
     for format in [MaskFormat::Bits, MaskFormat::Additive] {
         let plan = MaskPlan::new(small.kernels(), &problem, format).unwrap();
@@ -492,7 +492,7 @@ fn every_form_of_a_mask_in_pieces() {
             mapped_at_creation: false,
         });
         let mut encoder = small.device().create_command_encoder(&Default::default());
-        plan.encode(&mut encoder, &mask_buffers, output.slice(..)).unwrap();
+        plan.encode(&mut encoder, &aux_buffers, output.slice(..)).unwrap();
         small.queue().submit([encoder.finish()]);
         let found = small.read_blocking(&output, elements).unwrap();
         for (at, row) in found.chunks(row).enumerate() {

@@ -25,7 +25,6 @@ mod metamorphic;
 mod onnx;
 mod open;
 mod operands;
-#[cfg(feature = "files")]
 mod pytorch;
 mod races;
 mod random;

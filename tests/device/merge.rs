@@ -53,7 +53,7 @@ fn merged(problem: &Problem, operands: &Operands, bounds: &[usize]) -> Output {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: AuxBuffers::new(),
+            aux: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };
@@ -132,7 +132,7 @@ fn a_shared_prefix() {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: AuxBuffers::new(),
+            aux: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };

@@ -52,7 +52,7 @@ impl Operands {
     }
 
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        Inputs::new(&self.q, &self.k, &self.v).mask(&self.mask)
+        Inputs::new(&self.q, &self.k, &self.v).aux(&self.mask)
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use wgpu_attention::files::TensorFile;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use wgpu_attention::auxiliary::AuxElement;
 use wgpu_attention::plan::BackwardOptions;
-use wgpu_attention::wgsl::WgslFunction;
-use wgpu_attention::{
-    AuxData, Inputs, Layout, Mask, Problem, RunOptions, ScoreModifiers, Upstream,
-};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
+use wgpu_attention::{AuxData, Inputs, Mask, Problem, RunOptions, ScoreModifiers, Shape, Upstream};
 
 use crate::fixture::ATTENTION;
 use crate::tolerance::{assert_close, assert_gradient_close};
@@ -67,56 +67,119 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pytorch")
 }
 
-/// An output as recorded: in f32, and in f64 as a sum of two f32.
-fn recorded(file: &TensorFile, name: &str) -> (Vec<f32>, Vec<f64>) {
-    let read = |name: String| file.read_f32(&name).unwrap().values;
-    let (high, low) = (read(format!("{name}_high")), read(format!("{name}_low")));
-    let sum = |(high, low): (&f32, &f32)| f64::from(*high) + f64::from(*low);
-    (read(name.to_owned()), high.iter().zip(&low).map(sum).collect())
+/// A recorded call.
+struct Recorded(Vec<u8>);
+
+impl Recorded {
+    fn open(name: &str) -> Self {
+        Self(std::fs::read(folder().join(format!("{name}.safetensors"))).unwrap())
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors().tensor(name).is_ok()
+    }
+
+    fn f32(&self, name: &str) -> Vec<f32> {
+        let tensors = self.tensors();
+        let tensor = tensors.tensor(name).unwrap();
+        assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+        words(&tensor).map(f32::from_bits).collect()
+    }
+
+    /// As recorded: in f32, and in f64 as a sum of two f32.
+    fn result(&self, name: &str) -> (Vec<f32>, Vec<f64>) {
+        let (high, low) = (self.f32(&format!("{name}_high")), self.f32(&format!("{name}_low")));
+        let sum = |(high, low): (&f32, &f32)| f64::from(*high) + f64::from(*low);
+        (self.f32(name), high.iter().zip(&low).map(sum).collect())
+    }
+
+    fn shape(&self) -> Shape {
+        let tensors = self.tensors();
+        let dims = |name| <[usize; 4]>::try_from(tensors.tensor(name).unwrap().shape()).unwrap();
+        let ([batch, heads, rows, head_dim], [_, kv_heads, keys, _]) = (dims("q"), dims("k"));
+        let head_dim_v = dims("v")[3];
+        Shape::new(batch, heads, rows, head_dim)
+            .num_kv_heads(kv_heads)
+            .seq_len_kv(keys)
+            .head_dim_v(head_dim_v)
+    }
+
+    /// All that the problem reads, by its own word on it.
+    fn aux_data(&self, problem: &Problem) -> AuxData {
+        let tensors = self.tensors();
+        problem.aux_specs().iter().fold(AuxData::new(), |data, spec| {
+            let name = spec.names().find(|name| self.has(name)).unwrap();
+            let tensor = tensors.tensor(&name).unwrap();
+            let flags = || tensor.data().iter().map(|&byte| byte != 0);
+            let input = spec.tensor();
+            let data = match spec.element() {
+                AuxElement::I32 => data.ints(input, words(&tensor).map(u32::cast_signed)),
+                AuxElement::F32 => data.floats(input, words(&tensor).map(f32::from_bits)),
+                AuxElement::Flag => data.ints(input, flags().map(i32::from)),
+                AuxElement::Bit => data.bits(input, flags()),
+                other => panic!("{name}: {other:?}"),
+            };
+            if !spec.is_open() {
+                return data;
+            }
+            let missing = spec.dims().len() - tensor.shape().len();
+            data.sized(input, [&vec![1; missing], tensor.shape()].concat())
+        })
+    }
+}
+
+/// The elements of a tensor of 32-bit words.
+fn words(tensor: &TensorView<'_>) -> impl Iterator<Item = u32> {
+    tensor.data().as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes))
 }
 
 fn check(case: &Case) {
-    let file = TensorFile::open(folder().join(format!("{}.safetensors", case.name))).unwrap();
-    let operands = file.operands(Layout::Bhsd).unwrap();
+    let file = Recorded::open(case.name);
     let mask: Mask = case.mask.parse().unwrap();
-    let problem = operands.problem(mask).score(case.score);
+    let problem = Problem::new(file.shape()).mask(mask).score(case.score);
     let problem = match case.scale {
         Some(scale) => problem.scale(scale),
         None => problem,
     };
-    let data = file.input_data(&problem, None).unwrap();
-    let problem: Problem = problem.aux_shape(data.shape());
+    let data = file.aux_data(&problem);
+    let problem = problem.aux_shape(data.shape());
+    let (q, k, v) = (file.f32("q"), file.f32("k"), file.f32("v"));
+    let inputs = Inputs::new(&q, &k, &v).aux(&data);
     // The best kernel alone: that they agree among themselves is tested elsewhere.
     let outputs = RunOptions::default().lse(true);
-    let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
+    let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
     compare(case, &file, "o", &output.o);
-    if file.dims("dout").is_some() {
-        check_gradients(case, &file, &problem, &operands.inputs(&data));
+    if file.has("dout") {
+        check_gradients(case, &file, &problem, &inputs);
     }
-    if file.dims("lse").is_some() {
+    if file.has("lse") {
         compare(case, &file, "lse", &output.lse);
     }
 }
 
 /// What autograd makes of dout, where it was recorded.
-fn check_gradients(case: &Case, file: &TensorFile, problem: &Problem, inputs: &Inputs<'_>) {
-    let dout = file.read_f32("dout").unwrap().values;
+fn check_gradients(case: &Case, file: &Recorded, problem: &Problem, inputs: &Inputs<'_>) {
+    let dout = file.f32("dout");
     let upstream = Upstream::new(&dout);
     let options = BackwardOptions::default();
     let found = ATTENTION.gradients_blocking(problem, inputs, &upstream, &options).unwrap();
     for (gradient, found) in
         [("dq", &found.dq), ("dk", &found.dk), ("dv", &found.dv), ("dbias", &found.dbias)]
     {
-        assert_eq!(file.dims(gradient).is_some(), !found.is_empty(), "{gradient}");
+        assert_eq!(file.has(gradient), !found.is_empty(), "{gradient}");
         if !found.is_empty() {
-            let (naive, truth) = recorded(file, gradient);
+            let (naive, truth) = file.result(gradient);
             assert_gradient_close(&format!("{gradient} of {}", case.name), found, &naive, &truth);
         }
     }
 }
 
-fn compare(case: &Case, file: &TensorFile, name: &str, found: &[f32]) {
-    let (naive, truth) = recorded(file, name);
+fn compare(case: &Case, file: &Recorded, name: &str, found: &[f32]) {
+    let (naive, truth) = file.result(name);
     assert_close(&format!("{name} of {}", case.name), found, &naive, &truth);
 }
 
@@ -137,17 +200,20 @@ fn functions_of_ones_own_agree() {
          }",
     );
     for (name, scored) in [("flex_causal", false), ("flex_alibi", true)] {
-        let file = TensorFile::open(folder().join(format!("{name}.safetensors"))).unwrap();
-        let operands = file.operands(Layout::Bhsd).unwrap();
-        let mut problem = operands.problem(Mask::Wgsl(keep.clone().unwrap()));
+        let file = Recorded::open(name);
+        let mut problem = Problem::new(file.shape()).mask(Mask::Wgsl(keep.clone().unwrap()));
         let mut data = AuxData::new();
         if scored {
-            let function = file.with_buffers(score_mod.clone().unwrap()).unwrap();
-            data = file.custom_data(&function, data).unwrap();
+            let slopes = file.f32("alibi_slopes");
+            let function = score_mod.clone().unwrap();
+            let function = function.buffer("alibi_slopes", WgslBuffer::F32, slopes.len()).unwrap();
+            data = data.custom_f32("alibi_slopes", slopes);
             problem = problem.score_mod(function);
         }
+        let (q, k, v) = (file.f32("q"), file.f32("k"), file.f32("v"));
+        let inputs = Inputs::new(&q, &k, &v).aux(&data);
         let outputs = RunOptions::default().lse(true);
-        let output = ATTENTION.run_blocking(&problem, &operands.inputs(&data), &outputs).unwrap();
+        let output = ATTENTION.run_blocking(&problem, &inputs, &outputs).unwrap();
         compare(&case(name, "wgsl"), &file, "o", &output.o);
         compare(&case(name, "wgsl"), &file, "lse", &output.lse);
     }

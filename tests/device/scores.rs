@@ -83,7 +83,7 @@ fn a_bias_broadcasts() {
             }),
         );
         let call = |mask: &AuxData| {
-            let inputs = operands.inputs().mask(mask);
+            let inputs = operands.inputs().aux(mask);
             ATTENTION.run_blocking(&problem, &inputs, &RunOptions::default()).unwrap().o
         };
         assert_eq!(call(&small), call(&full), "{dims:?}");
@@ -114,7 +114,7 @@ fn bad_modifiers() {
     let shape = Shape::new(1, 2, 5, 8);
     let operands = Operands::random(&shape, 1);
     let refusal = |score: ScoreModifiers, mask: AuxData| {
-        let inputs = operands.inputs().mask(&mask);
+        let inputs = operands.inputs().aux(&mask);
         let problem = Problem::new(shape).score(score);
         let error = ATTENTION.run_blocking(&problem, &inputs, &RunOptions::default()).unwrap_err();
         error.to_string()

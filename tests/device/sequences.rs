@@ -430,7 +430,7 @@ fn faults_on_the_device_are_caught_and_told() {
         let [q, k, v] =
             [&operands.q, &operands.k, &operands.v].map(|x| upload(bytemuck::cast_slice(x)));
         let inputs: Vec<_> = problem
-            .inputs()
+            .aux_tensors()
             .into_iter()
             .map(|input| {
                 let changed =
@@ -455,7 +455,7 @@ fn faults_on_the_device_are_caught_and_told() {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask,
+            aux: mask,
             o: o.slice(..),
             lse: Some(lse.slice(..)),
         };

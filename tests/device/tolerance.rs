@@ -128,7 +128,7 @@ pub(crate) fn naive_modified(
 ) -> Naive {
     let round = |x: f32| dtype.round(x);
     let shape = problem.shape();
-    let mask = Evaluator::new(mask, inputs.mask, shape).unwrap();
+    let mask = Evaluator::new(mask, inputs.aux, shape).unwrap();
     let [q, k, v] = [inputs.q, inputs.k, inputs.v].map(|operand| operand.to_f32());
     let mut result = Naive {
         o: Vec::new(),
@@ -219,7 +219,7 @@ pub(crate) fn naive_gradients_modified(
 ) -> Gradients {
     let forward = naive_modified(problem, mask, inputs, score, data, dtype);
     let (shape, scale) = (problem.shape(), problem.get_scale());
-    let evaluator = Evaluator::new(mask, inputs.mask, shape).unwrap();
+    let evaluator = Evaluator::new(mask, inputs.aux, shape).unwrap();
     let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
     let [q, k, v, dout] =
         [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());

@@ -133,7 +133,7 @@ pub(crate) fn soak(
 /// `cargo xtask bench`.
 pub(crate) fn bench(workspace: &Workspace, choice: Choice, args: &[OsString]) -> Result<ExitCode> {
     let mut cargo = workspace.cargo("bench");
-    cargo.args(["--package", "wgpu-attention", "--all-features", "--"]).args(args);
+    cargo.args(["--package", "wgpu-attention-tools", "--"]).args(args);
     on_device(workspace, choice, cargo)
 }
 

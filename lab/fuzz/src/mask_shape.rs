@@ -112,7 +112,7 @@ fn on_the_cpu(case: &Case) -> bool {
         (&zeros[..shape.q_len().expect("as before")], &zeros[..shape.k_len().expect("as before")]);
     let v: Vec<f32> = (0..shape.v_len().expect("as before")).map(|at| value(at) as f32).collect();
     let problem = Problem::new(*shape).mask(mask.clone()).aux_shape(data.shape());
-    let attended = reference::attention(&problem, &Inputs::new(q, k, &v).mask(data))
+    let attended = reference::attention(&problem, &Inputs::new(q, k, &v).aux(data))
         .expect("the evaluator took it");
     let mut row = 0;
     for b in 0..shape.batch {

@@ -1,8 +1,8 @@
 use arbitrary::{Result, Unstructured};
-use wgpu_attention::files::{Tensor, TensorFile, TensorWriter};
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{Error, Layout, Mask, ScoreModifiers, Shape};
+use wgpu_attention_tools::files::{Tensor, TensorFile, TensorWriter};
 
 /// Masks that read every tensor there is a name for.
 const MASKS: [&str; 13] = [

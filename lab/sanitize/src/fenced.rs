@@ -134,7 +134,7 @@ pub fn forward(attention: &Session, kernel: ForwardKernel, dim: usize) -> Result
         q: q.slice(),
         k: k.slice(),
         v: v.slice(),
-        mask: AuxBuffers::new(),
+        aux: AuxBuffers::new(),
         o: o.slice(),
         lse: Some(lse.slice()),
     };

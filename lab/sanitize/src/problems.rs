@@ -319,7 +319,7 @@ fn append_and_attend(
             q: if rotary.is_some() { rotated.slice(..) } else { q.slice(..) },
             k: cache.k(),
             v: cache.v(),
-            mask: cache.mask_buffers(AuxBuffers::new()),
+            aux: cache.aux_buffers(AuxBuffers::new()),
             o: o.slice(..),
             lse: None,
         };

@@ -90,14 +90,7 @@ struct Installer<'a> {
 impl Installer<'_> {
     fn own(&self) -> Result<Start> {
         let mut build = self.workspace.cargo("build");
-        build.args([
-            "--release",
-            "--all-features",
-            "--package",
-            "wgpu-attention",
-            "--bench",
-            "peer",
-        ]);
+        build.args(["--release", "--package", "wgpu-attention-tools", "--bench", "peer"]);
         build.args(["--message-format", "json"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let output = build.output().context("cargo could not be started")?;
         if !output.status.success() {

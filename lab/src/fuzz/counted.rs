@@ -15,7 +15,8 @@ use drivers::Unavailable;
 use drivers::workspace::{Workspace, artifacts, own_program};
 
 /// What libFuzzer is to find its way through.
-const COUNTED: [&str; 4] = ["wgpu-attention", "fuzz-targets", "safetensors", "serde_json"];
+const COUNTED: [&str; 5] =
+    ["wgpu-attention", "wgpu-attention-tools", "fuzz-targets", "safetensors", "serde_json"];
 
 /// Compiles WGSL. With counters in it, half of wgpu is compiled once more.
 const NAGA: &str = "naga";

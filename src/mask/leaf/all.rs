@@ -1,7 +1,7 @@
 //! `all`: every key.
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles};
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -24,7 +24,7 @@ impl LeafSpec for All {
         &[("all", "every key")]
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

@@ -2,7 +2,7 @@
 
 use super::sample::runs;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -61,13 +61,14 @@ impl LeafSpec for BlockBidirectional {
         "Gemma 3, [arXiv 2503.19786](https://arxiv.org/abs/2503.19786)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let ids = |input, of: Dim| {
-            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of]).also_named(&["block_ids"])
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let ids = |input, of: AuxDim| {
+            AuxSpec::new(input, AuxElement::I32, [AuxDim::batch(shape), of])
+                .also_named(&["block_ids"])
         };
         vec![
-            ids(AuxTensor::BlockIdsQ, Dim::queries(shape)),
-            ids(AuxTensor::BlockIdsKv, Dim::keys(shape)),
+            ids(AuxTensor::BlockIdsQ, AuxDim::queries(shape)),
+            ids(AuxTensor::BlockIdsKv, AuxDim::keys(shape)),
         ]
     }
 

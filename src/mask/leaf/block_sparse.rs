@@ -5,7 +5,7 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -77,17 +77,17 @@ impl LeafSpec for BlockSparse {
         "Native Sparse Attention, [arXiv 2502.11089](https://arxiv.org/abs/2502.11089)"
     }
 
-    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
         let block = block(leaf);
         let heads = [shape.num_heads, shape.num_kv_heads, 1];
         let dims = [
-            Dim::batch(shape),
-            Dim::new("num_heads, num_kv_heads or 1", "H, Hkv or 1", heads),
-            Dim::new("blocks of queries", "Tq/block", [shape.seq_len_q.div_ceil(block)]),
-            Dim::any("blocks of a list"),
+            AuxDim::batch(shape),
+            AuxDim::new("num_heads, num_kv_heads or 1", "H, Hkv or 1", heads),
+            AuxDim::new("blocks of queries", "Tq/block", [shape.seq_len_q.div_ceil(block)]),
+            AuxDim::any("blocks of a list"),
         ];
         let blocks = shape.seq_len_kv.div_ceil(block);
-        let indices = TensorSpec::new(AuxTensor::BlockIndices, Element::I32, dims);
+        let indices = AuxSpec::new(AuxTensor::BlockIndices, AuxElement::I32, dims);
         vec![indices.checked(move |values| {
             values.each(|_, listed| {
                 let fits =

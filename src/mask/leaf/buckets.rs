@@ -3,7 +3,7 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -48,10 +48,14 @@ impl LeafSpec for Buckets {
         "Reformer, [arXiv 2001.04451](https://arxiv.org/abs/2001.04451)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let dims =
-            [Dim::batch(shape), Dim::heads_or_1(shape), Dim::any("rounds"), Dim::keys(shape)];
-        vec![TensorSpec::new(AuxTensor::BucketIds, Element::I32, dims)]
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let dims = [
+            AuxDim::batch(shape),
+            AuxDim::heads_or_1(shape),
+            AuxDim::any("rounds"),
+            AuxDim::keys(shape),
+        ];
+        vec![AuxSpec::new(AuxTensor::BucketIds, AuxElement::I32, dims)]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {

@@ -4,7 +4,7 @@ use super::{
     Argument, Cell, Differs, Kind, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -68,7 +68,7 @@ impl LeafSpec for Causal {
         "Vaswani et al., [arXiv 1706.03762](https://arxiv.org/abs/1706.03762)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

@@ -4,7 +4,7 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -36,7 +36,7 @@ impl LeafSpec for Chunk {
         "Llama 4, with `causal`"
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

@@ -6,7 +6,7 @@ use super::{
     shader,
 };
 use crate::auxiliary::check::Values;
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
@@ -98,13 +98,13 @@ impl LeafSpec for ColumnRanges {
         "FlashMask, [arXiv 2410.01359](https://arxiv.org/abs/2410.01359)"
     }
 
-    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
         let bounds = match is_bidirectional(leaf) {
-            true => Dim::new("2", "2", [2]),
-            false => Dim::new("1, 2 or 4", "1, 2 or 4", [1, 2, 4]),
+            true => AuxDim::new("2", "2", [2]),
+            false => AuxDim::new("1, 2 or 4", "1, 2 or 4", [1, 2, 4]),
         };
-        let dims = [Dim::batch(shape), Dim::heads_or_1(shape), Dim::keys(shape), bounds];
-        vec![TensorSpec::new(AuxTensor::ColumnRanges, Element::I32, dims).checked(check_rows)]
+        let dims = [AuxDim::batch(shape), AuxDim::heads_or_1(shape), AuxDim::keys(shape), bounds];
+        vec![AuxSpec::new(AuxTensor::ColumnRanges, AuxElement::I32, dims).checked(check_rows)]
     }
 
     fn differs(&self, sizes: &Sizes<'_>) -> Differs {

@@ -2,7 +2,7 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -46,14 +46,14 @@ impl LeafSpec for Dense {
         )]
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
         let dims = [
-            Dim::batch_or_1(shape),
-            Dim::heads_or_1(shape),
-            Dim::queries_or_1(shape),
-            Dim::new("seq_len_kv or 1", "Tk or 1", [shape.seq_len_kv, 1]),
+            AuxDim::batch_or_1(shape),
+            AuxDim::heads_or_1(shape),
+            AuxDim::queries_or_1(shape),
+            AuxDim::new("seq_len_kv or 1", "Tk or 1", [shape.seq_len_kv, 1]),
         ];
-        let dense = TensorSpec::new(AuxTensor::Dense, Element::Bit, dims).broadcasting();
+        let dense = AuxSpec::new(AuxTensor::Dense, AuxElement::Bit, dims).broadcasting();
         vec![dense.also_named(&["attn_mask", "attention_mask"])]
     }
 

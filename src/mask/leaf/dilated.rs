@@ -4,7 +4,7 @@ use super::{
     Argument, Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -37,7 +37,7 @@ impl LeafSpec for Dilated {
         "Longformer, [arXiv 2004.05150](https://arxiv.org/abs/2004.05150)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

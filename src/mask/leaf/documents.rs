@@ -3,7 +3,7 @@
 
 use super::sample::runs;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -61,14 +61,14 @@ impl LeafSpec for Documents {
         "Krell et al., [arXiv 2107.02027](https://arxiv.org/abs/2107.02027)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let ids = |input, of: Dim| {
-            TensorSpec::new(input, Element::I32, [Dim::batch(shape), of])
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let ids = |input, of: AuxDim| {
+            AuxSpec::new(input, AuxElement::I32, [AuxDim::batch(shape), of])
                 .also_named(&["document_ids"])
         };
         vec![
-            ids(AuxTensor::DocumentIdsQ, Dim::queries(shape)),
-            ids(AuxTensor::DocumentIdsKv, Dim::keys(shape)),
+            ids(AuxTensor::DocumentIdsQ, AuxDim::queries(shape)),
+            ids(AuxTensor::DocumentIdsKv, AuxDim::keys(shape)),
         ]
     }
 

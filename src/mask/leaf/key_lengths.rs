@@ -1,7 +1,7 @@
 //! `key_lengths`: the first keys of each sequence.
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -38,8 +38,8 @@ impl LeafSpec for KeyLengths {
         &[("key_lengths", "the first key_lengths[b] keys: integers [batch]")]
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let lengths = TensorSpec::new(AuxTensor::KeyLengths, Element::I32, [Dim::batch(shape)]);
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let lengths = AuxSpec::new(AuxTensor::KeyLengths, AuxElement::I32, [AuxDim::batch(shape)]);
         vec![lengths.checked(|values| values.lengths("seq_len_kv", values.shape.seq_len_kv))]
     }
 

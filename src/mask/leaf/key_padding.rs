@@ -2,7 +2,7 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -42,10 +42,10 @@ impl LeafSpec for KeyPadding {
         )]
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let dims = [Dim::batch(shape), Dim::keys(shape)];
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let dims = [AuxDim::batch(shape), AuxDim::keys(shape)];
         vec![
-            TensorSpec::new(AuxTensor::KeyPadding, Element::Flag, dims)
+            AuxSpec::new(AuxTensor::KeyPadding, AuxElement::Flag, dims)
                 .also_named(&["attention_mask"]),
         ]
     }

@@ -37,7 +37,7 @@ pub use sample::MaskSample;
 
 use super::slots::Slot;
 use super::{Mask, places::Places};
-use crate::auxiliary::{AuxData, AuxTensor, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec, AuxTensor};
 use crate::error::{Error, Result};
 use crate::tensor::shape::Shape;
 
@@ -83,7 +83,7 @@ pub(crate) trait LeafSpec: fmt::Debug + Send + Sync {
     }
 
     /// The auxiliary tensors that it reads, by the names of their first appearance. Their names depend on nothing.
-    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec>;
+    fn tensors(&self, leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec>;
 
     /// Whether the mask may differ from one sequence to another and from one head to another, with tensors of these sizes.
     /// Where it says no, all of them share what is made for the first: the tile map, the materialized mask.
@@ -328,7 +328,7 @@ impl Leaf {
     }
 
     /// Its auxiliary tensors, under their numbers.
-    pub(crate) fn tensors(&self, shape: &Shape) -> Vec<TensorSpec> {
+    pub(crate) fn tensors(&self, shape: &Shape) -> Vec<AuxSpec> {
         let mut tensors = self.spec.tensors(self, shape);
         for tensor in &mut tensors {
             tensor.input = tensor.input.numbered(self.number);
@@ -422,7 +422,6 @@ impl MaskLeaf {
     }
 
     /// The names of the tensors that it reads, with the other names that they may have in files.
-    #[cfg(feature = "files")]
     pub fn tensor_names(&self) -> Vec<String> {
         let tensors = Leaf::plain(self.0).tensors(&Shape::new(1, 1, 1, 1));
         tensors.iter().flat_map(|tensor| tensor.names().collect::<Vec<_>>()).collect()

@@ -1,7 +1,7 @@
 //! `not_self`: every key but the query's own position.
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -24,7 +24,7 @@ impl LeafSpec for NotSelf {
         &[("not_self", "every key except the query's own position")]
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

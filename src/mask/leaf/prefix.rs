@@ -1,7 +1,7 @@
 //! `prefix`: the first keys, for all queries (T5, arXiv 1910.10683, §3.2.1).
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -42,8 +42,9 @@ impl LeafSpec for Prefix {
         "T5, [arXiv 1910.10683](https://arxiv.org/abs/1910.10683)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let lengths = TensorSpec::new(AuxTensor::PrefixLengths, Element::I32, [Dim::batch(shape)]);
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let lengths =
+            AuxSpec::new(AuxTensor::PrefixLengths, AuxElement::I32, [AuxDim::batch(shape)]);
         vec![lengths.checked(|values| values.lengths("seq_len_kv", values.shape.seq_len_kv))]
     }
 

@@ -55,7 +55,7 @@ impl MaskSample {
 
     /// The rows of the documentation's tables about what the expression reads, one for each tensor.
     pub fn reads(&self) -> Vec<String> {
-        self.mask.tensors(&self.shape).iter().map(|tensor| tensor.description()).collect()
+        self.mask.aux_specs(&self.shape).iter().map(|tensor| tensor.description()).collect()
     }
 }
 

@@ -24,7 +24,7 @@ fn layout(
     data: &AuxShape,
     grid: Option<TileGrid>,
 ) -> Result<MaskLayout> {
-    let tensors = (mask.tensors(shape).iter())
+    let tensors = (mask.aux_specs(shape).iter())
         .map(|tensor| tensor.resolve(data.sizes(tensor.input)))
         .collect::<Result<Vec<_>>>()?;
     MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, shape, grid)
@@ -102,7 +102,7 @@ fn every_sample_can_be_evaluated() {
             let cells = (0..rows).flat_map(|q| (0..columns).map(move |kv| (q, kv)));
             let kept = cells.filter(|&(q, kv)| evaluator.keep(0, 0, q, kv)).count();
             assert!(kept > 0 && (kept < rows * columns || text == "all"), "{text} shows nothing");
-            assert_eq!(sample.reads().len(), sample.mask.inputs().len());
+            assert_eq!(sample.reads().len(), sample.mask.aux_tensors().len());
         }
     }
 }
@@ -136,7 +136,7 @@ fn leaves_differ_by_batch_and_head_as_they_say() {
         let by_batch = (1..3).any(|b| plane(b, 0) != plane(0, 0));
         let by_head = (0..3).any(|b| (1..4).any(|h| plane(b, h) != plane(b, 0)));
         let sizes = mask
-            .tensors(&shape)
+            .aux_specs(&shape)
             .into_iter()
             .map(|tensor| (tensor.input, tensor.sizes(data.sizes(tensor.input)).unwrap()));
         let differs = leaf.differs(&sizes.collect());
@@ -225,7 +225,7 @@ fn a_leaf_may_appear_twice_with_data_of_its_own() {
     let mask = "key_lengths(data=2) & !key_lengths | token_padding(data=3)";
     assert_eq!(kept(mask, &data), [false, false, true, true]);
     let inputs: Vec<String> =
-        mask.parse::<Mask>().unwrap().inputs().iter().map(ToString::to_string).collect();
+        mask.parse::<Mask>().unwrap().aux_tensors().iter().map(ToString::to_string).collect();
     assert_eq!(inputs, ["key_lengths", "key_lengths_2", "token_ids_3", "pad_id_3"]);
 
     let mask = "key_lengths(data=4)".parse().unwrap();

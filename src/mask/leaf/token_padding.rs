@@ -2,7 +2,7 @@
 
 use super::sample::LEN;
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -41,11 +41,11 @@ impl LeafSpec for TokenPadding {
         &[("token_padding", "keys whose token_ids aren't the pad id: integers [batch, seq_len_kv]")]
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let ids = [Dim::batch(shape), Dim::keys(shape)];
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let ids = [AuxDim::batch(shape), AuxDim::keys(shape)];
         vec![
-            TensorSpec::new(AuxTensor::TokenIds, Element::I32, ids),
-            TensorSpec::new(AuxTensor::PadId, Element::I32, [Dim::new("1", "1", [1])]),
+            AuxSpec::new(AuxTensor::TokenIds, AuxElement::I32, ids),
+            AuxSpec::new(AuxTensor::PadId, AuxElement::I32, [AuxDim::new("1", "1", [1])]),
         ]
     }
 

@@ -2,7 +2,7 @@
 //! 2305.09781, §4).
 
 use super::{Cell, Differs, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, shader};
-use crate::auxiliary::{AuxData, AuxTensor, Dim, Element, TensorSpec};
+use crate::auxiliary::{AuxData, AuxDim, AuxElement, AuxSpec, AuxTensor};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
@@ -49,9 +49,9 @@ impl LeafSpec for Tree {
         "SpecInfer, [arXiv 2305.09781](https://arxiv.org/abs/2305.09781)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<TensorSpec> {
-        let dims = [Dim::batch(shape), Dim::queries(shape)];
-        let parents = TensorSpec::new(AuxTensor::TreeParents, Element::I32, dims);
+    fn tensors(&self, _leaf: &Leaf, shape: &Shape) -> Vec<AuxSpec> {
+        let dims = [AuxDim::batch(shape), AuxDim::queries(shape)];
+        let parents = AuxSpec::new(AuxTensor::TreeParents, AuxElement::I32, dims);
         // Parents come before their children, so every walk towards a root ends.
         vec![parents.checked(|values| {
             values.each(|at, parent| {

@@ -5,7 +5,7 @@ use super::{
     Argument, Cell, Differs, Kind, Leaf, LeafSpec, MaskSample, Random, Shader, Sizes, Tiles, Value,
     shader,
 };
-use crate::auxiliary::{AuxData, TensorSpec};
+use crate::auxiliary::{AuxData, AuxSpec};
 use crate::mask::Mask;
 use crate::mask::slots::Slot;
 use crate::tensor::shape::Shape;
@@ -45,7 +45,7 @@ impl LeafSpec for Window {
         "Longformer, [arXiv 2004.05150](https://arxiv.org/abs/2004.05150)"
     }
 
-    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<TensorSpec> {
+    fn tensors(&self, _leaf: &Leaf, _shape: &Shape) -> Vec<AuxSpec> {
         Vec::new()
     }
 

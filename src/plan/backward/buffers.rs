@@ -26,8 +26,8 @@ pub struct BackwardBuffers<'a> {
     pub dout: BufferSlice<'a>,
     /// f32 `[batch, num_heads, seq_len_q]`, dense, the loss's gradient with respect to lse, where it uses lse
     pub dlse: Option<BufferSlice<'a>>,
-    /// What the mask names.
-    pub mask: AuxBuffers<'a>,
+    /// The auxiliary tensors that the problem reads.
+    pub aux: AuxBuffers<'a>,
     /// Which gradients are written, and where.
     pub gradients: GradientBuffers<'a>,
 }
@@ -111,7 +111,7 @@ impl<'a> Operands<'a> {
             lse: Operand::new("lse", buffers.lse, rows),
             dout: Operand::placed("dout", buffers.dout, &gradients.dout),
             dlse: buffers.dlse.map(|dlse| Operand::new("dlse", dlse, rows)),
-            bias: Operand::bias(problem, &buffers.mask)?,
+            bias: Operand::bias(problem, &buffers.aux)?,
             dq: gradient("dq", wanted.dq, &gradients.dq),
             dk: gradient("dk", wanted.dk, &gradients.dk),
             dv: gradient("dv", wanted.dv, &gradients.dv),

@@ -49,7 +49,7 @@ use crate::tensor::shape::Strides;
 /// // o and lse are what the forward pass gave, dout is the loss's gradient with respect to o.
 /// let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
 /// let mask = AuxBuffers::new();
-/// plan.encode(encoder, &BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients })?;
+/// plan.encode(encoder, &BackwardBuffers { q, k, v, o, lse, dout, dlse: None, aux: mask, gradients })?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -308,7 +308,7 @@ impl BackwardPlan {
     }
 
     /// As [`BackwardPlan::encode`], with the mask's data and tables as the last `encode` of this plan left them.
-    /// Of `buffers.mask` only the bias is read.
+    /// Of `buffers.aux` only the bias is read.
     ///
     /// # Errors
     /// As [`BackwardPlan::encode`].
@@ -335,7 +335,7 @@ impl BackwardPlan {
     ) -> Result<()> {
         let operands = Operands::new(self, buffers)?;
         let rows_data = match make_mask {
-            true => self.rows_mask.operands(&buffers.mask)?,
+            true => self.rows_mask.operands(&buffers.aux)?,
             false => Vec::new(),
         };
         let mut inputs = operands.inputs();

@@ -68,7 +68,7 @@ fn of_parts(
             lse,
             dout,
             dlse: Some(dlse.slice(..)),
-            mask: AuxBuffers::new().with(AuxTensor::Sinks, sinks.slice(..)),
+            aux: AuxBuffers::new().with(AuxTensor::Sinks, sinks.slice(..)),
             gradients: GradientBuffers::default().dq(dq).dk(dk).dv(dv).dsinks(dsinks),
         };
         let mut encoder = ATTENTION.device().create_command_encoder(&Default::default());

@@ -44,7 +44,8 @@ fn each_gradient_alone() {
             let slice = |at: usize| (at == which).then(|| written.slice(..));
             let gradients = GradientBuffers::default().dq(slice(0)).dk(slice(1)).dv(slice(2));
             let mask = AuxBuffers::new();
-            let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, mask, gradients };
+            let buffers =
+                BackwardBuffers { q, k, v, o, lse, dout, dlse: None, aux: mask, gradients };
             let mut encoder = device.create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &buffers).unwrap();
             plan.encode_reusing_mask(&mut encoder, &buffers).unwrap();
@@ -112,7 +113,7 @@ fn all_the_same<'a>(
     gradients: GradientBuffers<'a>,
 ) -> BackwardBuffers<'a> {
     let mask = AuxBuffers::new();
-    BackwardBuffers { q: a, k: a, v: a, o: a, lse: a, dout, dlse: None, mask, gradients }
+    BackwardBuffers { q: a, k: a, v: a, o: a, lse: a, dout, dlse: None, aux: mask, gradients }
 }
 
 /// A loop over the same buffers makes its bind groups once; other buffers get their own.

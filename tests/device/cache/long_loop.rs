@@ -42,7 +42,7 @@ fn a_long_loop_makes_nothing_anew() {
             q: rotated.slice(..),
             k: cache.k(),
             v: cache.v(),
-            mask: cache.mask_buffers(AuxBuffers::new()),
+            aux: cache.aux_buffers(AuxBuffers::new()),
             o: o.slice(..),
             lse: None,
         };

@@ -52,7 +52,7 @@ fn parallel(attending: &Attending, tokens: &Tokens, batch: usize) -> Parallel {
     let problem = Problem::new(shape).mask(mask.clone()).score(score);
     let scores = score_data();
     let data = AuxData::new().alibi_slopes(scores.slopes.clone()).sinks(scores.sinks.clone());
-    let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).mask(&data);
+    let inputs = Inputs::new(&tokens.q, &tokens.k, &tokens.v).aux(&data);
     let truth = reference::attention(&problem, &inputs).unwrap().o;
     let naive = naive_modified(&problem, &mask, &inputs, &score, &scores, Dtype::F32).o;
     Parallel { truth, naive }
@@ -98,7 +98,7 @@ fn step_by_step(
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(mask),
+                aux: cache.aux_buffers(mask),
                 o: out.slice(..),
                 lse: None,
             };
@@ -238,7 +238,7 @@ fn a_tree_of_drafts_behind_each_cache() {
             let (k, v) = (upto(&all.k), upto(&all.v));
             let data = AuxData::new().tree_parents(parents[b].iter().copied());
             let own = b * sequence..(b + 1) * sequence;
-            let inputs = Inputs::new(&q[own.clone()], &k, &v).mask(&data);
+            let inputs = Inputs::new(&q[own.clone()], &k, &v).aux(&data);
             let truth = reference::attention(&problem, &inputs).unwrap();
             let naive = naive(&problem, &Mask::Tree, &inputs);
             let what = format!("{drafts} drafts behind {}", lengths[b]);
@@ -484,7 +484,7 @@ fn sequences_take_different_numbers_of_tokens() {
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(data.clone()),
+                aux: cache.aux_buffers(data.clone()),
                 o: out.slice(..),
                 lse: None,
             };

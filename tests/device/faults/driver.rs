@@ -221,7 +221,7 @@ fn merge(own: &Session) -> Result<Bits, Error> {
                 q: q.slice(..),
                 k: k.slice(..),
                 v: v.slice(..),
-                mask: AuxBuffers::new(),
+                aux: AuxBuffers::new(),
                 o: part.o,
                 lse: Some(part.lse),
             };

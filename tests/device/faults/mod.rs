@@ -79,7 +79,7 @@ impl Buffers {
             q: self.q.slice(..),
             k: self.k.slice(..),
             v: self.v.slice(..),
-            mask: self.mask(),
+            aux: self.mask(),
             o: self.o.slice(..),
             lse: Some(self.lse.slice(..)),
         }
@@ -283,13 +283,14 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
             1 => {
                 let plan = BackwardPlan::new(kernels, &problem(), &Default::default())?;
                 let own = buffers.attention();
-                let AttentionBuffers { q, k, v, o, mask, .. } = own;
+                let AttentionBuffers { q, k, v, o, aux: mask, .. } = own;
                 let gradients = GradientBuffers::default()
                     .dq(gradient.q.slice(..))
                     .dk(gradient.k.slice(..))
                     .dv(gradient.v.slice(..));
                 let (lse, dlse) = (buffers.lse.slice(..), None);
-                let buffers = BackwardBuffers { q, k, v, o, lse, dout: o, dlse, mask, gradients };
+                let buffers =
+                    BackwardBuffers { q, k, v, o, lse, dout: o, dlse, aux: mask, gradients };
                 plan.encode(encoder, &buffers)?;
                 Ok(Plan::Backward(plan))
             }
@@ -298,7 +299,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                 let inspect = InspectBuffers {
                     q: buffers.q.slice(..),
                     k: buffers.k.slice(..),
-                    mask: buffers.mask(),
+                    aux: buffers.mask(),
                     output: tensor.slice(..),
                 };
                 plan.encode(encoder, ScoreTensor::Weights, &inspect)?;

@@ -27,7 +27,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let lse = written(shape.lse_len().unwrap());
     let [o, dq, dk, dv] =
         [o_rows, q_rows, k_rows, v_rows].map(|rows| Guarded::written_apart(&rows, sentinel));
-    let has = |input| problem.inputs().contains(&input);
+    let has = |input| problem.aux_tensors().contains(&input);
     let dbias = has(AuxTensor::Bias).then(|| written(shape.scores_len().unwrap()));
     let dsinks = has(AuxTensor::Sinks).then(|| written(shape.num_heads));
 
@@ -36,7 +36,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let plan = BackwardPlan::new(ATTENTION.kernels(), problem, &options).unwrap();
     let [q, k, v] = [&bound.q, &bound.k, &bound.v].map(Guarded::slice);
     let results =
-        AttentionBuffers { q, k, v, mask: bound.mask(), o: o.slice(), lse: Some(lse.slice()) };
+        AttentionBuffers { q, k, v, aux: bound.mask(), o: o.slice(), lse: Some(lse.slice()) };
     let buffers = BackwardBuffers {
         q,
         k,
@@ -45,7 +45,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
         lse: lse.slice(),
         dout: dout.slice(),
         dlse: Some(dlse.slice()),
-        mask: bound.mask(),
+        aux: bound.mask(),
         gradients: GradientBuffers::default()
             .dq(dq.slice())
             .dk(dk.slice())

@@ -28,7 +28,7 @@ fn decode(case: &Case<'_>, kernel: ForwardKernel, splits: usize, sentinel: u32) 
         q: bound.q.slice(),
         k: bound.k.slice(),
         v: bound.v.slice(),
-        mask: bound.mask(),
+        aux: bound.mask(),
         o: o.slice(),
         lse: Some(lse.slice()),
     };
@@ -88,7 +88,7 @@ fn hostile_caches() {
                     AuxTensor::KvFirst => vec![3, u32::MAX, 0],
                     _ => hostile(3, 2),
                 };
-                let data = problem.inputs().into_iter().map(|input| (input, words(input)));
+                let data = problem.aux_tensors().into_iter().map(|input| (input, words(input)));
                 let case = Case::new(problem.clone(), &operands, data.collect());
                 check(if at == 0 { By::All } else { By::Best }, &case);
             }

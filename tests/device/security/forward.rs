@@ -27,7 +27,7 @@ fn everything(case: &Case<'_>, kernel: ForwardKernel, sentinel: u32) -> Vec<Vec<
         q: bound.q.slice(),
         k: bound.k.slice(),
         v: bound.v.slice(),
-        mask: bound.mask(),
+        aux: bound.mask(),
         o: o.slice(),
         lse: Some(lse.slice()),
     };

@@ -263,8 +263,8 @@ fn masks<'a>(operands: &'a Operands, shape: Shape, turn: usize) -> Vec<(&'static
     let mut case = |leaf: MaskLeaf| {
         let (mask, data) = leaf.random(&shape, &mut Random::new(&mut draw));
         let problem = Problem::new(shape).mask(mask).aux_shape(data.shape());
-        let words = |input| hostile(problem.input_words(input).unwrap(), turn);
-        let data = problem.inputs().into_iter().map(|input| (input, words(input))).collect();
+        let words = |input| hostile(problem.aux_words(input).unwrap(), turn);
+        let data = problem.aux_tensors().into_iter().map(|input| (input, words(input))).collect();
         (leaf.name(), Case::new(problem, operands, data))
     };
     Mask::leaves().filter(MaskLeaf::reads_data).map(&mut case).collect()
@@ -279,7 +279,7 @@ fn hostile_sequences<'a>(batch: &Batch, operands: &'a Operands, turn: usize) -> 
         AuxTensor::BlockTables => sequences * 6,
         _ => sequences,
     };
-    let inputs = problem.inputs();
+    let inputs = problem.aux_tensors();
     assert!(!inputs.is_empty(), "{:?} has data", batch.shape.sequences);
     // Most of the sequences start before they end, so that something is read.
     let first = |b: usize| if b % 3 == 2 { HOSTILE[b % 8] } else { 7 * b as u32 };

@@ -67,7 +67,7 @@ async fn steps(attention: &Session, shape: CacheShape, mask: &str) -> Outcome {
                 q: q.slice(..),
                 k: cache.k(),
                 v: cache.v(),
-                mask: cache.mask_buffers(AuxBuffers::new()),
+                aux: cache.aux_buffers(AuxBuffers::new()),
                 o: o.slice(..),
                 lse: None,
             };
@@ -91,7 +91,7 @@ async fn steps(attention: &Session, shape: CacheShape, mask: &str) -> Outcome {
     let mask: Mask = mask.parse()?;
     let problem = Problem::new(whole).mask(mask.clone());
     let none = AuxData::new();
-    let inputs = Inputs::new(&operands.q, &operands.k, &operands.v).mask(&none);
+    let inputs = Inputs::new(&operands.q, &operands.k, &operands.v).aux(&none);
     let truth = reference::attention(&problem, &inputs)?;
     let (score, data) = (ScoreModifiers::default(), ScoreData::default());
     let naive = naive_modified(&problem, &mask, &inputs, &score, &data, Dtype::F32);
@@ -128,7 +128,7 @@ async fn merge(attention: &Session) -> Outcome {
             q: q.slice(..),
             k: k.slice(..),
             v: v.slice(..),
-            mask: AuxBuffers::new(),
+            aux: AuxBuffers::new(),
             o: slices.o,
             lse: Some(slices.lse),
         };

@@ -104,7 +104,7 @@ async fn check(attention: &Session) -> Outcome {
             q: q.slice(..),
             k: k.slice(..),
             v: k.slice(..),
-            mask,
+            aux: mask,
             o: o.slice(..),
             lse: None,
         };

@@ -1,0 +1,18 @@
+//! What the command line of [`wgpu_attention`] is made of, for programs of one's own: tensor [`files`], [`picture`]s of masks
+//! and weights, and [`measure`]ments of kernels and devices.
+//!
+//! ```no_run
+//! use wgpu_attention::{Layout, Mask, Session};
+//! use wgpu_attention_tools::files::TensorFile;
+//! let file = TensorFile::open("data/minilm-layer0.safetensors")?;
+//! let operands = file.operands(Layout::Bhsd)?;
+//! let problem = operands.problem(Mask::KeyLengths);
+//! let data = file.input_data(&problem, None)?;
+//! let session = Session::open_blocking(&Default::default())?;
+//! let output = session.run_blocking(&problem, &operands.inputs(&data), &Default::default())?;
+//! # Ok::<(), wgpu_attention::Error>(())
+//! ```
+
+pub mod files;
+pub mod measure;
+pub mod picture;
