@@ -1,11 +1,14 @@
 //! The kernels of a device, what they are made with, and profiles of what is fastest on it.
 
-// Kernels: which there are (`key`), their tiles by device class (`tiles`), their uniform block (`params`),
+// Kernels: which there are (`key`), those for GPUs and those for CPU adapters with their tiles (`gpu`, `cpu`), the table
+// that chooses among them (`tiles`), their uniform block (`params`),
 // their WGSL text (`source`), what they need of a device (`limits`), their pipelines (`pipeline`)
 // and these on disk (`store`); all of them in a list, for checks (`catalog`).
 
 #[cfg(any(test, feature = "catalog"))]
 pub(crate) mod catalog;
+pub(crate) mod cpu;
+mod gpu;
 pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod params;

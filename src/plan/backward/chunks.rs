@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use crate::kernel::cpu::broadcast::{cell_bytes, most_cell_bytes};
 use crate::kernel::key::BackwardConfig;
 use crate::kernel::params::Params;
-use crate::kernel::tiles::{cell_bytes, most_cell_bytes};
 use crate::plan::pieces::Pieces;
 use crate::plan::work::Stage;
 use crate::problem::Resolved;

@@ -1,18 +1,18 @@
 //! `broadcast`, and its counterparts of the backward pass: how many rows a lane has, and how many it sums up at a time.
 
-use super::device::DeviceTraits;
-use super::rows::{
-    CAPACITIES, backward_row_format, dkdv_folds, dq_folds, folds, lane_row_format, lanes,
-    row_capacity,
-};
+use super::lanes::{lane_row_format, lanes};
 use crate::kernel::key::{
     BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
+};
+use crate::kernel::tiles::DeviceTraits;
+use crate::kernel::tiles::rows::{
+    CAPACITIES, backward_row_format, dkdv_folds, dq_folds, folds, row_capacity,
 };
 use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::{Dtype, GradientDtypes};
 
-pub(super) fn broadcast(
+pub(in crate::kernel) fn forward(
     problem: &Resolved,
     device: &DeviceTraits,
 ) -> Result<ForwardConfig, String> {
@@ -33,6 +33,22 @@ pub(super) fn broadcast(
             sum_steps: forward_sum_steps(subgroup_size, head_dim_v),
         },
     })
+}
+
+/// Other tiles for a config of the table.
+pub(in crate::kernel) fn variants(config: ForwardConfig) -> Vec<ForwardConfig> {
+    let ForwardForm::Broadcast { subgroup_size, rows, sum_steps } = config.form else {
+        return Vec::new();
+    };
+    let widest = config.head_dim.capacity.max(config.head_dim_v.capacity);
+    // Longer columns of registers take too long to compile.
+    let others = [1, 2, 4, 8].into_iter().filter(|&n| n != rows && n * widest <= 512);
+    let with = |rows| ForwardConfig {
+        grid: TileGrid { block_q: subgroup_size * rows, ..config.grid },
+        form: ForwardForm::Broadcast { subgroup_size, rows, sum_steps },
+        ..config
+    };
+    others.map(with).collect()
 }
 
 /// How many rows of its own a lane of `broadcast` has: each load and broadcast serves all of them, but more, and their
@@ -95,13 +111,13 @@ fn backward_sum_steps(
     SumSteps { full: step(full), partial: partial.map(step) }
 }
 
-pub(super) fn backward_broadcast(
+pub(in crate::kernel) fn backward(
     problem: &Resolved,
     strides: &GradientStrides,
     gradients: GradientDtypes,
     device: &DeviceTraits,
 ) -> Result<BackwardConfig, String> {
-    let ForwardConfig { head_dim, head_dim_v, form, .. } = broadcast(problem, device)?;
+    let ForwardConfig { head_dim, head_dim_v, form, .. } = forward(problem, device)?;
     let ForwardForm::Broadcast { subgroup_size, .. } = form else {
         return Err("it needs subgroups".to_owned());
     };
