@@ -20,6 +20,8 @@
 //! futures are. A device answers late there, so that what it objects to comes back from [`Kernels::settle`] and from the
 //! calls that read results back, not from those that make plans.
 //!
+//! The guide goes from a mask to attention, into applications, caches and training: [`_guide`].
+//!
 //! # How things are made
 //! Everything is made from what it works with, what it is for, and its options: `AttentionPlan::new(&kernels, &problem,
 //! &options)`. Options have a `Default`, so that `&Default::default()` is an argument for all of them.
@@ -107,14 +109,36 @@ pub use {half, wgpu};
 #[doc(hidden)]
 pub use suggest::did_you_mean;
 
+/// The guide: pages to read in order, whose code is compiled.
+#[cfg(any(doc, doctest))]
+pub mod _guide {
+    #[doc = include_str!("../docs/guide/from_a_mask_to_attention.md")]
+    pub mod a_from_a_mask_to_attention {}
+
+    #[doc = include_str!("../docs/guide/inside_your_application.md")]
+    pub mod b_inside_your_application {}
+
+    #[doc = include_str!("../docs/guide/your_own_mask_in_wgsl.md")]
+    pub mod c_your_own_mask_in_wgsl {}
+
+    #[doc = include_str!("../docs/guide/generate.md")]
+    pub mod d_generate {}
+
+    #[doc = include_str!("../docs/guide/train.md")]
+    pub mod e_train {}
+
+    #[doc = include_str!("../docs/guide/cookbook.md")]
+    pub mod f_cookbook {}
+
+    #[doc = include_str!("../docs/pytorch.md")]
+    pub mod g_coming_from_pytorch {}
+}
+
 /// The code of the pages that readers copy from.
 #[cfg(doctest)]
 mod pages {
     #[doc = include_str!("../README.md")]
     struct Readme;
-
-    #[doc = include_str!("../docs/pytorch.md")]
-    struct PyTorch;
 }
 
 #[cfg(test)]

@@ -45,7 +45,8 @@ const PREFIX: usize = 8;
 /// A file of named tensors in memory, its header checked.
 ///
 /// ```no_run
-/// use wgpu_attention::{Layout, Mask, files::TensorFile};
+/// use wgpu_attention::{Layout, Mask};
+/// use wgpu_attention_tools::files::TensorFile;
 /// let file = TensorFile::open("data/minilm-layer0.safetensors")?;
 /// let operands = file.operands(Layout::Bhsd)?;
 /// let mask = Mask::KeyLengths;

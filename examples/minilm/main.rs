@@ -7,6 +7,8 @@
 //!
 //! Arguments: files to use instead, with the same tensors and metadata.
 
+mod leak;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use wgpu_attention::{
     AuxData, Inputs, Layout, Mask, Output, Problem, RunOptions, Session, Shape, reference,
 };
 use wgpu_attention_tools::files::{Operands, TensorFile};
-use wgpu_attention_tools::picture::{Heatmap, Panel};
+use wgpu_attention_tools::picture::{self, Heatmap, Panel};
 
 const PAD: &str = "[PAD]";
 
@@ -306,7 +308,7 @@ fn shortened(text: &str, most: usize) -> String {
 
 /// Draws every sentence of every layer, with the mask and without, and an overview of the layer.
 fn draw(layers: &[Layer], weights: &[Weights], folder: &Path) -> Result<()> {
-    let pictures: usize = layers.iter().map(|layer| 1 + 2 * layer.lengths.len()).sum();
+    let pictures: usize = layers.iter().map(|layer| 2 + 2 * layer.lengths.len()).sum();
     let style = ProgressStyle::with_template("drawing {bar:30} {pos}/{len} {msg}")?;
     let progress = ProgressBar::new(pictures as u64).with_style(style);
     let save = |heatmap: Heatmap, name: String| {
@@ -316,6 +318,11 @@ fn draw(layers: &[Layer], weights: &[Weights], folder: &Path) -> Result<()> {
         anyhow::Ok(())
     };
     for (layer, weights) in layers.iter().zip(weights) {
+        let name = format!("{}-leak.png", layer.name);
+        progress.set_message(name.clone());
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join(name), picture::rasterize(&leak::svg(layer, weights))?)?;
+        progress.inc(1);
         save(overview(layer, weights), format!("{}-overview.png", layer.name))?;
         for sentence in 0..layer.lengths.len() {
             for masked in [true, false] {
