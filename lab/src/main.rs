@@ -6,6 +6,7 @@ mod architecture;
 mod compare;
 mod faults;
 mod fuzz;
+mod gpu_report;
 mod isa;
 mod modules;
 mod portability;
@@ -42,6 +43,8 @@ enum Task {
     #[command(after_help = fuzz::EXAMPLES)]
     Fuzz(fuzz::Options),
 
+    GpuReport(gpu_report::Options),
+
     /// Compile the kernels for real GPUs and report on their machine code: registers, occupancy, instructions
     #[command(
         after_help = "No GPU is needed: Mesa's drivers are told that there is one; they are fetched below the target folder (Debian)."
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Compare(arguments) => compare::run(&workspace, choice, &arguments),
         Task::Faults(options) => faults::run(&workspace, choice, &options),
         Task::Fuzz(options) => fuzz::run(&workspace, &options),
+        Task::GpuReport(options) => gpu_report::run(&workspace, choice, &options),
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Modules => modules::run(&workspace),
         Task::Portability(options) => portability::run(&workspace, &options),

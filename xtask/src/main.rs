@@ -153,6 +153,10 @@ enum Task {
     #[command(disable_help_flag = true)]
     Compare(lab::Arguments),
 
+    /// Check a GPU's results, measure it, and write a folder to send in
+    #[command(disable_help_flag = true)]
+    GpuReport(lab::Arguments),
+
     /// Compile the kernels for real GPUs and report on their machine code: registers, occupancy, instructions
     #[command(disable_help_flag = true)]
     Isa(lab::Arguments),
@@ -214,6 +218,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Soak { calls, seed } => tasks::soak(&workspace, choice, calls, seed),
         Task::Faults(arguments) => lab("faults", arguments),
         Task::Bench { args } => tasks::bench(&workspace, choice, &args),
+        Task::GpuReport(arguments) => lab("gpu-report", arguments),
         Task::Isa(arguments) => lab("isa", arguments),
         Task::Modules(arguments) => lab("modules", arguments),
         Task::Portability(arguments) => lab("portability", arguments),

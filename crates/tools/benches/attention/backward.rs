@@ -6,14 +6,10 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use wgpu_attention::kernel::BackwardKernel;
-use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
-use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, AuxBuffers, BackwardPlan, Mask, Problem, Session, Shape,
-};
-use wgpu_attention_tools::measure::{Clock, in_turns, uniform};
+use wgpu_attention::{Mask, Problem, Session, Shape};
+use wgpu_attention_tools::measure::{BackwardWorkload, Clock, in_turns};
 
 use crate::arguments::Arguments;
-use crate::forward::{output, upload};
 use crate::{HEAD_DIM, verdict};
 
 /// How many times the forward pass's time it may take: 7 products of its size instead of 2, and fewer of the rest.
@@ -47,62 +43,16 @@ impl Case {
     }
 }
 
-/// Both passes of a problem, with their buffers.
-pub(crate) struct Passes {
-    forward: AttentionPlan,
-    backward: BackwardPlan,
-    /// q, k, v, dout
-    inputs: [wgpu::Buffer; 4],
-    /// o, lse
-    kept: [wgpu::Buffer; 2],
-    /// dq, dk, dv
-    gradients: [wgpu::Buffer; 3],
-}
-
-impl Passes {
-    pub(crate) fn new(
-        attention: &Session,
-        heads: usize,
-        seq_len: usize,
-        causal: bool,
-    ) -> Result<Self> {
-        let shape = Shape::new(1, heads, seq_len, HEAD_DIM);
-        let (device, kernels, len) = (attention.device(), attention.kernels(), shape.q_len()?);
-        let mask = if causal { Mask::causal() } else { Mask::All };
-        let problem = Problem::new(shape).mask(mask);
-        Ok(Self {
-            forward: AttentionPlan::new(kernels, &problem, &Default::default())?,
-            backward: BackwardPlan::new(kernels, &problem, &Default::default())?,
-            inputs: [1, 2, 3, 4].map(|seed| upload(device, &uniform(seed, len))),
-            kept: [output(device, len), output(device, shape.lse_len()?)],
-            gradients: [(); 3].map(|()| output(device, len)),
-        })
-    }
-
-    pub(crate) fn forward(&self, encoder: &mut wgpu::CommandEncoder) -> wgpu_attention::Result<()> {
-        let [q, k, v, _] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
-        let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
-        let buffers = AttentionBuffers { q, k, v, aux: AuxBuffers::new(), o, lse: Some(lse) };
-        self.forward.encode(encoder, &buffers)
-    }
-
-    pub(crate) fn backward(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> wgpu_attention::Result<()> {
-        let [q, k, v, dout] = self.inputs.each_ref().map(|buffer| buffer.slice(..));
-        let [o, lse] = self.kept.each_ref().map(|buffer| buffer.slice(..));
-        let [dq, dk, dv] = self.gradients.each_ref().map(|buffer| buffer.slice(..));
-        let gradients = GradientBuffers::default().dq(dq).dk(dk).dv(dv);
-        let mask = AuxBuffers::new();
-        let buffers = BackwardBuffers { q, k, v, o, lse, dout, dlse: None, aux: mask, gradients };
-        self.backward.encode(encoder, &buffers)
-    }
-
-    /// What is held beyond operands and gradients: o and lse, and the backward plan's own.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        self.forward.kept_bytes() + self.backward.scratch_bytes()
-    }
+/// Both passes of one sequence.
+pub(crate) fn passes(
+    attention: &Session,
+    heads: usize,
+    seq_len: usize,
+    causal: bool,
+) -> Result<BackwardWorkload> {
+    let mask = if causal { Mask::causal() } else { Mask::All };
+    let problem = Problem::new(Shape::new(1, heads, seq_len, HEAD_DIM)).mask(mask);
+    Ok(BackwardWorkload::new(attention, &problem)?)
 }
 
 /// A line of the report.
@@ -157,7 +107,7 @@ pub(crate) fn run(
     progress: &ProgressBar,
 ) -> Result<Line> {
     progress.set_message(case.name());
-    let passes = Passes::new(attention, case.heads, case.seq_len, case.causal)?;
+    let passes = passes(attention, case.heads, case.seq_len, case.causal)?;
     let samples = in_turns(
         clock,
         arguments.effort(),
@@ -166,11 +116,11 @@ pub(crate) fn run(
     )?;
     Ok(Line {
         name: case.name(),
-        kernel: passes.backward.kernel(),
+        kernel: passes.plan().kernel(),
         rounds: samples[0].rounds(),
         forward: samples[0].busy(),
         backward: samples[1].busy(),
         operations: case.operations(),
-        scratch: passes.backward.scratch_bytes(),
+        scratch: passes.plan().scratch_bytes(),
     })
 }

@@ -9,7 +9,7 @@ use wgpu_attention::{AttentionPlan, AuxData, Mask, Problem, Session, Shape};
 use wgpu_attention_tools::measure::{Clock, Contender, Samples, Workload, in_turns};
 
 use crate::arguments::Arguments;
-use crate::backward::Passes;
+use crate::backward::passes;
 use crate::{HEAD_DIM, verdict};
 
 /// What is looked at.
@@ -161,10 +161,8 @@ fn backward_causal(
     arguments: &Arguments,
     progress: &ProgressBar,
 ) -> Result<String> {
-    let [causal, full] = [
-        Passes::new(attention, 1, CAUSAL_SEQ_LEN, true)?,
-        Passes::new(attention, 1, CAUSAL_SEQ_LEN, false)?,
-    ];
+    let [causal, full] =
+        [passes(attention, 1, CAUSAL_SEQ_LEN, true)?, passes(attention, 1, CAUSAL_SEQ_LEN, false)?];
     // Each reads what its own forward pass gave.
     for passes in [&causal, &full] {
         clock.time(|encoder| passes.forward(encoder))?;
@@ -193,7 +191,7 @@ fn backward_memory(attention: &Session) -> Result<String> {
     let mut report = String::new();
     let mut counts = Vec::new();
     for seq_len in BACKWARD_MEMORY {
-        let bytes = Passes::new(attention, 1, seq_len, true)?.held_bytes();
+        let bytes = passes(attention, 1, seq_len, true)?.held_bytes();
         counts.push(bytes as f64 / seq_len as f64);
         report += &format!(
             "  T={seq_len:<7}{bytes:>12} bytes, {:.2} for each query\n",

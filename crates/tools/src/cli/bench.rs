@@ -203,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     drop(progress);
 
     if let Some(path) = &arguments.report {
-        let text: String = (std::iter::once(bench.about_the_device()))
+        let text: String = (std::iter::once(about(&bench.attention, &bench.clock, &bench.peaks)))
             .chain(lines.iter().map(|line| bench.record(line)))
             .map(|line| format!("{line}\n"))
             .collect();
@@ -397,34 +397,6 @@ impl Bench {
         })
     }
 
-    /// The first line of a file that is sent in.
-    fn about_the_device(&self) -> serde_json::Value {
-        let device = self.attention.device();
-        let info = device.adapter_info();
-        let limits = device.limits();
-        json!({
-            "report": 1,
-            "version": env!("CARGO_PKG_VERSION"),
-            "device": info.name,
-            "vendor": info.vendor,
-            "device_id": info.device,
-            "type": format!("{:?}", info.device_type),
-            "backend": info.backend.to_string(),
-            "driver": info.driver,
-            "driver_info": info.driver_info,
-            "subgroup_sizes": [info.subgroup_min_size, info.subgroup_max_size],
-            "features": device.features().to_string(),
-            "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
-            "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
-            "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
-            "os": std::env::consts::OS,
-            "arch": std::env::consts::ARCH,
-            "times": self.clock.name(),
-            "peak_gflops": rounded(self.peaks.operations * 1e-9),
-            "copy_gbytes_per_s": rounded(self.peaks.bytes * 1e-9),
-        })
-    }
-
     fn print_heading(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "device: {}", self.device_name())?;
         writeln!(out, "times:  {}", self.clock.name())?;
@@ -474,6 +446,56 @@ impl Bench {
             .subtitle(self.peak_words())
             .bars(bars)
     }
+}
+
+/// The first line of a file that is sent in: what the device is, and its own rates.
+pub(crate) fn about(session: &Session, clock: &Clock, peaks: &Peaks) -> serde_json::Value {
+    let device = session.device();
+    let info = device.adapter_info();
+    let limits = device.limits();
+    json!({
+        "report": 1,
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": info.name,
+        "vendor": info.vendor,
+        "device_id": info.device,
+        "type": format!("{:?}", info.device_type),
+        "backend": info.backend.to_string(),
+        "driver": info.driver,
+        "driver_info": info.driver_info,
+        "subgroup_sizes": [info.subgroup_min_size, info.subgroup_max_size],
+        "features": device.features().to_string(),
+        "max_storage_buffer_binding_size": limits.max_storage_buffer_binding_size,
+        "max_compute_workgroup_storage_size": limits.max_compute_workgroup_storage_size,
+        "max_compute_invocations_per_workgroup": limits.max_compute_invocations_per_workgroup,
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+        "times": clock.name(),
+        "peak_gflops": rounded(peaks.operations * 1e-9),
+        "copy_gbytes_per_s": rounded(peaks.bytes * 1e-9),
+    })
+}
+
+/// A record of each problem of the standard set.
+pub(crate) fn standard_records(
+    session: &Session,
+    effort: Effort,
+    talk: Talk,
+) -> anyhow::Result<serde_json::Value> {
+    let clock = Clock::new(session.device(), session.queue())?;
+    let peaks = Peaks::measure(&clock)?;
+    let bench = Bench { attention: session.clone(), clock, peaks, effort };
+    let set = standard_set();
+    let progress = talk.steps(set.len());
+    let mut records = Vec::new();
+    for (shape, mask, data) in set {
+        let problem = Problem::new(shape).mask(mask.clone());
+        let case = Case { problem, mask: mask.to_string(), dtype: Dtype::F32, data };
+        let lines = bench.time(&case, &[None], &progress.0)?;
+        records.extend(lines.iter().map(|line| bench.record(line)));
+        progress.0.inc(1);
+    }
+    Ok(records.into())
 }
 
 /// The least time over the kernel's own, which can't be shorter: where it seems so, the rates were measured too low.

@@ -9,6 +9,7 @@ mod function;
 mod kernels;
 mod mask;
 mod places;
+mod report;
 mod run;
 mod talk;
 mod tensors;
@@ -134,6 +135,7 @@ enum Command {
     Kernels(kernels::Arguments),
     Bench(bench::Arguments),
     Tune(tune::Arguments),
+    Report(report::Arguments),
     /// Print the completion script of a shell.
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -261,6 +263,7 @@ fn main() -> ExitCode {
         Command::Kernels(arguments) => kernels::print(&arguments),
         Command::Bench(arguments) => bench::run(&arguments, talk),
         Command::Tune(arguments) => tune::run(&arguments, talk),
+        Command::Report(arguments) => report::run(&arguments, talk),
         Command::Completions { shell } => completions(shell),
     };
     match done {

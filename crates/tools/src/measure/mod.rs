@@ -5,6 +5,7 @@
 //! - [`Loads`] is the rate at which the device loads given buffers, which is higher than that of copies: the bound of
 //!   decoding.
 //! - [`Workload`] is a problem with operands on the device; it knows what its result costs at least.
+//! - [`BackwardWorkload`] has both passes of a problem.
 //! - [`tune`] finds the fastest kernels and tiles, for a [`wgpu_attention::kernel::Profile`].
 //! - [`in_turns`] lets contenders run one after the other, again and again, so that what else the machine does meets all.
 //!
@@ -23,6 +24,7 @@
 //! # Ok::<(), wgpu_attention::Error>(())
 //! ```
 
+mod backward;
 mod clock;
 mod device;
 mod loads;
@@ -30,6 +32,7 @@ mod peaks;
 mod tune;
 mod workload;
 
+pub use backward::BackwardWorkload;
 pub use clock::{Clock, Contender, Effort, Samples, Time, in_turns};
 pub use loads::Loads;
 pub use peaks::Peaks;

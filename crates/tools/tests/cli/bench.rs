@@ -129,3 +129,25 @@ fn a_benchmark_that_can_not_be_run_says_why() {
     failure(words("bench --shape 1,1,1"), 2);
     failure(words("bench --mask causal"), 2);
 }
+
+#[test]
+fn a_report_is_written_part_by_part_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gpu");
+    let call = || format!("report {} --minutes 0", path.display());
+    let text = stdout(words(&call()));
+    assert!(text.contains("checks: left out, 0 minutes are over"), "{text}");
+    let json = std::fs::read_to_string(path.join("report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(report["device"]["peak_gflops"].as_f64().unwrap() > 0.0, "{json}");
+    assert!(report["checks"].is_null(), "{json}");
+    let page = std::fs::read_to_string(path.join("report.html")).unwrap();
+    assert!(page.contains("<h1>wgpu-attention on "), "{page}");
+
+    let text = stdout(words(&call()));
+    assert!(text.contains("device: done before"), "{text}");
+    let other = json.replace("\"device\": \"", "\"device\": \"another ");
+    std::fs::write(path.join("report.json"), other).unwrap();
+    let error = failure(words(&call()), 1);
+    assert!(error.contains("is a report of another"), "{error}");
+}
