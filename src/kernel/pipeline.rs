@@ -78,7 +78,7 @@ pub struct KernelOptions {
     pub profile: Option<Profile>,
     /// What the adapter's `cooperative_matrix_properties` lists, which a device doesn't tell: with it,
     /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) serves where the device was opened with
-    /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`.
+    /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16`, `SUBGROUP` and `SUBGROUP_BARRIER`.
     pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
     /// The most multiply-adds of a submission of a plan ([`AttentionPlan::encode_submission`](crate::AttentionPlan::encode_submission)),
     /// which one-shot calls submit one by one, so that no watchdog takes a long one for a hanging GPU. Counted as if no mask
