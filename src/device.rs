@@ -170,6 +170,8 @@ pub(crate) async fn open(
 ) -> Result<(wgpu::Device, wgpu::Queue)> {
     let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let with_matrices = with_matrices && adapter.features().contains(matrices);
+    // Kernels of matrices may have to be handed over as SPIR-V.
+    let matrices = matrices | wgpu::Features::PASSTHROUGH_SHADERS;
     // Timestamps are for the module `measure`.
     let wanted = wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS

@@ -491,6 +491,14 @@ impl KernelKey {
         }
     }
 
+    /// Whether it multiplies cooperative matrices.
+    pub(crate) const fn has_matrices(&self) -> bool {
+        matches!(
+            self,
+            Self::Forward { config: ForwardConfig { form: ForwardForm::Matrix { .. }, .. }, .. }
+        )
+    }
+
     /// Whether some of the text is the user's own.
     pub(crate) fn is_custom(&self) -> bool {
         self.mask().custom || self.score().is_some_and(|score| score.custom.is_some())
