@@ -49,8 +49,8 @@ impl DeviceOptions {
     }
 }
 
-/// The features to open a device with, so that the fastest kernels serve: those of `SUBGROUP`, `SHADER_F16`, `SHADER_INT64` and
-/// `PIPELINE_CACHE` that the adapter has. Every problem can be computed without any of them.
+/// The features to open a device with, so that the fastest kernels serve: those of `SUBGROUP`, `SUBGROUP_BARRIER`, `SHADER_F16`,
+/// `SHADER_INT64` and `PIPELINE_CACHE` that the adapter has. Every problem can be computed without any of them.
 ///
 /// ```no_run
 /// # async fn f(adapter: wgpu::Adapter) -> Result<(), wgpu::RequestDeviceError> {
@@ -66,6 +66,7 @@ impl DeviceOptions {
 pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     use wgpu::Features;
     let used = Features::SUBGROUP
+        | Features::SUBGROUP_BARRIER
         | Features::SHADER_F16
         | Features::SHADER_INT64
         | Features::PIPELINE_CACHE;
@@ -169,6 +170,8 @@ pub(crate) async fn open(
 ) -> Result<(wgpu::Device, wgpu::Queue)> {
     let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     let with_matrices = with_matrices && adapter.features().contains(matrices);
+    // Kernels of matrices may have to be handed over as SPIR-V.
+    let matrices = matrices | wgpu::Features::PASSTHROUGH_SHADERS;
     // Timestamps are for the module `measure`.
     let wanted = wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS

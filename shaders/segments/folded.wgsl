@@ -14,7 +14,7 @@
 // needs rows/: load_o4
 // needs score/: row_end
 // needs sequences/positions: lse_index
-// offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
+// offers SegmentEnd, await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 
 struct SegmentEnd {
     // What the sums of this segment and of those before are multiplied with.

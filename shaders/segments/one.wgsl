@@ -6,7 +6,7 @@
 // needs common/query_block: QueryBlock
 // needs score/: row_end
 // needs sequences/positions: lse_index
-// offers await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
+// offers SegmentEnd, await_stats, first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 
 struct SegmentEnd {
     // What the row's sums are multiplied with.

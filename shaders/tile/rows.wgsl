@@ -7,7 +7,7 @@
 // banks.
 
 // needs constants: OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
-// needs forward/ or tile/: cells
+// needs tile/staged: cells
 // offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;

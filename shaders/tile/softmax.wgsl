@@ -3,21 +3,18 @@
 // invocations of a row; l is each invocation's own share, summed at the end. The kernel declares tile_key.
 
 // needs bindings: params
-// needs common/nonfinite: is_nonfinite
-// needs common/nonfinite_keys: kept_nonfinite_v4
-// needs common/nonfinite_sums: with_kept_nonfinite
 // needs common/online_softmax: LOWEST
 // needs common/query_block: QueryBlock, cell_kept
 // needs constants: HEAD_DIM_V, MODIFIED, THREADS_PER_ROW
-// needs forward/: tile_key
-// needs forward/ or tile/: cells
+// needs forward/output: add_kept_nonfinite, write_output
+// needs forward/tiled: tile_key
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL
-// needs rows/: load_o4, store_o4
-// needs segments/: await_stats, folded_o4, segment_end, segment_stats
+// needs segments/: await_stats, segment_end, segment_stats
 // needs sequences/: q_place
 // needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
-// offers KEYS, OUTPUTS, V4, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
+// needs tile/staged: cells
+// offers KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
 
 const KEYS: u32 = OTHERS;
 const V4: u32 = HEAD_DIM_V / 4u;
@@ -174,15 +171,12 @@ fn finish_row(
         let end = segment_end(block, keys, row, m, l, before, x == 0u);
         var has_nonfinite = add_nonfinite;
         for (var i = 0u; i < OUTPUTS; i += 1u) {
-            has_nonfinite |= any(is_nonfinite(o_row[i]));
             let d = (x + i * THREADS_PER_ROW) * 4u;
-            store_o4(place.x, block.h, place.y, d, folded_o4(block, keys, place, d, o_row[i], end));
+            has_nonfinite |= write_output(block, keys, place, d, o_row[i], end);
         }
         if (has_nonfinite) {
             for (var d = x * 4u; d < params.head_dim_v; d += THREADS_PER_ROW * 4u) {
-                let kept = kept_nonfinite_v4(block.b, block.h, row, d, keys);
-                let value = with_kept_nonfinite(load_o4(place.x, block.h, place.y, d), kept, end.l);
-                store_o4(place.x, block.h, place.y, d, value);
+                add_kept_nonfinite(block, keys, row, place, d, end.l);
             }
         }
     }

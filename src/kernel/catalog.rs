@@ -322,7 +322,8 @@ fn devices() -> [DeviceTraits; 4] {
         is_cpu: true,
         fixed_subgroup_size: Ok(subgroup_size),
         registers: [255, 192, 128][subgroup_size / 16],
-        largest_subgroup: subgroup_size,
+        // One with larger ones, too.
+        subgroups: (subgroup_size, if subgroup_size == 16 { 64 } else { subgroup_size }),
         reads_wide: subgroup_size == 8 || subgroup_size == 32,
         matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
         limits: wgpu::Limits {

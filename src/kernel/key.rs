@@ -198,8 +198,8 @@ impl ForwardConfig {
                     "threads per row {threads_per_row}, staged components {chunk}, staged values {v_keys}"
                 )
             }
-            ForwardForm::Matrix { threads_per_row, size } => {
-                format!("threads per row {threads_per_row}, matrices {size}")
+            ForwardForm::Matrix { size, part, subgroups: (least, most) } => {
+                format!("matrices {size}, keys per part {part}, subgroups {least} to {most}")
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, split } => {
                 format!("subgroup {subgroup_size}, packed rows {rows}, split {split}")
@@ -234,10 +234,12 @@ pub(crate) enum ForwardForm {
         v_keys: usize,
     },
     Matrix {
-        /// Invocations that share a row.
-        threads_per_row: usize,
         /// Rows and columns of a cooperative matrix.
         size: usize,
+        /// Keys of a tile whose scores are there at a time.
+        part: usize,
+        /// The least and the most lanes that a subgroup may have.
+        subgroups: (usize, usize),
     },
     DecodeLanes {
         subgroup_size: usize,
@@ -487,6 +489,14 @@ impl KernelKey {
             | Self::ScorePoints { score, .. } => Some(score),
             _ => None,
         }
+    }
+
+    /// Whether it multiplies cooperative matrices.
+    pub(crate) const fn has_matrices(&self) -> bool {
+        matches!(
+            self,
+            Self::Forward { config: ForwardConfig { form: ForwardForm::Matrix { .. }, .. }, .. }
+        )
     }
 
     /// Whether some of the text is the user's own.

@@ -141,12 +141,10 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
             let stage = chunks.max(v_keys * head_dim_v / 4);
             (block_q / 4 * threads_per_row, 16 * stage + row_tile(block_kv))
         }
-        ForwardForm::Matrix { threads_per_row, .. } => {
-            let (q_row, v_row) = (head_dim / 4 + 2, block_kv / 4 + 2);
-            let halves =
-                block_q * q_row + (block_kv * q_row).max(head_dim_v * v_row) + block_q * v_row;
-            let scores = 16 * block_q * (block_kv / 4 + 1);
-            (block_q / 4 * threads_per_row, 8 * halves + scores + row_tile(threads_per_row))
+        ForwardForm::Matrix { size, part, subgroups: (_, most) } => {
+            let (k_row, v_row, p_row) = (head_dim / 4 + 2, block_kv / 4 + 2, part / 4 + 2);
+            let halves = block_kv * k_row + head_dim_v * v_row + block_q * p_row;
+            (block_q / size * most, 8 * halves + 16 * block_q * (part / 4 + 1) + 16)
         }
         ForwardForm::Decode { invocations, threads_per_row, rows, v_run, .. } => {
             let cells = rows * block_kv;

@@ -3,7 +3,7 @@
 // Kernels: which there are (`key`), those for GPUs and those for CPU adapters with their tiles (`gpu`, `cpu`), the table
 // that chooses among them (`tiles`), their uniform block (`params`),
 // their WGSL text (`source`), what they need of a device (`limits`), their pipelines (`pipeline`)
-// and these on disk (`store`); all of them in a list, for checks (`catalog`).
+// and these on disk (`store`), SPIR-V where WGSL won't do (`spirv`); all of them in a list, for checks (`catalog`).
 
 #[cfg(any(test, feature = "catalog"))]
 pub(crate) mod catalog;
@@ -14,6 +14,8 @@ pub(crate) mod limits;
 pub(crate) mod params;
 pub(crate) mod pipeline;
 pub(crate) mod source;
+#[cfg(all(feature = "spirv", not(target_family = "wasm")))]
+mod spirv;
 pub(crate) mod store;
 pub(crate) mod tiles;
 

@@ -78,7 +78,7 @@ pub struct KernelOptions {
     pub profile: Option<Profile>,
     /// What the adapter's `cooperative_matrix_properties` lists, which a device doesn't tell: with it,
     /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) serves where the device was opened with
-    /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16` and `SUBGROUP`.
+    /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16`, `SUBGROUP` and `SUBGROUP_BARRIER`.
     pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
     /// The most multiply-adds of a submission of a plan ([`AttentionPlan::encode_submission`](crate::AttentionPlan::encode_submission)),
     /// which one-shot calls submit one by one, so that no watchdog takes a long one for a hanging GPU. Counted as if no mask
@@ -270,24 +270,27 @@ fn compile(
 ) -> Result<Pipeline> {
     let label = Some(key.entry_point());
     let text = source::wgsl(key)?;
+    let spirv = spirv_of(device, key, &text)?;
     scoped(device, "compiling a kernel", || {
         let descriptor =
             wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
-        let module = if key.is_custom() {
-            // The user's own text keeps every check.
-            device.create_shader_module(descriptor)
-        } else {
-            // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is
-            // within its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers
-            // that are smaller than what the sizes and strides in the uniform block span.
-            #[expect(unsafe_code)]
-            let module = unsafe {
-                device.create_shader_module_trusted(
+        // SAFETY: the text is this crate's own. Every loop is bounded by a size of the problem. Every index is
+        // within its buffer: rows are clamped to the sequences, components to the row, and a plan refuses buffers
+        // that are smaller than what the sizes and strides in the uniform block span. SPIR-V is made of the text by
+        // wgpu's own compiler.
+        #[expect(unsafe_code)]
+        let module = unsafe {
+            match spirv {
+                Some(words) => {
+                    device.create_shader_module_passthrough(passthrough(key.entry_point(), &words))
+                }
+                // The user's own text keeps every check.
+                None if key.is_custom() => device.create_shader_module(descriptor),
+                None => device.create_shader_module_trusted(
                     descriptor,
                     wgpu::ShaderRuntimeChecks::unchecked(),
-                )
-            };
-            module
+                ),
+            }
         };
         let entries: Vec<_> = (0u32..)
             .zip(key.bindings())
@@ -328,4 +331,36 @@ fn compile(
         });
         Pipeline { compute, layout }
     })
+}
+
+/// The kernel as SPIR-V, where WGSL won't do: see [`super::spirv`].
+#[cfg(all(feature = "spirv", not(target_family = "wasm")))]
+fn spirv_of(device: &wgpu::Device, key: &KernelKey, text: &str) -> Result<Option<Vec<u32>>> {
+    let takes_spirv = device.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
+        && device.adapter_info().backend == wgpu::Backend::Vulkan;
+    if !(takes_spirv && key.has_matrices()) {
+        return Ok(None);
+    }
+    let words = super::spirv::compile(text, key.entry_point(), !key.is_custom());
+    words.map(Some).map_err(|message| Error::Device { during: "compiling a kernel", message })
+}
+
+#[cfg(not(all(feature = "spirv", not(target_family = "wasm"))))]
+fn spirv_of(_: &wgpu::Device, _: &KernelKey, _: &str) -> Result<Option<Vec<u32>>> {
+    Ok(None)
+}
+
+fn passthrough<'a>(
+    entry_point: &'a str,
+    words: &'a [u32],
+) -> wgpu::ShaderModuleDescriptorPassthrough<'a> {
+    // Vulkan reads the workgroup's size from the module.
+    let entry =
+        wgpu::PassthroughShaderEntryPoint { name: entry_point.into(), workgroup_size: (0, 0, 0) };
+    wgpu::ShaderModuleDescriptorPassthrough {
+        label: Some(entry_point),
+        entry_points: vec![entry].into(),
+        spirv: Some(words.into()),
+        ..Default::default()
+    }
 }

@@ -278,9 +278,9 @@ mod tests {
             is_cpu: true,
             fixed_subgroup_size: Ok(8),
             registers: 255,
-            largest_subgroup: 8,
+            subgroups: (8, 8),
             reads_wide: false,
-            matrix: Ok(16),
+            matrix: Ok(8),
             limits,
             most_work: u64::MAX,
         };

@@ -62,7 +62,9 @@ pub fn options() -> DeviceOptions {
 
 /// The same device, opened with cooperative matrices.
 pub fn with_matrices(options: DeviceOptions) -> DeviceOptions {
-    let features = options.features | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    let features = options.features
+        | wgpu::Features::SUBGROUP_BARRIER
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     DeviceOptions { features, ..options }
 }
 

@@ -7,6 +7,9 @@ use crate::mask::tile::TileGrid;
 use crate::problem::Resolved;
 use crate::tensor::dtype::{Dtype, Dtypes};
 
+/// Rows of matrices of either size, and few enough kernels.
+const CAPACITIES: [usize; 6] = [16, 32, 64, 128, 192, 256];
+
 pub(in crate::kernel) fn forward(
     problem: &Resolved,
     device: &DeviceTraits,
@@ -16,30 +19,69 @@ pub(in crate::kernel) fn forward(
     if [q, k, v] != [Dtype::F16; 3] {
         return Err(format!("it serves q, k and v in f16, here they are {q}, {k} and {v}"));
     }
-    let shape = &problem.shape;
-    let widest = shape.head_dim.max(shape.head_dim_v);
-    if widest > 128 {
-        return Err(format!("it serves head_dim up to 128, here it is {widest}"));
-    }
-    let threads_per_row = 8;
-    let config = ForwardConfig {
-        // With longer rows, half as many: workgroup memory holds all of them.
-        grid: TileGrid {
-            block_q: if widest > 64 { 32 } else { 64 },
-            block_kv: 4 * threads_per_row,
-        },
-        head_dim: row_capacity(shape.head_dim, &[16, 32, 64, 128]),
-        head_dim_v: row_capacity(shape.head_dim_v, &[32, 64, 128]),
-        rows: row_format(problem),
-        folds: folds(problem),
-        form: ForwardForm::Matrix { threads_per_row, size },
-    };
-    let invocations = config.grid.block_q / 4 * threads_per_row;
-    if !invocations.is_multiple_of(device.largest_subgroup.max(1)) {
+    let subgroups @ (least, most) = device.subgroups;
+    if least < size {
         return Err(format!(
-            "it needs subgroups that divide {invocations} invocations, here they have up to {}",
-            device.largest_subgroup
+            "it needs subgroups of at least {size} lanes for matrices of {size} rows, here they have {least} to {most}"
         ));
     }
-    Ok(config)
+    let shape = &problem.shape;
+    let head_dim = row_capacity(shape.head_dim, &CAPACITIES);
+    let head_dim_v = row_capacity(shape.head_dim_v, &CAPACITIES);
+    let widest = head_dim.capacity.max(head_dim_v.capacity);
+    // Workgroup memory holds a tile of k and v; a lane has at least four keys of a part.
+    let block_kv = if widest > 128 { 16 } else { 32 };
+    let part = (if widest > 64 || size == 8 { size } else { 32 }).max(4 * most / size);
+    Ok(ForwardConfig {
+        grid: TileGrid {
+            block_q: if shape.seq_len_q <= 32 { 32 } else { 64 },
+            block_kv: block_kv.max(part),
+        },
+        head_dim,
+        head_dim_v,
+        rows: row_format(problem),
+        folds: folds(problem),
+        form: ForwardForm::Matrix { size, part, subgroups },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::limits::Needs;
+    use crate::problem::Problem;
+    use crate::tensor::shape::Shape;
+
+    /// A lane has a row of a matrix, or a part of one.
+    #[test]
+    fn tiles_follow_the_subgroups_there_are() {
+        let problem = Problem::new(Shape::new(1, 1, 64, 128)).dtypes(Dtype::F16);
+        let problem = Resolved::new(problem).unwrap();
+        let device = |subgroups, size| DeviceTraits {
+            is_cpu: false,
+            fixed_subgroup_size: Err(String::new()),
+            registers: 255,
+            subgroups,
+            reads_wide: false,
+            matrix: Ok(size),
+            limits: wgpu::Limits::defaults(),
+            most_work: u64::MAX,
+        };
+        for (subgroups, size) in
+            [((32, 32), 16), ((32, 64), 16), ((64, 64), 16), ((8, 8), 8), ((32, 32), 8)]
+        {
+            let config = forward(&problem, &device(subgroups, size)).unwrap();
+            let Needs { invocations, workgroup_bytes, .. } = Needs::of_forward(&config, false);
+            assert!(invocations <= 256 && workgroup_bytes <= 32 << 10, "{config:?}");
+            let ForwardForm::Matrix { part, .. } = config.form else { panic!("{config:?}") };
+            // A vector of keys for each lane, and bits for the tile's keys in one word.
+            assert!(part >= 4 * subgroups.1 / size, "{config:?}");
+            assert!(
+                config.grid.block_kv.is_multiple_of(part) && config.grid.block_kv <= 32,
+                "{config:?}"
+            );
+        }
+        let refused = forward(&problem, &device((8, 32), 16)).unwrap_err();
+        assert!(refused.contains("at least 16 lanes"), "{refused}");
+    }
 }

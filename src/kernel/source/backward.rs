@@ -77,7 +77,7 @@ impl Source {
                         self.part(&shader!("cpu/dq_broadcast"));
                     }
                     BackwardForm::Tiled { .. } => {
-                        self.tile(true);
+                        self.tile();
                         self.product(["q", "k"], ["q", "kv"]);
                         self.product(["dout", "v"], ["q", "kv"]);
                         self.sum("k", "kv", "HEAD_DIM");
@@ -124,7 +124,7 @@ impl Source {
                         }
                     }
                     BackwardForm::Tiled { .. } => {
-                        self.tile(true);
+                        self.tile();
                         self.product(["k", "q"], ["kv", "q"]);
                         self.product(["v", "dout"], ["kv", "q"]);
                         self.sum("q", "q", "HEAD_DIM");

@@ -11,6 +11,7 @@ use crate::kernel::catalog::kernel_texts;
 const GENERATED: &[&str] = &[
     "append_rotated_q",
     "dlse_of",
+    "lanes_per_row",
     "mask_hull",
     "mask_keep",
     "mask_tile_closed",

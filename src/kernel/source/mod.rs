@@ -142,22 +142,30 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                     source.lane_part(&shader!("cpu/broadcast/products"), "k", "kv", "HEAD_DIM");
                     source.sums(sum_steps, "v", "kv", "HEAD_DIM_V");
                 } else {
-                    let is_staged = matches!(config.form, ForwardForm::Tiled { .. });
-                    source.tile(is_staged);
-                    if is_staged {
+                    source.part(&shader!("forward/output"));
+                    if let ForwardForm::Matrix { size, subgroups, .. } = config.form {
+                        source.lanes(size, subgroups);
+                    } else {
+                        source.tile();
                         source.product(["q", "k"], ["q", "kv"]);
                         source.sum("v", "kv", "HEAD_DIM_V");
+                        source.part(&shader!("tile/softmax"));
                     }
-                    source.part(&shader!("tile/softmax"));
                 }
             }
-            source.part(&match config.form {
-                ForwardForm::Broadcast { .. } => shader!("cpu/forward_broadcast"),
-                ForwardForm::Tiled { .. } => shader!("forward/tiled"),
-                ForwardForm::Matrix { .. } => shader!("forward/matrix"),
-                ForwardForm::DecodeLanes { .. } => shader!("cpu/forward_decode_lanes"),
-                ForwardForm::Decode { .. } => shader!("forward/decode"),
-            });
+            match config.form {
+                ForwardForm::Broadcast { .. } => source.part(&shader!("cpu/forward_broadcast")),
+                ForwardForm::Tiled { .. } => source.part(&shader!("forward/tiled")),
+                ForwardForm::Matrix { size, .. } => {
+                    let inner = Fill::Inner(config.head_dim.capacity / size);
+                    let outputs = Fill::Output(config.head_dim_v.capacity / size);
+                    source.template(&shader!("forward/matrix"), &[inner, outputs]);
+                }
+                ForwardForm::DecodeLanes { .. } => {
+                    source.part(&shader!("cpu/forward_decode_lanes"))
+                }
+                ForwardForm::Decode { .. } => source.part(&shader!("forward/decode")),
+            }
         }
         KernelKey::Backward { pass, config, score, mask } => {
             source.backward(*pass, config, score, mask);
@@ -427,10 +435,11 @@ impl Source {
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", v_keys);
             }
-            ForwardForm::Matrix { threads_per_row, size } => {
-                self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
-                self.constant("THREADS_PER_ROW", threads_per_row);
+            ForwardForm::Matrix { size, part, subgroups: (least, most) } => {
+                self.constant("INVOCATIONS", config.grid.block_q / size * most);
                 self.constant("MATRIX", size);
+                self.constant("PART", part);
+                self.constant("VECTORS", part / 4 / (least / size));
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, .. } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
@@ -454,6 +463,22 @@ impl Source {
         {
             self.line(&format!("alias {name} = coop_mat{size}x{size}<{scalar}, {role}>;"));
         }
+    }
+
+    /// How subgroups share rows of matrices.
+    fn lanes(&mut self, size: usize, (least, most): (usize, usize)) {
+        self.title("generated: kernel::source");
+        self.flag("SUBGROUPS_ARE_FIXED", least == most);
+        // A constant where there is one, by which compilers unroll loops.
+        let lanes = match least == most {
+            true => format!("{}u", most / size),
+            false => "subgroup_size / MATRIX".to_owned(),
+        };
+        self.line(&format!(
+            "fn lanes_per_row(subgroup_size: u32) -> u32 {{\n    return {lanes};\n}}\n"
+        ));
+        self.part(&shader!("tile/turns"));
+        self.part(&shader!("matrix/lanes"));
     }
 
     fn constant(&mut self, name: &str, value: usize) {

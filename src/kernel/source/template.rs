@@ -1,4 +1,7 @@
 //! Files of shaders/ as templates: what stands in double braces is filled in.
+//!
+//! A line with `{{INNER}}` or `{{OUTPUT}}` is written once for each number, so that what must be in registers is a variable of
+//! its own, not an element that a loop indexes.
 
 use std::fmt;
 
@@ -33,6 +36,10 @@ pub(super) enum Fill<'a> {
     Line(usize),
     /// `{{AT_ONCE}}`: the rows that are summed at a time.
     AtOnce(usize),
+    /// `{{INNER}}`: the matrices that a row of q or k is cut into, each with a line of its own.
+    Inner(usize),
+    /// `{{OUTPUT}}`: the same of a row of sums.
+    Output(usize),
     /// `{{KIND}}`: which of several functions it is, a part of its name.
     Kind(&'a str),
     /// `{{HALF}}`: `f16` or `bf16`.
@@ -44,7 +51,18 @@ pub(super) enum Fill<'a> {
     ScoreGradient(&'a str),
 }
 
-impl Fill<'_> {
+impl<'a> Fill<'a> {
+    /// The values that a line is repeated for, if it has a placeholder for this and this is a number of repetitions.
+    fn each_of(self, line: &str) -> Option<Vec<Fill<'a>>> {
+        let (count, one): (usize, fn(usize) -> Fill<'a>) = match self {
+            Self::Inner(count) => (count, Fill::Inner),
+            Self::Output(count) => (count, Fill::Output),
+            _ => return None,
+        };
+        let is_in = line.contains(&format!("{{{{{}}}}}", self.name()));
+        is_in.then(|| (0..count).map(one).collect())
+    }
+
     /// The placeholder's name.
     const fn name(self) -> &'static str {
         match self {
@@ -60,6 +78,8 @@ impl Fill<'_> {
             Self::Run(_) => "RUN",
             Self::Line(_) => "LINE",
             Self::AtOnce(_) => "AT_ONCE",
+            Self::Inner(_) => "INNER",
+            Self::Output(_) => "OUTPUT",
             Self::Kind(_) => "KIND",
             Self::Half(_) => "HALF",
             Self::Word(_) => "WORD",
@@ -89,28 +109,51 @@ impl fmt::Display for Fill<'_> {
             | Self::ScoreMod(text)
             | Self::ScoreGradient(text) => f.write_str(text),
             Self::Line(count) | Self::AtOnce(count) => write!(f, "{count}u"),
+            Self::Inner(number) | Self::Output(number) => write!(f, "{number}"),
         }
     }
 }
 
 impl Part {
-    /// The text with its placeholders filled in; values that it has no place for are left over.
+    /// The text with its lines repeated and its placeholders filled in; values that it has no place for are left over.
     ///
     /// # Errors
     /// Names the placeholder that no value is for, or that isn't closed.
     pub(super) fn fill(&self, values: &[Fill<'_>]) -> Result<String, String> {
         let mut filled = String::with_capacity(self.text.len());
-        let mut rest = self.text;
+        for line in self.text.split_inclusive('\n') {
+            match values.iter().find_map(|value| value.each_of(line)) {
+                None => self.fill_line(line, values, &mut filled)?,
+                Some(each) => {
+                    for one in each {
+                        let values = [&[one], values].concat();
+                        self.fill_line(line, &values, &mut filled)?;
+                    }
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// One line, where the first value of a name counts.
+    fn fill_line(
+        &self,
+        line: &str,
+        values: &[Fill<'_>],
+        filled: &mut String,
+    ) -> Result<(), String> {
+        let mut rest = line;
         while let Some((before, behind)) = rest.split_once("{{") {
             let (name, after) = (behind.split_once("}}"))
                 .ok_or_else(|| format!("{}: a placeholder isn't closed", self.file))?;
             let value = (values.iter().find(|value| value.name() == name))
                 .ok_or_else(|| format!("{}: {{{{{name}}}}} isn't filled in", self.file))?;
-            filled += before;
-            filled += &value.to_string();
+            *filled += before;
+            *filled += &value.to_string();
             rest = after;
         }
-        Ok(filled + rest)
+        *filled += rest;
+        Ok(())
     }
 }
 
@@ -124,6 +167,10 @@ mod tests {
         let values = [Fill::Tensor("k"), Fill::Line(8)];
         let filled = part("load_{{TENSOR}}4(d + {{LINE}}) {").fill(&values).unwrap();
         assert_eq!(filled, "load_k4(d + 8u) {");
+        let values = [Fill::Output(2), Fill::Tensor("v")];
+        let filled =
+            part("{\n  o_{{OUTPUT}} = f({{TENSOR}}, {{OUTPUT}}u);\n}").fill(&values).unwrap();
+        assert_eq!(filled, "{\n  o_0 = f(v, 0u);\n  o_1 = f(v, 1u);\n}");
         let error = part("{{TENSOR}} {{SIDE}}_place").fill(&values).unwrap_err();
         assert_eq!(error, "shaders/x.wgsl: {{SIDE}} isn't filled in");
         let error = part("{{TENSOR").fill(&values).unwrap_err();

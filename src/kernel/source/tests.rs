@@ -26,6 +26,7 @@ fn every_append_is_valid() {
 fn noop_device() -> wgpu::Device {
     let descriptor = wgpu::DeviceDescriptor {
         required_features: wgpu::Features::SUBGROUP
+            | wgpu::Features::SUBGROUP_BARRIER
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SHADER_INT64
             | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
@@ -126,7 +127,7 @@ fn every_variant_is_valid() {
         is_cpu: true,
         fixed_subgroup_size: Ok(8),
         registers: 255,
-        largest_subgroup: 8,
+        subgroups: (8, 8),
         reads_wide: false,
         matrix: Ok(8),
         limits: wgpu::Limits::defaults(),
@@ -169,7 +170,7 @@ fn whole_kernels_are_as_they_were() {
         is_cpu: false,
         fixed_subgroup_size: Ok(8),
         registers: 255,
-        largest_subgroup: 8,
+        subgroups: (8, 8),
         reads_wide: false,
         matrix: Ok(8),
         limits: wgpu::Limits {

@@ -3,13 +3,11 @@
 use super::{Fill, Source};
 
 impl Source {
-    /// How invocations share a tile, and, if `staged`, what of it lies in workgroup memory.
-    pub(super) fn tile(&mut self, staged: bool) {
+    /// How invocations share a tile, and what of it lies in workgroup memory.
+    pub(super) fn tile(&mut self) {
         self.part(&shader!("tile/turns"));
         self.part(&shader!("tile/rows"));
-        if staged {
-            self.part(&shader!("tile/staged"));
-        }
+        self.part(&shader!("tile/staged"));
     }
 
     /// `product_NEAR_FAR`; each tensor's rows are queries or keys.

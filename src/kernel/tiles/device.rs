@@ -9,8 +9,8 @@ pub(crate) struct DeviceTraits {
     pub(crate) fixed_subgroup_size: Result<usize, String>,
     /// Of 32 bits, that an invocation may have.
     pub(crate) registers: usize,
-    /// The most lanes that a subgroup may have.
-    pub(crate) largest_subgroup: usize,
+    /// The least and the most lanes that a subgroup may have.
+    pub(crate) subgroups: (usize, usize),
     /// Whether rows are better read in words of 64 bits than of 32, and can be.
     pub(crate) reads_wide: bool,
     /// The rows and columns of the cooperative matrices of f16, summed in f32, that the device multiplies, or why it has
@@ -34,7 +34,7 @@ impl DeviceTraits {
             is_cpu,
             fixed_subgroup_size: fixed_subgroup_size(device.features(), &info),
             registers: registers(&info.name),
-            largest_subgroup: info.subgroup_max_size as usize,
+            subgroups: subgroups(&info),
             reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
             matrix: matrix_size(device.features(), matrices),
             limits: device.limits(),
@@ -49,6 +49,14 @@ fn registers(adapter: &str) -> usize {
         name if name.starts_with("Apple") => 128,
         name if name.contains("Adreno") => 192,
         _ => 255,
+    }
+}
+
+/// The least and the most lanes of a subgroup. Apple's GPUs have 32, which Metal tells of pipelines alone.
+fn subgroups(info: &wgpu::AdapterInfo) -> (usize, usize) {
+    match info.name.starts_with("Apple") {
+        true => (32, 32),
+        false => (info.subgroup_min_size as usize, info.subgroup_max_size as usize),
     }
 }
 
@@ -94,6 +102,7 @@ fn matrix_size(
         (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices", matrices),
         (wgpu::Features::SHADER_F16, "f16 arithmetic", "Features::SHADER_F16"),
         (wgpu::Features::SUBGROUP, "subgroups", "Features::SUBGROUP"),
+        (wgpu::Features::SUBGROUP_BARRIER, "barriers of subgroups", "Features::SUBGROUP_BARRIER"),
     ] {
         if !enabled.contains(feature) {
             return Err(without(name, enable));

@@ -137,8 +137,8 @@ mod tests {
                 "threads per row 8, staged components 16, staged values 4",
             ),
             (
-                ForwardForm::Matrix { threads_per_row: 8, size: 16 },
-                "threads per row 8, matrices 16",
+                ForwardForm::Matrix { size: 16, part: 32, subgroups: (32, 64) },
+                "matrices 16, keys per part 32, subgroups 32 to 64",
             ),
             (
                 ForwardForm::DecodeLanes { subgroup_size: 8, rows: 4, split: true },
