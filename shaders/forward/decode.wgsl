@@ -260,7 +260,7 @@ fn forward(
     }
     found_nonfinite |= atomicLoad(&left_out[0]) != 0u;
     // A loop of its own: what a loop indexes that a compiler doesn't unroll lies in memory.
-    if (found_nonfinite && invocation < V4) {
+    if (found_nonfinite && invocation * 4u < params.head_dim_v) {
         for (var r = 0u; block.r0 + r < block.r1; r += 1u) {
             add_kept_nonfinite(block, packed_row(block, r), invocation * 4u, sum_of_weights(r));
         }

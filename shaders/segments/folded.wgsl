@@ -37,7 +37,7 @@ fn next_segment(keys: vec2<u32>, hull: vec2<u32>) -> vec2<u32> {
     return vec2<u32>(keys.y, min(keys.y + SEGMENT, hull.y));
 }
 
-// Orders the writes of stats before the reads of the next segment.
+// Orders the writes of stats before the reads of the next segment, and these before the next writes.
 fn await_stats() {
     storageBarrier();
 }
@@ -83,7 +83,8 @@ fn folded_o4(
     end: SegmentEnd,
 ) -> vec4<f32> {
     var folded = scaled(o_part, end.norm);
-    if (keys.x != block.hull.x) {
+    // Beyond the row's length there is nothing to read but what another invocation writes.
+    if (keys.x != block.hull.x && d < params.head_dim_v) {
         folded += scaled(load_o4(place.x, block.h, place.y, d), end.norm_before);
     }
     return folded;

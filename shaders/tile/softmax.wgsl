@@ -64,13 +64,13 @@ fn score_tile(
     return kept;
 }
 
-// The rows' largest scores, from those of their THREADS_PER_ROW invocations. cells may be written after another barrier.
+// The rows' largest scores, from those of their THREADS_PER_ROW invocations. `cells` may be written after another barrier,
+// and was last read before one of those of the products.
 fn rows_maximum(m: vec4<f32>, y: u32, x: u32, s: ptr<function, array<vec4<f32>, KEYS>>) -> vec4<f32> {
     var own = m;
     for (var i = 0u; i < KEYS; i += 1u) {
         own = max(own, (*s)[i]);
     }
-    workgroupBarrier();
     cells[x * CELL_ROW + y] = own;
     workgroupBarrier();
     var most = m;
@@ -146,6 +146,7 @@ fn finish_rows(
     let before3 = segment_stats(block, keys, row + 3u);
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
     let l = sum_of_shares(l_share, y, x);
+    await_stats();
 
     // A row at a time and by value: what a loop indexes that a compiler doesn't unroll lies in memory.
     finish_row(block, keys, row, x, m.x, l.x, before0, add_nonfinite, (*o_rows)[0]);
