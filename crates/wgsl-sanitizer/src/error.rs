@@ -64,4 +64,12 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
+    /// The dispatch executed more operations than [`Options::operation_limit`](crate::Options::operation_limit).
+    #[error(
+        "the dispatch wasn't done after {limit} operations: an endless loop, or a limit that is too low"
+    )]
+    OperationLimit {
+        /// The limit.
+        limit: u64,
+    },
 }

@@ -1,9 +1,11 @@
 //! Execution: a workgroup's subgroups go on one after the other, each to the next barrier.
 
+mod atomics;
 mod control;
 mod matrix;
 mod memory;
 mod subgroup;
+mod values;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -13,11 +15,15 @@ use std::time::Instant;
 use naga::Span;
 
 use crate::buffer::Buffer;
+use crate::error::Error;
 use crate::finding::{Finding, FindingKind, Invocation, Location, OtherAccess, Report};
 use crate::lanes::Rows;
 use crate::program::{Program, Root};
 use crate::race::{Access, Shadow};
 use crate::{Options, Order};
+
+/// Of a finding: the place, its address, and what happened there.
+type Words = (String, u64, String);
 
 /// A bit for each lane.
 pub(crate) type Mask = u128;
@@ -48,12 +54,14 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) workgroups: [u32; 3],
     pub(crate) buffers: Vec<Bound<'a>>,
     pub(crate) deadline: Instant,
-    pub(crate) is_late: AtomicBool,
+    pub(crate) over: Mutex<Option<Error>>,
+    pub(crate) is_over: AtomicBool,
     pub(crate) next: AtomicU32,
     pub(crate) operations: AtomicU64,
     /// Of each operation, whether it was executed.
     pub(crate) executed: Vec<AtomicBool>,
-    pub(crate) findings: Mutex<HashMap<(FindingKind, u32, u32), Finding>>,
+    /// By kind, operation, the other access's operation, and the operation behind the call.
+    pub(crate) findings: Mutex<HashMap<(FindingKind, [u32; 3]), Finding>>,
 }
 
 /// Why a subgroup doesn't go on.
@@ -73,7 +81,7 @@ enum Frame {
     If { out: Mask, otherwise: Mask },
     Loop { broken: Mask, continued: Mask },
     Switch { broken: Mask, cases: Vec<Mask> },
-    Call { back: u32, returned: Mask },
+    Call { back: u32, function: u32, returned: Mask },
 }
 
 /// A subgroup's state.
@@ -112,11 +120,26 @@ impl<'a> Dispatch<'a> {
         let mut worker = Worker::new(self);
         loop {
             let group = self.next.fetch_add(1, Ordering::Relaxed);
-            if u64::from(group) >= count || self.is_late.load(Ordering::Relaxed) {
+            if u64::from(group) >= count || self.is_over.load(Ordering::Relaxed) {
                 return;
             }
             worker.workgroup(group, [group % x, group / x % y, group / x / y]);
         }
+    }
+
+    /// Whether a limit is reached, which all workers then hear of.
+    fn is_over(&self) -> bool {
+        let Options { time_limit, operation_limit, .. } = *self.options;
+        let error = if self.operations.load(Ordering::Relaxed) > operation_limit {
+            Error::OperationLimit { limit: operation_limit }
+        } else if Instant::now() > self.deadline {
+            Error::TimeLimit { limit: time_limit }
+        } else {
+            return self.is_over.load(Ordering::Relaxed);
+        };
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.is_over.store(true, Ordering::Relaxed);
+        true
     }
 
     pub(crate) fn report(self) -> Report {
@@ -167,11 +190,14 @@ impl<'a> Dispatch<'a> {
         &self,
         kind: FindingKind,
         at: u32,
+        subgroup: &Subgroup,
         (group, local): (u32, u32),
         other: Option<(Access, bool)>,
-        words: impl FnOnce() -> (String, u64, String),
+        words: impl FnOnce() -> Words,
     ) {
-        let key = (kind, at, other.map_or(u32::MAX, |(access, _)| access.at()));
+        let other_at = other.map_or(u32::MAX, |(access, _)| access.at());
+        let caller = subgroup.callers().next().map_or(u32::MAX, |(back, _)| back);
+        let key = (kind, [at, other_at, caller]);
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(finding) = findings.get_mut(&key) {
             finding.count += 1;
@@ -185,6 +211,7 @@ impl<'a> Dispatch<'a> {
             kind,
             at: self.location(at),
             invocation: self.invocation(group, local),
+            calls: subgroup.calls(self, local % self.program.width),
             place,
             address,
             detail,
@@ -324,7 +351,8 @@ impl<'d, 'a> Worker<'d, 'a> {
             order.reverse();
         }
         let mut phase = 0u64;
-        loop {
+        // A subgroup looks at the limits now and then between two barriers; a loop with a barrier, here.
+        while phase == 0 || !self.dispatch.is_over() {
             if let Order::Random(seed) = self.dispatch.options.order {
                 shuffle(&mut order, seed ^ u64::from(group) << 32 ^ phase);
             }
@@ -367,7 +395,7 @@ impl<'d, 'a> Worker<'d, 'a> {
             let subgroup = &self.subgroups[other];
             let local = |subgroup: &Subgroup| subgroup.index * self.dispatch.program.width;
             let who = (self.memory.group, local(waiting));
-            self.dispatch.found(FindingKind::DivergentBarrier, waiting.pc - 1, who, None, || {
+            let words = || {
                 let detail = match stops[other] {
                     Stop::Barrier(_) => {
                         format!(
@@ -378,7 +406,9 @@ impl<'d, 'a> Worker<'d, 'a> {
                     _ => format!("subgroup {other} has ended"),
                 };
                 (String::new(), 0, format!("subgroup {first} waits here, {detail}"))
-            });
+            };
+            let kind = FindingKind::DivergentBarrier;
+            self.dispatch.found(kind, waiting.pc - 1, waiting, who, None, words);
             return None;
         }
         match stops[first] {

@@ -102,6 +102,25 @@ impl fmt::Display for Invocation {
     }
 }
 
+/// A call of a function that hadn't returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The function's name.
+    pub function: String,
+    /// Its scalar arguments: names and values, as the invocation passed them.
+    pub arguments: Vec<(String, String)>,
+    /// Where it is called.
+    pub at: Location,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |(name, value): &(String, String)| format!("{name}: {value}");
+        let arguments: Vec<_> = self.arguments.iter().map(value).collect();
+        write!(f, "in {}({}), called at {}", self.function, arguments.join(", "), self.at)
+    }
+}
+
 /// The other of two accesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OtherAccess {
@@ -123,6 +142,8 @@ pub struct Finding {
     pub at: Location,
     /// Who did it.
     pub invocation: Invocation,
+    /// The calls that lead there from the entry point, the last one first.
+    pub calls: Vec<Call>,
     /// The variable and the place in it, as WGSL writes it; empty where there is none.
     pub place: String,
     /// The address: bytes from the binding's start, or scalars from the variable's start; 0 where there is none.
@@ -144,7 +165,11 @@ impl fmt::Display for Finding {
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }
-        write!(f, "\n  {}\n  by {}", self.at, self.invocation)?;
+        write!(f, "\n  {}", self.at)?;
+        for call in &self.calls {
+            write!(f, "\n  {call}")?;
+        }
+        write!(f, "\n  by {}", self.invocation)?;
         if let Some(other) = &self.other {
             let what = if other.is_write { "written" } else { "read" };
             write!(f, "\n  {what} before at {}\n  by {}", other.at, other.invocation)?;

@@ -412,8 +412,7 @@ macro_rules! int {
             fn ones(self) -> u32 { self.count_ones() }
             fn reversed(self) -> Self { self.reverse_bits() }
             fn of(word: u32) -> Self { word as Self }
-            #[allow(unused_comparisons, reason = "the same for unsigned types")]
-            fn is_negative(self) -> bool { self < 0 }
+            fn is_negative(self) -> bool { <$type>::MIN != 0 && self.leading_zeros() == 0 }
         }
     )*};
 }

@@ -14,7 +14,7 @@ mod race;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -22,7 +22,7 @@ use naga::{Handle, Module, Override};
 
 pub use buffer::Buffer;
 pub use error::Error;
-pub use finding::{Finding, FindingKind, Invocation, Location, OtherAccess, Report};
+pub use finding::{Call, Finding, FindingKind, Invocation, Location, OtherAccess, Report};
 
 use exec::{Bound, Dispatch};
 use program::Program;
@@ -163,6 +163,9 @@ pub struct Options {
     pub most_findings: usize,
     /// How long a dispatch may take.
     pub time_limit: Duration,
+    /// How many operations a dispatch may execute, counted as in [`Report::operations`]; the same on every machine. It is
+    /// looked at every 4096 operations of a subgroup and at each barrier of a workgroup.
+    pub operation_limit: u64,
     /// How many workgroups run at a time; 0 for as many as there are cores.
     pub threads: usize,
 }
@@ -175,6 +178,7 @@ impl Default for Options {
             uninitialized_variables: false,
             most_findings: 64,
             time_limit: Duration::from_secs(60),
+            operation_limit: u64::MAX,
             threads: 0,
         }
     }
@@ -227,7 +231,7 @@ impl Kernel {
     /// Runs it. Bindings that it doesn't use are ignored.
     ///
     /// # Errors
-    /// [`Error::Binding`] where one is missing or smaller than its type, [`Error::TimeLimit`].
+    /// [`Error::Binding`] where one is missing or smaller than its type, [`Error::TimeLimit`], [`Error::OperationLimit`].
     pub fn dispatch(
         &self,
         workgroups: [u32; 3],
@@ -300,7 +304,8 @@ impl Kernel {
             workgroups,
             buffers,
             deadline: Instant::now() + options.time_limit,
-            is_late: Default::default(),
+            over: Default::default(),
+            is_over: Default::default(),
             next: Default::default(),
             operations: Default::default(),
             executed: self.program.ops.iter().map(|_| Default::default()).collect(),
@@ -320,9 +325,7 @@ impl Kernel {
                 }
             });
         }
-        if dispatch.is_late.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(Error::TimeLimit { limit: options.time_limit });
-        }
-        Ok(dispatch.report())
+        let over = dispatch.over.lock().unwrap_or_else(PoisonError::into_inner).take();
+        over.map_or_else(|| Ok(dispatch.report()), Err)
     }
 }

@@ -10,8 +10,7 @@ pub(crate) struct Program {
     pub(crate) ops: Vec<Op>,
     /// Of each operation.
     pub(crate) spans: Vec<Span>,
-    /// Where each function begins.
-    pub(crate) functions: Vec<u32>,
+    pub(crate) functions: Vec<CompiledFunction>,
     pub(crate) rows: u32,
     /// The first operation.
     pub(crate) start: u32,
@@ -31,6 +30,15 @@ pub(crate) struct Program {
     pub(crate) locals: Vec<LocalRows>,
     /// Bytes of the smallest scalar in a storage buffer.
     pub(crate) granule: u32,
+}
+
+/// A function, once for each set of variables that its pointer arguments point into.
+#[derive(Debug, Default)]
+pub(crate) struct CompiledFunction {
+    pub(crate) start: u32,
+    pub(crate) name: String,
+    /// Its scalar arguments, for findings: name, row, type.
+    pub(crate) arguments: Vec<(String, u32, Scalar)>,
 }
 
 /// A variable's rows.

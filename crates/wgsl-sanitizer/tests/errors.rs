@@ -74,14 +74,38 @@ fn bindings_must_be_there_and_large_enough() {
     assert!(run(&[beyond]).contains("the bytes 0..64 of a buffer of 60"));
 }
 
+const ENDLESS: [&str; 2] = [
+    "loop { data[0] = 1u; if (data[0] == 2u) { break; } }",
+    // Where a subgroup never gets far between two barriers.
+    "loop { workgroupBarrier(); if (workgroupUniformLoad(&flag) == 2u) { break; } }",
+];
+
+#[track_caller]
+fn endless(body: &str, options: &Options) -> Error {
+    let text = format!(
+        "@group(0) @binding(0) var<storage, read_write> data: array<u32, 1>;
+        var<workgroup> flag: u32;
+        @compute @workgroup_size(1) fn main() {{ flag = 1u; {body} }}"
+    );
+    let kernel = Shader::from_wgsl(&text).unwrap().kernel("main", &[], 8).unwrap();
+    let buffer = Buffer::new(4);
+    kernel.dispatch([1, 1, 1], &[Binding::whole(0, 0, &buffer)], options).unwrap_err()
+}
+
 #[test]
 fn an_endless_loop_ends_at_the_time_limit() {
-    let text = "@group(0) @binding(0) var<storage, read_write> data: array<u32, 1>;
-        @compute @workgroup_size(1) fn main() { loop { data[0] = 1u; if (data[0] == 2u) { break; } } }";
-    let shader = Shader::from_wgsl(text).unwrap();
-    let kernel = shader.kernel("main", &[], 8).unwrap();
-    let buffer = Buffer::new(4);
-    let options = Options { time_limit: Duration::from_millis(50), ..Options::default() };
-    let error = kernel.dispatch([1, 1, 1], &[Binding::whole(0, 0, &buffer)], &options).unwrap_err();
-    assert!(matches!(error, Error::TimeLimit { .. }));
+    for body in ENDLESS {
+        let limit = Duration::from_millis(50);
+        let options = Options { time_limit: limit, ..Options::default() };
+        assert_eq!(endless(body, &options), Error::TimeLimit { limit }, "{body}");
+    }
+}
+
+#[test]
+fn an_endless_loop_ends_at_the_limit_of_operations() {
+    for body in ENDLESS {
+        let options = Options { operation_limit: 100_000, ..Options::default() };
+        let error = endless(body, &options);
+        assert_eq!(error, Error::OperationLimit { limit: 100_000 }, "{body}");
+    }
 }

@@ -242,6 +242,26 @@ fn an_index_beyond_its_array_is_found_where_it_is_used() {
 }
 
 #[test]
+fn calls_that_lead_to_a_finding_are_told_with_their_arguments() {
+    let functions = "
+        fn outer(scale: f32, at: u32) { inner(at + 1u, scale < 0.0, vec2<u32>(at)); }
+        fn inner(at: u32, is_last: bool, pair: vec2<u32>) { tile[at] = pair.x; }";
+    let text = kernel("outer(0.5, i * 3u);");
+    let report = run(&(text + functions));
+    let [finding] = &report.findings[..] else { panic!("{report}") };
+    assert_eq!(finding.kind, FindingKind::OutOfBounds);
+    assert_eq!((finding.invocation.local, finding.calls.len()), (5, 2), "{report}");
+    let calls: Vec<_> = finding.calls.iter().map(ToString::to_string).collect();
+    assert!(
+        calls[0].starts_with("in inner(at: 16, is_last: false), called at line 17:"),
+        "{calls:?}"
+    );
+    assert!(calls[1].starts_with("in outer(scale: 0.5, at: 15), called at line 15:"), "{calls:?}");
+    assert!(finding.to_string().contains("  in inner(at: 16, is_last: false), called at"));
+    assert!(run(&kernel("tile[i * 3u] = 1u;")).findings[0].calls.is_empty());
+}
+
+#[test]
 fn a_barrier_that_not_all_reach_is_found() {
     only(
         &run(&kernel("if (i < 4u) { workgroupBarrier(); }")),

@@ -10,7 +10,7 @@ use naga::{
 
 use super::expressions::is_composite;
 use super::{Compiled, Compiler, Frame, Result, Scope, Value};
-use crate::program::{AtomicOp, Gather, Op, Place, Root};
+use crate::program::{AtomicOp, CompiledFunction, Gather, Op, Place, Root};
 
 impl<'a> Compiler<'a> {
     /// Translates a block; returns the operations that go on at its end when no lane is left.
@@ -325,7 +325,7 @@ impl<'a> Compiler<'a> {
                     arguments: rows,
                     result: self.take(slots),
                 };
-                self.functions.push(0);
+                self.functions.push(CompiledFunction::default());
                 self.instances.insert(instance.clone(), compiled.clone());
                 self.waiting.push_back(instance);
                 compiled

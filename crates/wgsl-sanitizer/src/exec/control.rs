@@ -1,40 +1,35 @@
 //! The loop over operations: arithmetic, copies and control flow.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use super::{Dispatch, Frame, Mask, Memory, Stop, Subgroup, lanes};
-use crate::finding::FindingKind;
+use super::{Dispatch, Frame, Mask, Memory, Stop, Subgroup, Words, lanes};
+use crate::finding::{Call, FindingKind};
 use crate::math::Scalar;
-use crate::program::{INVALID, Length, Op, Root, Undefined};
+use crate::program::{INVALID, Op, Undefined};
+use crate::race::Access;
 
-/// How many operations there are between two looks at the clock.
-const CLOCK: u32 = 1 << 12;
+/// How many operations there are between two looks at the limits.
+const LOOK: u64 = 1 << 12;
 
 impl Subgroup {
     /// Goes on to the next barrier or the end.
     pub(super) fn run(&mut self, dispatch: &Dispatch<'_>, memory: &mut Memory) -> Stop {
-        let mut count = 0u32;
         let width = u64::from(dispatch.program.width);
+        let mut count = 0;
         let stop = loop {
-            if count % CLOCK == CLOCK - 1 {
-                if Instant::now() > dispatch.deadline {
-                    dispatch.is_late.store(true, Ordering::Relaxed);
-                }
-                if dispatch.is_late.load(Ordering::Relaxed) {
+            if count == LOOK {
+                dispatch.operations.fetch_add(count * width, Ordering::Relaxed);
+                count = 0;
+                if dispatch.is_over() {
                     break Stop::Late;
                 }
             }
-            count = count.wrapping_add(1);
-            if count == u32::MAX {
-                dispatch.operations.fetch_add(u64::from(count) * width, Ordering::Relaxed);
-                count = 0;
-            }
+            count += 1;
             if let Some(stop) = self.step(dispatch, memory) {
                 break stop;
             }
         };
-        dispatch.operations.fetch_add(u64::from(count) * width, Ordering::Relaxed);
+        dispatch.operations.fetch_add(count * width, Ordering::Relaxed);
         stop
     }
 
@@ -46,6 +41,48 @@ impl Subgroup {
     /// An invocation, for findings.
     pub(super) fn who(&self, memory: &Memory, lane: usize) -> (u32, u32) {
         (memory.group, self.index * self.rows.width as u32 + lane as u32)
+    }
+
+    /// Notes a finding at the operation that is executed.
+    pub(super) fn found(
+        &self,
+        dispatch: &Dispatch<'_>,
+        kind: FindingKind,
+        who: (u32, u32),
+        other: Option<(Access, bool)>,
+        words: impl FnOnce() -> Words,
+    ) {
+        dispatch.found(kind, self.at(), self, who, other, words);
+    }
+
+    /// The calls that lead to where the subgroup is, the last one first: where they return to, and which function it is.
+    /// That of the entry point isn't one.
+    pub(super) fn callers(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.frames.iter().rev().filter_map(|frame| match frame {
+            Frame::Call { back, function, .. } if *function != 0 => Some((*back, *function)),
+            _ => None,
+        })
+    }
+
+    /// The same with the arguments that a lane passed.
+    pub(super) fn calls(&self, dispatch: &Dispatch<'_>, lane: u32) -> Vec<Call> {
+        let lane = lane as usize;
+        let call = |(back, function): (u32, u32)| {
+            let function = &dispatch.program.functions[function as usize];
+            let value = |(name, row, scalar): &(String, u32, Scalar)| {
+                let mut bits = u64::from(self.rows.get(*row, lane));
+                if scalar.words() == 2 {
+                    bits |= u64::from(self.rows.get(row + 1, lane)) << 32;
+                }
+                (name.clone(), scalar.text(bits))
+            };
+            Call {
+                function: function.name.clone(),
+                arguments: function.arguments.iter().map(value).collect(),
+                at: dispatch.location(back - 1),
+            }
+        };
+        self.callers().map(call).collect()
     }
 
     fn step(&mut self, dispatch: &Dispatch<'_>, memory: &mut Memory) -> Option<Stop> {
@@ -173,7 +210,7 @@ impl Subgroup {
                     let is_long = |lane: &usize| self.rows.get(row, *lane) >= bits;
                     for lane in lanes(self.mask).filter(is_long) {
                         let who = self.who(memory, lane);
-                        dispatch.found(FindingKind::Shift, self.at(), who, None, || {
+                        self.found(dispatch, FindingKind::Shift, who, None, || {
                             let by = self.rows.get(row, lane);
                             (String::new(), 0, format!("by {by} of a value of {bits} bits"))
                         });
@@ -222,7 +259,7 @@ impl Subgroup {
                 if self.mask != self.full {
                     let lane = self.mask.trailing_zeros() as usize;
                     let who = self.who(memory, lane);
-                    dispatch.found(FindingKind::DivergentBarrier, self.at(), who, None, || {
+                    self.found(dispatch, FindingKind::DivergentBarrier, who, None, || {
                         let missing = self.full & !self.mask;
                         let (count, first) = (missing.count_ones(), missing.trailing_zeros());
                         let of = self.full.count_ones();
@@ -351,8 +388,8 @@ impl Subgroup {
                 self.mask = 0;
             }
             Op::Call { function } => {
-                self.frames.push(Frame::Call { back: self.pc, returned: 0 });
-                self.pc = dispatch.program.functions[function as usize];
+                self.frames.push(Frame::Call { back: self.pc, function, returned: 0 });
+                self.pc = dispatch.program.functions[function as usize].start;
             }
             Op::Return { depth } => {
                 let mask = self.mask;
@@ -362,7 +399,7 @@ impl Subgroup {
                 self.mask = 0;
             }
             Op::FunctionEnd => {
-                if let Some(Frame::Call { back, returned }) = self.frames.pop() {
+                if let Some(Frame::Call { back, returned, .. }) = self.frames.pop() {
                     self.mask |= returned;
                     self.pc = back;
                 }
@@ -382,252 +419,5 @@ impl Subgroup {
     fn true_lanes(&self, condition: u32) -> Mask {
         let is_true = |lane: &usize| self.rows.get(condition, *lane) != 0;
         lanes(self.mask).filter(is_true).fold(0, |mask, lane| mask | 1 << lane)
-    }
-
-    fn put(&mut self, to: u32, from: u32, n: u32, carry: bool) {
-        if self.mask == self.full {
-            self.rows.copy(to, from, n);
-        } else {
-            for row in 0..n {
-                for lane in lanes(self.mask) {
-                    self.rows.set(to + row, lane, self.rows.get(from + row, lane));
-                }
-            }
-        }
-        for row in 0..n as usize {
-            let from = if carry { self.defined[from as usize + row] } else { Mask::MAX };
-            let defined = &mut self.defined[to as usize + row];
-            *defined = *defined & !self.mask | from & self.mask;
-        }
-    }
-
-    fn length(&self, dispatch: &Dispatch<'_>, length: Length) -> u32 {
-        match length {
-            Length::Fixed(length) => length,
-            Length::Bound { buffer, offset, stride } => {
-                let size = dispatch.buffers[buffer as usize].size;
-                (size.saturating_sub(u64::from(offset)) / u64::from(stride.max(1))) as u32
-            }
-        }
-    }
-
-    fn report_undefined(&self, dispatch: &Dispatch<'_>, memory: &Memory, start: u32, n: u32) {
-        for row in start..start + n {
-            let missing = self.mask & !self.defined[row as usize];
-            if missing != 0 {
-                let lane = missing.trailing_zeros() as usize;
-                let who = self.who(memory, lane);
-                dispatch.found(FindingKind::Uninitialized, self.at(), who, None, || {
-                    (dispatch.describe_row(row).0, 0, "nothing was written to this variable".into())
-                });
-            }
-        }
-    }
-
-    fn extract(
-        &mut self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        [to, from, index, length, n]: [u32; 5],
-        signed: bool,
-        carry: bool,
-    ) {
-        for lane in lanes(self.mask) {
-            let at = self.rows.get(index, lane);
-            if at >= length {
-                let who = self.who(memory, lane);
-                dispatch.found(FindingKind::OutOfBounds, self.at(), who, None, || {
-                    (String::new(), 0, index_words(at, length, signed))
-                });
-            }
-            for row in 0..n {
-                let source = from + at.min(length - 1) * n + row;
-                let word = if at >= length { 0 } else { self.rows.get(source, lane) };
-                self.rows.set(to + row, lane, word);
-                let bit = self.defined[source as usize] & 1 << lane;
-                if carry {
-                    let defined = &mut self.defined[(to + row) as usize];
-                    *defined = *defined & !(1 << lane) | bit;
-                } else if bit == 0 {
-                    let who = self.who(memory, lane);
-                    dispatch.found(FindingKind::Uninitialized, self.at(), who, None, || {
-                        (String::new(), 0, format!("nothing was written to element {at}"))
-                    });
-                }
-            }
-        }
-    }
-
-    fn check_division(
-        &self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        scalar: Scalar,
-        a: u32,
-        b: u32,
-        n: u32,
-    ) {
-        let words = scalar.words();
-        let bits = |row: u32, lane: usize| {
-            let low = u64::from(self.rows.get(row, lane));
-            if words == 2 { low | u64::from(self.rows.get(row + 1, lane)) << 32 } else { low }
-        };
-        let all = u64::MAX >> (64 - scalar.bytes() * 8);
-        for c in 0..n {
-            for lane in lanes(self.mask) {
-                let [x, y] = [a, b].map(|row| bits(row + c * words, lane) & all);
-                let overflows = scalar.is_signed() && y == all && x == all / 2 + 1;
-                if y == 0 || overflows {
-                    let who = self.who(memory, lane);
-                    dispatch.found(FindingKind::Division, self.at(), who, None, || {
-                        let [x, y] = [x, y].map(|value| scalar.text(value));
-                        (String::new(), 0, format!("{x} by {y} in {}", scalar.name()))
-                    });
-                }
-            }
-        }
-    }
-
-    fn look_for_nan(
-        &self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        scalar: Scalar,
-        to: u32,
-        from: &[u32],
-        n: u32,
-    ) {
-        let words = scalar.words();
-        for c in 0..n {
-            let row = to + c * words;
-            // Of 64 bits the high words decide.
-            let high = |row: u32| row + words - 1;
-            let (most, infinite) = match scalar {
-                Scalar::F16 => (0x7fff, 0x7c00),
-                Scalar::F32 => (0x7fff_ffff, 0x7f80_0000),
-                _ => (0x7fff_ffff, 0x7ff0_0000),
-            };
-            let mut found = 0;
-            for cell in self.rows.rows(high(row), 1) {
-                found |= u32::from(cell.get() & most > infinite);
-            }
-            if found == 0 {
-                continue;
-            }
-            let is_finite =
-                |row: u32, lane: usize| self.rows.get(high(row), lane) & most < infinite;
-            let is_new = |lane: &usize| {
-                self.rows.get(high(row), *lane) & most > infinite
-                    && from.iter().all(|from| is_finite(from + c * words, *lane))
-            };
-            for lane in lanes(self.mask).filter(is_new) {
-                let who = self.who(memory, lane);
-                dispatch.found(FindingKind::NotANumber, self.at(), who, None, || {
-                    let operands: Vec<_> = from
-                        .iter()
-                        .map(|from| {
-                            let row = from + c * words;
-                            let low = u64::from(self.rows.get(row, lane));
-                            let bits = match words {
-                                2 => low | u64::from(self.rows.get(row + 1, lane)) << 32,
-                                _ => low,
-                            };
-                            scalar.text(bits)
-                        })
-                        .collect();
-                    (String::new(), 0, format!("from {}", operands.join(", ")))
-                });
-            }
-        }
-    }
-
-    fn gather(
-        &mut self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        to: u32,
-        place: crate::program::Place,
-        n: u32,
-        undefined: Undefined,
-    ) {
-        let Root::Local(start, _) = place.root else { return };
-        for lane in lanes(self.mask) {
-            let Some(at) = self.address(dispatch, memory, place, lane) else {
-                (to..to + n).for_each(|row| self.rows.set(row, lane, 0));
-                continue;
-            };
-            for row in 0..n {
-                let from = start + at + row;
-                self.rows.set(to + row, lane, self.rows.get(from, lane));
-                let bit = self.defined[from as usize] & 1 << lane;
-                match undefined {
-                    Undefined::Carry => {
-                        let defined = &mut self.defined[(to + row) as usize];
-                        *defined = *defined & !(1 << lane) | bit;
-                    }
-                    Undefined::Report if bit == 0 => {
-                        let who = self.who(memory, lane);
-                        dispatch.found(FindingKind::Uninitialized, self.at(), who, None, || {
-                            let detail = "nothing was written to this variable";
-                            (dispatch.describe_row(from).0, 0, detail.into())
-                        });
-                    }
-                    Undefined::Report => {}
-                }
-            }
-        }
-    }
-
-    fn scatter(
-        &mut self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        place: crate::program::Place,
-        from: u32,
-        n: u32,
-        carry: bool,
-    ) {
-        let Root::Local(start, _) = place.root else { return };
-        for lane in lanes(self.mask) {
-            let Some(at) = self.address(dispatch, memory, place, lane) else { continue };
-            for row in 0..n {
-                let to = start + at + row;
-                self.rows.set(to, lane, self.rows.get(from + row, lane));
-                let from = if carry { self.defined[(from + row) as usize] } else { Mask::MAX };
-                let defined = &mut self.defined[to as usize];
-                *defined = *defined & !(1 << lane) | from & 1 << lane;
-            }
-        }
-    }
-
-    /// A lane's offset into what the place points into; a finding where there is none.
-    pub(super) fn address(
-        &self,
-        dispatch: &Dispatch<'_>,
-        memory: &Memory,
-        place: crate::program::Place,
-        lane: usize,
-    ) -> Option<u32> {
-        let Some(rows) = place.rows else { return Some(place.offset) };
-        let offset = self.rows.get(rows, lane);
-        if offset != INVALID {
-            return Some(offset + place.offset);
-        }
-        let who = self.who(memory, lane);
-        dispatch.found(FindingKind::OutOfBounds, self.at(), who, None, || {
-            let [index, length] = [1, 2].map(|part| self.rows.get(rows + part, lane));
-            let (name, _) = dispatch.describe(place.root, 0);
-            let variable = name.split(['[', '.']).next().unwrap_or_default().to_owned();
-            let signed = length >> 31 != 0;
-            (variable, 0, index_words(index, length & !(1 << 31), signed))
-        });
-        None
-    }
-}
-
-fn index_words(index: u32, length: u32, signed: bool) -> String {
-    match signed {
-        true => format!("index {} of {length}", index as i32),
-        false => format!("index {index} of {length}"),
     }
 }

@@ -15,7 +15,7 @@ impl Subgroup {
         let is_whole = self.mask.count_ones() == width;
         if !is_whole {
             let who = self.who(memory, self.mask.trailing_zeros() as usize);
-            dispatch.found(FindingKind::DivergentMatrix, self.at(), who, None, || {
+            self.found(dispatch, FindingKind::DivergentMatrix, who, None, || {
                 let there = self.mask.count_ones();
                 (
                     String::new(),
@@ -52,7 +52,7 @@ impl Subgroup {
             let own = (at, self.rows.get(access.stride, lane));
             if *first.get_or_insert(own) != own {
                 let who = self.who(memory, lane);
-                dispatch.found(FindingKind::NotUniform, self.at(), who, None, || {
+                self.found(dispatch, FindingKind::NotUniform, who, None, || {
                     let (name, _) = dispatch.describe(access.place.root, at);
                     (name, u64::from(at), "another lane has another address or stride".into())
                 });
@@ -75,7 +75,7 @@ impl Subgroup {
                 let is_within = at >= u64::from(start) && at + u64::from(access.scalar_unit) <= end;
                 if !is_within {
                     let who = self.who(memory, (index % self.rows.width as u32) as usize);
-                    dispatch.found(FindingKind::OutOfBounds, self.at(), who, None, || {
+                    self.found(dispatch, FindingKind::OutOfBounds, who, None, || {
                         let (name, _) = dispatch.describe(access.place.root, base);
                         let words = format!(
                             "element ({row}, {column}) of the matrix lies at {at}, the array ends at {end}"

@@ -4,9 +4,8 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::{Bound, Dispatch, Mask, Memory, Subgroup, lanes};
 use crate::finding::FindingKind;
-use crate::lanes::{H, Int, Num};
-use crate::math::{Scalar, with_type};
-use crate::program::{AtomicOp, Leaf, Place, Root, Undefined};
+use crate::math::Scalar;
+use crate::program::{Leaf, Place, Root, Undefined};
 use crate::race::{Access, Means, Shadow};
 
 impl Bound<'_> {
@@ -15,7 +14,7 @@ impl Bound<'_> {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "an operation's own fields")]
+#[expect(clippy::too_many_arguments, reason = "an operation's own fields")]
 impl Subgroup {
     fn access(&self, memory: &Memory, lane: usize, epoch: u32, means: Means) -> Access {
         let (group, local) = self.who(memory, lane);
@@ -49,7 +48,7 @@ impl Subgroup {
             memory.shadows[cell].read(access, dispatch.program.width)
         {
             let who = self.who(memory, lane);
-            dispatch.found(kind, self.at(), who, Some((other, is_write)), || {
+            self.found(dispatch, kind, who, Some((other, is_write)), || {
                 Self::shared_words(dispatch, cell, "reads", value)
             });
         }
@@ -64,7 +63,7 @@ impl Subgroup {
         lane: usize,
     ) {
         let who = self.who(memory, lane);
-        dispatch.found(FindingKind::Uninitialized, self.at(), who, None, || {
+        self.found(dispatch, FindingKind::Uninitialized, who, None, || {
             let (name, _) = dispatch.describe(Root::Shared(0), cell as u32);
             (name, cell as u64, "nothing was written to this workgroup memory".into())
         });
@@ -86,7 +85,7 @@ impl Subgroup {
         {
             let who = self.who(memory, lane);
             let old = memory.cells[cell];
-            dispatch.found(kind, self.at(), who, Some((other, is_write)), || {
+            self.found(dispatch, kind, who, Some((other, is_write)), || {
                 let words = match is_write && old == value {
                     true => "writes the same value",
                     false => "writes",
@@ -195,7 +194,7 @@ impl Subgroup {
         let is_within = u64::from(at) + u64::from(bytes) <= bound.size;
         if !is_within {
             let who = self.who(memory, lane);
-            dispatch.found(FindingKind::OutOfBounds, self.at(), who, None, || {
+            self.found(dispatch, FindingKind::OutOfBounds, who, None, || {
                 let words = format!("byte {at} of a binding of {} bytes", bound.size);
                 Self::buffer_words(dispatch, root, at, &words, None)
             });
@@ -236,7 +235,7 @@ impl Subgroup {
                     shadow[part as usize].read(access, dispatch.program.width)
                 {
                     let who = self.who(memory, lane);
-                    dispatch.found(kind, self.at(), who, Some((other, is_write)), || {
+                    self.found(dispatch, kind, who, Some((other, is_write)), || {
                         Self::buffer_words(dispatch, root, at, "reads", Some((scalar, value)))
                     });
                     break;
@@ -257,7 +256,7 @@ impl Subgroup {
         lane: usize,
     ) {
         let who = self.who(memory, lane);
-        dispatch.found(FindingKind::Uninitialized, self.at(), who, None, || {
+        self.found(dispatch, FindingKind::Uninitialized, who, None, || {
             let words = format!("nothing was written to byte {at}");
             Self::buffer_words(dispatch, root, at, &words, None)
         });
@@ -287,7 +286,7 @@ impl Subgroup {
                     shadow[part as usize].write(access, dispatch.program.width)
                 {
                     let who = self.who(memory, lane);
-                    dispatch.found(kind, self.at(), who, Some((other, is_write)), || {
+                    self.found(dispatch, kind, who, Some((other, is_write)), || {
                         Self::buffer_words(dispatch, root, at, "writes", Some((scalar, value)))
                     });
                     break;
@@ -298,7 +297,7 @@ impl Subgroup {
             let address = address + u64::from(part) * 4;
             if bound.buffer.is_protected(address, bytes.min(4)) {
                 let who = self.who(memory, lane);
-                dispatch.found(FindingKind::ForbiddenWrite, self.at(), who, None, || {
+                self.found(dispatch, FindingKind::ForbiddenWrite, who, None, || {
                     Self::buffer_words(dispatch, root, at, "writes", Some((scalar, value)))
                 });
                 continue;
@@ -388,119 +387,6 @@ impl Subgroup {
             }
         }
     }
-
-    pub(super) fn atomic(
-        &mut self,
-        dispatch: &Dispatch<'_>,
-        memory: &mut Memory,
-        op: AtomicOp,
-        place: Place,
-        scalar: Scalar,
-        value: u32,
-        result: Option<u32>,
-    ) {
-        let words = scalar.words();
-        let bits = |subgroup: &Self, row: u32, lane: usize| {
-            let low = u64::from(subgroup.rows.get(row, lane));
-            match words {
-                2 => low | u64::from(subgroup.rows.get(row + 1, lane)) << 32,
-                _ => low,
-            }
-        };
-        for lane in lanes(self.mask) {
-            let Some(at) = self.address(dispatch, memory, place, lane) else { continue };
-            let operand = bits(self, value, lane);
-            let compare = match op {
-                AtomicOp::CompareExchange(row) => Some(bits(self, row, lane)),
-                _ => None,
-            };
-            let new = |old: u64| match compare {
-                Some(compare) => (compare == old).then_some(operand),
-                None => Some(applied(op, scalar, old, operand)),
-            };
-            let old = match place.root {
-                Root::Shared(start) => {
-                    let cell = (start + at) as usize;
-                    let mut old = 0;
-                    for part in 0..words {
-                        let cell = cell + part as usize;
-                        let word =
-                            self.read_cell(dispatch, memory, cell, lane, Means::AtomicChange);
-                        old |= u64::from(word) << (32 * part);
-                        if !memory.defined[cell] {
-                            self.report_undefined_cell(dispatch, memory, cell, lane);
-                        }
-                    }
-                    if let Some(new) = new(old) {
-                        for part in 0..words {
-                            let word = (new >> (32 * part)) as u32;
-                            let cell = cell + part as usize;
-                            self.write_cell(
-                                dispatch,
-                                memory,
-                                cell,
-                                lane,
-                                Means::AtomicChange,
-                                word,
-                                true,
-                            );
-                        }
-                    }
-                    old
-                }
-                Root::Buffer(number) => {
-                    let bound = &dispatch.buffers[number as usize];
-                    let mut shadow = bound.lock();
-                    let of = (place.root, bound);
-                    let slice = shadow.as_mut().map(|shadow| &mut shadow[..]);
-                    let (old, is_defined) = self.read_leaf(
-                        dispatch,
-                        memory,
-                        of,
-                        slice,
-                        at,
-                        scalar,
-                        lane,
-                        Means::AtomicChange,
-                    );
-                    if !is_defined {
-                        self.report_undefined_leaf(dispatch, memory, place.root, at, lane);
-                    }
-                    if let Some(new) = new(old) {
-                        let slice = shadow.as_mut().map(|shadow| &mut shadow[..]);
-                        let how = (lane, Means::AtomicChange, true);
-                        self.write_leaf(dispatch, memory, of, slice, at, scalar, new, how);
-                    }
-                    old
-                }
-                Root::Local(..) => 0,
-            };
-            if let Some(row) = result {
-                for part in 0..words {
-                    self.rows.set(row + part, lane, (old >> (32 * part)) as u32);
-                }
-                if let Some(compare) = compare {
-                    self.rows.set(row + words, lane, u32::from(compare == old));
-                }
-            }
-        }
-    }
-
-    /// Whether all lanes have the same pointer, and all subgroups.
-    pub(super) fn check_uniform(&self, dispatch: &Dispatch<'_>, memory: &mut Memory, place: Place) {
-        for lane in lanes(self.mask) {
-            let Some(at) = self.address(dispatch, memory, place, lane) else { continue };
-            let expected = *memory.uniform.get_or_insert(at);
-            if at != expected {
-                let who = self.who(memory, lane);
-                dispatch.found(FindingKind::NotUniform, self.at(), who, None, || {
-                    let name = |at| dispatch.describe(place.root, at).0;
-                    let detail = format!("another invocation loads `{}`", name(expected));
-                    (name(at), u64::from(at), detail)
-                });
-            }
-        }
-    }
 }
 
 fn load_means(atomic: bool) -> Means {
@@ -509,42 +395,4 @@ fn load_means(atomic: bool) -> Means {
 
 fn store_means(atomic: bool) -> Means {
     if atomic { Means::AtomicStore } else { Means::Plain }
-}
-
-/// What an atomic operation leaves.
-fn applied(op: AtomicOp, scalar: Scalar, old: u64, value: u64) -> u64 {
-    let as_lane = |bits: u64| {
-        let rows = crate::lanes::Rows::new(2, 1);
-        rows.set(0, 0, bits as u32);
-        rows.set(1, 0, (bits >> 32) as u32);
-        rows
-    };
-    fn number<T: Num>(op: AtomicOp, a: &crate::lanes::Rows, b: &crate::lanes::Rows) -> Option<()> {
-        let (x, y): (T, T) = (a.value(0, 0), b.value(0, 0));
-        let new = match op {
-            AtomicOp::Add => x.add(y),
-            AtomicOp::Subtract => x.sub(y),
-            AtomicOp::Min => x.least(y),
-            AtomicOp::Max => x.greatest(y),
-            AtomicOp::Exchange => y,
-            _ => return None,
-        };
-        a.put(0, 0, new);
-        Some(())
-    }
-    fn integer<T: Int>(op: AtomicOp, a: &crate::lanes::Rows, b: &crate::lanes::Rows) -> Option<()> {
-        let (x, y): (T, T) = (a.value(0, 0), b.value(0, 0));
-        let new = match op {
-            AtomicOp::And => x.and(y),
-            AtomicOp::Or => x.or(y),
-            AtomicOp::Xor => x.xor(y),
-            _ => return None,
-        };
-        a.put(0, 0, new);
-        Some(())
-    }
-    let (a, b) = (as_lane(old), as_lane(value));
-    let _ = with_type!(numbers, scalar, number(op, &a, &b))
-        .or_else(|| with_type!(integers, scalar, integer(op, &a, &b)));
-    u64::from(a.get(0, 0)) | u64::from(a.get(1, 0)) << 32
 }

@@ -9,7 +9,7 @@ use crate::math::{Scalar, with_type};
 use crate::program::Gather;
 
 impl Subgroup {
-    #[allow(clippy::too_many_arguments, reason = "an operation's own fields")]
+    #[expect(clippy::too_many_arguments, reason = "an operation's own fields")]
     pub(super) fn move_lanes(
         &self,
         dispatch: &Dispatch<'_>,
@@ -26,7 +26,7 @@ impl Subgroup {
             let differs = |lane: &usize| index_of(*lane) != index_of(first);
             if let Some(lane) = lanes(self.mask).find(differs) {
                 let who = self.who(memory, lane);
-                dispatch.found(FindingKind::NotUniform, self.at(), who, None, || {
+                self.found(dispatch, FindingKind::NotUniform, who, None, || {
                     let [own, other] = [lane, first].map(index_of);
                     (String::new(), 0, format!("lane {own}, where lane {first} has {other}"))
                 });
@@ -45,7 +45,7 @@ impl Subgroup {
             let is_active = source < 128 && self.mask >> source & 1 != 0;
             if !is_active {
                 let who = self.who(memory, lane);
-                dispatch.found(FindingKind::InactiveLane, self.at(), who, None, || {
+                self.found(dispatch, FindingKind::InactiveLane, who, None, || {
                     let width = self.rows.width;
                     let words = match source < width {
                         true => format!("lane {source} isn't active"),
