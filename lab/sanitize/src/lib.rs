@@ -4,16 +4,16 @@ pub mod fenced;
 pub mod mutants;
 pub mod problems;
 
-// The tests' own operands and tolerances, of which there are more than are used here.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the tests' own operands, of which there are more than are used here")]
 #[path = "../../../tests/device/operands.rs"]
 mod operands;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the tests' own tolerances, likewise")]
 #[path = "../../../tests/device/tolerance.rs"]
 mod tolerance;
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use wgpu_attention::kernel::KernelOptions;
@@ -128,4 +128,25 @@ fn log(dispatch: &DispatchReport, subgroup_size: u32) {
             println!("note: {}: {note}", dispatch.label);
         }
     }
+}
+
+/// Does something with each of a list on all cores; results in the list's order.
+pub fn in_parallel<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, R)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(one) = all.get(at) else { return };
+                    let result = work(one);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }

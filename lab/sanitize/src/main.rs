@@ -3,12 +3,12 @@
 mod library;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Parser;
 use drivers::workspace::Workspace;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,19 +25,37 @@ use crate::report::{Broken, Figures, Run};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask sanitize")]
 struct Options {
-    /// Run the library's device tests under the sanitizer, too, at every size: about an hour of CPU time
+    /// Run the library's device tests under the sanitizer, too, each at one of the sizes and as one kind of device
     #[arg(long)]
     thorough: bool,
 
-    /// Only the library's tests whose names contain this
+    /// Only the library's tests whose names contain this, but those at every size as both kinds of device
     #[arg(long, value_name = "FILTER", requires = "thorough")]
     filter: Option<String>,
+
+    /// Only problems and broken kernels whose names contain this
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "write"
+    )]
+    only: String,
+
+    /// Only subgroups of this size; broken kernels have their own
+    #[arg(long, value_name = "N", conflicts_with = "write")]
+    size: Option<u32>,
+
+    /// Leave out the problems
+    #[arg(long)]
+    no_problems: bool,
 
     /// Leave out the kernels that are broken on purpose
     #[arg(long)]
     no_mutants: bool,
 
-    /// Write the figures to docs/RELIABILITY.md
+    /// Write the figures of what was run to docs/RELIABILITY.md
     #[arg(long)]
     write: bool,
 }
@@ -72,19 +90,19 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
-    let mut figures = Figures { kernels: kernels()?, ..Figures::default() };
+    let mut figures = Figures::default();
+    if !options.no_problems {
+        figures.kernels = kernels(options)?;
+    }
     if !options.no_mutants {
-        figures.mutants = broken()?;
+        figures.mutants = broken(&options.only)?;
     }
     if options.thorough {
-        for size in SIZES {
-            for device in ["cpu", "gpu"] {
-                let own = library::Device { size, kind: device, matrix: matrix(size) };
-                figures.library.push(library::run(&workspace, &own, options.filter.as_deref())?);
-            }
-        }
+        figures.library = library_tests(&workspace, options.filter.as_deref())?;
     }
-    println!("{}", figures.markdown());
+    for (_, table) in figures.parts() {
+        println!("{table}");
+    }
     for fault in figures.faults() {
         println!("{fault}\n");
     }
@@ -94,25 +112,48 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(if figures.faults().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The library's own tests: each on one kind of device at one size, side by side in the list at different ones, so that
+/// every module of tests meets most pairs of both; those that are named, on all.
+fn library_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<Run>> {
+    let names = library::names(workspace, filter)?;
+    let kinds = ["cpu", "gpu"];
+    let devices = SIZES.iter().flat_map(|size| kinds.map(|kind| (*size, kind)));
+    let count = SIZES.len() * kinds.len();
+    let mut runs = Vec::new();
+    for (number, (size, kind)) in devices.enumerate() {
+        let own = |at: &usize| filter.is_some() || at % count == number;
+        let own = names.iter().enumerate().filter(|(at, _)| own(at));
+        let own: Vec<String> = own.map(|(_, name)| name.clone()).collect();
+        if !own.is_empty() {
+            let device = library::Device { size, kind, matrix: matrix(size) };
+            runs.push(library::run(workspace, &device, &own)?);
+        }
+    }
+    Ok(runs)
+}
+
 fn bar(length: usize, what: &str) -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}")?;
     Ok(ProgressBar::new(length as u64).with_style(style).with_prefix(what.to_owned()))
 }
 
 /// Every problem at every size.
-fn kernels() -> Result<Vec<Run>> {
-    let bar = bar(SIZES.len() * 2 * CASES.len(), "kernels")?;
+fn kernels(options: &Options) -> Result<Vec<Run>> {
+    let kinds = [wgpu::DeviceType::Cpu, wgpu::DeviceType::DiscreteGpu];
+    let cases = CASES.iter().filter(|case| case.name.contains(&options.only));
+    let problems: Vec<_> = cases.flat_map(|case| kinds.map(|kind| (kind, case))).collect();
+    let sizes = SIZES.into_iter().filter(|size| options.size.is_none_or(|only| only == *size));
+    let bar = bar(SIZES.len() * problems.len(), "kernels")?;
     let mut runs = Vec::new();
-    for size in SIZES {
+    for size in sizes {
         let mut run = Run { what: format!("{size}"), ..Run::default() };
         let seen: Arc<Mutex<(BTreeSet<u64>, Run)>> = Arc::default();
-        for device_type in [wgpu::DeviceType::Cpu, wgpu::DeviceType::DiscreteGpu] {
+        let outcomes = sanitize::in_parallel(&problems, |(device_type, case)| {
             let ears = Arc::clone(&seen);
             let options = DeviceOptions {
                 subgroup_size: size,
-                device_type,
+                device_type: *device_type,
                 order: order(size),
-                threads: 0,
                 on_dispatch: Some(Arc::new(move |dispatch| {
                     let mut seen = ears.lock().unwrap_or_else(PoisonError::into_inner);
                     seen.0.insert(sanitize::hash(&dispatch.source));
@@ -122,17 +163,18 @@ fn kernels() -> Result<Vec<Run>> {
                 ..sanitize::options()
             };
             let kernels = KernelOptions::default().matrices(matrices_of(matrix(size)));
-            let attention = attention(with_matrices(options), kernels);
-            for case in CASES {
-                bar.set_message(format!("{}, subgroups of {size}", case.name));
-                match case.run(&attention) {
-                    Outcome::Right => run.right += 1,
-                    Outcome::Refused(_) => run.refused += 1,
-                    Outcome::Wrong(words) => {
-                        run.faults.push(format!("{}, subgroups of {size}: {words}", case.name));
-                    }
+            bar.set_message(format!("{}, subgroups of {size}", case.name));
+            let outcome = case.run(&attention(with_matrices(options), kernels));
+            bar.inc(1);
+            outcome
+        });
+        for ((_, case), outcome) in problems.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Right => run.right += 1,
+                Outcome::Refused(_) => run.refused += 1,
+                Outcome::Wrong(words) => {
+                    run.faults.push(format!("{}, subgroups of {size}: {words}", case.name));
                 }
-                bar.inc(1);
             }
         }
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,49 +191,33 @@ fn kernels() -> Result<Vec<Run>> {
 }
 
 /// Every mutant of the chosen kernels.
-fn broken() -> Result<Vec<Broken>> {
+fn broken(only: &str) -> Result<Vec<Broken>> {
     let mut all = Vec::new();
-    for &(name, size, device_type) in mutants::KERNELS {
-        let case = mutants::case(name).with_context(|| format!("there is no problem `{name}`"))?;
-        let whole = mutants::whole(case, size, device_type);
-        let whole = whole.map_err(|words| anyhow!("{name}: {words}"))?;
-        let (reached, unreached): (Vec<_>, Vec<_>) = mutants::mutants(&whole.text)
-            .into_iter()
-            .partition(|mutant| whole.lines.contains(&(mutant.line as u32)));
-        let mutants = reached;
-        let bar = bar(mutants.len(), name)?;
-        let mut broken = Broken::new(name, unreached.len());
-        let fates: Mutex<BTreeMap<usize, Fate>> = Mutex::default();
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        // Mutants panic where a submission has no scope for its errors.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| ()));
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    loop {
-                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let Some(mutant) = mutants.get(at) else { return };
-                        let fate = mutants::run(case, size, device_type, &whole, mutant);
-                        fates.lock().unwrap_or_else(PoisonError::into_inner).insert(at, fate);
-                        bar.inc(1);
-                    }
-                });
-            }
+    // Mutants panic where a submission has no scope for its errors.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    for kernel in mutants::KERNELS.iter().filter(|kernel| kernel.name.contains(only)) {
+        let whole = kernel.whole().map_err(|words| anyhow!("{}: {words}", kernel.name))?;
+        let (reached, unreached): (Vec<_>, Vec<_>) =
+            whole.mutants.iter().partition(|(_, cases)| !cases.is_empty());
+        let bar = bar(reached.len(), kernel.name)?;
+        let fates = sanitize::in_parallel(&reached, |(mutant, cases)| {
+            let fate = whole.fate(mutant, cases);
+            bar.inc(1);
+            fate
         });
-        std::panic::set_hook(hook);
         bar.finish_and_clear();
-        let fates = fates.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (mutant, fate) in mutants.iter().zip(fates.into_values()) {
-            broken.add(mutant, &fate);
+        let mut broken = Broken::new(kernel.name, unreached.len());
+        for ((mutant, _), fate) in reached.into_iter().zip(&fates) {
+            if *fate == Fate::Missed {
+                eprintln!("  {:?} not found: {mutant}", mutant.kind);
+            }
+            broken.add(mutant, fate);
         }
         eprintln!("{}", broken.line());
-        for missed in broken.missed() {
-            eprintln!("  {missed}");
-        }
         all.push(broken);
     }
+    std::panic::set_hook(hook);
     Ok(all)
 }
 

@@ -23,13 +23,29 @@ pub(crate) struct Run {
 /// What became of a kernel's mutants.
 #[derive(Debug, Default)]
 pub(crate) struct Broken {
-    pub(crate) kernel: String,
-    /// Found by a finding, by a wrong result, not found.
-    barriers: [usize; 3],
-    bounds: [usize; 3],
-    missed: Vec<String>,
-    /// In functions that the kernel doesn't call, or branches that its problem doesn't take.
+    kernel: String,
+    barriers: Counts,
+    bounds: Counts,
+    /// Barriers that were missed, each with the reason where there is one.
+    missed: Vec<(Mutant, Option<&'static str>)>,
+    /// Barriers that were found, though there is a reason why they can't be.
+    stale: Vec<Mutant>,
+    /// In functions that the kernel doesn't call, or branches that its problems don't take.
     unreached: usize,
+}
+
+/// Found by a finding, by a wrong result, not found.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    found: usize,
+    off: usize,
+    missed: usize,
+}
+
+impl Counts {
+    fn all(self) -> usize {
+        self.found + self.off + self.missed
+    }
 }
 
 impl Broken {
@@ -37,24 +53,17 @@ impl Broken {
         Self { kernel: kernel.to_owned(), unreached, ..Self::default() }
     }
 
-    /// What wasn't found, in words.
-    pub(crate) fn missed(&self) -> &[String] {
-        &self.missed
-    }
-
     /// Its row of the table.
     pub(crate) fn line(&self) -> String {
-        let all = |counts: [usize; 3]| counts.iter().sum::<usize>();
+        let Self { kernel, barriers, bounds, unreached, .. } = self;
         format!(
-            "| {} | {} of {} | {} of {} | {} | {} | {} |",
-            self.kernel,
-            self.barriers[0],
-            all(self.barriers),
-            self.bounds[0],
-            all(self.bounds),
-            self.barriers[1] + self.bounds[1],
-            self.missed.len(),
-            self.unreached,
+            "| {kernel} | {} of {} | {} of {} | {} | {} | {unreached} |",
+            barriers.found,
+            barriers.all(),
+            bounds.found,
+            bounds.all(),
+            barriers.off + bounds.off,
+            barriers.missed + bounds.missed,
         )
     }
 
@@ -63,16 +72,31 @@ impl Broken {
             Kind::Barrier => &mut self.barriers,
             Kind::Bound => &mut self.bounds,
         };
+        let reason = mutant.reason(&self.kernel);
         match fate {
-            Fate::Found(_) => counts[0] += 1,
-            Fate::Off(_) => counts[1] += 1,
-            Fate::Missed => {
-                counts[2] += 1;
-                self.missed
-                    .push(format!("{:?}, line {}: `{}`", mutant.kind, mutant.line, mutant.was));
-            }
-            Fate::Invalid => {}
+            Fate::Found(_) => counts.found += 1,
+            Fate::Off(_) => counts.off += 1,
+            Fate::Missed => counts.missed += 1,
         }
+        if mutant.kind == Kind::Barrier {
+            match (fate, reason) {
+                (Fate::Missed, _) => self.missed.push((mutant.clone(), reason)),
+                (_, Some(_)) => self.stale.push(mutant.clone()),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// What it says against the kernel or the sanitizer.
+    fn faults(&self) -> impl Iterator<Item = String> {
+        let unexplained = self.missed.iter().filter(|(_, reason)| reason.is_none());
+        let unexplained = unexplained.map(|(mutant, _)| {
+            format!("{}: without {mutant} nothing is found, and there is no reason", self.kernel)
+        });
+        let stale = self.stale.iter().map(|mutant| {
+            format!("{}: {mutant} has a reason not to be found, and is found", self.kernel)
+        });
+        unexplained.chain(stale)
     }
 }
 
@@ -86,45 +110,51 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// What was found, in words.
-    pub(crate) fn faults(&self) -> impl Iterator<Item = &String> {
-        self.kernels.iter().chain(&self.library).flat_map(|run| &run.faults)
+    pub(crate) fn faults(&self) -> impl Iterator<Item = String> {
+        let runs = self.kernels.iter().chain(&self.library).flat_map(|run| run.faults.clone());
+        runs.chain(self.mutants.iter().flat_map(Broken::faults))
     }
 
-    /// The tables.
-    pub(crate) fn markdown(&self) -> String {
-        let mut text = String::new();
-        table(
-            &mut text,
-            "a problem for each kernel, subgroups of",
-            "right, refused",
-            &self.kernels,
-        );
-        if !self.library.is_empty() {
-            table(&mut text, "the device tests, subgroups of", "passed", &self.library);
+    /// What was run, each part by its name, as tables.
+    pub(crate) fn parts(&self) -> Vec<(&'static str, String)> {
+        let kernels =
+            table("every kernel's problems, subgroups of", "right, refused", &self.kernels);
+        let library = table("device tests, subgroups of", "passed", &self.library);
+        let mutants = self.mutants_table();
+        let parts = [("kernels", kernels), ("device tests", library), ("broken kernels", mutants)];
+        parts.into_iter().filter(|(_, text)| !text.is_empty()).collect()
+    }
+
+    fn mutants_table(&self) -> String {
+        if self.mutants.is_empty() {
+            return String::new();
         }
-        if !self.mutants.is_empty() {
-            text += "| broken kernel | barriers found of those taken out | bounds found of those loosened | \
-                     by wrong results alone | not found | not executed |\n|---|---|---|---|---|---|\n";
-            for broken in &self.mutants {
-                let _ = writeln!(text, "{}", broken.line());
-            }
-            text.push('\n');
-            for broken in self.mutants.iter().filter(|broken| !broken.missed.is_empty()) {
-                let _ = writeln!(text, "Not found in {}:\n", broken.kernel);
-                for missed in &broken.missed {
-                    let _ = writeln!(text, "- {missed}");
-                }
-                text.push('\n');
-            }
+        let mut text = "| broken kernel | barriers found of those taken out | bounds found of those loosened | \
+                        by wrong results alone | not found | not executed |\n|---|---|---|---|---|---|\n"
+            .to_owned();
+        for broken in &self.mutants {
+            let _ = writeln!(text, "{}", broken.line());
+        }
+        let missed = self.mutants.iter().flat_map(|broken| {
+            broken.missed.iter().map(move |(mutant, reason)| (&broken.kernel, mutant, reason))
+        });
+        let missed = missed.map(|(kernel, mutant, reason)| {
+            format!("- {kernel}, {mutant}: {}.\n", reason.unwrap_or("no reason is known"))
+        });
+        let missed: String = missed.collect();
+        if !missed.is_empty() {
+            text += &format!("\nBarriers that aren't found, and why:\n\n{missed}");
         }
         text
     }
 }
 
-fn table(text: &mut String, of: &str, right: &str, runs: &[Run]) {
-    let _ = writeln!(
-        text,
-        "| {of} | {right} | kernels' texts | dispatches | lane operations | findings |\n|---|---|---|---|---|---|"
+fn table(of: &str, right: &str, runs: &[Run]) -> String {
+    if runs.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "| {of} | {right} | kernels' texts | dispatches | lane operations | findings |\n|---|---|---|---|---|---|\n"
     );
     for run in runs {
         let refused = if run.refused > 0 { format!(", {}", run.refused) } else { String::new() };
@@ -139,17 +169,53 @@ fn table(text: &mut String, of: &str, right: &str, runs: &[Run]) {
             run.faults.len()
         );
     }
-    text.push('\n');
+    text
 }
 
-const START: &str = "<!-- cargo xtask sanitize -->\n";
-const END: &str = "<!-- end -->\n";
+const END: &str = "<!-- end -->";
 
-/// Puts the figures in their place in a file.
+/// Puts what was run in its places in a file; other parts stay as they are.
 pub(crate) fn write(path: &Path, figures: &Figures) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let (before, rest) = text.split_once(START).context("the file has no place for the figures")?;
-    let (_, after) = rest.split_once(END).context("the place for the figures has no end")?;
-    let text = format!("{before}{START}\n{}{END}{after}", figures.markdown());
+    let text = figures
+        .parts()
+        .iter()
+        .try_fold(text, |text, (part, table)| replaced(&text, part, table))?;
     fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn replaced(text: &str, part: &str, table: &str) -> Result<String> {
+    let start = format!("<!-- cargo xtask sanitize: {part} -->");
+    let places = text.split_once(&start).and_then(|(before, rest)| {
+        let (_, behind) = rest.split_once(END)?;
+        Some((before, behind))
+    });
+    let (before, behind) = places.with_context(|| format!("the file has no place for {part}"))?;
+    Ok(format!("{before}{start}\n\n{table}\n{END}{behind}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_replaced_and_nothing_else() {
+        let place = |of: &str, table: &str| {
+            format!("<!-- cargo xtask sanitize: {of} -->\n\n{table}\n<!-- end -->")
+        };
+        let text = |a: &str, b: &str| format!("x\n{}\ny\n{}\nz\n", place("a", a), place("b", b));
+        assert_eq!(
+            replaced(&text("old\n", "kept\n"), "a", "new\n").unwrap(),
+            text("new\n", "kept\n")
+        );
+        assert!(replaced(&text("", ""), "c", "").is_err());
+    }
+
+    #[test]
+    fn the_document_has_a_place_for_each_part() {
+        let text = include_str!("../../../docs/RELIABILITY.md");
+        for part in ["kernels", "device tests", "broken kernels"] {
+            assert!(replaced(text, part, "").is_ok(), "{part}");
+        }
+    }
 }

@@ -17,10 +17,14 @@ mod dtypes;
 mod fixture;
 #[path = "../../../tests/device/forward.rs"]
 mod forward;
+#[path = "../../../tests/device/hostile.rs"]
+mod hostile;
 #[path = "../../../tests/device/inspect.rs"]
 mod inspect;
 #[path = "../../../tests/device/kernels.rs"]
 mod kernels;
+#[path = "../../../tests/device/leaves.rs"]
+mod leaves;
 #[path = "../../../tests/device/masks.rs"]
 mod masks;
 #[path = "../../../tests/device/matrix.rs"]

@@ -1,0 +1,102 @@
+//! Backward passes.
+
+use wgpu_attention::kernel::BackwardKernel;
+use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::{Dtype, Mask, Problem, Session, Shape, Upstream, reference};
+
+use super::{Failure, all_modifiers, hostile_close};
+use crate::operands::{Operands, ScoreData};
+use crate::tolerance::{gradient_close, naive_gradients, naive_gradients_modified};
+
+pub(super) fn dense(attention: &Session, kernel: BackwardKernel) -> Result<(), Failure> {
+    let shape = Shape::new(2, 4, 41, 20).seq_len_kv(35).num_kv_heads(2);
+    let longer_keys = Shape::new(1, 2, 19, 64).seq_len_kv(21).head_dim_v(16);
+    let cases = [
+        (shape, "causal & key_lengths"),
+        (shape, "self_only_if_alone(causal & documents)"),
+        (longer_keys, "causal"),
+    ];
+    for (seed, (shape, mask)) in (6..).zip(cases) {
+        let mask: Mask = mask.parse()?;
+        let problem = Problem::new(shape).mask(mask.clone());
+        let operands = Operands::random(&shape, seed);
+        let inputs = operands.inputs();
+        let dout: Vec<f32> = operands.q[..shape.o_len()?].iter().map(|x| x / 8.0).collect();
+        let upstream = Upstream::new(&dout);
+        let options = BackwardOptions::default().kernel(kernel);
+        let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
+        let truth = reference::gradients(&problem, &inputs, &upstream)?;
+        let naive = naive_gradients(&problem, &mask, &inputs, &upstream);
+        for (name, found, naive, truth) in [
+            ("dq", &found.dq, &naive.dq, &truth.dq),
+            ("dk", &found.dk, &naive.dk, &truth.dk),
+            ("dv", &found.dv, &naive.dv, &truth.dv),
+        ] {
+            gradient_close(&format!("{name} under {mask}"), found, naive, truth)?;
+        }
+    }
+    Ok(())
+}
+
+/// A number that isn't finite in k, then in dout, in tiles that aren't FULL.
+pub(super) fn nan(attention: &Session, kernel: BackwardKernel) -> Result<(), Failure> {
+    let shape = Shape::new(1, 2, 70, 20);
+    let mask: Mask = "causal & not_self".parse()?;
+    let problem = Problem::new(shape).mask(mask.clone());
+    let clean = Operands::random(&shape, 9);
+    let clean_dout: Vec<f32> = clean.q.iter().map(|x| x / 8.0).collect();
+    let naive = naive_gradients(&problem, &mask, &clean.inputs(), &Upstream::new(&clean_dout));
+    for is_k in [true, false] {
+        let mut hostile = Operands::random(&shape, 9);
+        let mut dout = clean_dout.clone();
+        let (tensor, row) = if is_k { (&mut hostile.k, 37) } else { (&mut dout, 45) };
+        tensor[row * 20 + 3] = f32::NAN;
+        let (inputs, upstream) = (hostile.inputs(), Upstream::new(&dout));
+        let options = BackwardOptions::default().kernel(kernel);
+        let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
+        let truth = reference::gradients(&problem, &inputs, &upstream)?;
+        for (name, found, naive, truth) in [
+            ("dq", &found.dq, &naive.dq, &truth.dq),
+            ("dk", &found.dk, &naive.dk, &truth.dk),
+            ("dv", &found.dv, &naive.dv, &truth.dv),
+        ] {
+            let name = format!("{name} with a NaN in {}", if is_k { "k" } else { "dout" });
+            hostile_close(&name, [found, naive], truth, false, gradient_close)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn modifiers(attention: &Session) -> Result<(), Failure> {
+    let shape = Shape::new(2, 4, 33, 20).seq_len_kv(35).num_kv_heads(2);
+    let mask: Mask = "causal".parse()?;
+    let problem = Problem::new(shape).mask(mask.clone()).score(all_modifiers());
+    let mut operands = Operands::random(&shape, 8);
+    let data = ScoreData::random(&shape, 8);
+    operands.mask = data.add_to(&shape, operands.mask);
+    let inputs = operands.inputs();
+    let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
+    let upstream = Upstream::new(&dout);
+    let options = BackwardOptions::default();
+    let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
+    let truth = reference::gradients(&problem, &inputs, &upstream)?;
+    let naive = naive_gradients_modified(
+        &problem,
+        &mask,
+        &inputs,
+        &upstream,
+        &all_modifiers(),
+        &data,
+        Dtype::F32,
+    );
+    for (name, found, naive, truth) in [
+        ("dq", &found.dq, &naive.dq, &truth.dq),
+        ("dk", &found.dk, &naive.dk, &truth.dk),
+        ("dv", &found.dv, &naive.dv, &truth.dv),
+        ("dbias", &found.dbias, &naive.dbias, &truth.dbias),
+        ("dsinks", &found.dsinks, &naive.dsinks, &truth.dsinks),
+    ] {
+        gradient_close(&format!("{name} with modifiers"), found, naive, truth)?;
+    }
+    Ok(())
+}
