@@ -12,7 +12,7 @@ mod wgsl;
 pub use mask_shape::mask_shape;
 pub use mask_text::mask_text;
 pub use tensors::{tensor_headers, tensors};
-pub use wgsl::wgsl;
+pub use wgsl::{executed_functions, wgsl};
 
 /// A target's body.
 pub type Target = fn(&[u8]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fuzz_targets::{Heap, TARGETS, heap};
+use fuzz_targets::{Heap, TARGETS, executed_functions, heap};
 
 #[global_allocator]
 static HEAP: Heap = heap();
@@ -45,4 +45,27 @@ fn tensor_headers() {
 #[test]
 fn wgsl() {
     replay("wgsl");
+}
+
+/// What compiles is executed, whatever it does.
+#[test]
+fn functions_are_executed() {
+    let keep = |body: &str| {
+        format!("fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{ {body} }}")
+    };
+    for body in [
+        "return limit(kv_idx) / q_idx > u32(ids(7u)) << kv_idx;",
+        "loop { if (limit(0u) > 3u) { break; } } return true;",
+        "if (q_idx > 2u) { workgroupBarrier(); } return slopes(b) > 0.0;",
+        "var x: array<u32, 2>; return x[q_idx] == 0u;",
+    ] {
+        assert_eq!(executed_functions(&keep(body)), 1, "{body}");
+    }
+    let score = "
+        fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return score * slopes(kv_idx);
+        }";
+    assert_eq!(executed_functions(score), 1);
+    assert_eq!(executed_functions(&(keep("return true;") + score)), 2);
+    assert_eq!(executed_functions(&keep("return 1u;")), 0);
 }
