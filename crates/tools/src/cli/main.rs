@@ -11,6 +11,11 @@ mod mask;
 mod places;
 mod report;
 mod run;
+#[cfg(feature = "sanitize")]
+mod sanitized;
+#[cfg(not(feature = "sanitize"))]
+#[path = "not_sanitized.rs"]
+mod sanitized;
 mod talk;
 mod tensors;
 mod tune;

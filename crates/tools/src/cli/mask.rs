@@ -13,6 +13,7 @@ use wgpu_attention_tools::picture::{Heatmap, Panel};
 
 use crate::function;
 use crate::places::{self, Place};
+use crate::sanitized::Sanitize;
 use crate::talk::Talk;
 use crate::tensors::{self, Names};
 
@@ -80,6 +81,9 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     device: crate::Device,
 
+    #[command(flatten)]
+    sanitize: Sanitize,
+
     /// Print one JSON object per sequence and head instead of text: keep[query][key] is 1 where the key is kept. With
     /// --tiles, the numbers of tiles.
     #[arg(long, conflicts_with = "format")]
@@ -102,7 +106,8 @@ EXAMPLES
     t=3:  .  .  .
   wgpu-attention mask 'window(2,0) & key_lengths' --seq 27 --data in.safetensors --png mask.png
   wgpu-attention mask 'per_head(causal, window(4,0))' --seq 12 --heads 8
-  wgpu-attention mask 'window(255,0)' --seq 1024 --tiles --png tiles.png";
+  wgpu-attention mask 'window(255,0)' --seq 1024 --tiles --png tiles.png
+  wgpu-attention mask wgsl --wgsl-mask keep.wgsl --seq 40 --data in.safetensors --sanitize";
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -165,7 +170,12 @@ pub(crate) fn show(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
         (Some(function), Some(file)) => file.custom_data(function, data)?,
         _ => data,
     };
-    let attention = arguments.device.open(talk)?;
+    arguments.sanitize.check_mask(&shape)?;
+    let sanitized = arguments.sanitize.device(&[("keep", arguments.wgsl_mask.as_deref())])?;
+    let attention = match &sanitized {
+        Some(sanitized) => sanitized.session.clone(),
+        None => arguments.device.open(talk)?,
+    };
     let format = match arguments.format {
         Format::Keep => MaskFormat::Keep,
         Format::Additive | Format::Grid => MaskFormat::Additive,
@@ -179,6 +189,9 @@ pub(crate) fn show(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     } else {
         None
     };
+    if let Some(sanitized) = sanitized {
+        sanitized.check(talk)?;
+    }
     // The picture first: whoever reads the text may stop early.
     if let Some(path) = &arguments.png {
         draw(&mask, &planes, arguments.format, file.as_ref(), tiles.as_ref()).save(path)?;

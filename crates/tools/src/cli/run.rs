@@ -18,6 +18,7 @@ use wgpu_attention_tools::files::{Operands, TensorFile, TensorWriter};
 
 use crate::function;
 use crate::places::{self, Place};
+use crate::sanitized::Sanitize;
 use crate::talk::{self, Talk};
 use crate::tensors::{self, Names, Readers};
 
@@ -93,6 +94,9 @@ pub(crate) struct Arguments {
     device: crate::Device,
 
     #[command(flatten)]
+    sanitize: Sanitize,
+
+    #[command(flatten)]
     kernel: crate::Kernel,
 
     /// Print the summary as a JSON object.
@@ -108,7 +112,8 @@ EXAMPLES
   wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & key_padding' --heads 12 --out out.safetensors
   wgpu-attention run in.safetensors --tensor bias=attn_mask --out out.safetensors
-  wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors";
+  wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors
+  wgpu-attention run small.safetensors --wgsl-score score.wgsl --sanitize --out out.safetensors";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -178,7 +183,12 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     progress.0.suspend(|| unused.iter().for_each(|line| talk.warn(line)));
 
     progress.0.set_message("opening the device");
-    let attention = arguments.device.open(talk)?;
+    arguments.sanitize.check_problem(&problem)?;
+    let sanitized = arguments.sanitize.device(&[("keep", wgsl_mask), ("score_mod", wgsl_score)])?;
+    let attention = match &sanitized {
+        Some(sanitized) => sanitized.session.clone(),
+        None => arguments.device.open(talk)?,
+    };
     let outputs = wanted(&arguments.outputs, kernel);
     progress.0.set_message("compiling");
     let started = Instant::now();
@@ -189,6 +199,9 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
     let gradients = gradients(&arguments.outputs, &file, &operands, &attention, &problem, &data)?;
     let time = started.elapsed();
+    if let Some(sanitized) = sanitized {
+        progress.0.suspend(|| sanitized.check(talk))?;
+    }
 
     progress.0.set_message("writing");
     let mut written = collect(&arguments.outputs, &operands, &outputs, &output);

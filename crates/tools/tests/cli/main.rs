@@ -7,5 +7,7 @@ mod mask;
 mod places;
 mod python;
 mod run;
+#[cfg(feature = "sanitize")]
+mod sanitize;
 mod scratch;
 mod texts;
