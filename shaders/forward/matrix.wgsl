@@ -154,7 +154,7 @@ fn forward(
                 let shrink = select(1.0, exp2((m - most) * params.softmax_scale_log2), grows);
                 m = select(m, most, grows);
                 l *= shrink;
-                if (subgroupAny(grows && has_sums)) {
+                if (!VOTES || subgroupAny(grows && has_sums)) {
                     o_{{OUTPUT}} = rescaled(o_{{OUTPUT}}, lane, shrink);
                 }
 

@@ -198,7 +198,7 @@ impl ForwardConfig {
                     "threads per row {threads_per_row}, staged components {chunk}, staged values {v_keys}"
                 )
             }
-            ForwardForm::Matrix { size, part, subgroups: (least, most) } => {
+            ForwardForm::Matrix { size, part, subgroups: (least, most), .. } => {
                 format!("matrices {size}, keys per part {part}, subgroups {least} to {most}")
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, split } => {
@@ -240,6 +240,8 @@ pub(crate) enum ForwardForm {
         part: usize,
         /// The least and the most lanes that a subgroup may have.
         subgroups: (usize, usize),
+        /// Whether a subgroup rescales its sums only where it has to, instead of always.
+        votes: bool,
     },
     DecodeLanes {
         subgroup_size: usize,

@@ -141,7 +141,7 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
             let stage = chunks.max(v_keys * head_dim_v / 4);
             (block_q / 4 * threads_per_row, 16 * stage + row_tile(block_kv))
         }
-        ForwardForm::Matrix { size, part, subgroups: (_, most) } => {
+        ForwardForm::Matrix { size, part, subgroups: (_, most), .. } => {
             let (k_row, v_row, p_row) = (head_dim / 4 + 2, block_kv / 4 + 2, part / 4 + 2);
             let halves = block_kv * k_row + head_dim_v * v_row + block_q * p_row;
             (block_q / size * most, 8 * halves + 16 * block_q * (part / 4 + 1) + 16)

@@ -41,7 +41,8 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: row_format(problem),
         folds: folds(problem),
-        form: ForwardForm::Matrix { size, part, subgroups },
+        // lavapipe takes a subgroup's barriers for the workgroup's: every subgroup has to meet the same ones.
+        form: ForwardForm::Matrix { size, part, subgroups, votes: !device.is_cpu },
     })
 }
 

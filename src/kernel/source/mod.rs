@@ -435,7 +435,8 @@ impl Source {
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", v_keys);
             }
-            ForwardForm::Matrix { size, part, subgroups: (least, most) } => {
+            ForwardForm::Matrix { size, part, subgroups: (least, most), votes } => {
+                self.flag("VOTES", votes);
                 self.constant("INVOCATIONS", config.grid.block_q / size * most);
                 self.constant("MATRIX", size);
                 self.constant("PART", part);

@@ -137,7 +137,7 @@ mod tests {
                 "threads per row 8, staged components 16, staged values 4",
             ),
             (
-                ForwardForm::Matrix { size: 16, part: 32, subgroups: (32, 64) },
+                ForwardForm::Matrix { size: 16, part: 32, subgroups: (32, 64), votes: true },
                 "matrices 16, keys per part 32, subgroups 32 to 64",
             ),
             (
