@@ -93,7 +93,33 @@ fn forward(
     problem: &Problem,
     kernel: ForwardKernel,
 ) -> wgpu_attention::Result<()> {
-    AttentionPlan::new(kernels, problem, &PlanOptions::default().kernel(kernel)).map(|_| ())
+    let options = PlanOptions::default().kernel(kernel);
+    AttentionPlan::new(kernels, problem, &options)?;
+    if let Some([products, qk_turns, pv_turns]) =
+        step(&kernels.wgsl(problem, &options)?, problem.shape())
+    {
+        eprintln!("### products {products}, {qk_turns}, {pv_turns}");
+    }
+    Ok(())
+}
+
+/// Of one invocation in one step over the keys, by the constants of a kernel's text: the multiply-adds, both products together,
+/// and the turns of the innermost loop of either product. Of kernels of matrices, the code itself tells.
+fn step(wgsl: &str, shape: &Shape) -> Option<[usize; 3]> {
+    let constant = |name: &str| -> Option<usize> {
+        let (_, value) = wgsl.split_once(&format!("const {name}: u32 = "))?;
+        value.split_once("u;")?.0.parse().ok()
+    };
+    let keys = constant("BLOCK_KV")?;
+    let (cells, turns) = match (constant("ROWS"), constant("STAGED_ROWS")) {
+        (Some(rows), _) => (rows * keys / constant("INVOCATIONS")?, [1, 1]),
+        // Four rows, as shaders/tile/rows.wgsl says.
+        (None, Some(staged)) => {
+            (4 * keys / constant("THREADS_PER_ROW")?, [constant("CHUNK")? / 4, staged])
+        }
+        (None, None) => return None,
+    };
+    Some([cells * (shape.head_dim + shape.head_dim_v), turns[0], turns[1]])
 }
 
 fn backward(

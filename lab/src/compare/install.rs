@@ -36,10 +36,7 @@ pub(crate) fn contenders(
     offline: bool,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Contender>> {
-    let root = workspace.target().join("compare");
-    std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
-    let installer =
-        Installer { root, peers: workspace.root().join("lab/peers"), workspace, offline };
+    let installer = Installer::new(workspace, offline)?;
     let own = installer.own().map_err(|error| format!("{error:#}"));
     let mut contenders = vec![Contender { name: OWN, start: own }];
     for (name, start) in PEERS {
@@ -49,6 +46,11 @@ pub(crate) fn contenders(
         }
     }
     Ok(contenders)
+}
+
+/// The folder of llama.cpp's prebuilt libraries.
+pub(crate) fn llama_libraries(workspace: &Workspace) -> Result<PathBuf> {
+    Installer::new(workspace, false)?.llama_libraries()
 }
 
 type Install = fn(&Installer<'_>) -> Result<Start>;
@@ -87,7 +89,13 @@ struct Installer<'a> {
     offline: bool,
 }
 
-impl Installer<'_> {
+impl<'a> Installer<'a> {
+    fn new(workspace: &'a Workspace, offline: bool) -> Result<Self> {
+        let root = workspace.target().join("compare");
+        std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
+        Ok(Self { root, peers: workspace.root().join("lab/peers"), workspace, offline })
+    }
+
     fn own(&self) -> Result<Start> {
         let mut build = self.workspace.cargo("build");
         build.args(["--release", "--package", "wgpu-attention-tools", "--bench", "peer"]);
@@ -127,6 +135,13 @@ impl Installer<'_> {
 
     fn llama(&self, backend: &str, environment: &[(&'static str, &'static str)]) -> Result<Start> {
         let python = self.python()?;
+        let arguments = [self.llama_libraries()?.into_os_string(), backend.into()];
+        let start = self.script(&python, "llama_peer.py", &arguments)?;
+        Ok(Start { environment: environment.to_vec(), on_device: backend == "vulkan", ..start })
+    }
+
+    /// The folder of its prebuilt libraries.
+    fn llama_libraries(&self) -> Result<PathBuf> {
         let folder = self.root.join("llama");
         self.once(&self.root.join("llama.installed"), || {
             std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -137,10 +152,7 @@ impl Installer<'_> {
                 .context("npm packed nothing")?;
             call(Command::new("tar").arg("xzf").arg(packed).current_dir(&folder))
         })?;
-        let libraries = folder.join("package/bins/linux-x64-vulkan");
-        let arguments = [libraries.into_os_string(), backend.into()];
-        let start = self.script(&python, "llama_peer.py", &arguments)?;
-        Ok(Start { environment: environment.to_vec(), on_device: backend == "vulkan", ..start })
+        Ok(folder.join("package/bins/linux-x64-vulkan"))
     }
 
     fn cubek(&self, arguments: &[&str]) -> Result<Start> {

@@ -23,6 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use case::Case;
 use drivers::Choice;
 use drivers::workspace::Workspace;
+pub(crate) use install::llama_libraries;
 use peer::{Contender, Peer};
 use results::{About, Calls, Results};
 

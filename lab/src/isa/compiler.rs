@@ -1,9 +1,10 @@
 //! The drivers' compilers, on the kernels.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use drivers::Shims;
@@ -18,6 +19,8 @@ pub(super) struct Compiler {
     pub(super) shims: Shims,
     /// The program that compiles all kernels.
     program: PathBuf,
+    /// Where what compilers print is kept, and read instead of compiling.
+    printed: Option<PathBuf>,
 }
 
 /// Which kernels.
@@ -43,12 +46,16 @@ impl Selection {
 }
 
 impl Compiler {
-    pub(super) fn build(workspace: &Workspace, shims: Shims) -> Result<Self> {
+    pub(super) fn build(
+        workspace: &Workspace,
+        shims: Shims,
+        printed: Option<PathBuf>,
+    ) -> Result<Self> {
         // The whole workspace, so that shared dependencies have the features that all other tasks build them with.
         let mut program = workspace.cargo("build");
         program.args(["--workspace", "--all-features", "--bin", "isa-kernels"]);
         let program = artifact(&mut program, "isa-kernels", std::env::consts::EXE_EXTENSION)?;
-        Ok(Self { shims, program })
+        Ok(Self { shims, program, printed })
     }
 
     /// What the GPU's compiler made of the kernels; `each` gets every line that it printed.
@@ -56,27 +63,75 @@ impl Compiler {
         &self,
         gpu: Gpu,
         selection: &Selection,
-        mut each: impl FnMut(&str),
+        each: impl FnMut(&str),
     ) -> Result<Vec<Compiled>> {
         let mut command = self.command(gpu)?;
         command.args(&selection.kernel);
         if let Some(head_dim) = selection.head_dim {
             command.arg("--head-dim").arg(head_dim.to_string());
         }
-        let (name, value) = gpu.printing();
-        command.env(name, value).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("`{}` could not be started", describe(&command)))?;
-        let output = BufReader::new(child.stderr.take().context("a child without its output")?);
+        let mut compiled = self.listing(gpu, "own", command, each)?;
+        compiled.retain(|kernel| selection.has(kernel));
+        Ok(compiled)
+    }
+
+    /// What the GPU's compiler made of the kernels of a program; `each` gets every line that it printed.
+    pub(super) fn listing(
+        &self,
+        gpu: Gpu,
+        name: &str,
+        command: Command,
+        mut each: impl FnMut(&str),
+    ) -> Result<Vec<Compiled>> {
         let mut listing = Listing::new(gpu.driver);
-        let mut last = VecDeque::new();
-        for line in output.split(b'\n') {
-            let line = line?;
-            let line = String::from_utf8_lossy(&line);
-            listing.line(&line).with_context(|| format!("on {}", gpu.name))?;
+        let mut read = |line: &[u8]| {
+            let line = String::from_utf8_lossy(line);
             each(&line);
-            last.push_back(line.into_owned());
+            listing.line(&line).with_context(|| format!("on {}", gpu.name))
+        };
+        let kept = self.printed.as_ref().map(|folder| folder.join(format!("{}-{name}", gpu.name)));
+        match kept {
+            Some(kept) if kept.is_file() => {
+                let kept = File::open(&kept).with_context(|| kept.display().to_string())?;
+                for line in BufReader::new(kept).split(b'\n') {
+                    read(&line?)?;
+                }
+            }
+            Some(kept) => {
+                let partial = kept.with_extension("partial");
+                let mut file =
+                    File::create(&partial).with_context(|| partial.display().to_string())?;
+                self.print(gpu, command, |line| {
+                    file.write_all(line)?;
+                    file.write_all(b"\n")?;
+                    read(line)
+                })?;
+                fs::rename(partial, kept)?;
+            }
+            None => self.print(gpu, command, read)?,
+        }
+        listing.finish().with_context(|| format!("on {}", gpu.name))
+    }
+
+    /// What the compiler prints, line by line, while a program runs.
+    fn print(
+        &self,
+        gpu: Gpu,
+        mut command: Command,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (name, value) = gpu.printing();
+        let (output, input) = io::pipe()?;
+        let started = command.env(name, value).stdout(input.try_clone()?).stderr(input).spawn();
+        let mut child =
+            started.with_context(|| format!("`{}` could not be started", describe(&command)))?;
+        // It holds the pipe open.
+        drop(command);
+        let mut last = VecDeque::new();
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line?;
+            each(&line)?;
+            last.push_back(String::from_utf8_lossy(&line).into_owned());
             if last.len() > 10 {
                 last.pop_front();
             }
@@ -89,9 +144,7 @@ impl Compiler {
                 self.shims.package
             );
         }
-        let mut compiled = listing.finish().with_context(|| format!("on {}", gpu.name))?;
-        compiled.retain(|kernel| selection.has(kernel));
-        Ok(compiled)
+        Ok(())
     }
 
     /// The program, on a GPU.
@@ -117,7 +170,7 @@ pub(crate) struct Everywhere {
 
 /// Compiles all kernels for all GPUs.
 pub(crate) fn compile_everywhere(workspace: &Workspace) -> Result<Everywhere> {
-    let compiler = Compiler::build(workspace, drivers::shims(workspace)?)?;
+    let compiler = Compiler::build(workspace, drivers::shims(workspace)?, None)?;
     let progress = Steps::new("GPUs");
     progress.set_total(GPUS.len() as u64);
     let compile = |gpu| {

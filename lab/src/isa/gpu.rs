@@ -28,14 +28,20 @@ impl Gpu {
         self.variables.iter().copied()
     }
 
-    /// The variable by which the driver's compiler prints what it made.
+    /// The variable by which the driver's compiler prints what it made, machine code and statistics.
     pub(crate) const fn printing(self) -> (&'static str, &'static str) {
         match self.driver {
             Nvk => ("NAK_DEBUG", "print"),
-            Radv => ("RADV_DEBUG", "shaderstats"),
-            Honeykrisp => ("AGX_MESA_DEBUG", "shaderdb"),
+            Radv => ("RADV_DEBUG", "asm,shaderstats"),
+            Honeykrisp => ("AGX_MESA_DEBUG", "shaders,shaderdb"),
             Turnip => ("IR3_SHADER_DEBUG", "cs,shaderdb"),
         }
+    }
+
+    /// Whether its driver lists cooperative matrices.
+    pub(crate) fn has_matrices(self) -> bool {
+        let with = ["tu104", "ga102", "navi31", "strix1", "gfx1201"];
+        with.contains(&self.name)
     }
 
     /// Whether the driver is told to compile for subgroups of 32, which it does for kernels that use none.

@@ -5,6 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use drivers::GpuDriver;
 use serde::Serialize;
 
+use super::code::{Code, Known, Step};
+
 /// A kernel as the compiler left it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Compiled {
@@ -13,6 +15,9 @@ pub(crate) struct Compiled {
     pub(crate) dtype: String,
     #[serde(flatten)]
     pub(crate) stats: Stats,
+    /// Of forward kernels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<Step>,
 }
 
 /// What all compilers tell, in the same units.
@@ -42,6 +47,7 @@ impl Stats {
 /// The marks that `isa-kernels` leaves.
 const PLAN: &str = "### plan ";
 const REFUSED: &str = "### refused ";
+const PRODUCTS: &str = "### products ";
 const END: &str = "### end";
 
 /// Reads the output, line by line.
@@ -52,6 +58,7 @@ pub(crate) struct Listing {
     plan: Option<Plan>,
     /// Of the kernel that is being told of.
     stats: Stats,
+    code: Code,
     is_complete: bool,
 }
 
@@ -60,13 +67,18 @@ pub(crate) struct Listing {
 struct Plan {
     title: String,
     is_refused: bool,
-    kernels: Vec<Stats>,
+    /// Whether another program has it compiled.
+    is_others: bool,
+    /// Of its forward kernel.
+    known: Option<Known>,
+    kernels: Vec<(Stats, Code)>,
 }
 
 impl Listing {
     pub(crate) fn new(driver: GpuDriver) -> Self {
         let stats = Stats::default();
-        Self { driver, compiled: Vec::new(), plan: None, stats, is_complete: false }
+        let code = Code::new(driver);
+        Self { driver, compiled: Vec::new(), plan: None, stats, code, is_complete: false }
     }
 
     /// Reads the next line.
@@ -76,16 +88,29 @@ impl Listing {
     pub(crate) fn line(&mut self, line: &str) -> Result<()> {
         if let Some(title) = line.strip_prefix(PLAN) {
             self.end_plan()?;
-            let plan = Plan { title: title.to_owned(), is_refused: false, kernels: Vec::new() };
-            self.plan = Some(plan);
+            self.plan = Some(Plan {
+                title: title.to_owned(),
+                is_refused: false,
+                is_others: title.starts_with("llama.cpp"),
+                known: None,
+                kernels: Vec::new(),
+            });
         } else if line.starts_with(REFUSED) {
             self.plan.as_mut().context("a refusal without a plan")?.is_refused = true;
+        } else if let Some(numbers) = line.strip_prefix(PRODUCTS) {
+            let numbers: Vec<u64> = numbers.split(", ").filter_map(|n| n.parse().ok()).collect();
+            let [products, first, second] = numbers[..] else { bail!("`{line}` has 3 numbers") };
+            let plan = self.plan.as_mut().context("products without a plan")?;
+            plan.known = Some(Known { products, inner_turns: [first, second] });
         } else if line == END {
             self.end_plan()?;
             self.is_complete = true;
-        } else if self.plan.is_some() && self.driver_line(line) {
-            let stats = std::mem::take(&mut self.stats);
-            self.plan.iter_mut().for_each(|plan| plan.kernels.push(stats));
+        } else if let Some(plan) = &mut self.plan {
+            self.code.line(line);
+            if driver_line(self.driver, &mut self.stats, line) {
+                let code = std::mem::replace(&mut self.code, Code::new(self.driver));
+                plan.kernels.push((std::mem::take(&mut self.stats), code));
+            }
         }
         Ok(())
     }
@@ -100,7 +125,8 @@ impl Listing {
     }
 
     fn end_plan(&mut self) -> Result<()> {
-        let Some(Plan { title, is_refused, kernels }) = self.plan.take() else { return Ok(()) };
+        let Some(plan) = self.plan.take() else { return Ok(()) };
+        let Plan { title, is_refused, is_others, known, mut kernels } = plan;
         if is_refused {
             return Ok(());
         }
@@ -108,114 +134,124 @@ impl Listing {
         let [names, head_dim, dtype] = fields[..] else { bail!("`{title}` is no plan's line") };
         let names: Vec<&str> = names.split(" + ").collect();
         let head_dim = head_dim.parse().with_context(|| format!("head_dim of `{title}`"))?;
+        // Another program's kernels: that which is asked for is the longest, beside a short one that joins splits.
+        if is_others {
+            kernels.sort_by_key(|(stats, _)| std::cmp::Reverse(stats.instructions));
+            kernels.truncate(1);
+        }
         ensure!(
             kernels.len() == names.len(),
             "`{title}` names {} kernels, {} were compiled",
             names.len(),
             kernels.len()
         );
-        self.compiled.extend(names.into_iter().zip(kernels).map(|(name, stats)| Compiled {
-            kernel: name.to_owned(),
-            head_dim,
-            dtype: dtype.to_owned(),
-            stats,
+        self.compiled.extend(names.into_iter().zip(kernels).map(|(name, (stats, code))| {
+            Compiled {
+                kernel: name.to_owned(),
+                head_dim,
+                dtype: dtype.to_owned(),
+                stats,
+                // Merges and the backward pass have no step of both products.
+                step: (is_others || name.starts_with("forward"))
+                    .then(|| code.step(known))
+                    .flatten(),
+            }
         }));
         Ok(())
     }
+}
 
-    /// Takes from a driver's line what it tells; whether it is the last of a kernel.
-    fn driver_line(&mut self, line: &str) -> bool {
-        let stats = &mut self.stats;
-        let after = |name: &str| line.strip_prefix(name)?.trim().parse::<u64>().ok();
-        match self.driver {
-            GpuDriver::Nvk => {
-                if let Some(count) = after("Instruction count:") {
-                    stats.instructions = count;
-                } else if let Some(warps) = after("Max warps/SM:") {
-                    stats.occupancy = warps;
-                } else if let Some(spills) = after("Spills to mem:") {
-                    stats.spills += spills;
-                } else if let Some(fills) = after("Fills from mem:") {
-                    stats.spills += fills;
-                } else if let Some(registers) = after("Num GPRs:") {
-                    stats.registers = registers;
-                } else if let Some(bytes) = after("SLM size:") {
-                    stats.memory_bytes = bytes;
-                    return true;
-                }
-            }
-            GpuDriver::Radv => {
-                if let Some(registers) = after("VGPRs:") {
-                    stats.registers = registers;
-                } else if let Some(spills) = after("Spilled SGPRs:") {
-                    stats.spills += spills;
-                } else if let Some(spills) = after("Spilled VGPRs:") {
-                    stats.spills += spills;
-                } else if let Some(bytes) = after("LDS size:") {
-                    stats.workgroup_bytes = Some(bytes);
-                } else if let Some(bytes) = after("Scratch size:") {
-                    stats.memory_bytes = bytes;
-                } else if let Some(subgroups) = after("Subgroups per SIMD:") {
-                    stats.occupancy = subgroups;
-                } else if let Some(count) = after("Instructions:") {
-                    stats.instructions = count;
-                }
-                return line == "********************";
-            }
-            GpuDriver::Honeykrisp => {
-                // `CS shader: 193 instrs, 131 alu, …, 39 gprs, 140 uniforms, 0 scratch, …, 0:0 spills:fills, …`
-                let Some(counts) = line.strip_prefix("CS shader: ") else { return false };
-                for (count, what) in counts.split(", ").filter_map(|part| part.split_once(' ')) {
-                    let number = count.parse().unwrap_or(0);
-                    match what {
-                        "instrs" => stats.instructions = number,
-                        // Of 16 bits.
-                        "gprs" => stats.registers = u64::div_ceil(number, 2),
-                        "scratch" => stats.memory_bytes = number,
-                        "threads" => stats.occupancy = number,
-                        "spills:fills" => {
-                            stats.spills =
-                                count.split(':').filter_map(|n| n.parse::<u64>().ok()).sum();
-                        }
-                        _ => {}
-                    }
-                }
+/// Takes from a driver's line what it tells; whether it is the last of a kernel.
+fn driver_line(driver: GpuDriver, stats: &mut Stats, line: &str) -> bool {
+    let after = |name: &str| line.strip_prefix(name)?.trim().parse::<u64>().ok();
+    match driver {
+        GpuDriver::Nvk => {
+            if let Some(count) = after("Instruction count:") {
+                stats.instructions = count;
+            } else if let Some(warps) = after("Max warps/SM:") {
+                stats.occupancy = warps;
+            } else if let Some(spills) = after("Spills to mem:") {
+                stats.spills += spills;
+            } else if let Some(fills) = after("Fills from mem:") {
+                stats.spills += fills;
+            } else if let Some(registers) = after("Num GPRs:") {
+                stats.registers = registers;
+            } else if let Some(bytes) = after("SLM size:") {
+                stats.memory_bytes = bytes;
                 return true;
             }
-            GpuDriver::Turnip => {
-                let Some(text) = line.strip_prefix("MESA: info: ") else { return false };
-                // Private memory is read and written by these alone.
-                let is_private = |word: &str| {
-                    let name = word.rsplit(')').next().unwrap_or(word);
-                    name.starts_with("stp.") || name.starts_with("ldp.")
-                };
-                if text.split_whitespace().any(is_private) {
-                    stats.spills += 1;
-                }
-                let Some(text) = text.strip_prefix("; ") else { return false };
-                let counts = text.strip_prefix("CL prog ").and_then(|text| text.split_once(": "));
-                for part in counts.map_or(text, |(_, counts)| counts).split(", ") {
-                    let Some((count, what)) = part.split_once(' ') else { continue };
-                    let number = count.parse().unwrap_or(0);
-                    match what {
-                        "instr" => stats.instructions = number,
-                        // Of four components.
-                        "full" => stats.registers = 4 * number,
-                        "max_waves" => stats.occupancy = number,
-                        "preamble-instr" => return true,
-                        _ => {}
+        }
+        GpuDriver::Radv => {
+            if let Some(registers) = after("VGPRs:") {
+                stats.registers = registers;
+            } else if let Some(spills) = after("Spilled SGPRs:") {
+                stats.spills += spills;
+            } else if let Some(spills) = after("Spilled VGPRs:") {
+                stats.spills += spills;
+            } else if let Some(bytes) = after("LDS size:") {
+                stats.workgroup_bytes = Some(bytes);
+            } else if let Some(bytes) = after("Scratch size:") {
+                stats.memory_bytes = bytes;
+            } else if let Some(subgroups) = after("Subgroups per SIMD:") {
+                stats.occupancy = subgroups;
+            } else if let Some(count) = after("Instructions:") {
+                stats.instructions = count;
+            }
+            return line == "********************";
+        }
+        GpuDriver::Honeykrisp => {
+            // `CS shader: 193 instrs, 131 alu, …, 39 gprs, 140 uniforms, 0 scratch, …, 0:0 spills:fills, …`
+            // Behind whatever it was printing elsewhere.
+            let Some((_, counts)) = line.split_once("CS shader: ") else { return false };
+            for (count, what) in counts.split(", ").filter_map(|part| part.split_once(' ')) {
+                let number = count.parse().unwrap_or(0);
+                match what {
+                    "instrs" => stats.instructions = number,
+                    // Of 16 bits.
+                    "gprs" => stats.registers = u64::div_ceil(number, 2),
+                    "scratch" => stats.memory_bytes = number,
+                    "threads" => stats.occupancy = number,
+                    "spills:fills" => {
+                        stats.spills = count.split(':').filter_map(|n| n.parse::<u64>().ok()).sum();
                     }
+                    _ => {}
+                }
+            }
+            return true;
+        }
+        GpuDriver::Turnip => {
+            let Some(text) = line.strip_prefix("MESA: info: ") else { return false };
+            // Private memory is read and written by these alone.
+            let is_private = |word: &str| {
+                let name = word.rsplit(')').next().unwrap_or(word);
+                name.starts_with("stp.") || name.starts_with("ldp.")
+            };
+            if text.split_whitespace().any(is_private) {
+                stats.spills += 1;
+            }
+            let Some(text) = text.strip_prefix("; ") else { return false };
+            let counts = text.strip_prefix("CL prog ").and_then(|text| text.split_once(": "));
+            for part in counts.map_or(text, |(_, counts)| counts).split(", ") {
+                let Some((count, what)) = part.split_once(' ') else { continue };
+                let number = count.parse().unwrap_or(0);
+                match what {
+                    "instr" => stats.instructions = number,
+                    // Of four components.
+                    "full" => stats.registers = 4 * number,
+                    "max_waves" => stats.occupancy = number,
+                    "preamble-instr" => return true,
+                    _ => {}
                 }
             }
         }
-        false
     }
+    false
 }
 
 /// How many kernels the compiler tells of, whatever else stands there.
 pub(crate) fn kernels(driver: GpuDriver, output: &str) -> usize {
-    let mut listing = Listing::new(driver);
-    output.lines().filter(|line| listing.driver_line(line)).count()
+    let mut stats = Stats::default();
+    output.lines().filter(|line| driver_line(driver, &mut stats, line)).count()
 }
 
 #[cfg(test)]
@@ -296,6 +332,7 @@ mod tests {
                 head_dim: 64,
                 dtype: "f16".to_owned(),
                 stats,
+                step: None,
             };
             assert_eq!(read(driver, &output).unwrap(), [kernel("a"), kernel("b")], "{driver:?}");
             assert!(stats.uses_memory());

@@ -1,15 +1,20 @@
 //! `cargo xtask isa`: the kernels' machine code for real GPUs, on a machine that has none.
 //!
 //! [`drivers::shims`] has Mesa's drivers for GPUs that aren't there. `lab/isa-kernels` compiles every kernel on them, and what
-//! their compilers print is read ([`listing`]) and laid out as tables ([`table`]).
+//! their compilers print is read ([`listing`]) and laid out as tables ([`table`]), beside what they make of llama.cpp's kernels
+//! ([`others`]). [`code`] counts what a step over the keys takes.
 
+mod code;
 mod compiler;
 mod gpu;
 mod listing;
+mod others;
+mod plot;
 mod start;
 mod table;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +24,7 @@ use drivers::workspace::Workspace;
 pub(crate) use compiler::compile_everywhere;
 use compiler::{Compiler, Selection};
 use gpu::{GPUS, Gpu};
+use others::Llama;
 use table::Row;
 
 /// Which kernels, for which GPUs.
@@ -31,8 +37,16 @@ pub(crate) struct Options {
     #[command(flatten)]
     selection: Selection,
 
-    /// Write docs/isa.md and docs/isa.json, which have all kernels for all GPUs
-    #[arg(long, conflicts_with_all = ["gpu", "kernel", "head_dim"])]
+    /// Compile llama.cpp's kernels, too
+    #[arg(long, conflicts_with_all = ["kernel", "head_dim", "check", "start"])]
+    beside: bool,
+
+    /// Keep what the compilers print in this folder, and read what is there instead of compiling again
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "head_dim", "check", "start"])]
+    printed: Option<PathBuf>,
+
+    /// Write docs/isa.md, isa.svg and isa.json, which have all kernels for these GPUs, llama.cpp's, too
+    #[arg(long, conflicts_with_all = ["kernel", "head_dim"])]
     write: bool,
 
     /// Print what the compiler printed instead of the tables
@@ -59,7 +73,10 @@ const CHECKED: [(&str, usize); 4] =
 /// `cargo xtask isa`.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let shims = drivers::shims(workspace)?;
-    let compiler = Compiler::build(workspace, shims)?;
+    if let Some(folder) = &options.printed {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    let compiler = Compiler::build(workspace, shims, options.printed.clone())?;
     let is_wanted =
         |gpu: &Gpu| options.gpu.is_empty() || options.gpu.iter().any(|name| name == gpu.name);
     let gpus: Vec<Gpu> = GPUS.into_iter().filter(is_wanted).collect();
@@ -69,13 +86,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if options.check {
         return check(&compiler);
     }
+    let llama = (options.beside || options.write).then(|| Llama::install(workspace)).transpose()?;
     let mut rows = Vec::new();
     for &gpu in &gpus {
-        let compiled = compiler.compile(gpu, &options.selection, |line| {
+        let mut compiled = compiler.compile(gpu, &options.selection, |line| {
             if options.listing {
                 println!("{line}");
             }
         })?;
+        if let Some(llama) = &llama {
+            compiled.extend(llama.compile(&compiler, gpu)?);
+        }
         eprintln!("{}: {} kernels", gpu.name, compiled.len());
         rows.extend(compiled.into_iter().map(|compiled| Row { gpu: gpu.name, compiled }));
     }
@@ -84,9 +105,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     }
     ensure!(!rows.is_empty(), "no kernel is called so; see lab/isa-kernels/src/main.rs");
     if options.write {
-        write(workspace, &compiler.shims.package, &rows)?;
+        write(workspace, &compiler.shims.package, &rows, &gpus)?;
     } else {
-        print!("{}", table::markdown(&rows, &gpus));
+        print!("{}{}", table::steps(&rows, &gpus), table::markdown(&rows, &gpus));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -124,14 +145,15 @@ fn check(compiler: &Compiler) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(workspace: &Workspace, package: &str, rows: &[Row]) -> Result<()> {
+fn write(workspace: &Workspace, package: &str, rows: &[Row], gpus: &[Gpu]) -> Result<()> {
     let docs = workspace.root().join("docs");
     // A kernel per line.
     let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     let json = format!("{{\"package\": {package:?}, \"compiled\": [\n{}\n]}}\n", lines.join(",\n"));
-    let columns: Vec<Gpu> = GPUS.into_iter().filter(|gpu| COLUMNS.contains(&gpu.name)).collect();
+    let is_column = |gpu: &&Gpu| COLUMNS.contains(&gpu.name);
+    let columns: Vec<Gpu> = gpus.iter().filter(is_column).copied().collect();
     let chips: Vec<String> =
-        GPUS.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.chips)).collect();
+        gpus.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.chips)).collect();
     let in_memory = match table::in_memory(rows) {
         none if none.is_empty() => "No kernel does, on any of the GPUs.".to_owned(),
         some => some.iter().map(|line| format!("- {line}")).collect::<Vec<_>>().join("\n"),
@@ -139,10 +161,14 @@ fn write(workspace: &Workspace, package: &str, rows: &[Row]) -> Result<()> {
     let page = include_str!("isa.md")
         .replace("PACKAGE", package)
         .replace("GPUS", &chips.join(", "))
-        .replace("COUNT", &rows.len().to_string())
+        .replace("COUNT", &rows.iter().filter(|row| !row.is_others()).count().to_string())
         .replace("IN_MEMORY", &in_memory)
+        .replace("STEPS\n", &table::steps(rows, gpus))
         .replace("TABLES\n", &table::markdown(rows, &columns));
-    for (name, text) in [("isa.json", json), ("isa.md", page.trim_end().to_owned() + "\n")] {
+    let page = page.trim_end().to_owned() + "\n";
+    for (name, text) in
+        [("isa.json", json), ("isa.md", page), ("isa.svg", plot::steps(rows, &columns))]
+    {
         let path = docs.join(name);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         eprintln!("wrote {}", path.display());

@@ -15,6 +15,65 @@ pub(super) struct Row {
     pub(super) compiled: Compiled,
 }
 
+impl Row {
+    /// Whether it's llama.cpp's.
+    pub(super) fn is_others(&self) -> bool {
+        self.compiled.kernel.starts_with("llama.cpp")
+    }
+
+    /// Instructions per multiply-add of a step.
+    pub(super) fn work(&self) -> Option<f64> {
+        let step = self.compiled.step?;
+        Some(step.instructions as f64 / step.products as f64)
+    }
+}
+
+/// What stands beside what: the kernels of this crate, of llama.cpp's those for the same problem.
+pub(super) const BESIDE: [(&str, &str, &str); 3] = [
+    ("prefill", "forward tiled", "llama.cpp scalar, prefill"),
+    ("prefill by matrices", "forward matrix", "llama.cpp matrix, prefill"),
+    ("decode", "forward decode", "llama.cpp scalar, decode"),
+];
+
+/// Markdown: instructions per multiply-add of a step in f16, this crate's, llama.cpp's, and their quotient; a line per GPU.
+pub(super) fn steps(rows: &[Row], gpus: &[Gpu]) -> String {
+    let mut text = String::new();
+    for (problem, own, other) in BESIDE {
+        let work = |kernel: &str, gpu: &str, head_dim: usize| {
+            let is_it = |row: &&Row| {
+                let compiled = &row.compiled;
+                (compiled.kernel.as_str(), row.gpu) == (kernel, gpu)
+                    && (compiled.head_dim, compiled.dtype.as_str()) == (head_dim, "f16")
+            };
+            rows.iter().find(is_it).and_then(Row::work)
+        };
+        let cell = |gpu: &str, head_dim: usize| match (
+            work(own, gpu, head_dim),
+            work(other, gpu, head_dim),
+        ) {
+            (Some(own), Some(other)) => format!("{own:.2} / {other:.2} = {:.2}", own / other),
+            (Some(own), None) => format!("{own:.2} / –"),
+            (None, Some(other)) => format!("– / {other:.2}"),
+            (None, None) => "–".to_owned(),
+        };
+        let lines: Vec<String> = (gpus.iter())
+            .map(|gpu| (gpu.name, HEAD_DIMS.map(|head_dim| cell(gpu.name, head_dim))))
+            .filter(|(_, cells)| cells.iter().any(|cell| cell != "–"))
+            .map(|(name, cells)| format!("| {name} | {} |", cells.join(" | ")))
+            .collect();
+        if !lines.is_empty() {
+            let heads = HEAD_DIMS.map(|head_dim| head_dim.to_string()).join(" | ");
+            let rule = "---|".repeat(HEAD_DIMS.len() + 1);
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "| {problem} | {heads} |\n|{rule}\n{}\n", lines.join("\n"));
+        }
+    }
+    text
+}
+
+/// The lengths of rows that are compiled for.
+pub(super) const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+
 /// Markdown: under each kernel's name its table, a line per type and length of rows, a column per GPU.
 pub(super) fn markdown(rows: &[Row], gpus: &[Gpu]) -> String {
     let mut text = String::new();
@@ -41,9 +100,10 @@ pub(super) fn markdown(rows: &[Row], gpus: &[Gpu]) -> String {
 
 /// Every kernel that has something in memory that was meant for registers, in words.
 pub(super) fn in_memory(rows: &[Row]) -> Vec<String> {
-    let uses = rows.iter().filter(|row| row.compiled.stats.uses_memory());
+    let own = rows.iter().filter(|row| !row.is_others());
+    let uses = own.filter(|row| row.compiled.stats.uses_memory());
     uses.map(|Row { gpu, compiled }| {
-        let Compiled { kernel, head_dim, dtype, stats } = compiled;
+        let Compiled { kernel, head_dim, dtype, stats, .. } = compiled;
         format!(
             "{kernel}, head_dim {head_dim}, {dtype}, on {gpu}: {} bytes, {} spills",
             stats.memory_bytes, stats.spills
@@ -97,6 +157,7 @@ mod tests {
                     memory_bytes,
                     ..Stats::default()
                 },
+                step: None,
             },
         };
         let rows = [row("ga102", 0), row("m1", 16)];

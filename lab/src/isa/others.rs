@@ -1,0 +1,52 @@
+//! llama.cpp's attention kernels, by the same compilers: from the prebuilt libraries that `cargo xtask compare` installs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use drivers::workspace::{Workspace, output};
+
+use super::compiler::Compiler;
+use super::gpu::Gpu;
+use super::listing::Compiled;
+use crate::compare;
+
+/// What makes llama.cpp compile them.
+pub(super) struct Llama {
+    libraries: PathBuf,
+    script: PathBuf,
+    /// The program itself: what is in the path may be a script that chooses one.
+    python: PathBuf,
+}
+
+/// llama.cpp takes matrices where a device has them, and these variables keep it from that.
+const WITHOUT_MATRICES: [&str; 2] = ["GGML_VK_DISABLE_COOPMAT", "GGML_VK_DISABLE_COOPMAT2"];
+
+impl Llama {
+    pub(super) fn install(workspace: &Workspace) -> Result<Self> {
+        let path = "import os, sys; print(os.path.realpath(sys.executable))";
+        let python = output(Command::new("python3").args(["-c", path]))?;
+        Ok(Self {
+            libraries: compare::llama_libraries(workspace)?,
+            script: workspace.root().join("lab/peers/llama_kernels.py"),
+            python: python.trim().into(),
+        })
+    }
+
+    /// What the GPU's compiler makes of its kernels without matrices, and of those with them where the GPU has some.
+    pub(super) fn compile(&self, compiler: &Compiler, gpu: Gpu) -> Result<Vec<Compiled>> {
+        let mut compiled = Vec::new();
+        for (name, matrices) in [("scalar", false), ("matrix", true)] {
+            if matrices && !gpu.has_matrices() {
+                continue;
+            }
+            let mut command = compiler.shims.command(gpu.driver, &self.python)?;
+            command.arg(&self.script).arg(&self.libraries).arg(name).envs(gpu.environment());
+            if !matrices {
+                command.envs(WITHOUT_MATRICES.map(|name| (name, "1")));
+            }
+            compiled.extend(compiler.listing(gpu, &format!("llama-{name}"), command, |_| {})?);
+        }
+        Ok(compiled)
+    }
+}
