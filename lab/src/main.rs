@@ -10,6 +10,7 @@ mod gpu_report;
 mod isa;
 mod modules;
 mod portability;
+mod web;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,8 @@ enum Task {
     Modules,
 
     Portability(portability::Options),
+
+    Web(web::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Isa(options) => isa::run(&workspace, &options),
         Task::Modules => modules::run(&workspace),
         Task::Portability(options) => portability::run(&workspace, &options),
+        Task::Web(options) => web::run(&workspace, choice, &options),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Random tensors, and the masks and modifiers that they are tried with; in the browser, too (`lab/browser`).
+//! Random tensors, and the masks and modifiers that they are tried with; in the browser, too (`lab/web`).
 
 // What `SmallRng` is on 64-bit machines: a browser has the same numbers.
 use rand::rngs::Xoshiro256PlusPlus;

@@ -177,6 +177,10 @@ enum Task {
     #[command(disable_help_flag = true)]
     Fuzz(lab::Arguments),
 
+    /// Build the page for browsers, a static site: masks that can be touched, and the browser's GPU checked
+    #[command(disable_help_flag = true)]
+    Web(lab::Arguments),
+
     /// Run every kernel under wgsl-sanitizer at subgroups of 4 to 128, without a device: races, bounds, uninitialised memory
     #[command(disable_help_flag = true)]
     Sanitize(lab::Arguments),
@@ -224,6 +228,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Portability(arguments) => lab("portability", arguments),
         Task::Compare(arguments) => lab("compare", arguments),
         Task::Fuzz(arguments) => lab("fuzz", arguments),
+        Task::Web(arguments) => lab("web", arguments),
         Task::Sanitize(arguments) => lab::sanitize(&workspace, &arguments),
         Task::Driver { refresh } => tasks::driver(&workspace, choice, refresh),
         Task::Ci => tasks::ci(&workspace, choice),

@@ -15,7 +15,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::closure::link;
 use crate::host::Recipe;
@@ -111,8 +111,8 @@ impl Provisioner {
         let packages = self
             .with_recipes(recipes, |apt| apt.fetch_alone("source of Rust's library", &package))?;
         let tree = self.unpack("the source of Rust's library", &packages)?;
-        let found = tree.find("Cargo.lock", "")?.parent().context("a file in no folder")?;
-        ensure!(found.ends_with("library"), "{} isn't Rust's library", found.display());
+        // The compiler's own workspace, around it, has a lock, too.
+        let found = tree.folder_with("library", "Cargo.lock")?;
         let folder = self.partial("rust-src")?;
         fs::rename(found, folder.join("library")).context("keeping Rust's library")?;
         self.settle("rust-src", &packages, &folder, &place)?;

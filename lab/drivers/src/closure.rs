@@ -53,6 +53,15 @@ impl Tree {
             .with_context(|| format!("the packages have no file {start}…{end}"))
     }
 
+    /// The folder of this name that has such a file.
+    pub(crate) fn folder_with(&self, folder: &str, file: &str) -> Result<&Path> {
+        self.files
+            .iter()
+            .filter(|path| name(path) == file)
+            .find_map(|path| path.parent().filter(|parent| parent.ends_with(folder)))
+            .with_context(|| format!("the packages have no file {folder}/{file}"))
+    }
+
     /// Links the given libraries, all that they need, the C library and its loader into the folder `kept`, flat and each
     /// under the name by which the others look for it. Gives the loader's name.
     pub(crate) fn keep(&self, libraries: &[&Path], kept: &Path) -> Result<String> {

@@ -1,30 +1,25 @@
-//! The crate built for browsers, in headless Chromium: `lab/browser/page` compares what it computes there with the f64
-//! reference, `lab/browser/host` shows the page to the browser and prints what it posts.
+//! The crate built for browsers, in headless Chromium: `lab/web/page` compares what it computes there with the f64
+//! reference, `lab/web/host` shows the page to the browser and prints what it posts.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use drivers::Chromium;
 use drivers::progress::Steps;
-use drivers::workspace::{Workspace, artifact, describe, output};
+use drivers::workspace::{Workspace, describe};
 use serde::Deserialize;
 
 use super::column::{Cell, Column};
 use super::store::{Store, write};
-
-/// What browsers run.
-const TARGET: &str = "wasm32-unknown-unknown";
+use crate::web;
 
 /// Builds the page, runs it, all cases or those with one of `only` in their names, and makes a column of its lines.
 pub(super) fn run(workspace: &Workspace, store: &Store, only: &[String]) -> Result<Column> {
     let chromium = drivers::chromium(workspace)?;
-    let page = page(workspace, store)?;
-    let mut host = build(workspace, "host", &store.root.join("build"));
-    let host = artifact(&mut host, "host", std::env::consts::EXE_EXTENSION)?;
+    let site = web::site(workspace)?;
     let folder = store.root.join("browser");
     let profile = folder.join("profile");
     // What a browser of another version has left there needn't suit this one.
@@ -35,10 +30,7 @@ pub(super) fn run(workspace: &Workspace, store: &Store, only: &[String]) -> Resu
     let log = store.log("browser.log");
     write(&log, "")?;
 
-    let mut command = Command::new(host);
-    command.arg("--wasm").arg(page);
-    command.arg("--page").arg(workspace.root().join("lab/browser/index.html"));
-    command.arg("--served").arg(folder.join("served"));
+    let mut command = site.host("show");
     for text in only {
         command.arg("--only").arg(text);
     }
@@ -75,55 +67,6 @@ fn follow(command: &mut Command, log: &Path) -> Result<String> {
         bail!("the page broke off:\n{}", last[last.len().saturating_sub(12)..].join("\n"));
     }
     Ok(text)
-}
-
-/// Builds the page's code.
-fn page(workspace: &Workspace, store: &Store) -> Result<PathBuf> {
-    // A folder of its own: what follows would have the host's dependencies built again and again.
-    let mut cargo = build(workspace, "page", &store.root.join("browser/build"));
-    cargo.args(["--target", TARGET]);
-    if let Some(library) = library_source(workspace)? {
-        // Cargo builds the library from its source, which it does for nightly compilers alone otherwise.
-        cargo.arg("-Zbuild-std=std,panic_abort");
-        cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
-    }
-    artifact(&mut cargo, "page", "wasm")
-}
-
-/// Where the source of Rust's library is, unless the library itself is installed for the target.
-fn library_source(workspace: &Workspace) -> Result<Option<OsString>> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let ask = |arguments: &[&str]| output(Command::new(&rustc).args(arguments));
-    let installed = ask(&["--print", "target-libdir", "--target", TARGET])?;
-    if Path::new(installed.trim()).is_dir() {
-        return Ok(None);
-    }
-    let sysroot = ask(&["--print", "sysroot"])?;
-    let component = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
-    if component.join("Cargo.lock").is_file() {
-        return Ok(Some(component.into()));
-    }
-    let version = ask(&["-vV"])?;
-    let release = release(&version).context("`rustc -vV` named no release")?;
-    let library = drivers::rust_library(workspace, release).with_context(|| {
-        format!("there is no {TARGET}: `rustup target add {TARGET}` installs it where rustup can")
-    })?;
-    Ok(Some(library.into()))
-}
-
-fn release(version: &str) -> Option<&str> {
-    version.lines().find_map(|line| line.strip_prefix("release: "))
-}
-
-/// A build of one of the two programs, in a workspace of their own.
-fn build(workspace: &Workspace, package: &str, target: &Path) -> Command {
-    eprintln!("build of lab/browser/{package} …");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--locked", "--package", package, "--manifest-path"]);
-    build.arg(workspace.root().join("lab/browser/Cargo.toml"));
-    build.arg("--target-dir").arg(target);
-    build
 }
 
 /// The page's first line.
@@ -237,10 +180,5 @@ mod tests {
         let short = LINES.replace(r#"{"cases":4"#, r#"{"cases":5"#);
         assert!(column(&short, "chromium 1").is_err());
         assert!(column(&LINES.replace("{\"done", "a panic\n{\"done"), "chromium 1").is_err());
-    }
-
-    #[test]
-    fn the_release_is_read() {
-        assert_eq!(release("rustc 1.95.0\nhost: x\nrelease: 1.95.0\n"), Some("1.95.0"));
     }
 }
