@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::gpu::{Dispatch, Gpu, WORKGROUP_SIZE};
 use super::parameters::Parameters;
+use operators::{Dispatch, Gpu, WORKGROUP_SIZE};
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.98;

@@ -7,10 +7,10 @@
 use anyhow::Result;
 use wgpu_attention::{AuxTensor, Mask};
 
-use super::gpu::Gpu;
 use super::layers::{Builder, Sight};
 use super::parameters::Parameters;
 use super::tape::{Tape, Tensor};
+use operators::Gpu;
 
 /// Tokens are the codes of ASCII; code 0 doesn't occur in text and pads.
 pub(crate) const VOCABULARY: usize = 128;

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use wgpu_attention::{AuxTensor, Layout, Mask, Problem, Shape};
 
 use super::common::normal;
-use super::gpu::Gpu;
 use super::tape::{Tape, Tensor};
+use operators::Gpu;
 
 /// How far an element is moved. Operations in f32 lose about 1e-7 / STEP of a slope, curvature about STEP².
 const STEP: f32 = 1e-2;

@@ -7,8 +7,8 @@ use wgpu_attention::Dtype;
 use wgpu_attention_tools::files::{TensorFile, TensorWriter};
 
 use super::common::normal;
-use super::gpu::Gpu;
 use super::tape::Tensor;
+use operators::Gpu;
 
 /// The tensors that models share: the first that asks for a name makes it, whoever asks again gets the same.
 pub(crate) struct Parameters<'g> {

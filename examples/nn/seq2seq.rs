@@ -10,10 +10,10 @@
 use anyhow::Result;
 use wgpu_attention::{AuxTensor, Mask};
 
-use super::gpu::Gpu;
 use super::layers::{Builder, Sight};
 use super::parameters::Parameters;
 use super::tape::{Tape, Tensor};
+use operators::Gpu;
 
 const WIDTH: usize = 64;
 const HEADS: usize = 4;

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use wgpu_attention::KvCache;
 
 use super::attention::Attended;
-use super::gpu::{Dispatch, Gpu, WORKGROUP_SIZE};
+use operators::{Dispatch, Format, Gpu, Matrix, Norm, Rows, WORKGROUP_SIZE};
 
 /// Rows of the product that an invocation of matmul.wgsl makes.
 const MATMUL_ROWS: usize = 16;
@@ -38,6 +38,10 @@ impl Tensor {
 
     pub(crate) const fn len(&self) -> usize {
         self.rows * self.columns
+    }
+
+    fn as_rows(&self) -> Rows {
+        Rows { rows: self.rows, columns: self.columns, values: self.values.clone() }
     }
 }
 
@@ -114,12 +118,13 @@ impl<'g> Tape<'g> {
     ) -> Result<Tensor> {
         let y = Tensor::zeros(self.gpu, rows, table.columns);
         let sizes = [rows, table.rows, table.columns / 4].map(|size| size as u32);
-        self.forward(
-            include_str!("embed.wgsl"),
-            &sizes,
-            &[&table.values, tokens, &y.values],
-            y.len() / 4,
-        )?;
+        let entries = Matrix {
+            rows: table.rows,
+            columns: table.columns,
+            format: Format::F32,
+            values: table.values.clone(),
+        };
+        self.push_forward(self.gpu.embed(&entries, tokens, &y.as_rows(), false)?);
         self.backward(
             &[table],
             &[(
@@ -172,12 +177,8 @@ impl<'g> Tape<'g> {
         // 1 / root mean square of each row, for the way back.
         let inverse = self.gpu.zeros(x.rows);
         let sizes = [x.rows, x.columns / 4].map(|size| size as u32);
-        self.forward(
-            include_str!("norm.wgsl"),
-            &sizes,
-            &[&x.values, &gain.values, &inverse, &y.values],
-            x.rows,
-        )?;
+        let norm = Norm { gain: gain.values.clone(), shift: None, epsilon: 1e-5 };
+        self.push_forward(self.gpu.norm(&x.as_rows(), &norm, &y.as_rows(), Some(&inverse))?);
         self.backward(
             &[x, gain],
             &[
@@ -221,7 +222,7 @@ impl<'g> Tape<'g> {
         let y = Tensor::zeros(self.gpu, a.rows, a.columns);
         let quads = a.len() / 4;
         let sizes = [quads as u32];
-        self.forward(include_str!("add.wgsl"), &sizes, &[&a.values, &b.values, &y.values], quads)?;
+        self.push_forward(self.gpu.add(&a.as_rows(), &b.as_rows(), &y.as_rows())?);
         let accumulate = include_str!("accumulate.wgsl");
         self.backward(
             &[a, b],
@@ -268,12 +269,8 @@ impl<'g> Tape<'g> {
     ) -> Result<wgpu::Buffer> {
         let [losses, lse] = [0, 1].map(|_| self.gpu.zeros(logits.rows));
         let sizes = [logits.rows, logits.columns].map(|size| size as u32);
-        self.forward(
-            include_str!("cross_entropy.wgsl"),
-            &sizes,
-            &[&logits.values, targets, weights, &lse, &losses],
-            logits.rows,
-        )?;
+        let per_row = [targets, weights, &lse, &losses];
+        self.push_forward(self.gpu.cross_entropy(&logits.as_rows(), per_row)?);
         self.backward(
             &[logits],
             &[(

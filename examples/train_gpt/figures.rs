@@ -9,9 +9,9 @@ use wgpu_attention_tools::picture::{self, Heatmap, Panel};
 
 use crate::data;
 use crate::nn::gpt::{CONTEXT, Gpt, HEADS, LAYERS, Masking, VOCABULARY};
-use crate::nn::gpu::Gpu;
 use crate::nn::tape::Tape;
 use crate::training::{EVALUATE_EVERY, PROMPT, Run, Settings, name};
+use operators::Gpu;
 
 const ALL: [Masking; 3] = [Masking::Full, Masking::WithoutCausal, Masking::PaddingUnmasked];
 /// The pieces of the comparison by padding are this long.

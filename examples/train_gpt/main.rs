@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::Parser;
 
 use nn::gpt::Masking;
-use nn::gpu::Gpu;
+use operators::Gpu;
 use training::{Run, Settings};
 
 #[derive(Parser)]

@@ -10,10 +10,10 @@ use wgpu_attention_tools::files::{TensorFile, TensorWriter};
 use crate::data::{self, Piece};
 use crate::nn::adamw::{AdamW, Schedule};
 use crate::nn::gpt::{CONTEXT, Gpt, Masking, generate};
-use crate::nn::gpu::Gpu;
 use crate::nn::parameters::Parameters;
 use crate::nn::progress::Progress;
 use crate::nn::tape::Tape;
+use operators::Gpu;
 
 /// Pieces per step.
 const BATCH: usize = 4;

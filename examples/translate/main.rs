@@ -21,12 +21,12 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 
 use nn::adamw::{AdamW, Schedule};
-use nn::gpu::Gpu;
 use nn::parameters::Parameters;
 use nn::progress::Progress;
 use nn::seq2seq::{END, Masks, PAD, Sizes, Trainer, Translator};
 use nn::tape::Tape;
 use numbers::{digits, held_out, random_number, words};
+use operators::Gpu;
 
 const SIZES: Sizes = Sizes {
     batch: 64,

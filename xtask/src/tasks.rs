@@ -14,6 +14,9 @@ use crate::report::Report;
 const DEVICE: &str = "device";
 const DEVICE_TESTS: &[&str] = &["--test", DEVICE];
 
+/// The models of crates/models; what takes long of them is ignored unless it is asked for.
+const MODEL_TESTS: &[&str] = &["--test", "models"];
+
 /// Modules that take half of its time, which is that of compiling kernels. Mesa's driver for CPUs compiles one at a time in each
 /// process, so two processes take half as long.
 const HALF: &[&str] = &["backward::", "decode::"];
@@ -235,6 +238,9 @@ fn test_passes(
         steps.push(pass("device tests, the other half,", &device, DEVICE_TESTS, HALF));
         steps.push(pass("all other tests", &device, &but_device, &[]));
         steps.push(pass("tests of the documentation", &device, &["--doc"], &[]));
+    }
+    if tests.thorough && tests.filter.is_none() {
+        steps.push(pass("the models, whole,", &device, MODEL_TESTS, &["--ignored"]));
     }
     if brief {
         for (_, command) in &mut steps {

@@ -1,25 +1,27 @@
-//! The device, and small kernels on it.
+//! The device, small kernels on it, and what comes back from it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::mpsc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytemuck::Pod;
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::{Kernels, Session};
 
 /// Invocations per workgroup of every kernel here.
-pub(crate) const WORKGROUP_SIZE: usize = 64;
+pub const WORKGROUP_SIZE: usize = 64;
 
-/// The device that the crate opened, and the pipelines that were compiled on it.
-pub(crate) struct Gpu {
+/// The device that wgpu-attention opened, and the pipelines that were compiled on it.
+#[derive(Debug)]
+pub struct Gpu {
     attention: Session,
     pipelines: RefCell<HashMap<String, wgpu::ComputePipeline>>,
 }
 
 /// A kernel with its buffers, to be recorded any number of times.
 #[derive(Debug, Clone)]
-pub(crate) struct Dispatch {
+pub struct Dispatch {
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     workgroups: [u32; 2],
@@ -27,30 +29,41 @@ pub(crate) struct Dispatch {
 
 impl Gpu {
     /// Opens the best device.
-    pub(crate) fn open() -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn open() -> Result<Self> {
         let attention = Session::open_blocking(&Default::default())?;
         Ok(Self { attention, pipelines: RefCell::default() })
     }
 
-    pub(crate) const fn kernels(&self) -> &Kernels {
+    /// The session on the device, for one-shot calls.
+    pub const fn session(&self) -> &Session {
+        &self.attention
+    }
+
+    /// The kernels of attention, for its plans.
+    pub const fn kernels(&self) -> &Kernels {
         self.attention.kernels()
     }
 
-    pub(crate) fn device(&self) -> &wgpu::Device {
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
         self.attention.device()
     }
 
-    pub(crate) const fn queue(&self) -> &wgpu::Queue {
+    /// Its queue.
+    pub const fn queue(&self) -> &wgpu::Queue {
         self.attention.queue()
     }
 
     /// The device's name.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.device().adapter_info().name
     }
 
     /// A buffer of `words` 32-bit words, all zero.
-    pub(crate) fn zeros(&self, words: usize) -> wgpu::Buffer {
+    pub fn zeros(&self, words: usize) -> wgpu::Buffer {
         self.device().create_buffer(&wgpu::BufferDescriptor {
             label: None,
             size: words.max(1) as u64 * 4,
@@ -60,7 +73,7 @@ impl Gpu {
     }
 
     /// A buffer with these contents.
-    pub(crate) fn upload<T: Pod>(&self, contents: &[T]) -> wgpu::Buffer {
+    pub fn upload<T: Pod>(&self, contents: &[T]) -> wgpu::Buffer {
         self.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: None,
             contents: bytemuck::cast_slice(contents),
@@ -69,26 +82,34 @@ impl Gpu {
     }
 
     /// New contents for a buffer, before whatever is submitted next.
-    pub(crate) fn write<T: Pod>(&self, buffer: &wgpu::Buffer, contents: &[T]) {
+    pub fn write<T: Pod>(&self, buffer: &wgpu::Buffer, contents: &[T]) {
         self.queue().write_buffer(buffer, 0, bytemuck::cast_slice(contents));
     }
 
     /// Waits for the device and reads f32 values.
-    pub(crate) fn read(&self, buffer: &wgpu::Buffer, values: usize) -> Result<Vec<f32>> {
+    ///
+    /// # Errors
+    /// Where the device is lost.
+    pub fn read(&self, buffer: &wgpu::Buffer, values: usize) -> Result<Vec<f32>> {
         Ok(self.attention.read_blocking(buffer, values)?)
     }
 
-    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
+    /// An empty command encoder.
+    pub fn encoder(&self) -> wgpu::CommandEncoder {
         self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) {
+    /// Submits what was recorded.
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) {
         self.queue().submit([encoder.finish()]);
     }
 
     /// The kernel of `text`, whose entry point is `main`, over its sizes (binding 0, uniform) and buffers (from binding 1).
     /// `constants` is WGSL that is put before the text.
-    pub(crate) fn dispatch(
+    ///
+    /// # Errors
+    /// Where there are more workgroups than the device dispatches.
+    pub fn dispatch(
         &self,
         (constants, text): (&str, &str),
         sizes: &[u32],
@@ -117,9 +138,12 @@ impl Gpu {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        let [x, y] = workgroups.map(u32::try_from);
-        let too_many = "more workgroups than 32 bits count";
-        let workgroups = [x.context(too_many)?, y.context(too_many)?];
+        let most = self.device().limits().max_compute_workgroups_per_dimension as usize;
+        ensure!(
+            workgroups.iter().all(|&count| count <= most),
+            "{workgroups:?} workgroups, where the device dispatches at most {most} in a direction: take fewer rows at a time"
+        );
+        let workgroups = workgroups.map(|count| count as u32);
         Ok(Dispatch { pipeline, bindings, workgroups })
     }
 
@@ -132,8 +156,9 @@ impl Gpu {
             label: None,
             source: wgpu::ShaderSource::Wgsl(text.as_str().into()),
         };
-        // SAFETY: every kernel in this folder compares its indices with the sizes that it is given, which `Tape` makes
-        // its buffers from, and clamps or refuses those that are data; every loop is bounded by those sizes.
+        // SAFETY: every kernel of this crate and of examples/nn compares its indices with the sizes that it is given,
+        // which the sizes of its buffers were compared with or made from, and clamps those that are data; every loop is
+        // bounded by those sizes.
         #[expect(unsafe_code)]
         let module = unsafe {
             let checks = wgpu::ShaderRuntimeChecks::unchecked();
@@ -153,11 +178,57 @@ impl Gpu {
 }
 
 impl Dispatch {
-    pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+    /// Records it alone.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+        Self::encode_all(std::slice::from_ref(self), encoder);
+    }
+
+    /// Records some in one pass, each after what the one before wrote.
+    pub fn encode_all(dispatches: &[Self], encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.bindings, &[]);
-        pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], 1);
+        for dispatch in dispatches {
+            pass.set_pipeline(&dispatch.pipeline);
+            pass.set_bind_group(0, &dispatch.bindings, &[]);
+            pass.dispatch_workgroups(dispatch.workgroups[0], dispatch.workgroups[1], 1);
+        }
+    }
+}
+
+/// A few words that come back from every step, by a copy that is recorded with it.
+#[derive(Debug)]
+pub struct Mailbox(wgpu::Buffer);
+
+impl Mailbox {
+    /// For so many 32-bit words.
+    pub fn new(gpu: &Gpu, words: usize) -> Self {
+        Self(gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("mailbox"),
+            size: words.max(1) as u64 * 4,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// Records the copy of the first words of `source`.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, source: &wgpu::Buffer) {
+        encoder.copy_buffer_to_buffer(source, 0, &self.0, 0, self.0.size());
+    }
+
+    /// Waits for what was submitted, and gives the words.
+    ///
+    /// # Errors
+    /// Where the device is lost.
+    pub fn receive(&self, gpu: &Gpu) -> Result<Vec<u32>> {
+        let (sender, receiver) = mpsc::channel();
+        self.0.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver waits below.
+            let _ = sender.send(result);
+        });
+        gpu.device().poll(wgpu::PollType::wait_indefinitely())?;
+        receiver.recv().context("the device dropped a readback")??;
+        let words = bytemuck::cast_slice(&self.0.get_mapped_range(..)?).to_vec();
+        self.0.unmap();
+        Ok(words)
     }
 }
 
