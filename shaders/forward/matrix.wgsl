@@ -32,7 +32,7 @@
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
 // needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
-// needs constants: BLOCK_KV, BLOCK_Q, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, MATRIX, MODIFIED, PART, VECTORS
+// needs constants: BLOCK_KV, BLOCK_Q, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, MATRIX, MODIFIED, PART, VECTORS, VOTES
 // needs forward/output: add_kept_nonfinite, write_output
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP

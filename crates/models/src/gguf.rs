@@ -115,11 +115,14 @@ impl Gguf {
     /// # Errors
     /// Where there is none of that name.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
-        let text = |value| match value {
-            &Value::Text(ref text) => Ok(text.as_str()),
-            _ => bail!("{key} is no list of texts"),
-        };
-        self.list(key)?.iter().map(text).collect()
+        let mut texts = Vec::new();
+        for value in self.list(key)? {
+            match value {
+                Value::Text(text) => texts.push(text.as_str()),
+                _ => bail!("{key} is no list of texts"),
+            }
+        }
+        Ok(texts)
     }
 
     /// A list of numbers.

@@ -80,9 +80,9 @@ fn large_problems_are_refused_by_their_sizes() {
     assert!(message.contains("16000000 cells") && message.contains("smaller --seq"), "{message}");
     let shape = [1, 1, 2000, 64];
     let operand = vec![0.0; 2000 * 64];
-    let writer = ["q", "k", "v"].into_iter().fold(TensorWriter::new(), |writer, name| {
-        writer.f32(name, &shape, &operand)
-    });
+    let writer = ["q", "k", "v"]
+        .into_iter()
+        .fold(TensorWriter::new(), |writer, name| writer.f32(name, &shape, &operand));
     let message = Scratch::new(&writer).refused(&["--sanitize"]);
     assert!(
         message.contains("512000000 multiply-adds") && message.contains("fewer heads"),
