@@ -239,7 +239,7 @@ fn tokens_are_chosen() -> Result<()> {
     (logits[77], logits[900]) = (5.0, 5.0);
     (logits[columns + 3], logits[columns + 998]) = (f32::NAN, 2.0);
     (logits[2 * columns + 10], logits[2 * columns + 11]) = (9.0, 8.0);
-    let mut bias = vec![0.0; columns];
+    let mut bias = vec![0.0f32; columns];
     bias[10] = -1e30;
     let rows = upload(&gpu, 3, columns, &logits);
     let (tokens, bias) = (gpu.zeros(3), gpu.upload(&bias));
