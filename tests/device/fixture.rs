@@ -47,19 +47,23 @@ pub(crate) fn serving(problem: &Problem, decode: bool) -> Vec<ForwardKernel> {
     })
 }
 
-/// The kernels of those that serve which this run tests: all of them, unless the variable `WGPU_ATTENTION_BRIEF_TESTS` is set, as
-/// `cargo xtask test` does without `--thorough`. Then those for CPU adapters, which take most of the time to compile, are
+/// Whether the variable `WGPU_ATTENTION_BRIEF_TESTS` is set, as `cargo xtask test` does without `--thorough`.
+pub(crate) fn is_brief() -> bool {
+    static BRIEF: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("WGPU_ATTENTION_BRIEF_TESTS").is_some());
+    *BRIEF
+}
+
+/// The kernels of those that serve which this run tests: all of them, unless it is brief. Then those for CPU adapters, which take most of the time to compile, are
 /// tested beside the others in one case of four; by itself, each kernel is tested in `kernels` in any case.
 pub(crate) fn of_this_run<K>(
     problem: &Problem,
     mut serving: Vec<K>,
     is_for_cpus: impl Fn(&K) -> bool,
 ) -> Vec<K> {
-    static BRIEF: LazyLock<bool> =
-        LazyLock::new(|| std::env::var_os("WGPU_ATTENTION_BRIEF_TESTS").is_some());
     let mut hasher = DefaultHasher::new();
     problem.hash(&mut hasher);
-    if *BRIEF && !hasher.finish().is_multiple_of(4) && !serving.iter().all(&is_for_cpus) {
+    if is_brief() && !hasher.finish().is_multiple_of(4) && !serving.iter().all(&is_for_cpus) {
         serving.retain(|kernel| !is_for_cpus(kernel));
     }
     serving

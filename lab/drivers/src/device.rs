@@ -79,6 +79,11 @@ impl Device {
         Self { description: software.to_string(), environment }
     }
 
+    /// Whether it is lavapipe, which takes several times as long as SwiftShader to compile a kernel.
+    pub fn is_lavapipe(&self) -> bool {
+        self.description.starts_with("lavapipe")
+    }
+
     /// Makes a command, and the programs that cargo starts for it, run on the device.
     pub fn apply(&self, command: &mut Command) {
         software::apply(command, &self.environment);
