@@ -64,14 +64,17 @@ fn operands_between_fences() {
     }
 }
 
+/// The problems of `matrix`, which refuses subgroups with fewer lanes than a matrix has rows.
+const OF_MATRIX: usize = 2;
+
 #[test]
 fn subgroups_of_4() {
-    every_kernel((4, Cpu), 8, Order::Forward, CASES.len());
+    every_kernel((4, Cpu), 8, Order::Forward, CASES.len() - OF_MATRIX);
 }
 
 #[test]
 fn subgroups_of_8() {
-    every_kernel((8, Cpu), 16, Order::Backward, CASES.len());
+    every_kernel((8, Cpu), 16, Order::Backward, CASES.len() - OF_MATRIX);
 }
 
 #[test]

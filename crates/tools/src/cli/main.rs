@@ -122,7 +122,7 @@ EXAMPLES
 
 /// Masked flash attention on any GPU that wgpu reaches.
 #[derive(Debug, Parser)]
-#[command(version, after_help = format!("{EXAMPLES}\n\n{MASKS}"))]
+#[command(name = "wgpu-attention", version, after_help = format!("{EXAMPLES}\n\n{MASKS}"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
