@@ -37,6 +37,7 @@ const ON_SECOND: &[&str] = &[
     "kernels::",
     "backward::tensors",
     "cache::",
+    "custom::",
     "dtypes::",
     "edges::",
     "host::",
@@ -50,9 +51,9 @@ const ON_SECOND: &[&str] = &[
     "limits::with_lowered_limits",
 ];
 
-/// Those that run on lavapipe, unless all of them do, where SwiftShader runs the rest: each kernel by itself, and what lavapipe
-/// alone has.
-const ON_LAVAPIPE: &[&str] = &["kernels::", "matrix::"];
+/// Of these, those that a brief run leaves to SwiftShader, where the other driver is lavapipe: most of their time is that of compiling
+/// kernels.
+const COMPILE_MOST: &[&str] = &["cache::", "custom::", "dtypes::", "edges::"];
 
 /// What CI runs of `lab`. All calls that may find no memory would take 100 seconds of CPU time, each third takes 40.
 const IN_CI: [(&str, &[&str]); 4] = [
@@ -221,17 +222,15 @@ fn test_passes(
         device.apply(&mut command);
         (format!("{what}{named} on {device}"), command)
     };
-    // Where both are software drivers, a brief run has the whole of the tests on the one that compiles faster.
-    let (whole, on_lavapipe) = match &second {
-        Second::Device(second) if brief && device.is_lavapipe() => (second, true),
-        _ => (&device, false),
-    };
+    let is_shared = brief && device.is_lavapipe() && matches!(second, Second::Device(_));
     // What takes longest comes first.
     let mut steps = Vec::new();
     if tests.filter.is_some() {
         steps.push(pass("all tests", &device, &[], &[]));
     } else {
-        let skipped: Vec<&str> = HALF.iter().flat_map(|module| ["--skip", module]).collect();
+        let left: &[&str] = if is_shared { COMPILE_MOST } else { &[] };
+        let skipped: Vec<&str> =
+            HALF.iter().chain(left).flat_map(|module| ["--skip", module]).collect();
         let but_device: Vec<&str> = ["--lib", "--bins"]
             .into_iter()
             .chain(
@@ -242,8 +241,8 @@ fn test_passes(
                     .flat_map(|name| ["--test", name.as_str()]),
             )
             .collect();
-        steps.push(pass("device tests, one half,", whole, DEVICE_TESTS, &skipped));
-        steps.push(pass("device tests, the other half,", whole, DEVICE_TESTS, HALF));
+        steps.push(pass("device tests, one half,", &device, DEVICE_TESTS, &skipped));
+        steps.push(pass("device tests, the other half,", &device, DEVICE_TESTS, HALF));
         steps.push(pass("all other tests", &device, &but_device, &[]));
         steps.push(pass("tests of the documentation", &device, &["--doc"], &[]));
     }
@@ -255,27 +254,20 @@ fn test_passes(
             drivers::leave_unoptimised(command);
             command.env(BRIEF_VARIABLE, "1");
         }
-        if !on_lavapipe {
+        if !is_shared {
             steps.push(pass("each kernel, optimised,", &device, DEVICE_TESTS, OPTIMISED));
         }
     }
-    match &second {
-        Second::Device(_) if on_lavapipe => {
-            let (name, mut command) =
-                pass("part of the device tests", &device, DEVICE_TESTS, ON_LAVAPIPE);
-            drivers::leave_unoptimised(&mut command);
-            command.env(BRIEF_VARIABLE, "1");
-            steps.insert(steps.len().min(2), (name, command));
-        }
+    match second {
         Second::Device(device) => {
             let (what, only) = match brief {
                 true => ("part of the device tests", ON_SECOND),
                 false => ("device tests", &[][..]),
             };
-            steps.insert(steps.len().min(2), pass(what, device, DEVICE_TESTS, only));
+            steps.insert(steps.len().min(2), pass(what, &device, DEVICE_TESTS, only));
         }
         Second::Unavailable(reason) => {
-            report.skip(format!("device tests{named} on SwiftShader"), reason.clone());
+            report.skip(format!("device tests{named} on SwiftShader"), reason);
         }
         Second::Unwanted => {}
     }
