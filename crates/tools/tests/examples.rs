@@ -221,7 +221,7 @@ fn minilm() {
             "  o, recorded  ",
             "  weights, reference in f64  ",
             "  dogs bark loudly.            6 + 21 x [PAD]      49.8 %         0 %\n",
-            "18 pictures of the weights are in out",
+            "20 pictures of the weights are in out",
         ],
     );
     for layer in [0, 3] {
