@@ -18,7 +18,7 @@ const LOWEST: f32 = -3.4028234e38;
 const LN_2: f32 = 0.6931471805599453;
 
 // Weights are at most 1, so a sum l that isn't finite comes from a kept NaN or infinity. Some devices' exp2 and log2
-// lose a NaN on the way; then all its bits are set again.
+// lose a NaN on the way or make an infinity of it; then all its bits are set again, in lse and in what o is multiplied with.
 fn nan_if_lost(x: f32, l: f32) -> f32 {
     let bits = bitcast<u32>(l);
     let lost = (bits & EXPONENT_BITS) == EXPONENT_BITS;

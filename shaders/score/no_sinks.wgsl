@@ -15,7 +15,7 @@ fn row_end(h: u32, m: f32, l: f32) -> RowEnd {
     let empty = l == 0.0;
     let lse = fma(m, params.softmax_scale, log2(l) * LN_2);
     return RowEnd(
-        select(1.0 / l, 0.0, empty),
+        nan_if_lost(select(1.0 / l, 0.0, empty), l),
         nan_if_lost(select(lse, params.negative_infinity, empty), l),
     );
 }

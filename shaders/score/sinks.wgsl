@@ -31,7 +31,7 @@ fn row_end(h: u32, m: f32, l: f32) -> RowEnd {
     let base = max(select(LOWEST, m * params.softmax_scale, kept), select(LOWEST, sink, has_sink));
     let lse = base + log2(sum) * LN_2;
     return RowEnd(
-        select(shrink / sum, 0.0, empty),
+        nan_if_lost(select(shrink / sum, 0.0, empty), l),
         nan_if_lost(select(lse, params.negative_infinity, empty), l),
     );
 }

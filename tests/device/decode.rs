@@ -191,17 +191,21 @@ fn each_step_equals_its_row_of_the_parallel_pass() {
             let head = |head: &[f32]| head[rows.start * dim..rows.end * dim].to_vec();
             values.chunks(seq * dim).flat_map(head).collect()
         };
+        let step = |t: usize| {
+            Problem::new(Shape::new(1, 4, 1, dim).seq_len_kv(t + 1).num_kv_heads(2))
+                .mask(mask.clone())
+        };
+        let kernels = decode_kernels(&step(0));
         let mut steps: Vec<(ForwardKernel, Option<usize>, Vec<f32>)> = Vec::new();
         for t in 0..seq {
-            let step = Problem::new(Shape::new(1, 4, 1, dim).seq_len_kv(t + 1).num_kv_heads(2));
-            let step = step.mask(mask.clone());
+            let step = step(t);
             let operands = Operands {
                 q: rows(&operands.q, t..t + 1),
                 k: rows(&operands.k, 0..t + 1),
                 v: rows(&operands.v, 0..t + 1),
                 mask: Default::default(),
             };
-            for kernel in decode_kernels(&step) {
+            for &kernel in &kernels {
                 for splits in [Some(1), Some(3)] {
                     let found = run(&step, &operands, kernel, splits).o;
                     let at = steps.iter().position(|step| (step.0, step.1) == (kernel, splits));

@@ -54,8 +54,9 @@ pub(crate) fn is_brief() -> bool {
     *BRIEF
 }
 
-/// The kernels of those that serve which this run tests: all of them, unless it is brief. Then those for CPU adapters, which take most of the time to compile, are
-/// tested beside the others in one case of four; by itself, each kernel is tested in `kernels` in any case.
+/// The kernels of those that serve which this run tests: all of them, unless it is brief. Then those for CPU adapters, which
+/// take most of the time to compile, are tested beside the others in one case of four, chosen by the problem; `kernels` tests
+/// each kernel in any case.
 pub(crate) fn of_this_run<K>(
     problem: &Problem,
     mut serving: Vec<K>,

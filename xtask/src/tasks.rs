@@ -40,6 +40,7 @@ const ON_SECOND: &[&str] = &[
     "custom::",
     "dtypes::",
     "edges::",
+    "hostile::",
     "host::",
     "limits::",
     "masks::",

@@ -1,5 +1,5 @@
-//! What the command line of [`wgpu_attention`] is made of, for programs of one's own: tensor [`files`], [`picture`]s of masks
-//! and weights, and [`measure`]ments of kernels and devices.
+//! The library behind the command line `wgpu-attention`: reads and writes tensor [`files`], draws [`picture`]s of masks and
+//! weights, and [`measure`]s kernels and devices.
 //!
 //! ```no_run
 //! use wgpu_attention::{Layout, Mask, Session};

@@ -44,7 +44,10 @@ pub fn read_wav(path: &Path) -> Result<Vec<f32>> {
 }
 
 fn resample(samples: &[f32], rate: usize) -> Result<Vec<f32>> {
-    let mut resampler = FftFixedIn::<f32>::new(rate, RATE, 4096, 2, 1)?;
+    // An even number of the smallest steps that both rates share, so that the filter's middle lies on a sample of each.
+    let step = rate / greatest_common_divisor(rate, RATE);
+    let steps = 2 * 1024usize.div_ceil(step);
+    let mut resampler = FftFixedIn::<f32>::new(rate, RATE, steps * step, 1, 1)?;
     let length = samples.len() * RATE / rate;
     let delay = resampler.output_delay();
     let mut resampled = Vec::with_capacity(length + delay);
@@ -59,6 +62,10 @@ fn resample(samples: &[f32], rate: usize) -> Result<Vec<f32>> {
         rest = behind;
     }
     Ok(resampled[delay..][..length].to_vec())
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 /// The logarithms of the mel bands' energies, `[frames, BANDS]`, brought to about −1 to 1 as Whisper was trained: what is

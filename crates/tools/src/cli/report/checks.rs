@@ -100,14 +100,13 @@ pub(super) fn all() -> Vec<Check> {
 fn problem(
     [batch, heads, kv_heads, queries, keys, head_dim]: [usize; 6],
     mask: &str,
-) -> (Problem, AuxData) {
+) -> Result<(Problem, AuxData), Error> {
     let shape = Shape::new(batch, heads, queries, head_dim).num_kv_heads(kv_heads).seq_len_kv(keys);
-    // The masks of this file parse.
-    let mask = mask.parse().unwrap_or(Mask::All);
+    let mask: Mask = mask.parse()?;
     let lengths = (0..batch).map(|b| (keys - b * keys / 3) as i32);
     let ids = |len: usize| (0..batch * len).map(move |at| ((at % len) / 50) as i32);
     let data = AuxData::new().key_lengths(lengths).document_ids_q_kv(ids(queries), ids(keys));
-    (Problem::new(shape).mask(mask), data)
+    Ok((Problem::new(shape).mask(mask), data))
 }
 
 /// q, k and v in [-1, 1), and dout.
@@ -118,7 +117,7 @@ fn operands(problem: &Problem) -> Result<[Vec<f32>; 4], Error> {
 
 fn forward(kernel: ForwardKernel, sizes: [usize; 6], dtype: Dtype, mask: &'static str) -> Check {
     let work = move |session: &Session| {
-        let (problem, data) = problem(sizes, mask);
+        let (problem, data) = problem(sizes, mask)?;
         let problem = problem.dtypes(dtype);
         let stored =
             |values: &Vec<f32>| -> Vec<f32> { values.iter().map(|&x| round(x, dtype)).collect() };
@@ -140,7 +139,7 @@ fn forward(kernel: ForwardKernel, sizes: [usize; 6], dtype: Dtype, mask: &'stati
 
 fn backward(kernel: BackwardKernel, sizes: [usize; 6], mask: &'static str) -> Check {
     let work = move |session: &Session| {
-        let (problem, data) = problem(sizes, mask);
+        let (problem, data) = problem(sizes, mask)?;
         let [q, k, v, dout] = operands(&problem)?;
         let inputs = Inputs::new(&q, &k, &v).aux(&data);
         let upstream = Upstream::new(&dout);
@@ -166,7 +165,7 @@ fn backward(kernel: BackwardKernel, sizes: [usize; 6], mask: &'static str) -> Ch
 /// The mask as a tensor, against the evaluator.
 fn materialized(mask: &'static str) -> Check {
     let work = move |session: &Session| {
-        let (problem, data) = problem(SIZES[0], mask);
+        let (problem, data) = problem(SIZES[0], mask)?;
         let found = session.materialize_blocking(&problem, &data, MaskFormat::Keep)?;
         let evaluator = Evaluator::new(problem.get_mask(), &data, problem.shape())?;
         let [_, heads, rows, keys] = found.dims;
