@@ -1,18 +1,18 @@
-//! Forward passes whose operands lie between fences: what isn't a number of theirs holds nothing and may not be written.
+//! Passes whose operands lie between fences: what isn't a number of theirs holds nothing and may not be written.
 
 use std::ops::Range;
 
-use wgpu_attention::kernel::ForwardKernel;
-use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers, PlanOptions};
 use wgpu_attention::tensor::Strides;
 use wgpu_attention::{
-    AttentionBuffers, AttentionPlan, AuxBuffers, Dtype, Error, Mask, Problem, Session, Shape,
-    reference,
+    AttentionBuffers, AttentionPlan, AuxBuffers, BackwardPlan, Dtype, Error, Mask, Problem,
+    Session, Shape, Upstream, reference,
 };
 use wgsl_sanitizer::device::Sanitizer;
 
 use crate::operands::Operands;
-use crate::tolerance::{close, naive};
+use crate::tolerance::{close, gradient_close, naive, naive_gradients};
 
 /// Bytes before and behind an operand; a multiple of every device's alignment of bindings.
 const MARGIN: u64 = 256;
@@ -72,64 +72,121 @@ impl<'a> Fenced<'a> {
     }
 }
 
-/// Every element's place in a tensor of `[batch, heads, seq, dim]`, in their order.
-fn places([batch, heads, seq, dim]: [usize; 4], strides: Strides) -> impl Iterator<Item = usize> {
-    let rows = (0..batch)
-        .flat_map(move |b| (0..heads).flat_map(move |h| (0..seq).map(move |s| (b, h, s))));
-    rows.flat_map(move |(b, h, s)| {
-        let row = b * strides.batch + h * strides.head + s * strides.seq;
-        (0..dim).map(move |d| row + d * strides.dim)
-    })
+/// Rows with gaps between them, side by side by heads: `[batch, heads, seq, dim]`.
+#[derive(Clone, Copy)]
+struct Rows {
+    dims: [usize; 4],
+    strides: Strides,
 }
 
-/// Rows with gaps between them, side by side by heads.
-fn gaps(heads: usize, seq: usize, row: usize) -> Strides {
-    Strides { batch: seq * heads * row + 8, head: row, seq: heads * row, dim: 1 }
+impl Rows {
+    fn new(batch: usize, heads: usize, seq: usize, dim: usize) -> Self {
+        let row = dim + 4;
+        let strides = Strides { batch: seq * heads * row + 8, head: row, seq: heads * row, dim: 1 };
+        Self { dims: [batch, heads, seq, dim], strides }
+    }
+
+    /// Every element's place, in their order.
+    fn places(self) -> impl Iterator<Item = usize> {
+        let Self { dims: [batch, heads, seq, dim], strides } = self;
+        let rows = (0..batch)
+            .flat_map(move |b| (0..heads).flat_map(move |h| (0..seq).map(move |s| (b, h, s))));
+        rows.flat_map(move |(b, h, s)| {
+            let row = b * strides.batch + h * strides.head + s * strides.seq;
+            (0..dim).map(move |d| row + d * strides.dim)
+        })
+    }
+
+    fn empty(self, attention: &Session) -> Result<Fenced<'_>, String> {
+        Fenced::new(attention, self.places().max().unwrap_or(0) + 1)
+    }
+
+    fn operand<'a>(self, attention: &'a Session, values: &[f32]) -> Result<Fenced<'a>, String> {
+        let fenced = self.empty(attention)?;
+        self.places().zip(values).for_each(|(at, value)| fenced.put(at, *value));
+        Ok(fenced)
+    }
+
+    fn result(self, attention: &Session) -> Result<Fenced<'_>, String> {
+        let fenced = self.empty(attention)?;
+        self.places().for_each(|at| fenced.allow(at));
+        Ok(fenced)
+    }
+
+    fn read(self, fenced: &Fenced<'_>) -> Result<Vec<f32>, String> {
+        self.places().map(|at| fenced.get(at)).collect()
+    }
 }
 
-/// Runs a kernel on fenced operands.
+/// Numbers side by side, as lse has them.
+fn dense(len: usize) -> Rows {
+    Rows { dims: [1, 1, 1, len], strides: Strides { batch: len, head: len, seq: len, dim: 1 } }
+}
+
+/// A causal problem of rows with gaps, and its operands.
+struct Case {
+    shape: Shape,
+    problem: Problem,
+    /// The same without gaps, for the references.
+    whole: Problem,
+    operands: Operands,
+    q: Rows,
+    kv: Rows,
+}
+
+impl Case {
+    fn new(seq_q: usize, dim: usize) -> Self {
+        let seq_kv = 45;
+        let shape = Shape::new(2, 4, seq_q, dim).seq_len_kv(seq_kv).num_kv_heads(2);
+        let (q, kv) = (Rows::new(2, 4, seq_q, dim), Rows::new(2, 2, seq_kv, dim));
+        let whole = Problem::new(shape).mask(Mask::causal()).dtypes(Dtype::F32);
+        let problem = whole
+            .clone()
+            .q_strides(q.strides)
+            .k_strides(kv.strides)
+            .v_strides(kv.strides)
+            .o_strides(q.strides);
+        Self { shape, problem, whole, operands: Operands::random(&shape, 51), q, kv }
+    }
+
+    fn lse(&self) -> Rows {
+        let Shape { batch, num_heads, seq_len_q, .. } = self.shape;
+        dense(batch * num_heads * seq_len_q)
+    }
+
+    /// Submits what `encode` records.
+    fn submit(
+        attention: &Session,
+        encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>,
+    ) -> Result<(), String> {
+        let scope = attention.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let mut encoder = attention.device().create_command_encoder(&Default::default());
+        encode(&mut encoder).map_err(in_words)?;
+        attention.queue().submit([encoder.finish()]);
+        futures(scope.pop()).map_or(Ok(()), |error| Err(error.to_string()))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn in_words(error: Error) -> String {
+    error.to_string()
+}
+
+/// Runs a forward kernel on fenced operands.
 ///
 /// # Errors
 /// In words; `Ok(false)` where the device has no such kernel.
 pub fn forward(attention: &Session, kernel: ForwardKernel, dim: usize) -> Result<bool, String> {
-    let (seq_q, seq_kv) = if kernel.is_decode() { (3, 45) } else { (37, 45) };
-    let shape = Shape::new(2, 4, seq_q, dim).seq_len_kv(seq_kv).num_kv_heads(2);
-    let row = dim + 4;
-    let (of_q, of_kv) = (gaps(4, seq_q, row), gaps(2, seq_kv, row));
-    let problem = Problem::new(shape)
-        .mask(Mask::causal())
-        .dtypes(Dtype::F32)
-        .q_strides(of_q)
-        .k_strides(of_kv)
-        .v_strides(of_kv)
-        .o_strides(of_q);
-    let plan = match AttentionPlan::new(
-        attention.kernels(),
-        &problem,
-        &PlanOptions::default().kernel(kernel),
-    ) {
+    let case = Case::new(if kernel.is_decode() { 3 } else { 37 }, dim);
+    let options = PlanOptions::default().kernel(kernel);
+    let plan = match AttentionPlan::new(attention.kernels(), &case.problem, &options) {
         Err(Error::KernelRefused { .. }) => return Ok(false),
-        plan => plan.map_err(|error| error.to_string())?,
+        plan => plan.map_err(in_words)?,
     };
-    let dense = Operands::random(&shape, 51);
-    let (q_dims, kv_dims) = ([2, 4, seq_q, dim], [2, 2, seq_kv, dim]);
-    let fill = |dims, strides, values: &[f32]| {
-        let span = places(dims, strides).max().unwrap_or(0) + 1;
-        let fenced = Fenced::new(attention, span)?;
-        places(dims, strides).zip(values).for_each(|(at, value)| fenced.put(at, *value));
-        Ok::<_, String>(fenced)
-    };
-    let q = fill(q_dims, of_q, &dense.q)?;
-    let k = fill(kv_dims, of_kv, &dense.k)?;
-    let v = fill(kv_dims, of_kv, &dense.v)?;
-    let o = fill(q_dims, of_q, &[])?;
-    places(q_dims, of_q).for_each(|at| o.allow(at));
-    let rows = 2 * 4 * seq_q;
-    let lse = Fenced::new(attention, rows)?;
-    (0..rows).for_each(|at| lse.allow(at));
-
-    let scope = attention.device().push_error_scope(wgpu::ErrorFilter::Validation);
-    let mut encoder = attention.device().create_command_encoder(&Default::default());
+    let q = case.q.operand(attention, &case.operands.q)?;
+    let k = case.kv.operand(attention, &case.operands.k)?;
+    let v = case.kv.operand(attention, &case.operands.v)?;
+    let (o, lse) = (case.q.result(attention)?, case.lse().result(attention)?);
     let buffers = AttentionBuffers {
         q: q.slice(),
         k: k.slice(),
@@ -138,19 +195,59 @@ pub fn forward(attention: &Session, kernel: ForwardKernel, dim: usize) -> Result
         o: o.slice(),
         lse: Some(lse.slice()),
     };
-    plan.encode(&mut encoder, &buffers).map_err(|error| error.to_string())?;
-    attention.queue().submit([encoder.finish()]);
-    if let Some(error) = futures(scope.pop()) {
-        return Err(error.to_string());
+    Case::submit(attention, |encoder| plan.encode(encoder, &buffers))?;
+    let inputs = case.operands.inputs();
+    let truth = reference::attention(&case.whole, &inputs).map_err(in_words)?;
+    let naive = naive(&case.whole, &Mask::causal(), &inputs);
+    close("o between fences", &case.q.read(&o)?, &naive.o, &truth.o)?;
+    close("lse between fences", &case.lse().read(&lse)?, &naive.lse, &truth.lse)?;
+    Ok(true)
+}
+
+/// Runs a backward kernel on fenced operands.
+///
+/// # Errors
+/// As of [`forward`].
+pub fn backward(attention: &Session, kernel: BackwardKernel, dim: usize) -> Result<bool, String> {
+    let case = Case::new(37, dim);
+    let options = BackwardOptions::default().kernel(kernel);
+    let plan = match BackwardPlan::new(attention.kernels(), &case.problem, &options) {
+        Err(Error::KernelRefused { .. }) => return Ok(false),
+        plan => plan.map_err(in_words)?,
+    };
+    let inputs = case.operands.inputs();
+    let output = naive(&case.whole, &Mask::causal(), &inputs);
+    let dout: Vec<f32> = case.operands.q.iter().map(|x| x / 8.0).collect();
+    let q = case.q.operand(attention, &case.operands.q)?;
+    let k = case.kv.operand(attention, &case.operands.k)?;
+    let v = case.kv.operand(attention, &case.operands.v)?;
+    let o = case.q.operand(attention, &output.o)?;
+    let lse = case.lse().operand(attention, &output.lse)?;
+    let incoming = case.q.operand(attention, &dout)?;
+    let dq = case.q.result(attention)?;
+    let (dk, dv) = (case.kv.result(attention)?, case.kv.result(attention)?);
+    let buffers = BackwardBuffers {
+        q: q.slice(),
+        k: k.slice(),
+        v: v.slice(),
+        o: o.slice(),
+        lse: lse.slice(),
+        dout: incoming.slice(),
+        dlse: None,
+        aux: AuxBuffers::new(),
+        gradients: GradientBuffers::default().dq(dq.slice()).dk(dk.slice()).dv(dv.slice()),
+    };
+    Case::submit(attention, |encoder| plan.encode(encoder, &buffers))?;
+    let upstream = Upstream::new(&dout);
+    let truth = reference::gradients(&case.whole, &inputs, &upstream).map_err(in_words)?;
+    let naive = naive_gradients(&case.whole, &Mask::causal(), &inputs, &upstream);
+    for (name, rows, found, naive, truth) in [
+        ("dq", case.q, &dq, &naive.dq, &truth.dq),
+        ("dk", case.kv, &dk, &naive.dk, &truth.dk),
+        ("dv", case.kv, &dv, &naive.dv, &truth.dv),
+    ] {
+        gradient_close(&format!("{name} between fences"), &rows.read(found)?, naive, truth)?;
     }
-    let o: Vec<f32> = places(q_dims, of_q).map(|at| o.get(at)).collect::<Result<_, _>>()?;
-    let lse: Vec<f32> = (0..rows).map(|at| lse.get(at)).collect::<Result<_, _>>()?;
-    let whole = Problem::new(shape).mask(Mask::causal());
-    let inputs = dense.inputs();
-    let truth = reference::attention(&whole, &inputs).map_err(|error| error.to_string())?;
-    let naive = naive(&whole, &Mask::causal(), &inputs);
-    close("o between fences", &o, &naive.o, &truth.o)?;
-    close("lse between fences", &lse, &naive.lse, &truth.lse)?;
     Ok(true)
 }
 

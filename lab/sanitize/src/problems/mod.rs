@@ -81,13 +81,14 @@ macro_rules! cases {
 pub const CASES: &[Case] = cases! {
     "forward broadcast": |on| forward::dense(on, ForwardKernel::Broadcast, Dtype::F32);
     "forward broadcast, kept infinity": |on| forward::infinity(on, ForwardKernel::Broadcast, Dtype::F32);
-    "forward broadcast, 4,200 keys": |on| forward::segments(on, ForwardKernel::Broadcast);
+    "forward broadcast, 4,200 keys": |on| forward::segments(on, ForwardKernel::Broadcast, Dtype::F32);
     "forward tiled": |on| forward::dense(on, ForwardKernel::Tiled, Dtype::F32);
     "forward tiled, bf16": |on| forward::dense(on, ForwardKernel::Tiled, Dtype::Bf16);
     "forward tiled, kept infinity": |on| forward::infinity(on, ForwardKernel::Tiled, Dtype::F32);
-    "forward tiled, 4,200 keys": |on| forward::segments(on, ForwardKernel::Tiled);
+    "forward tiled, 4,200 keys": |on| forward::segments(on, ForwardKernel::Tiled, Dtype::F32);
     "forward matrix": |on| forward::dense(on, ForwardKernel::Matrix, Dtype::F16);
     "forward matrix, kept infinity": |on| forward::infinity(on, ForwardKernel::Matrix, Dtype::F16);
+    "forward matrix, 4,200 keys": |on| forward::segments(on, ForwardKernel::Matrix, Dtype::F16);
     "forward decode_lanes": |on| forward::dense(on, ForwardKernel::DecodeLanes, Dtype::F16);
     "forward decode_lanes, kept infinity": |on| forward::infinity(on, ForwardKernel::DecodeLanes, Dtype::F16);
     "forward decode": |on| forward::dense(on, ForwardKernel::Decode, Dtype::F32);
