@@ -69,7 +69,7 @@ impl LeafSpec for BlockSparse {
             "block_sparse(BLOCK)",
             "of blocks of BLOCK keys, those that the query's block of BLOCK queries lists:\n\
              integers block_indices [batch, heads or kv heads or 1, blocks of queries, blocks of a list],\n\
-             -1 for none (Native Sparse Session, MoBA)",
+             -1 for none (Native Sparse Attention, MoBA)",
         )]
     }
 
