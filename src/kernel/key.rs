@@ -494,6 +494,7 @@ impl KernelKey {
     }
 
     /// Whether it multiplies cooperative matrices.
+    #[cfg(feature = "spirv")]
     pub(crate) const fn has_matrices(&self) -> bool {
         matches!(
             self,

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use wgpu_attention::kernel::KernelOptions;
 use wgpu_attention::{Kernels, Session};
@@ -52,8 +53,9 @@ pub fn options() -> DeviceOptions {
             Some("cpu") => wgpu::DeviceType::Cpu,
             _ => wgpu::DeviceType::DiscreteGpu,
         },
-        // Tests run side by side.
+        // Tests run side by side, on machines that do other things, too.
         threads: 1,
+        time_limit: Duration::from_secs(300),
         faults_are_errors: true,
         on_dispatch: Some(Arc::new(move |dispatch| log(dispatch, subgroup_size))),
         ..default

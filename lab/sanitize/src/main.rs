@@ -116,18 +116,25 @@ fn run(options: &Options) -> Result<ExitCode> {
 /// every module of tests meets most pairs of both; those that are named, on all.
 fn library_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Vec<Run>> {
     let names = library::names(workspace, filter)?;
-    let kinds = ["cpu", "gpu"];
-    let devices = SIZES.iter().flat_map(|size| kinds.map(|kind| (*size, kind)));
-    let count = SIZES.len() * kinds.len();
-    let mut runs = Vec::new();
-    for (number, (size, kind)) in devices.enumerate() {
-        let own = |at: &usize| filter.is_some() || at % count == number;
-        let own = names.iter().enumerate().filter(|(at, _)| own(at));
-        let own: Vec<String> = own.map(|(_, name)| name.clone()).collect();
-        if !own.is_empty() {
-            let device = library::Device { size, kind, matrix: matrix(size) };
-            runs.push(library::run(workspace, &device, &own)?);
+    let devices: Vec<library::Device> = SIZES
+        .iter()
+        .flat_map(|&size| {
+            ["cpu", "gpu"].map(|kind| library::Device { size, kind, matrix: matrix(size) })
+        })
+        .collect();
+    let mut shares = vec![Vec::new(); devices.len()];
+    for (at, name) in names.into_iter().enumerate() {
+        let can_run = |number: &usize| devices[*number].can_run(&name);
+        let count = devices.len();
+        if filter.is_some() {
+            (0..count).filter(can_run).for_each(|number| shares[number].push(name.clone()));
+        } else if let Some(number) = (at..at + count).map(|at| at % count).find(can_run) {
+            shares[number].push(name);
         }
+    }
+    let mut runs = Vec::new();
+    for (device, own) in devices.iter().zip(&shares).filter(|(_, own)| !own.is_empty()) {
+        runs.push(library::run(workspace, device, own)?);
     }
     Ok(runs)
 }

@@ -93,8 +93,8 @@ const remember = debounced(() => {
 async function copyLink() {
   const query = toQuery(state);
   const link = `${location.origin}${location.pathname}#/playground${query ? `?${query}` : ""}`;
-  await navigator.clipboard?.writeText(link).catch(() => {});
   history.replaceState(null, "", link);
+  await navigator.clipboard?.writeText(link).catch(() => {});
   at("copied").textContent = "The address has it all; it is copied.";
   setTimeout(() => { at("copied").textContent = ""; }, 3000);
 }
