@@ -4,8 +4,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::LazyLock;
 
 use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
-use wgpu_attention::plan::{PlanOptions, ScoreTensor};
-use wgpu_attention::{Mask, Output, Problem, RunOptions, Session, Shape, reference};
+use wgpu_attention::plan::{MaskFormat, PlanOptions, ScoreTensor};
+use wgpu_attention::wgsl::WgslFunction;
+use wgpu_attention::{AuxData, Mask, Output, Problem, RunOptions, Session, Shape, reference};
 
 use crate::open;
 pub(crate) use crate::operands::{Operands, SCORES, ScoreData, mask_data};
@@ -13,6 +14,22 @@ use crate::tolerance::{assert_close, naive};
 
 /// The best device, opened once.
 pub(crate) static ATTENTION: LazyLock<Session> = LazyLock::new(open::best);
+
+/// Whether the device's `fma` rounds once; a driver for CPUs may make a product and a sum of it.
+pub(crate) fn fuses() -> bool {
+    static FUSES: LazyLock<bool> = LazyLock::new(|| {
+        // x x = 1 + 2^-11 + 2^-24, of which a product in f32 loses the last term.
+        let text = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+            let x = 1.0 + f32(q_idx + 1u) / 4096.0;
+            return fma(x, x, -1.0 - f32(q_idx + 1u) / 2048.0) != 0.0;
+        }";
+        let mask = Mask::Wgsl(WgslFunction::new(text).unwrap());
+        let problem = Problem::new(Shape::new(1, 1, 1, 8)).mask(mask);
+        let format = MaskFormat::Keep;
+        ATTENTION.materialize_blocking(&problem, &AuxData::new(), format).unwrap().values == [1.0]
+    });
+    *FUSES
+}
 
 /// A device of its own with other limits than the adapter's.
 pub(crate) fn limited(change: impl FnOnce(&mut wgpu::Limits)) -> Session {

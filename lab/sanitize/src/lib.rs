@@ -22,6 +22,11 @@ use wgpu_attention::{Kernels, Session};
 use wgsl_sanitizer::Order;
 use wgsl_sanitizer::device::{DeviceOptions, DispatchReport, Rewrite, Sanitizer};
 
+/// The sanitizer's `fma` rounds once.
+const fn fuses() -> bool {
+    true
+}
+
 /// Invocations of a subgroup; 32 where it isn't set.
 pub const SUBGROUP_SIZE: &str = "SANITIZE_SUBGROUP_SIZE";
 /// `cpu`, or else a GPU: some kernels are for one of them.

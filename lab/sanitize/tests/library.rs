@@ -48,6 +48,8 @@ mod sequences;
 #[path = "../../../tests/device/tolerance.rs"]
 mod tolerance;
 
+use fixture::fuses;
+
 /// In the place of tests/device/open.rs.
 mod open {
     use sanitize::{attention, options};

@@ -52,7 +52,7 @@ test("3 MB at most go over the wire", () => {
   assert.ok(total <= 3e6, `${total}`);
 });
 
-test("the first picture is there within 2 s, a change of 64 tokens within 200 ms", async () => {
+test("the first picture is there within 2 s, a changed mask of 64 tokens within 200 ms, its numbers within 500 ms", async () => {
   const marks = (page) => page.evaluate(() => {
     const last = (name) => performance.getEntriesByName(name).at(-1).startTime;
     return { outlined: last("outlined"), spent: last("outlined") - last("asked"), pictured: last("pictured") - last("asked") };
@@ -76,7 +76,7 @@ test("the first picture is there within 2 s, a change of 64 tokens within 200 ms
   const least = (values) => Math.min(...values).toFixed(0);
   console.log(`  first picture ${least(firsts)} ms, change ${least(changes)} ms, with all that the device computes ${least(whole)} ms`);
   assert.ok(Math.min(...firsts) <= 2000, `${firsts}`);
-  assert.ok(Math.min(...changes) <= 200 && Math.min(...whole) <= 200, `${changes}; ${whole}`);
+  assert.ok(Math.min(...changes) <= 200 && Math.min(...whole) <= 500, `${changes}; ${whole}`);
 });
 
 test("a lost device is told, and the page goes on", async () => {

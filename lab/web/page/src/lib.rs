@@ -32,6 +32,11 @@ use wgpu_attention::{Result, Session};
 use fault::fault;
 use playground::{Sequences, View};
 
+/// A browser doesn't say whether its device's `fma` rounds once.
+const fn fuses() -> bool {
+    false
+}
+
 #[wasm_bindgen]
 extern "C" {
     #[wasm_bindgen(js_namespace = console)]
