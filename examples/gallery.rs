@@ -88,13 +88,9 @@ fn draw(attention: &Session, entry: &Entry) -> Result<Heatmap> {
 
 fn page(leaves: &[Entry], named: &[Entry]) -> String {
     let mut page = String::from(INTRODUCTION);
-    for entry in leaves {
-        section(&mut page, &format!("`{}`", entry.mask), entry);
-    }
+    grid(&mut page, leaves, |entry| format!("`{}`", entry.mask));
     page.push_str(NAMED);
-    for entry in named {
-        section(&mut page, &format!("`compositions::{}`", entry.name), entry);
-    }
+    grid(&mut page, named, |entry| format!("`compositions::{}`", entry.name));
     page
 }
 
@@ -117,21 +113,39 @@ full, the mask isn't asked. A test holds that no more than 1.05 times the tiles 
 `wgpu-attention mask TEXT --seq N --tiles` counts them for any mask.
 ";
 
-fn section(page: &mut String, heading: &str, entry: &Entry) {
+/// Pictures in a table, each with what it is for below it.
+fn grid(page: &mut String, entries: &[Entry], heading: impl Fn(&Entry) -> String) {
+    page.push_str("\n<table>\n");
+    for row in entries.chunks(COLUMNS) {
+        page.push_str("<tr>\n");
+        for entry in row {
+            cell(page, &heading(entry), entry);
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table>\n");
+}
+
+const COLUMNS: usize = 3;
+
+fn cell(page: &mut String, heading: &str, entry: &Entry) {
     let Entry { name, mask, sentence, reads, source, .. } = entry;
-    // Writing to a String can't fail.
-    let _ = write!(page, "\n### {heading}\n\n{sentence}\n");
+    // Writing to a String can't fail. Between empty lines, markdown holds within a table's cell.
+    let _ = write!(
+        page,
+        "<td width=\"33%\" valign=\"top\">\n\n<img src=\"masks/{name}.png\" width=\"260\" alt=\"{mask}\">\n\n\
+         **{heading}**\n\n{sentence}\n"
+    );
     if !heading.contains(&mask.to_string()) {
-        let _ = write!(page, "\n- Text: `{mask}`");
+        let _ = write!(page, "\nText: `{mask}`\n");
     }
     if !reads.is_empty() {
-        let _ = write!(page, "\n- Reads {reads}");
+        let _ = write!(page, "\nReads {reads}.\n");
     }
     if !source.is_empty() {
-        let _ = write!(page, "\n- Source: {source}");
+        let _ = write!(page, "\nSource: {source}.\n");
     }
-    let image = format!("<img src=\"masks/{name}.png\" width=\"440\" alt=\"{mask}\">");
-    let _ = writeln!(page, "{}\n{image}", if page.ends_with('\n') { "" } else { "\n" });
+    page.push_str("\n</td>\n");
 }
 
 /// Every leaf as its samples have it, then the operators.
@@ -193,8 +207,14 @@ fn leaves() -> Result<Vec<Entry>> {
 const CUSTOM: &str = "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
     return (q_idx ^ kv_idx) % 5u < 3u;
 }";
-const CUSTOM_SENTENCE: &str = "What a user-defined function keeps: here \
-    `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return (q_idx ^ kv_idx) % 5u < 3u; }`.";
+const CUSTOM_SENTENCE: &str = "What a user-defined function keeps, here this one:
+
+```wgsl
+fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32)
+    -> bool {
+    return (q_idx ^ kv_idx) % 5u < 3u;
+}
+```";
 
 const LONGFORMER: &str = "Longformer, [arXiv 2004.05150](https://arxiv.org/abs/2004.05150)";
 const REFORMER: &str = "Reformer, [arXiv 2001.04451](https://arxiv.org/abs/2001.04451)";

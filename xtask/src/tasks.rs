@@ -75,9 +75,10 @@ const FASTER_ON_SWIFTSHADER: &[&str] = &[
 const FASTER_ON_LAVAPIPE: &[&str] = &["decode::", "limits::with_lowered_limits"];
 
 /// What CI runs of `lab`. All calls that may find no memory would take 100 seconds of CPU time, each third takes 40.
-const IN_CI: [(&str, &[&str]); 4] = [
+const IN_CI: [(&str, &[&str]); 5] = [
     ("all kernels in the languages of wgpu's backends", &["portability", "--quick"]),
     ("kernels for GPUs that aren't there keep to registers", &["isa", "--check"]),
+    ("the page's numbers in a browser", &["web", "--test", "numbers of"]),
     ("a driver that fails at every call", &["faults", "--stride", "3"]),
     (
         "a minute of each fuzzing target",

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use wgpu_attention::Mask;
+
 /// Examples are built beside the command line's binary.
 fn built_example(name: &str) -> PathBuf {
     let binaries = Path::new(env!("CARGO_BIN_EXE_wgpu-attention")).parent().unwrap();
@@ -51,6 +53,24 @@ fn check_with(name: &str, arguments: &[&str], expected: &[&str]) {
     assert!(output.status.success(), "{name}: {}\n{printed}\n{errors}", output.status);
     for line in expected {
         assert!(printed.contains(line), "{name} doesn't print\n{line}\nbut\n{printed}\n{errors}");
+    }
+}
+
+/// The page that is committed, docs/masks.md.
+#[test]
+fn every_leaf_is_in_the_gallery() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let page = std::fs::read_to_string(docs.join("masks.md")).unwrap();
+    let leaves = Mask::leaves().map(|leaf| leaf.name().to_owned());
+    for name in leaves.chain(["self_only_if_alone", "per_head", "wgsl"].map(str::to_owned)) {
+        let found = [' ', '`', '('].iter().any(|end| page.contains(&format!("**`{name}{end}")));
+        assert!(
+            found,
+            "docs/masks.md lacks {name}: run `cargo xtask gallery`, which draws its samples"
+        );
+    }
+    for picture in page.split("<img src=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(docs.join(picture).is_file(), "docs/{picture} is missing");
     }
 }
 
