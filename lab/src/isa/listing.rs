@@ -127,7 +127,8 @@ impl Listing {
     fn end_plan(&mut self) -> Result<()> {
         let Some(plan) = self.plan.take() else { return Ok(()) };
         let Plan { title, is_refused, is_others, known, mut kernels } = plan;
-        if is_refused {
+        // Another program has no kernel of its own for a problem where an earlier one's serves, or where it turns to the CPU.
+        if is_refused || (is_others && kernels.is_empty()) {
             return Ok(());
         }
         let fields: Vec<&str> = title.split("; ").collect();
