@@ -87,9 +87,10 @@ fn read(workspace: &Workspace, folder: &Path) -> Result<ExitCode> {
     let device = report["device"]["device"].as_str().context("the report names no device")?;
     let own = workspace.root().join("docs/gpus").join(folder_name(device));
     fs::create_dir_all(&own).with_context(|| own.display().to_string())?;
-    for name in FILES {
-        let from = folder.join(name);
-        fs::copy(&from, own.join(name)).with_context(|| from.display().to_string())?;
+    // A report that the page in a browser copied is the first file alone.
+    for from in FILES.map(|name| folder.join(name)).iter().filter(|from| from.exists()) {
+        let to = own.join(from.file_name().unwrap_or_default());
+        fs::copy(from, to).with_context(|| from.display().to_string())?;
     }
     println!("{}", own.display());
     Ok(ExitCode::SUCCESS)

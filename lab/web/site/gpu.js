@@ -1,11 +1,10 @@
-// The browser's GPU: what it offers, whether its results are right, and how fast it is. The report's form is report.json's.
+// The browser's GPU: what it offers, whether its results are right, and how fast it is.
 // @ts-check
 import { at, h, percent, short } from "./dom.js";
 import { engine } from "./engine.js";
 
-/** The report; `schema` changes with its form. @type {any} */
-const report = { schema: 1, made_by: "page", version: "", browser: navigator.userAgent, adapter: {}, features: [], limits: {},
-  checks: null, rates: null, benchmark: null };
+/** What was found so far. @type {any} */
+const report = { version: "", adapter: {}, features: [], limits: {}, checks: null, rates: null, benchmark: null };
 let running = false;
 
 /** Builds the section. */
@@ -13,7 +12,7 @@ export function build() {
   at("run-checks").addEventListener("click", () => run(() => checks([], null)));
   at("run-benchmark").addEventListener("click", () => run(benchmark));
   at("copy-report").addEventListener("click", async () => {
-    const text = JSON.stringify(report, null, 1);
+    const text = JSON.stringify(toSend(), null, 1);
     await navigator.clipboard?.writeText(text).catch(() => {});
     const box = /** @type {HTMLTextAreaElement} */ (at("report"));
     box.value = text;
@@ -23,12 +22,37 @@ export function build() {
   });
 }
 
+/** In the form of `wgpu-attention report`'s report.json, so that `cargo xtask gpu-report --read` takes both. */
+function toSend() {
+  const { version, adapter, features, limits, rates } = report;
+  const checks = report.checks?.cases.map((/** @type {any} */ line) => ({
+    check: line.case, result: line.failed ? "failed" : line.refused ? "refused" : "right",
+    ...(line.failed || line.refused ? { why: line.failed || line.refused } : {}),
+  }));
+  const measured = report.benchmark?.map((/** @type {any} */ line) => {
+    const [batch, heads, queries, keys, dim] = line.sizes;
+    return { kernel: line.kernel, shape: [batch, heads, heads, queries, keys, dim, dim], mask: line.mask, dtype: "f32",
+      ms_median: 1e3 * line.seconds, gflops: line.operations / line.seconds / 1e9, share_of_peak: line.share };
+  });
+  return {
+    wgpu_attention_gpu_report: 1,
+    device: { version, device: nameOf(adapter) || "a GPU that the browser doesn't name", vendor: adapter.vendor, type: adapter.fallback ? "Cpu" : "Other",
+      backend: "webgpu", driver: "a browser", driver_info: navigator.userAgent, features: features.join(" | "), ...limits,
+      ...(rates ? { peak_gflops: rates.operations / 1e9, copy_gbytes_per_s: rates.bytes / 1e9 } : {}) },
+    ...(checks ? { checks } : {}),
+    ...(measured ? { "forward and decode": measured } : {}),
+  };
+}
+
+/** @param {{ vendor: string, architecture: string, device: string, description: string }} adapter */
+const nameOf = ({ vendor, architecture, device, description }) => [vendor, architecture, device, description].filter(Boolean).join(" ");
+
 /** Shows the section. */
 export async function show() {
   const about = await engine.about();
-  const { vendor, architecture, device, description, fallback } = about.adapter;
+  const { fallback } = about.adapter;
   Object.assign(report, { version: about.version, adapter: about.adapter, features: about.features, limits: about.limits });
-  const names = [vendor, architecture, device, description].filter(Boolean).join(" ");
+  const names = nameOf(about.adapter);
   at("adapter").textContent = about.device
     ? `${names || "a GPU that the browser doesn't name"}${fallback ? ", a driver for CPUs" : ""}`
     : `none: ${about.missing || "this browser has no WebGPU"}`;

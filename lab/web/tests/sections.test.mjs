@@ -93,9 +93,10 @@ test("a device is described, checked and reported", async () => {
   assert.match(await page.textContent("#checks-told"), /^(\d+) of \1: \1 right, 0 not for this device, 0 wrong\. Every result/);
   await page.click("#copy-report");
   const report = JSON.parse(await page.inputValue("#report"));
-  assert.equal(report.schema, 1);
-  assert.ok(report.checks.cases.length > 1 && report.checks.cases.every((line) => line.failed === null && line.compared > 0));
-  assert.ok(report.limits.max_buffer_size > 0);
+  assert.equal(report.wgpu_attention_gpu_report, 1);
+  assert.ok(report.checks.length > 1 && report.checks.every((line) => line.check && line.result === "right"));
+  assert.match(report.device.device, /swiftshader/i);
+  assert.ok(report.device.max_buffer_size > 0);
   await page.close();
 });
 
@@ -106,5 +107,9 @@ test("the benchmark gives shares of the device's own rates", async () => {
   const { rates, benchmark } = await page.evaluate(() => window.page.gpu.shown());
   assert.ok(rates.operations > 1e8 && rates.bytes > 1e7);
   for (const { share, seconds, operations } of benchmark) assert.ok(share > 0 && share < 1.5 && seconds > 0 && operations > 0);
+  await page.click("#copy-report");
+  const report = JSON.parse(await page.inputValue("#report"));
+  assert.equal(report["forward and decode"].length, benchmark.length);
+  assert.ok(report["forward and decode"].every((line) => line.ms_median > 0 && line.gflops > 0) && report.device.peak_gflops > 0);
   await page.close();
 });
