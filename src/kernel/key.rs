@@ -494,7 +494,7 @@ impl KernelKey {
     }
 
     /// Whether it multiplies cooperative matrices.
-    #[cfg(feature = "spirv")]
+    #[cfg(all(feature = "spirv", not(target_family = "wasm")))]
     pub(crate) const fn has_matrices(&self) -> bool {
         matches!(
             self,

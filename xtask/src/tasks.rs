@@ -52,7 +52,7 @@ const ON_SECOND: &[&str] = &[
     "limits::with_lowered_limits",
 ];
 
-/// Where the first driver is lavapipe, a brief run leaves these to SwiftShader, which takes a third to a tenth of the time: most of it
+/// Where the first driver is lavapipe, a brief run leaves these to SwiftShader, which takes a quarter of the time or less: most of it
 /// is that of compiling kernels. Each kernel by itself, decoding, matrices and limits stay on lavapipe.
 const FASTER_ON_SWIFTSHADER: &[&str] = &[
     "backward::",
@@ -332,6 +332,18 @@ fn on_device(workspace: &Workspace, choice: Choice, mut command: Command) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_package_of_the_library_is_small() {
+        let workspace = Workspace::locate().unwrap();
+        let mut cargo = workspace.cargo("package");
+        cargo.args(["--package", "wgpu-attention", "--no-verify", "--offline", "--allow-dirty"]);
+        let output = cargo.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let name = concat!("wgpu-attention-", env!("CARGO_PKG_VERSION"), ".crate");
+        let bytes = workspace.target().join("package").join(name).metadata().unwrap().len();
+        assert!(bytes <= 2_000_000, "{bytes} bytes: see `include` in Cargo.toml");
+    }
 
     #[test]
     fn a_pass_is_composed_of_target_filter_and_arguments() {
