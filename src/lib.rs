@@ -132,6 +132,9 @@ pub mod _guide {
 
     #[doc = include_str!("../docs/pytorch.md")]
     pub mod g_coming_from_pytorch {}
+
+    #[doc = include_str!("../docs/guide/engines.md")]
+    pub mod h_for_engines {}
 }
 
 /// The code of the pages that readers copy from.

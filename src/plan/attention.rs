@@ -251,6 +251,23 @@ impl AttentionPlan {
         self.kept_bytes
     }
 
+    /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and its tile map, lse, and what
+    /// the splits of a decode kernel find.
+    ///
+    /// ```no_run
+    /// # fn f(kernels: &wgpu_attention::Kernels) -> wgpu_attention::Result<()> {
+    /// use wgpu_attention::{AttentionPlan, Problem, Shape};
+    /// let problem = Problem::new(Shape::new(1, 32, 1, 128).num_kv_heads(8).seq_len_kv(4096));
+    /// let plan = AttentionPlan::new(kernels, &problem, &Default::default())?;
+    /// println!("{} KiB", plan.scratch_bytes() / 1024);
+    /// # Ok(()) }
+    /// ```
+    pub fn scratch_bytes(&self) -> u64 {
+        let stats = self.segment_stats.as_ref().map_or(0, wgpu::Buffer::size);
+        let own = self.lse.size() + stats + self.empty.size() + self.pieces.bytes();
+        self.mask.bytes() + own + self.splits.as_ref().map_or(0, Splits::bytes)
+    }
+
     /// The bytes of q, k, v, o and of what splits find that a decode kernel and its merge read and write, counted from their
     /// loops, if the mask empties no tile; `None` for the other kernels.
     pub fn bytes_moved(&self) -> Option<u64> {
@@ -446,6 +463,10 @@ struct Splits {
 }
 
 impl Splits {
+    fn bytes(&self) -> u64 {
+        self.part.size() + self.stats.size() + self.merge.pieces.bytes()
+    }
+
     /// Allocates, and writes into `params` where the kernels find it.
     fn new(
         kernels: &Kernels,

@@ -2,6 +2,7 @@
 
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::device::AdapterChoice;
+use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::{
     AttentionBuffers, AttentionPlan, AuxBuffers, AuxTensor, DeviceOptions, Error, Kernels, Mask,
@@ -210,4 +211,34 @@ fn a_destroyed_device_is_an_error() {
     own.kernels().device().destroy();
     let error = call().unwrap_err();
     assert!(matches!(error, Error::DeviceLost { .. }), "{error:?}");
+}
+
+/// What is told as scratch is what the driver holds, which rounds each buffer up.
+#[test]
+fn scratch_is_what_a_plan_allocates() {
+    let own = limited(|_| {});
+    let held = || {
+        // What buffers were filled from is freed behind a submission.
+        own.queue().submit([]);
+        own.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        let report = own.device().generate_allocator_report()?;
+        Some(report.allocations.iter().map(|allocation| allocation.size).sum::<u64>())
+    };
+    for (shape, mask, splits) in [
+        (Shape::new(1, 2, 512, 16), "causal", None),
+        (Shape::new(2, 2, 700, 16), "documents & key_lengths", None),
+        (Shape::new(1, 8, 1, 64).num_kv_heads(2).seq_len_kv(4096), "causal", Some(8)),
+    ] {
+        let problem = Problem::new(shape).mask(mask.parse().unwrap());
+        let mut options = PlanOptions::default();
+        options.num_splits = splits;
+        options.kernel = splits.map(|_| ForwardKernel::Decode);
+        // Pipelines are compiled by the first.
+        drop(AttentionPlan::new(own.kernels(), &problem, &options).unwrap());
+        let Some(before) = held() else { return };
+        let plan = AttentionPlan::new(own.kernels(), &problem, &options).unwrap();
+        let more = held().unwrap() - before;
+        let told = plan.scratch_bytes();
+        assert!(told <= more && more <= told + 12 * 1024, "{mask}: {more} bytes, {told} told");
+    }
 }
