@@ -10,6 +10,7 @@ mod gpu_report;
 mod isa;
 mod modules;
 mod portability;
+mod svg;
 mod web;
 
 use std::process::ExitCode;

@@ -8,11 +8,13 @@ mod case;
 mod difference;
 mod gradients;
 mod install;
+mod page;
 mod peer;
+mod plot;
 mod reference;
 mod results;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -59,9 +61,13 @@ pub(crate) struct Arguments {
     #[arg(long)]
     offline: bool,
 
-    /// Add the figures to those of earlier runs, which are kept beside this file as JSON, and write it anew as Markdown
+    /// Add the figures to those of earlier runs, which are kept beside this file as JSON, and write it anew as Markdown with a plot
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
+
+    /// Measure nothing: write the page anew from the figures that are kept
+    #[arg(long, requires = "write")]
+    write_only: bool,
 }
 
 /// The fewest rounds of a shape.
@@ -72,6 +78,10 @@ pub(crate) fn run(
     choice: Choice,
     arguments: &Arguments,
 ) -> Result<ExitCode> {
+    if let (true, Some(page)) = (arguments.write_only, &arguments.write) {
+        write(page, None)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let device = drivers::select(workspace, choice)?;
     let wanted = |name: &str, texts: &[String]| {
         texts.is_empty() || texts.iter().any(|text| name.contains(text.as_str()))
@@ -129,15 +139,25 @@ pub(crate) fn run(
     println!("{}", results.ratios());
     let all_right = results.all_right();
     if let Some(page) = &arguments.write {
-        let kept = page.with_extension("json");
-        let mut all = Results::load(&kept)?;
-        all.merge(results);
-        all.save(&kept)?;
-        let name = kept.file_name().map(|name| name.to_string_lossy().into_owned());
-        std::fs::write(page, all.to_markdown(&name.unwrap_or_default()))
-            .with_context(|| page.display().to_string())?;
+        write(page, Some(results))?;
     }
     Ok(if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Adds a run to the figures that are kept beside the page, and writes the page and its plot.
+fn write(page: &Path, new: Option<Results>) -> Result<()> {
+    let kept = page.with_extension("json");
+    let mut all = Results::load(&kept)?;
+    if let Some(new) = new {
+        all.merge(new);
+        all.save(&kept)?;
+    }
+    for (path, text) in
+        [(page.to_owned(), page::markdown(&all)), (page.with_extension("svg"), plot::ratios(&all))]
+    {
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// This command, as it can be given again.

@@ -1,5 +1,4 @@
-//! What came out: a row for each contender of each shape, on the terminal, in a file that further runs add to, and as the page
-//! that is written from it.
+//! What came out: a row for each contender of each shape, on the terminal and in a file that further runs add to.
 //!
 //! A row knows its run, and the times that this crate took in the same run: only these are what it's compared with.
 
@@ -15,28 +14,11 @@ use super::difference::Difference;
 use super::install::{self, OWN};
 use super::peer::Run;
 
-/// What the page begins with.
-const PREFACE: &str = "\
-# Beside others
-
-`cargo xtask compare --write docs/comparison.md` installs the peers below the target folder, runs all of them interleaved on
-this machine, one call each, and writes this page. Operands are f32, uniform in [-2, 2); times are medians of whole calls,
-from the host's call until the result is there; CPU time is that of all of the process's threads. Ratios are times over
-those of wgpu-attention in the same run. Each result is compared with attention in f64 on 64 rows of every head: the relative
-error is the norm of the difference over the norm of the result, and more than 2e-3 is wrong; of gradients, dq, dk and dv of
-two kv heads are compared. PyTorch and llama.cpp's CPU kernels run on the processor itself, the others on the Vulkan device,
-which here is the same processor: so CPU time is what compares them, and other programs on the machine count in the medians.
-The hosts of cubek and burn are built without optimisation, to be built in bearable time; a call of theirs with 16 rows took
-4 ms of CPU time, which longer calls have in them, too.
-
-The figures are kept in RESULTS, where each run replaces the rows that it measured; the last column names the run.
-";
-
 /// The rows of one run, or of several.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
-    runs: Vec<About>,
-    rows: Vec<Row>,
+    pub(super) runs: Vec<About>,
+    pub(super) rows: Vec<Row>,
 }
 
 /// A run of the command.
@@ -51,12 +33,12 @@ pub(crate) struct About {
 
 /// A contender's part of a shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Row {
-    shape: String,
-    contender: String,
+pub(super) struct Row {
+    pub(super) shape: String,
+    pub(super) contender: String,
     /// Its version and what it ran on.
-    about: String,
-    run: usize,
+    pub(super) about: String,
+    pub(super) run: usize,
     outcome: Outcome,
 }
 
@@ -220,7 +202,7 @@ impl Results {
         self.rows.sort_by_key(place);
     }
 
-    fn of_shape(&self, shape: &str) -> impl Iterator<Item = &Row> {
+    pub(super) fn of_shape(&self, shape: &str) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.shape == shape)
     }
 
@@ -244,7 +226,7 @@ impl Results {
     }
 
     /// In the order of their first row.
-    fn distinct<'a>(&'a self, what: impl Fn(&'a Row) -> &'a str) -> Vec<&'a str> {
+    pub(super) fn distinct<'a>(&'a self, what: impl Fn(&'a Row) -> &'a str) -> Vec<&'a str> {
         let mut found: Vec<&str> = Vec::new();
         for row in &self.rows {
             let text = what(row);
@@ -278,53 +260,10 @@ impl Results {
         }
         text
     }
-
-    /// The page; `kept` is the file's name.
-    pub(crate) fn to_markdown(&self, kept: &str) -> String {
-        let cell = |text: &str| text.replace('|', "/").replace('\n', " ");
-        let mut text = PREFACE.replace("RESULTS", kept);
-        text += "\n| run | command | day | processor | device |\n|---|---|---|---|---|\n";
-        for About { id, date, command, processor, device } in &self.runs {
-            let _ = writeln!(
-                text,
-                "| {id} | `{}` | {date} | {} | {} |",
-                cell(command),
-                cell(processor),
-                cell(device)
-            );
-        }
-        text += "\n| contender | what it is |\n|---|---|\n";
-        let mut contenders: Vec<(&str, &str)> = Vec::new();
-        for row in &self.rows {
-            if !contenders.contains(&(&row.contender, &row.about)) {
-                contenders.push((&row.contender, &row.about));
-            }
-        }
-        contenders.sort_by_key(|(name, _)| install::place(name));
-        for (name, about) in contenders {
-            let _ = writeln!(text, "| {name} | {} |", cell(about));
-        }
-        for shape in self.distinct(|row| &row.shape) {
-            let _ = write!(
-                text,
-                "\n### {shape}\n\n| | median | CPU time | GFLOP/s | ratio | CPU ratio | rounds | rel. error | run |\n\
-                 |---|---|---|---|---|---|---|---|---|\n"
-            );
-            for row in self.of_shape(shape) {
-                let cells = match row.cells() {
-                    Ok(cells) => cells.join(" | "),
-                    Err(reason) => format!("not there: {}{}", cell(reason), " |".repeat(6)),
-                };
-                let _ = writeln!(text, "| {} | {cells} | {} |", row.contender, row.run);
-            }
-        }
-        let _ = write!(text, "\n```text\n{}```\n", self.ratios());
-        text
-    }
 }
 
 impl Row {
-    fn right_cpu_ratio(&self) -> Option<f64> {
+    pub(super) fn right_cpu_ratio(&self) -> Option<f64> {
         match &self.outcome {
             Outcome::Measured(measured) if measured.right => {
                 measured.own.map(|[_, own]| measured.cpu_ms / own)
@@ -334,7 +273,7 @@ impl Row {
     }
 
     /// What its line shows, or why there's nothing.
-    fn cells(&self) -> Result<[String; 7], &str> {
+    pub(super) fn cells(&self) -> Result<[String; 7], &str> {
         let measured = match &self.outcome {
             Outcome::Measured(measured) => measured,
             Outcome::Missing { reason, .. } => return Err(reason),
@@ -358,6 +297,7 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
+    use super::super::page;
     use super::*;
 
     fn run(rows: &[(&str, &str, Outcome)]) -> Results {
@@ -428,8 +368,8 @@ mod tests {
 
         let text = serde_json::to_string(&kept).unwrap();
         let again: Results = serde_json::from_str(&text).unwrap();
-        let page = kept.to_markdown("results.json");
-        assert_eq!(again.to_markdown("results.json"), page);
+        let page = page::markdown(&kept);
+        assert_eq!(page::markdown(&again), page);
         assert!(page.contains("| burn | 30.0 ms | 30.0 ms | 0.0 | 3.00 | 3.00 | 3 | 1e-7 | 3 |"));
         assert!(
             page.contains("| llama.cpp CPU | not there: no answer | | | | | | | 2 |"),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::gpu::Gpu;
 use super::table::{BESIDE, HEAD_DIMS, Row};
+use crate::svg::text;
 
 const BAR: f64 = 13.0;
 const GAP: f64 = 10.0;
@@ -68,9 +69,4 @@ pub(super) fn steps(rows: &[Row], gpus: &[Gpu]) -> String {
          <style>.own {{ fill: #2f6fb0 }} .other {{ fill: #b9b9b9 }} .title {{ font-weight: bold }}</style>\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n{bars}{legend}</svg>\n"
     )
-}
-
-fn text(svg: &mut String, x: f64, y: f64, class: &str, text: &str) {
-    // Writing to a String can't fail.
-    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{text}</text>");
 }
