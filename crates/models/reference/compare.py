@@ -45,7 +45,11 @@ def main():
     node, rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
     # Modules are looked for beside the script.
     script = shutil.copy(Path(__file__).with_name("llama.mjs"), node)
-    llama = lambda backend: ["node", script, GGUF, backend, "speed", str(PROMPT), str(STEPS)]
+    program = node / "node-with-driver"
+    program.write_text('#!/bin/sh\nexec $WGPU_ATTENTION_RUNNER node "$@"\n')
+    program.chmod(0o755)
+    os.environ |= {"NODE": str(program), "GGML_VK_VISIBLE_DEVICES": "0"}
+    llama = lambda backend: [program, script, GGUF, backend, "speed", str(PROMPT), str(STEPS)]
     contenders = {
         "this crate": own("chat", "--speed", PROMPT, "--tokens", STEPS),
         "llama.cpp CPU": llama("cpu"),

@@ -3,15 +3,20 @@
 // Needs: npm install node-llama-cpp@3.22.1
 // Run:   node llama.mjs MODEL.gguf cpu|vulkan greedy COUNT "PROMPT"        prints the tokens as JSON
 //        node llama.mjs MODEL.gguf cpu|vulkan speed PROMPT_TOKENS STEPS    prints tokens per second of both, as JSON
+//
+// NODE: the program that it starts again to try whether llama.cpp's library loads. ggml's Vulkan backend takes a driver that
+// runs on the CPU only if GGML_VK_VISIBLE_DEVICES says its number.
 
+import {availableParallelism} from "node:os";
 import {getLlama} from "node-llama-cpp";
 
 const [model, backend, task, first, second] = process.argv.slice(2);
+process.execPath = process.env.NODE ?? process.execPath;
 const llama = await getLlama({gpu: backend === "vulkan" ? "vulkan" : false, build: "never", logLevel: "error"});
 const loaded = await llama.loadModel({modelPath: model, gpuLayers: backend === "vulkan" ? "max" : 0});
 
 async function* generate(tokens) {
-    const context = await loaded.createContext({contextSize: 2048, batchSize: 512});
+    const context = await loaded.createContext({contextSize: 2048, batchSize: 512, threads: availableParallelism()});
     const sequence = context.getSequence();
     for await (const token of sequence.evaluate(tokens, {temperature: 0, yieldEogToken: true}))
         yield token;

@@ -11,7 +11,7 @@ const FEW: usize = 8;
 /// What kernels/product_tiled.wgsl has in a workgroup.
 const TILE: [usize; 2] = [32, 64];
 /// The same of kernels/product_few.wgsl: outputs.
-const FEW_OUTPUTS: usize = WORKGROUP_SIZE / 16;
+const FEW_OUTPUTS: usize = 2 * (WORKGROUP_SIZE / 16);
 
 /// What becomes of a product's sums, in this order.
 #[derive(Debug, Clone, Copy, Default)]

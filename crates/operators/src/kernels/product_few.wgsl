@@ -1,12 +1,12 @@
 // y = x Wᵀ for few rows, with what epilogue.wgsl does to the sums: weights are read once, and reading them is the work.
 //
-// LANES invocations share an output: each sums its quads of the columns for all ROWS rows, then one of them per row adds
-// the lanes' sums.
+// LANES invocations share two outputs, for which they read x once: each sums its quads of the columns for all ROWS rows, then
+// one of them per row and output adds the lanes' sums.
 
 const LANES: u32 = 16u;
-const OUTPUTS: u32 = WORKGROUP_SIZE / LANES;
+const PAIRS: u32 = WORKGROUP_SIZE / LANES;
 
-var<workgroup> partial: array<f32, ROWS * WORKGROUP_SIZE>; // [ROWS, OUTPUTS, LANES]
+var<workgroup> partial: array<vec2<f32>, ROWS * WORKGROUP_SIZE>; // [ROWS, PAIRS, LANES]
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -14,14 +14,18 @@ fn main(
     @builtin(local_invocation_index) invocation: u32,
 ) {
     let lane = invocation % LANES;
-    let output = workgroup.x * OUTPUTS + invocation / LANES;
-    var sums: array<f32, ROWS>;
+    let output = 2u * (workgroup.x * PAIRS + invocation / LANES);
+    // The last output again where their number is odd.
+    let second = min(output + 1u, sizes.outputs - 1u);
+    var sums: array<vec2<f32>, ROWS>;
     if output < sizes.outputs {
         for (var column4 = lane; column4 < sizes.columns4; column4 += LANES) {
             let w = weights_at(output, column4);
+            let w2 = weights_at(second, column4);
             for (var row = 0u; row < ROWS; row += 1u) {
                 // The last row again where there are no more.
-                sums[row] += dot(w, x[min(row, sizes.rows - 1u) * sizes.columns4 + column4]);
+                let values = x[min(row, sizes.rows - 1u) * sizes.columns4 + column4];
+                sums[row] += vec2<f32>(dot(w, values), dot(w2, values));
             }
         }
     }
@@ -31,10 +35,13 @@ fn main(
     workgroupBarrier();
     if output < sizes.outputs && lane < min(ROWS, sizes.rows) {
         let first = lane * WORKGROUP_SIZE + invocation - lane;
-        var sum = 0.0;
+        var sum = vec2<f32>();
         for (var i = 0u; i < LANES; i += 1u) {
             sum += partial[first + i];
         }
-        finish(lane, output, sum);
+        finish(lane, output, sum.x);
+        if second > output {
+            finish(lane, second, sum.y);
+        }
     }
 }
