@@ -9,7 +9,7 @@ use super::key::{
     ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, RowAccess, RowFormat,
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
-use super::tiles::{DeviceTraits, backward_candidates, candidates};
+use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
 use crate::custom::{WgslBuffer, WgslFunction};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
@@ -362,7 +362,8 @@ fn configs() -> Vec<ForwardConfig> {
                     continue;
                 };
                 for num_splits in [1, 2] {
-                    let forms = candidates(&problem, &device, Some(num_splits)).into_iter();
+                    let forms =
+                        candidates(&problem, &device, Splitting::Given(num_splits)).into_iter();
                     for config in forms.filter_map(|(_, form)| form.ok()) {
                         if !configs.contains(&config) {
                             configs.push(config);

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernel::key::{Binding, ForwardKernel, KernelKey, Parts};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
-use crate::kernel::tiles::MAX_SPLITS;
+use crate::kernel::tiles::{MAX_SPLITS, Splitting};
 use crate::problem::{Problem, Resolved};
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
@@ -83,20 +83,32 @@ pub struct PlanOptions {
     /// In how many splits a decode kernel has the keys, each a workgroup's: 1 to 255, instead of as many as suit the device
     /// and the shape. More than 1 is for the decode kernels alone.
     pub num_splits: Option<usize>,
+    /// Whether a sequence's results are the same bits whatever else is in the batch: how many sequences there are, how long
+    /// they are, and which place it has among them. Decode kernels then have a split for each 256 of `seq_len_kv` keys
+    /// instead of as many as fill the device, and a measured profile isn't asked.
+    ///
+    /// The kernel still follows from `seq_len_q` (up to 16 queries are decoded) and the splits from `seq_len_kv`: keep both the
+    /// same, as a cache's capacity is. With a `kernel` that doesn't split the keys, a token also gets the same bits in a step
+    /// of one token as in a step of many.
+    pub batch_invariant: bool,
 }
 
 impl PlanOptions {
     setters! {
         option kernel: ForwardKernel,
         option num_splits: usize,
+        batch_invariant: bool,
     }
-    /// The number of splits, checked.
-    pub(super) fn checked_splits(&self) -> Result<Option<usize>> {
+
+    /// Into how many splits the keys go, checked.
+    pub(super) fn splitting(&self) -> Result<Splitting> {
         match self.num_splits {
             Some(splits) if !(1..=MAX_SPLITS).contains(&splits) => {
                 Err(Error::operand("num_splits", format!("1 to {MAX_SPLITS}"), splits))
             }
-            splits => Ok(splits),
+            Some(splits) => Ok(Splitting::Given(splits)),
+            None if self.batch_invariant => Ok(Splitting::ByKeys),
+            None => Ok(Splitting::Suitable),
         }
     }
 }

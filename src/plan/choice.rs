@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
-use crate::kernel::tiles::{Candidate, candidates, suitable_splits, variants};
+use crate::kernel::tiles::{Candidate, Splitting, candidates, variants};
 use crate::mask::emit::MaskText;
 use crate::mask::tile::TileGrid;
 use crate::problem::{Problem, Resolved};
@@ -37,28 +37,37 @@ impl Choice {
         problem: &Resolved,
         options: &PlanOptions,
     ) -> Result<Self> {
-        let num_splits = options.checked_splits()?;
-        let (considered, advice) = considered(kernels, problem, num_splits);
+        let splitting = options.splitting()?;
+        let (considered, advice) = match options.batch_invariant {
+            // What was measured was measured for a size of the batch.
+            true => (
+                candidates(problem, kernels.traits(), splitting),
+                "; chosen whatever the batch is".to_owned(),
+            ),
+            false => considered(kernels, problem, splitting),
+        };
         let (kernel, config) = choose(&considered, options.kernel)?;
-        Ok(Self::of(kernels, problem, (kernel, config), num_splits, considered, advice))
+        Ok(Self::of(kernels, problem, (kernel, config), splitting, considered, advice))
     }
 
     /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
     /// roundings in lse and in their scores are the same and cancel.
     pub(crate) fn in_order(kernels: &Kernels, problem: &Resolved) -> Result<Self> {
-        let (mut considered, advice) = considered(kernels, problem, None);
+        let (mut considered, advice) = considered(kernels, problem, Splitting::Suitable);
         considered.retain(|(kernel, _)| !kernel.is_decode());
         let chosen = choose(&considered, None)?;
-        Ok(Self::of(kernels, problem, chosen, None, considered, advice))
+        Ok(Self::of(kernels, problem, chosen, Splitting::Suitable, considered, advice))
     }
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
     /// comes first.
     pub(crate) fn all_variants(kernels: &Kernels, problem: &Resolved) -> Result<Vec<Self>> {
-        let considered = candidates(problem, kernels.traits(), None);
+        let considered = candidates(problem, kernels.traits(), Splitting::Suitable);
         choose(&considered, None)?;
-        let of =
-            |chosen| Self::of(kernels, problem, chosen, None, considered.clone(), String::new());
+        let of = |chosen| {
+            let advice = String::new();
+            Self::of(kernels, problem, chosen, Splitting::Suitable, considered.clone(), advice)
+        };
         let serving = considered
             .iter()
             .filter_map(|(kernel, form)| form.as_ref().ok().map(|config| (*kernel, *config)));
@@ -73,14 +82,13 @@ impl Choice {
         kernels: &Kernels,
         problem: &Resolved,
         (kernel, config): (ForwardKernel, ForwardConfig),
-        num_splits: Option<usize>,
+        splitting: Splitting,
         considered: Vec<Candidate>,
         advice: String,
     ) -> Self {
-        let num_splits = match (config.form.is_split(), num_splits) {
-            (false, _) => 1,
-            (true, Some(splits)) => splits,
-            (true, None) => suitable_splits(problem, kernels.traits(), &config),
+        let num_splits = match config.form.is_split() {
+            false => 1,
+            true => splitting.count(problem, kernels.traits(), &config),
         };
         Self { kernel, config, num_splits, considered, advice }
     }
@@ -134,9 +142,9 @@ impl Choice {
 fn considered(
     kernels: &Kernels,
     problem: &Resolved,
-    num_splits: Option<usize>,
+    splitting: Splitting,
 ) -> (Vec<Candidate>, String) {
-    let mut considered = candidates(problem, kernels.traits(), num_splits);
+    let mut considered = candidates(problem, kernels.traits(), splitting);
     let Some((profile, device)) = kernels.profile() else {
         return (considered, String::new());
     };

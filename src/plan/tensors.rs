@@ -174,7 +174,7 @@ mod tests {
     use crate::cache::shape::CacheShape;
     use crate::error::Result;
     use crate::kernel::params::Params;
-    use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, suitable_splits};
+    use crate::kernel::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
     use crate::mask::Mask;
     use crate::mask::layout::MaskLayout;
     use crate::plan::backward::BackwardOptions;
@@ -291,9 +291,9 @@ mod tests {
                 let _ = bounds.windows(&grid, &tensors, &(workgroups / 3..workgroups));
             }
         };
-        for (_, form) in candidates(problem, &traits, None) {
+        for (_, form) in candidates(problem, &traits, Splitting::Suitable) {
             let Ok(config) = form else { continue };
-            let splits = suitable_splits(problem, &traits, &config);
+            let splits = Splitting::Suitable.count(problem, &traits, &config);
             tried(work::forward(problem, &config, splits));
             let grid = Some(config.grid);
             let tensors: Vec<_> = problem.tensors.iter().collect();

@@ -50,6 +50,9 @@ pub struct RunOptions {
     pub kernel: Option<ForwardKernel>,
     /// In how many splits a decode kernel has the keys: see [`PlanOptions::num_splits`](field@PlanOptions::num_splits).
     pub num_splits: Option<usize>,
+    /// Whether a sequence gets the same bits in every batch: see
+    /// [`PlanOptions::batch_invariant`](field@PlanOptions::batch_invariant).
+    pub batch_invariant: bool,
 }
 
 impl RunOptions {
@@ -58,11 +61,15 @@ impl RunOptions {
         into tensors: Vec<ScoreTensor>,
         option kernel: ForwardKernel,
         option num_splits: usize,
+        batch_invariant: bool,
     }
 
     /// The options of the forward pass's plan.
     fn plan(&self) -> PlanOptions {
-        PlanOptions::default().kernel(self.kernel).num_splits(self.num_splits)
+        PlanOptions::default()
+            .kernel(self.kernel)
+            .num_splits(self.num_splits)
+            .batch_invariant(self.batch_invariant)
     }
 }
 

@@ -5,7 +5,8 @@ use wgpu_attention::kernel::ForwardKernel;
 use wgpu_attention::plan::PlanOptions;
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    AttentionPlan, Dtype, Mask, Output, Problem, RunOptions, ScoreModifiers, Shape, reference,
+    AttentionPlan, AuxData, Dtype, Inputs, Mask, Output, Problem, RunOptions, ScoreModifiers,
+    Shape, reference,
 };
 
 use crate::fixture::{ATTENTION, Operands, ScoreData, serving};
@@ -283,7 +284,7 @@ fn hostile_contents() {
     let problem = Problem::new(shape).mask("causal & key_lengths".parse().unwrap());
     let operands = |hostile: &dyn Fn(&mut Operands)| {
         let mut operands = Operands::random(&shape, 5);
-        operands.mask = wgpu_attention::AuxData::new().key_lengths([131, 70]);
+        operands.mask = AuxData::new().key_lengths([131, 70]);
         hostile(&mut operands);
         operands
     };
@@ -319,4 +320,58 @@ fn hostile_contents() {
             }
         }
     }
+}
+
+/// A sequence's bits, alone and at every place of batches of several sizes.
+#[test]
+fn batch_invariant_results() {
+    let one = |seq_len_q| Shape::new(1, 4, seq_len_q, 20).seq_len_kv(1500).num_kv_heads(2);
+    let mask: Mask = "causal & key_lengths".parse().unwrap();
+    let options = RunOptions::default().lse(true).batch_invariant(true);
+    for (seed, seq_len_q) in [(1, 1), (2, 5), (3, 40)] {
+        let alone: Vec<Operands> =
+            (0..3).map(|b| Operands::random(&one(seq_len_q), 10 * seed + b)).collect();
+        let lengths = [1500, 700, 33];
+        let run = |order: &[usize]| {
+            let join = |tensor: fn(&Operands) -> &[f32]| -> Vec<f32> {
+                order.iter().flat_map(|&b| tensor(&alone[b]).to_vec()).collect()
+            };
+            let [q, k, v] = [join(|one| &one.q), join(|one| &one.k), join(|one| &one.v)];
+            let aux =
+                AuxData::new().key_lengths(order.iter().map(|&b| lengths[b]).collect::<Vec<i32>>());
+            let problem = Problem::new(one(seq_len_q).batch(order.len())).mask(mask.clone());
+            let output = ATTENTION
+                .run_blocking(&problem, &Inputs::new(&q, &k, &v).aux(&aux), &options)
+                .unwrap();
+            let bits = |values: &[f32]| -> Vec<Vec<u32>> {
+                (values.chunks(values.len() / order.len()))
+                    .map(|one| one.iter().map(|x| x.to_bits()).collect())
+                    .collect()
+            };
+            (bits(&output.o), bits(&output.lse))
+        };
+        let expected: Vec<_> = (0..3).map(|b| run(&[b])).collect();
+        let many: Vec<usize> = (0..70).map(|at| at % 3).collect();
+        for order in [&[0, 1, 2][..], &[2, 0], &many] {
+            let (o, lse) = run(order);
+            for (place, &b) in order.iter().enumerate() {
+                assert_eq!(
+                    o[place],
+                    expected[b].0[0],
+                    "o, {seq_len_q} queries, place {place} of {}",
+                    order.len()
+                );
+                assert_eq!(lse[place], expected[b].1[0], "lse, {seq_len_q} queries, place {place}");
+            }
+        }
+    }
+
+    // Otherwise a small batch has more splits than a large one.
+    let splits = |batch, options: &PlanOptions| {
+        let problem = Problem::new(one(1).batch(batch));
+        AttentionPlan::new(ATTENTION.kernels(), &problem, options).unwrap().num_splits()
+    };
+    assert_ne!(splits(1, &PlanOptions::default()), splits(70, &PlanOptions::default()));
+    let invariant = PlanOptions::default().batch_invariant(true);
+    assert_eq!([1, 70].map(|batch| splits(batch, &invariant)), [6, 6]);
 }

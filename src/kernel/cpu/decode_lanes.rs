@@ -5,7 +5,7 @@ use crate::kernel::key::{ForwardConfig, ForwardForm};
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{CAPACITIES, row_capacity};
 use crate::kernel::tiles::splits::{
-    BLOCK_KV, MAX_DECODE_QUERIES, block_rows, check_queries, split,
+    BLOCK_KV, MAX_DECODE_QUERIES, Splitting, block_rows, check_queries, split,
 };
 use crate::mask::tile::TileGrid;
 use crate::problem::Resolved;
@@ -16,7 +16,7 @@ const ROWS: [(usize, usize); 2] = [(128, 16), (256, 8)];
 pub(in crate::kernel) fn forward(
     problem: &Resolved,
     device: &DeviceTraits,
-    num_splits: Option<usize>,
+    splitting: Splitting,
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
     let (subgroup_size, rows_format) = lanes(problem, device)?;
@@ -32,5 +32,5 @@ pub(in crate::kernel) fn forward(
         folds: false,
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
     };
-    Ok(split(problem, device, config, num_splits))
+    Ok(split(problem, device, config, splitting))
 }

@@ -4,7 +4,7 @@ use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{row_capacity, row_format};
 use crate::kernel::tiles::splits::{
-    BLOCK_KV, MAX_DECODE_QUERIES, block_rows, check_queries, split,
+    BLOCK_KV, MAX_DECODE_QUERIES, Splitting, block_rows, check_queries, split,
 };
 use crate::mask::tile::TileGrid;
 use crate::problem::Resolved;
@@ -14,7 +14,7 @@ use crate::tensor::shape::Strides;
 pub(in crate::kernel) fn forward(
     problem: &Resolved,
     device: &DeviceTraits,
-    num_splits: Option<usize>,
+    splitting: Splitting,
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
     let shape = &problem.shape;
@@ -46,7 +46,7 @@ pub(in crate::kernel) fn forward(
             split: false,
         },
     };
-    Ok(split(problem, device, config, num_splits))
+    Ok(split(problem, device, config, splitting))
 }
 
 /// How many vectors of four components one load of 16 bytes brings of a row of `length` components.

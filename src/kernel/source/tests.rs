@@ -5,7 +5,7 @@ use crate::kernel::catalog::{SEQUENCES_MASK, appends, keys, masks, one_of_each, 
 use crate::kernel::key::{BackwardKernel, ForwardKernel};
 use crate::kernel::limits::Needs;
 use crate::kernel::pipeline::Kernels;
-use crate::kernel::tiles::{DeviceTraits, backward_candidates, candidates, variants};
+use crate::kernel::tiles::{DeviceTraits, Splitting, backward_candidates, candidates, variants};
 use crate::mask::Mask;
 use crate::problem::{GradientStrides, Problem, Resolved};
 use crate::score::ScoreText;
@@ -136,7 +136,7 @@ fn every_variant_is_valid() {
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
     for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
         let problem = Resolved::new(Problem::new(Shape::new(1, 1, 1, head_dim))).unwrap();
-        let forms = candidates(&problem, &traits, None).into_iter();
+        let forms = candidates(&problem, &traits, Splitting::Suitable).into_iter();
         let tables = forms.filter_map(|(_, form)| form.ok());
         for config in tables.flat_map(|config| variants(config, &traits)) {
             let (score, mask) = (ScoreText::default(), Arc::clone(&mask));
@@ -185,7 +185,7 @@ fn whole_kernels_are_as_they_were() {
         Resolved::new(problem).unwrap()
     };
     let forward = |kernel: ForwardKernel, seq_len_q| {
-        let all = candidates(&problem(seq_len_q), &device, None);
+        let all = candidates(&problem(seq_len_q), &device, Splitting::Suitable);
         let (_, config) = all.into_iter().find(|(other, _)| *other == kernel).unwrap();
         let (score, mask) = (score.clone(), Arc::clone(&mask));
         KernelKey::Forward { config: config.unwrap(), score, mask }

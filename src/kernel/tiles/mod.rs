@@ -13,7 +13,7 @@ use crate::tensor::dtype::GradientDtypes;
 
 pub(crate) use device::DeviceTraits;
 pub(crate) use rows::row_format;
-pub(crate) use splits::{MAX_SPLITS, suitable_splits};
+pub(crate) use splits::{MAX_SPLITS, Splitting};
 
 use splits::MAX_DECODE_QUERIES;
 
@@ -21,11 +21,11 @@ use splits::MAX_DECODE_QUERIES;
 pub(crate) type Candidate = (ForwardKernel, Result<ForwardConfig, String>);
 
 /// Every forward kernel, the best first, with its tiles for `problem` or the reason why it can't serve. Decode kernels
-/// have the keys in `num_splits` parts, or in as many as suit the device.
+/// have the keys in as many splits as `splitting` says.
 pub(crate) fn candidates(
     problem: &Resolved,
     device: &DeviceTraits,
-    num_splits: Option<usize>,
+    splitting: Splitting,
 ) -> Vec<Candidate> {
     let mut forward = vec![ForwardKernel::Broadcast, ForwardKernel::Tiled, ForwardKernel::Matrix];
     let mut decode = vec![ForwardKernel::DecodeLanes, ForwardKernel::Decode];
@@ -44,15 +44,15 @@ pub(crate) fn candidates(
                 ForwardKernel::Broadcast => broadcast::forward(problem, device),
                 ForwardKernel::Tiled => Ok(tiled::forward(problem, device.registers)),
                 ForwardKernel::Matrix => matrix::forward(problem, device),
-                ForwardKernel::DecodeLanes => decode_lanes::forward(problem, device, num_splits),
-                ForwardKernel::Decode => decode::forward(problem, device, num_splits),
+                ForwardKernel::DecodeLanes => decode_lanes::forward(problem, device, splitting),
+                ForwardKernel::Decode => decode::forward(problem, device, splitting),
             };
             let form = form.and_then(|config| {
                 Needs::of_forward(&config, problem.score.bias).refusal(&device.limits)?;
                 Ok(config)
             });
-            match num_splits {
-                Some(splits) if splits > 1 && !kernel.is_decode() => {
+            match splitting {
+                Splitting::Given(splits) if splits > 1 && !kernel.is_decode() => {
                     (kernel, Err("it doesn't split the keys".to_owned()))
                 }
                 _ => (kernel, form),

@@ -30,14 +30,43 @@ pub(in crate::kernel) fn block_rows(problem: &Resolved, most: usize) -> usize {
     packed.div_ceil(packed.div_ceil(most)).next_power_of_two()
 }
 
+/// Into how many splits decode kernels have the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Splitting {
+    /// As many as fill the device.
+    Suitable,
+    /// As many as the keys alone call for, however many sequences there are.
+    ByKeys,
+    Given(usize),
+}
+
+impl Splitting {
+    pub(crate) fn count(
+        self,
+        problem: &Resolved,
+        device: &DeviceTraits,
+        config: &ForwardConfig,
+    ) -> usize {
+        match (self, config.form.packed_rows()) {
+            (Self::Given(splits), _) => splits,
+            (_, None) => 1,
+            (Self::ByKeys, Some(_)) => {
+                // A split reads 256 keys and values for each row of sums that it leaves to be merged.
+                problem.shape.seq_len_kv.div_ceil(256).clamp(1, MAX_SPLITS)
+            }
+            (Self::Suitable, Some(rows)) => suitable_splits(problem, device, rows),
+        }
+    }
+}
+
 /// A config whose kernel writes parts if the keys are split.
 pub(in crate::kernel) fn split(
     problem: &Resolved,
     device: &DeviceTraits,
     mut config: ForwardConfig,
-    num_splits: Option<usize>,
+    splitting: Splitting,
 ) -> ForwardConfig {
-    let splits = num_splits.unwrap_or_else(|| suitable_splits(problem, device, &config));
+    let splits = splitting.count(problem, device, &config);
     match &mut config.form {
         ForwardForm::DecodeLanes { split, .. } | ForwardForm::Decode { split, .. } => {
             *split = splits > 1;
@@ -48,14 +77,7 @@ pub(in crate::kernel) fn split(
 }
 
 /// How many splits of the keys fill the device: 1 where the other dimensions do, and none shorter than pays.
-pub(crate) fn suitable_splits(
-    problem: &Resolved,
-    device: &DeviceTraits,
-    config: &ForwardConfig,
-) -> usize {
-    let Some(rows) = config.form.packed_rows() else {
-        return 1;
-    };
+fn suitable_splits(problem: &Resolved, device: &DeviceTraits, rows: usize) -> usize {
     let shape = &problem.shape;
     // A CPU has few cores, and a workgroup there begins with loads of q that are dear; a GPU has a hundred
     // multiprocessors with several workgroups each, and hides the latency of one behind the others.
