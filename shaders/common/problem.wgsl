@@ -50,8 +50,8 @@ struct Params {
     // The rows of queries and of keys that a batch index has in memory.
     q_rows: u32,
     kv_rows: u32,
-    // Of a paged cache: rows per block (a power of two), blocks in all, entries per sequence in the block tables.
-    block_shift: u32,
+    // Of a paged cache: rows per block, blocks in all, entries per sequence in the block tables.
+    block_size: u32,
     blocks: u32,
     blocks_per_sequence: u32,
     // Distances in elements between neighbours along [part, -, row, dim] of what the parts found.

@@ -49,7 +49,7 @@ pub enum CacheForm {
     Ring,
     /// A pool of blocks: `[blocks, num_kv_heads, block_size, head_dim]`, with a table of blocks for each sequence.
     Paged {
-        /// The rows of a block: a power of two from 16 to 256.
+        /// The rows of a block, from 1 on; powers of two are found faster.
         block_size: usize,
         /// How many blocks there are.
         blocks: usize,

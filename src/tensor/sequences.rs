@@ -78,7 +78,7 @@ pub enum KeySequences {
     /// Blocks of rows anywhere in one pool: key p of sequence b lies in row `p % block_size` of block
     /// `block_tables[b, p / block_size]`. Sequences may share blocks.
     Paged {
-        /// The rows of a block: a power of two from 16 to 256.
+        /// The rows of a block, from 1 on; powers of two are found faster.
         block_size: usize,
         /// How many blocks the pool has.
         blocks: usize,

@@ -135,12 +135,9 @@ impl Shape {
                 Err(Error::operand("a ring's seq_len_kv", "at least 1", 0))
             }
             KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {
-                if !(block_size.is_power_of_two() && (16..=256).contains(&block_size)) {
-                    return Err(Error::operand(
-                        "block_size",
-                        "a power of two from 16 to 256",
-                        block_size,
-                    ));
+                if !(1..=MAX_SEQ_LEN).contains(&block_size) {
+                    let expected = format!("1 to {MAX_SEQ_LEN}");
+                    return Err(Error::operand("block_size", expected, block_size));
                 }
                 if !(1..=MAX_SEQ_LEN).contains(&blocks) {
                     return Err(Error::operand("blocks", format!("1 to {MAX_SEQ_LEN}"), blocks));

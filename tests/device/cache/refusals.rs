@@ -338,7 +338,7 @@ fn shapes_and_tokens_are_validated() {
     };
     says(shape.capacity(0), &["capacity", "at least 1"]);
     says(shape.head_dim(257), &["head_dim", "1 to 256"]);
-    says(shape.paged(24, 3), &["block_size", "24"]);
+    says(shape.paged(0, 3), &["block_size", "0"]);
     says(shape.capacity(1 << 28), &["the cache's k", "max_buffer_size"]);
     let says = |shape: CacheShape, tokens: NewTokens, parts: &[&str]| {
         assert_says(&AppendPlan::new(ATTENTION.kernels(), &shape, &tokens).unwrap_err(), parts);
