@@ -164,7 +164,7 @@ fn write(workspace: &Workspace, package: &str, rows: &[Row], gpus: &[Gpu]) -> Re
         .replace("COUNT", &rows.iter().filter(|row| !row.is_others()).count().to_string())
         .replace("IN_MEMORY", &in_memory)
         .replace("STEPS\n", &table::steps(rows, gpus))
-        .replace("TABLES\n", &table::markdown(rows, &columns));
+        .replace("TABLES\n", &table::markdown(&table::of_page(rows), &columns));
     let page = page.trim_end().to_owned() + "\n";
     for (name, text) in
         [("isa.json", json), ("isa.md", page), ("isa.svg", plot::steps(rows, &columns))]

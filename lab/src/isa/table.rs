@@ -98,6 +98,13 @@ pub(super) fn markdown(rows: &[Row], gpus: &[Gpu]) -> String {
     text
 }
 
+/// The rows that the page has room for: kernels with products, with keys and values of 16 or 8 bits.
+pub(super) fn of_page(rows: &[Row]) -> Vec<Row> {
+    const SMALL: [&str; 3] = ["merge", "backward terms", "inspect"];
+    let is_small = |row: &Row| SMALL.iter().any(|name| row.compiled.kernel.starts_with(name));
+    rows.iter().filter(|row| row.compiled.dtype != "f32" && !is_small(row)).cloned().collect()
+}
+
 /// Every kernel that has something in memory that was meant for registers, in words.
 pub(super) fn in_memory(rows: &[Row]) -> Vec<String> {
     let own = rows.iter().filter(|row| !row.is_others());

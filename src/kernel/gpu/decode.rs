@@ -20,7 +20,11 @@ pub(in crate::kernel) fn forward(
     let shape = &problem.shape;
     let head_dim = row_capacity(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
     // q and the shares of the products are in workgroup memory together.
-    let most = if head_dim.capacity <= 128 { 8 } else { 4 };
+    let most = match (head_dim.capacity <= 128, device.registers < 128) {
+        (true, false) => 8,
+        (true, true) | (false, false) => 4,
+        (false, true) => 2,
+    };
     let rows_format = row_format(problem);
     let invocations = 128;
     // No more neighbours than a key has runs, where that leaves each its own key.

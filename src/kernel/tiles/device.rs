@@ -43,10 +43,12 @@ impl DeviceTraits {
     }
 }
 
-/// The registers that an invocation may have on an adapter of this name: what their compilers give at most (`docs/isa.md`).
+/// The registers that an invocation may have on an adapter of this name: what their compilers give at most, or where they begin
+/// to spill (`docs/isa.md`).
 fn registers(adapter: &str) -> usize {
     match adapter {
         name if name.starts_with("Apple") => 128,
+        name if name.contains("Adreno (TM) 6") => 96,
         name if name.contains("Adreno") => 192,
         _ => 255,
     }
