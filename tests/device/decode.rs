@@ -9,8 +9,7 @@ use wgpu_attention::{
     Shape, reference,
 };
 
-use crate::fixture::{ATTENTION, Operands, ScoreData, serving};
-use crate::forward::MASKS;
+use crate::fixture::{ATTENTION, Operands, ScoreData, masks_of_this_run, serving};
 use crate::tolerance::{assert_close, naive, naive_modified};
 
 /// None: as many as suit the device, 1 for short caches. 3 divides few numbers of tiles, 128 are more than there are tiles.
@@ -54,7 +53,7 @@ fn check_splits(shape: Shape, mask: &str, seed: u64, splits: &[Option<usize>]) {
 
 #[test]
 fn every_mask_on_awkward_sizes() {
-    for (at, mask) in MASKS.iter().enumerate() {
+    for (at, mask) in masks_of_this_run().iter().enumerate() {
         // Whether the keys are split, and how many rows are packed, make further pipelines of each mask, and have little to do
         // with it; for head_dim see forward::every_mask_on_awkward_sizes. Few queries come in so many sequences more.
         let (splits, batch, many, head_dim): (&[_], _, _, _) =

@@ -9,6 +9,7 @@ use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{AuxData, Mask, Output, Problem, RunOptions, Session, Shape, reference};
 
 use crate::open;
+use crate::operands::MASKS;
 pub(crate) use crate::operands::{Operands, SCORES, ScoreData, mask_data};
 use crate::tolerance::{assert_close, naive};
 
@@ -69,6 +70,20 @@ pub(crate) fn is_brief() -> bool {
     static BRIEF: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("WGPU_ATTENTION_BRIEF_TESTS").is_some());
     *BRIEF
+}
+
+/// The masks that this run compiles attention kernels with: each by itself, unless it is brief. Then four neighbours of the list share
+/// a kernel, each in a head of its own: all that a kernel has of a mask is called there as it is alone. For four heads, or
+/// multiples.
+pub(crate) fn masks_of_this_run() -> Vec<String> {
+    let in_heads = |masks: &[&str]| match masks {
+        [one] => (*one).to_owned(),
+        several => format!("per_head({})", several.join(", ")),
+    };
+    match is_brief() {
+        true => MASKS.chunks(4).map(in_heads).collect(),
+        false => MASKS.iter().map(|mask| (*mask).to_owned()).collect(),
+    }
 }
 
 /// The kernels of those that serve which this run tests: all of them, unless it is brief. Then those for CPU adapters, which

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use wgpu_attention::mask::TileGrid;
 use wgpu_attention::{Mask, Shape};
 
-use crate::fixture::{check_forward, mask_data};
+use crate::fixture::{check_forward, is_brief, mask_data};
 use crate::masks::{check_materialized, check_tiles};
 
 /// An expression of a few leaves.
@@ -53,7 +53,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 proptest! {
     // Each case compiles a handful of pipelines.
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if is_brief() { 12 } else { 24 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn masks_and_tiles_are_right(

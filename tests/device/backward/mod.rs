@@ -16,8 +16,7 @@ use wgpu_attention::reference::{self, ReferenceGradients};
 use wgpu_attention::wgsl::WgslFunction;
 use wgpu_attention::{BackwardPlan, Error, Gradients, Mask, Problem, Shape, Upstream};
 
-use crate::fixture::{ATTENTION, Operands, of_this_run};
-use crate::forward::MASKS;
+use crate::fixture::{ATTENTION, Operands, masks_of_this_run, of_this_run};
 use crate::tolerance::{assert_gradient_close, naive_gradients};
 
 /// The backward kernels that serve `problem` here.
@@ -120,7 +119,7 @@ const LENGTHS: &[(usize, usize)] =
 
 #[test]
 fn every_mask_on_awkward_sizes() {
-    for (at, mask) in MASKS.iter().enumerate() {
+    for (at, mask) in masks_of_this_run().iter().enumerate() {
         for (seed, &(seq_len_q, seq_len_kv)) in (100 * at as u64..).zip(LENGTHS) {
             let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
             let mask: Mask = mask.parse().unwrap();

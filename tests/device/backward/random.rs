@@ -5,10 +5,10 @@ use proptest::test_runner::TestRunner;
 use wgpu_attention::{Mask, Problem, Shape};
 
 use super::{check_kernels, kernels};
-use crate::fixture::Operands;
+use crate::fixture::{Operands, is_brief};
 
-/// How many structures.
-const STRUCTURES: usize = 10;
+/// How many structures, in a brief run and otherwise.
+const STRUCTURES: [usize; 2] = [5, 10];
 
 /// Batch, group, queries, keys.
 const SIZES: [(usize, usize, usize, usize); 3] = [(2, 2, 41, 57), (1, 1, 33, 9), (2, 1, 7, 70)];
@@ -18,7 +18,7 @@ fn gradients_under_random_masks() {
     // The same masks each time.
     let mut runner = TestRunner::deterministic();
     let mut masks: Vec<Mask> = Vec::new();
-    while masks.len() < STRUCTURES {
+    while masks.len() < STRUCTURES[usize::from(!is_brief())] {
         let mask = crate::random::mask().new_tree(&mut runner).unwrap().current();
         // Leaves alone are tested elsewhere.
         if mask.to_string().contains(['&', '|', '!']) {
