@@ -87,7 +87,7 @@ fn draw(whisper: &Whisper<'_>, window: &Window) -> Result<Heatmap> {
         .subtitle("Whisper tiny.en's cross-attention, the mean of its alignment heads")
         .legend("weight")
         .axes("token", "sound")
-        .largest_panel(900.0)
+        .largest_panel(1000.0)
         .square_root()
         .panel(panel))
 }

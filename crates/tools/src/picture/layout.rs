@@ -231,7 +231,8 @@ impl Cell {
         if self.every_label && !labels.is_empty() {
             let label =
                 |(index, label): (usize, &String)| Tick { at: at(index), text: shown(label) };
-            return labels.iter().enumerate().map(label).collect();
+            let ticks = labels.iter().enumerate().filter(|(_, label)| !label.is_empty());
+            return ticks.map(label).collect();
         }
         let digits = count.saturating_sub(1).max(1).ilog10() + 1;
         let room = f64::from(digits) * self.tick_width() + 10.0;
