@@ -10,7 +10,7 @@ use crate::auxiliary::{self, AuxData, AuxShape, AuxSpec, AuxTensor};
 use crate::custom::{CustomUse, WgslFunction};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
-use crate::mask::emit::{score_mod_gradient, score_mod_text};
+use crate::mask::emit::{dropout_slot, score_mod_gradient, score_mod_text};
 use crate::score::{ScoreModifiers, ScoreText};
 use crate::tensor::dtype::{Dtype, Dtypes};
 use crate::tensor::elements::Elements;
@@ -38,6 +38,7 @@ pub struct Problem {
     pub(crate) score_mod: Option<WgslFunction>,
     pub(crate) dtypes: Dtypes,
     scale: Option<Bits>,
+    dropout: Bits,
     layout: Layout,
     strides: [Option<Strides>; 4],
 }
@@ -175,6 +176,7 @@ impl Problem {
             score_mod: None,
             dtypes: Dtypes::default(),
             scale: None,
+            dropout: Bits(0),
             layout: Layout::Bhsd,
             strides: [None; 4],
         }
@@ -204,9 +206,27 @@ impl Problem {
         Self { score_mod: Some(function), ..self }
     }
 
+    /// Sets each weight to 0 with probability `p`, from 0 to below 1, and multiplies the others by `1 / (1 - p)`, after the
+    /// softmax: lse is that of all weights. For training: gradients are those of what the forward pass gave with the same seed.
+    ///
+    /// Which weights are dropped follows from the seed and the cell's place: [`reference::Dropout`](crate::reference::Dropout). The
+    /// seed is data, `dropout_seed` ([`AuxData::dropout_seed`]), so that each step of a training has another one with the same plan.
+    ///
+    /// ```
+    /// use wgpu_attention::{AuxData, AuxTensor, Problem, Shape};
+    /// let problem = Problem::new(Shape::new(1, 2, 8, 4)).dropout(0.1);
+    /// assert_eq!(problem.aux_tensors(), [AuxTensor::DropoutSeed]);
+    /// let data = AuxData::new().dropout_seed(42);
+    /// ```
+    #[must_use]
+    pub fn dropout(self, p: f32) -> Self {
+        Self { dropout: Bits(p.to_bits()), ..self }
+    }
+
     /// The same problem as far as the mask goes.
     pub(crate) fn mask_alone(&self) -> Self {
-        Self { score: ScoreModifiers::default(), score_mod: None, ..self.clone() }
+        let score = ScoreModifiers::default();
+        Self { score, score_mod: None, dropout: Bits(0), ..self.clone() }
     }
 
     /// The same problem over all rows of queries that there are in memory, whichever sequence they belong to.
@@ -219,7 +239,13 @@ impl Problem {
     /// What of the scores a kernel's text depends on.
     pub(crate) fn score_text(&self) -> ScoreText {
         let custom = self.score_mod.as_ref().map(|custom| score_mod_text(&self.mask, custom));
-        self.score.text(custom)
+        let dropout = self.drops().map(|_| dropout_slot(&self.mask, self.score_mod.as_ref()));
+        ScoreText { dropout, ..self.score.text(custom) }
+    }
+
+    /// The share of weights that is dropped, if some are.
+    pub(crate) fn drops(&self) -> Option<f32> {
+        Some(self.get_dropout()).filter(|&p| p != 0.0)
     }
 
     /// The same for the backward pass, which also goes through the derivatives.
@@ -292,8 +318,10 @@ impl Problem {
     /// The same with their types and sizes.
     pub fn aux_specs(&self) -> Vec<AuxSpec> {
         let score = auxiliary::score::tensors(&self.score, &self.shape);
+        let seed = self.drops().map(|_| auxiliary::score::dropout_seed());
         let sequences = auxiliary::sequences::tensors(&self.shape);
-        self.mask.aux_specs(&self.shape).into_iter().chain(score).chain(sequences).collect()
+        let of_mask = self.mask.aux_specs(&self.shape);
+        of_mask.into_iter().chain(score).chain(seed).chain(sequences).collect()
     }
 
     /// The sizes of mask data that the shape leaves open: how `dense` broadcasts, rounds of buckets, bounds of columns.
@@ -369,6 +397,11 @@ impl Problem {
         self.scale.map_or_else(|| self.shape.default_scale(), |Bits(bits)| f32::from_bits(bits))
     }
 
+    /// The share of weights that is dropped.
+    pub const fn get_dropout(&self) -> f32 {
+        f32::from_bits(self.dropout.0)
+    }
+
     pub(crate) fn strides(&self) -> TensorStrides {
         let of =
             |tensor: usize, dims| self.strides[tensor].unwrap_or_else(|| self.layout.strides(dims));
@@ -420,6 +453,7 @@ mod tests {
             problem(0.25, 2.0),
             problem(0.5, 3.0),
             problem(0.5, 2.0).layout(Layout::Bshd),
+            problem(0.5, 2.0).dropout(0.1),
             problem(0.5, 2.0).dtypes(Dtype::F16),
             Problem::new(shape),
         ] {

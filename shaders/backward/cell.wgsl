@@ -8,6 +8,7 @@
 // needs common/problem: LOG2_E
 // needs constants: MODIFIED
 // needs generated: modified_score, score_gradient
+// {{DROPOUT}} needs score/dropout: dropout_factor, dropout_row
 // offers Cell, cell_of
 
 struct Cell {
@@ -25,7 +26,8 @@ fn cell_of(product: f32, dp: f32, row: vec4<f32>, b: u32, h: u32, q_idx: u32, kv
         score = modified_score(signed, b, h, q_idx, kv_idx);
     }
     let p = exp2(fma(score, params.softmax_scale, -row.x) * LOG2_E) * row.z;
-    let gradient = p * (dp - row.y);
+    {{PLAIN}} let gradient = p * (dp - row.y);
+    {{DROPOUT}} let gradient = p * (dp * dropout_factor(dropout_row(b, h, q_idx), kv_idx) - row.y);
     if (MODIFIED) {
         let parts = score_gradient(gradient, signed, b, h, q_idx, kv_idx);
         return Cell(p, parts.x, parts.y);

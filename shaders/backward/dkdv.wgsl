@@ -31,6 +31,7 @@
 // needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_dout, add_q
+// {{DROPOUT}} needs backward/dropout: dropout_factors
 // offers backward_dkdv
 
 @compute @workgroup_size(INVOCATIONS)
@@ -116,6 +117,7 @@ fn backward_dkdv(
                     ds = select(vec4<f32>(0.0), ds, keep);
                     kept |= select(0u, 1u << j, any(keep));
                 }
+                {{DROPOUT}} p *= dropout_factors(b, h, q_idx, key0);
                 set_nth(&gradients, i, ds);
                 cells[j * CELL_ROW + y] = select(ds, p, WRITE_DV);
             }

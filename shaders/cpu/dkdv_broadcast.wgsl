@@ -21,6 +21,7 @@
 // needs rows/: load_k4, load_v4
 // needs sequences/: kv_place
 // needs sequences/positions: lse_index
+// {{DROPOUT}} needs score/dropout: dropout_factor, dropout_row
 // offers backward_dkdv
 
 @compute @workgroup_size(SUBGROUP_SIZE)
@@ -90,6 +91,7 @@ fn backward_dkdv(
                         let cell = cell_of(s[r][j], dp[r][j], subgroupShuffle(own_terms, j), b, h, q_idx, kv_idx);
                         s[r][j] = cell.ds;
                         dp[r][j] = cell.p;
+                        {{DROPOUT}} dp[r][j] *= dropout_factor(dropout_row(b, h, q_idx), kv_idx);
                     }
                 }
                 keeps_nonfinite |= add_columns(block, h, q0, kind, lane, &dp, &s, &dk_rows, &dv_rows);

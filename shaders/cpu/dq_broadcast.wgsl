@@ -25,6 +25,7 @@
 // needs rows/: load_dout4, load_dq4, load_q4, store_dq4
 // needs sequences/: q_place
 // needs sequences/positions: lse_index
+// {{DROPOUT}} needs cpu/dropout: dropped_weights
 // offers backward_dq
 
 @compute @workgroup_size(SUBGROUP_SIZE)
@@ -106,6 +107,7 @@ fn backward_dq(
                     tile_sum += dp[r][j];
                 }
                 l[r] += tile_sum;
+                {{DROPOUT}} dp[r] = dropped_weights(b, h, row, kv0, dp[r]);
                 write_score_cache(index, r, kv0, lane, dp[r], s[r]);
             }
 

@@ -25,6 +25,7 @@
 // needs rows/: load_o4, load_q4, store_o4
 // needs segments/: first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 // needs sequences/: q_place
+// {{DROPOUT}} needs cpu/dropout: dropped_weights
 // offers forward
 
 @compute @workgroup_size(SUBGROUP_SIZE)
@@ -139,6 +140,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, lane: u32) {
                     tile_sum += s[r][j];
                 }
                 l[r] += tile_sum;
+                {{DROPOUT}} s[r] = dropped_weights(b, h, block.q0 + r * SUBGROUP_SIZE + lane, kv0, s[r]);
             }
 
             let nonfinite_keys = add_v(&o_rows, &s, b, h_kv, kv0, block.kv_len - 1u, kind, lane);

@@ -24,6 +24,7 @@
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_k4, load_q4, load_v4
 // needs sequences/: kv_place, q_place
+// {{DROPOUT}} needs score/dropout: dropout_factor, dropout_row
 // offers forward
 
 // Pieces of a key and of a value that a lane has.
@@ -186,6 +187,7 @@ fn forward(
                 }
                 s[r] = select(0.0, exp2((s[r] - m_new) * params.softmax_scale_log2), keep);
                 l[r] += s[r];
+                {{DROPOUT}} s[r] *= dropout_factor(dropout_row(b, rows[r].h, rows[r].q_idx), own_key);
             }
 
             // Code of its own for each: a choice further inside would be made number by number, in FULL tiles too.

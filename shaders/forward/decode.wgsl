@@ -30,6 +30,7 @@
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_q4, run_k4, run_v4
 // needs sequences/: kv_place, q_place
+// {{DROPOUT}} needs score/dropout: dropout_factor, dropout_row
 // offers forward
 
 const KEY_SLOTS: u32 = INVOCATIONS / THREADS_PER_ROW;
@@ -182,6 +183,8 @@ fn forward(
                 }
                 m[i] = m_new;
                 l[i] = fma(l[i], shrink, p);
+                {{DROPOUT}} let row = packed_row(block, at / BLOCK_KV);
+                {{DROPOUT}} p *= dropout_factor(dropout_row(b, row.h, row.q_idx), kv0 + at % BLOCK_KV);
                 weights[at] = p;
                 if (at == row0) {
                     shrinks[at / BLOCK_KV] = shrink;

@@ -41,6 +41,8 @@
 // needs segments/one: SegmentEnd, await_stats, first_segment, is_last_segment, next_segment, segment_end, segment_stats
 // needs sequences/: kv_place, q_place
 // needs tile/turns: is_turn, turns
+// {{DROPOUT}} needs matrix/dropout: dropped_weights
+// {{DROPOUT}} needs score/dropout: dropout_scale
 // offers forward
 
 const K4: u32 = HEAD_DIM / 4u;
@@ -167,6 +169,7 @@ fn forward(
                     }
                     let stored = vec4<f16>(p);
                     p_strips[lane.row * P_ROW + column] = stored;
+                    {{DROPOUT}} p_strips[lane.row * P_ROW + column] = dropped_weights(stored, block, kv0 + part + column * 4u, lane);
                     let rounded = vec4<f32>(stored);
                     sum += (rounded.x + rounded.y) + (rounded.z + rounded.w);
                 }
@@ -198,6 +201,7 @@ fn forward(
             if (row < block.q_len) {
                 place = q_place(block.b, row);
                 end = segment_end(block, keys, row, m, row_l, before, lane.x == 0u);
+                {{DROPOUT}} end.norm *= dropout_scale();
             }
             has_nonfinite |= finish_columns(block, keys, lane, place, {{OUTPUT}}u * MATRIX, end, o_{{OUTPUT}});
             if (has_nonfinite && row < block.q_len) {

@@ -24,6 +24,7 @@
 // needs tile/softmax: KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_v
+// {{DROPOUT}} needs tile/dropout: drop_weights
 // offers forward, tile_key
 
 fn tile_key(x: u32, i: u32) -> u32 {
@@ -94,6 +95,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32) {
         workgroupBarrier();
         weigh_tile(m, kind, kept, invocation, &s);
         l += tile_sum(&s);
+        {{DROPOUT}} drop_weights(block, kv0, y, x, &s);
         for (var i = 0u; i < KEYS; i += 1u) {
             cells[tile_key(x, i) * CELL_ROW + y] = s[i];
         }

@@ -12,6 +12,7 @@
 // needs common/problem: EXPONENT_BITS, NAN_BITS, SIGN_BIT, linear_workgroup
 // needs constants: WORKGROUP_SIZE
 // needs score/: row_end
+// {{DROPOUT}} needs score/dropout: dropout_factor, dropout_row
 // offers weights
 
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
@@ -74,12 +75,14 @@ fn weights(
 
     let norm = row_end(h, m, l).norm;
     let is_undefined = atomicLoad(&undefined[0]) != 0u;
+    {{DROPOUT}} let dropped_row = dropout_row(row / params.seq_len_q / params.num_heads, h, row % params.seq_len_q);
     for (var i = invocation; i < params.seq_len_kv; i += WORKGROUP_SIZE) {
         let score = output[first + i];
         var weight = 0.0;
         if (is_kept(score)) {
             weight = exp2((score - m) * params.softmax_scale_log2) * norm;
             weight = select(weight, bitcast<f32>(NAN_BITS | bitcast<u32>(score)), is_undefined);
+            {{DROPOUT}} weight *= dropout_factor(dropped_row, i);
         }
         output[first + i] = weight;
     }

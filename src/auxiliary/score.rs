@@ -13,6 +13,8 @@ impl AuxTensor {
     pub const AlibiSlopes: Self = Self::named("alibi_slopes");
     /// `sinks`, f32 `[num_heads]`: see [`crate::ScoreModifiers`].
     pub const Sinks: Self = Self::named("sinks");
+    /// `dropout_seed`, i32 `[2]`, the lower half first: see [`crate::Problem::dropout`].
+    pub const DropoutSeed: Self = Self::named("dropout_seed");
 }
 
 impl AuxData {
@@ -42,6 +44,19 @@ impl AuxData {
     #[must_use]
     pub fn sinks(self, logits: impl IntoIterator<Item = f32>) -> Self {
         self.floats(AuxTensor::Sinks, logits)
+    }
+
+    /// `dropout_seed`: any number; with the same one, the same weights are dropped.
+    #[must_use]
+    pub fn dropout_seed(self, seed: u64) -> Self {
+        let halves = [seed as u32, (seed >> 32) as u32];
+        self.ints(AuxTensor::DropoutSeed, halves.map(u32::cast_signed))
+    }
+
+    /// A checked seed.
+    pub(crate) fn get_dropout_seed(&self) -> u64 {
+        let words = self.words(AuxTensor::DropoutSeed);
+        u64::from(words[0]) | u64::from(words[1]) << 32
     }
 
     /// A cell of a checked bias.
@@ -74,6 +89,11 @@ pub(crate) fn tensors(score: &ScoreModifiers, shape: &Shape) -> Vec<AuxSpec> {
         score.alibi.then(|| new(AuxTensor::AlibiSlopes, &[sequences, AuxDim::heads(shape)]));
     let sinks = score.sinks.then(|| new(AuxTensor::Sinks, &[AuxDim::heads(shape)]));
     bias.into_iter().chain(alibi).chain(sinks).collect()
+}
+
+/// What dropout reads.
+pub(crate) fn dropout_seed() -> AuxSpec {
+    AuxSpec::new(AuxTensor::DropoutSeed, AuxElement::I32, [AuxDim::new("2", "2", [2])])
 }
 
 /// What is added to the scores.

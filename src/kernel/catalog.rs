@@ -152,7 +152,9 @@ fn form(key: &KernelKey) -> String {
         }
         KernelKey::Append { config, mask } => format!("{config:?}, {:?}", mask.sequences),
         KernelKey::Inspect { rows, score, .. } => format!("{rows:?}, {score:?}"),
-        KernelKey::Weights { sinks, .. } => format!("sinks: {sinks}"),
+        KernelKey::Weights { sinks, dropout, .. } => {
+            format!("sinks: {sinks}, dropout: {}", dropout.is_some())
+        }
         KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
         KernelKey::RowsAlone { node, .. } => format!("node {node}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
@@ -207,10 +209,13 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     for config in configs() {
         for score in scores() {
             let rows = RowFormat { access: config.rows.access.written(), ..config.rows };
+            let score = ScoreText { dropout: None, ..score };
             keys.push(KernelKey::Inspect { rows, score, mask: Arc::clone(mask) });
         }
     }
-    keys.extend([false, true].map(|sinks| KernelKey::Weights { sinks, mask: Arc::clone(mask) }));
+    for (sinks, dropout) in [(false, None), (true, DROPOUT_SLOT)] {
+        keys.push(KernelKey::Weights { sinks, dropout, mask: Arc::clone(mask) });
+    }
     if mask.sequences != SequenceForms::default() {
         keys.push(KernelKey::SequencesCheck { appends: false, mask: Arc::clone(mask) });
     }
@@ -334,12 +339,21 @@ fn devices() -> [DeviceTraits; 4] {
     })
 }
 
-/// No score modifier, and all of them.
+/// Neither score modifiers nor dropout, and all of them.
 fn scores() -> [ScoreText; 2] {
-    let all =
-        ScoreText { softcap: true, bias: true, alibi: true, sinks: true, ..ScoreText::default() };
+    let all = ScoreText {
+        softcap: true,
+        bias: true,
+        alibi: true,
+        sinks: true,
+        dropout: DROPOUT_SLOT,
+        ..ScoreText::default()
+    };
     [ScoreText::default(), all]
 }
+
+/// Some slot of dropout's numbers: their place is a constant of the text.
+const DROPOUT_SLOT: Option<usize> = Some(13);
 
 /// Every form of the tile table: all capacities, subgroup sizes and ways to read rows.
 fn configs() -> Vec<ForwardConfig> {

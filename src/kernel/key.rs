@@ -407,6 +407,8 @@ pub(crate) enum KernelKey {
     /// From masked scores to weights, in place.
     Weights {
         sinks: bool,
+        /// The first slot of the dropout's, if there is dropout.
+        dropout: Option<usize>,
         mask: Arc<MaskText>,
     },
     Materialize {
@@ -490,6 +492,23 @@ impl KernelKey {
             | Self::Inspect { score, .. }
             | Self::ScorePoints { score, .. } => Some(score),
             _ => None,
+        }
+    }
+
+    /// The first slot of the dropout's, if it drops weights.
+    pub(crate) const fn dropout(&self) -> Option<usize> {
+        match self {
+            Self::Forward { score, .. } | Self::Backward { score, .. } => score.dropout,
+            Self::Weights { dropout, .. } => *dropout,
+            Self::Append { .. }
+            | Self::Merge { .. }
+            | Self::Inspect { .. }
+            | Self::Materialize { .. }
+            | Self::RowsAlone { .. }
+            | Self::SequencesCheck { .. }
+            | Self::TileMap { .. }
+            | Self::TileClasses { .. }
+            | Self::ScorePoints { .. } => None,
         }
     }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::Mask;
 use super::leaf::{Leaf, Shader};
 use super::slots::{HEADER_SLOTS, Slot};
+use crate::auxiliary::AuxTensor;
 use crate::custom::{CustomBuffer, CustomUse, WgslFunction};
+use crate::score::dropout;
 use crate::tensor::sequences::SequenceForms;
 
 /// The WGSL of a leaf or of `self_only_if_alone`: the functions' prefix, and the text.
@@ -111,6 +113,17 @@ fn custom_text(custom: &WgslFunction, usage: CustomUse, slot: usize) -> String {
         );
     }
     text + "\n"
+}
+
+/// The slots of dropout: the seed, the bits below which a cell is dropped, and what the other weights are multiplied with.
+pub(super) fn dropout_slots(p: f32) -> [Slot; 3] {
+    let seed = Slot::Start(AuxTensor::DropoutSeed);
+    [seed, Slot::Word(dropout::threshold(p)), Slot::Word(dropout::scale(p).to_bits())]
+}
+
+/// The first of them: behind those of the mask and of the score's user-defined function.
+pub(crate) fn dropout_slot(mask: &Mask, score_mod: Option<&WgslFunction>) -> usize {
+    score_mod_slot(mask) + score_mod.map_or(0, |custom| custom_slots(custom).len())
 }
 
 /// The first slot of a score's user-defined function: behind those of the mask.

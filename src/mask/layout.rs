@@ -60,11 +60,13 @@ impl MaskLayout {
         mask: &Mask,
         tensors: &[&TensorSizes],
         score_mod: Option<&WgslFunction>,
+        dropout: Option<f32>,
         shape: &Shape,
         grid: Option<TileGrid>,
     ) -> Result<Self> {
         let mut slots = emit::slots(mask);
         slots.extend(score_mod.into_iter().flat_map(emit::custom_slots));
+        slots.extend(dropout.into_iter().flat_map(emit::dropout_slots));
         let mut builder = Builder {
             shape,
             broadcast: [1, 1],
@@ -159,6 +161,7 @@ impl Builder<'_> {
         let rows = self.shape.seq_len_q;
         let word = match slot {
             Slot::Number(number) => (number.clamp(-FAR, FAR) as i32).cast_unsigned(),
+            Slot::Word(word) => word,
             Slot::Start(input) => self.input_at(&InputName::Known(input)) as u32,
             Slot::Stride(input, dim) => match self.sizes(input) {
                 sizes if sizes.get(dim) == Some(&1) => 0,

@@ -42,6 +42,8 @@ pub(crate) const LENGTHS_SLOT: usize = 11;
 pub(crate) enum Slot {
     /// A number; what lies beyond ±2^30 is beyond every position, and is ±2^30.
     Number(i64),
+    /// A word as it is.
+    Word(u32),
     /// Where a tensor starts.
     Start(AuxTensor),
     /// The words from one index of a tensor's dimension to the next; 0 where its size is 1, so that it is broadcast.
@@ -68,6 +70,7 @@ impl Slot {
             Self::Stride(input, dim) => Self::Stride(input.numbered(number), dim),
             Self::Size(input, dim) => Self::Size(input.numbered(number), dim),
             Self::Number(_)
+            | Self::Word(_)
             | Self::RowFlags
             | Self::RowFlagsBatch
             | Self::RowFlagsHead

@@ -121,6 +121,10 @@ impl Choice {
         if problem.score_mod.is_some() {
             text.push_str("; scores through `score_mod`");
         }
+        if let Some(p) = problem.drops() {
+            // Writing to a String can't fail.
+            let _ = write!(text, "; dropout of {p}");
+        }
         if let Some(rows) = config.form.packed_rows() {
             // Writing to a String can't fail.
             let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");

@@ -21,6 +21,7 @@ use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::row_format;
 use crate::mask::emit::MaskText;
 use crate::problem::{Problem, Resolved};
+use crate::score::ScoreText;
 
 /// A tensor of `[batch, num_heads, seq_len_q, seq_len_kv]` to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +31,7 @@ pub enum ScoreTensor {
     Scores,
     /// The scores after softcap, bias and ALiBi where the mask keeps, −∞ elsewhere.
     MaskedScores,
-    /// `softmax` of the masked scores over this problem's keys, and its sinks: 0 where the mask doesn't keep.
+    /// `softmax` of the masked scores over this problem's keys, and its sinks, with dropout: 0 where the mask doesn't keep.
     Weights,
 }
 
@@ -91,7 +92,7 @@ impl InspectPlan {
         let shape = &problem.shape;
         let key = |mask| KernelKey::Inspect {
             rows: row_format(problem),
-            score: problem.score_text.clone(),
+            score: ScoreText { dropout: None, ..problem.score_text.clone() },
             mask,
         };
         let text = Arc::new(MaskText::new(&problem.mask, shape.sequences.forms()));
@@ -127,7 +128,8 @@ impl InspectPlan {
         let work = work.chain(weights.work());
         let schedule = Schedule::new(work, kernels.traits().most_work);
         let text = Arc::clone(&mask.text);
-        let softmax = KernelKey::Weights { sinks: problem.score.sinks, mask: text };
+        let (sinks, dropout) = (problem.score.sinks, problem.score_text.dropout);
+        let softmax = KernelKey::Weights { sinks, dropout, mask: text };
         let kernel = MaskedKernel::new(kernels, mask, [key, softmax])?;
         let (problem, cells) = (Arc::clone(problem), shape.scores_len()?);
         Ok(Self { kernel, problem, cells, pieces, weights, schedule })

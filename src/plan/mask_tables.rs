@@ -72,6 +72,7 @@ impl MaskTables {
             &problem.mask,
             &copied_tensors(problem),
             problem.score_mod.as_ref(),
+            problem.drops(),
             &problem.shape,
             grid,
         )?;

@@ -297,7 +297,7 @@ mod tests {
             tried(work::forward(problem, &config, splits));
             let grid = Some(config.grid);
             let tensors: Vec<_> = problem.tensors.iter().collect();
-            let layout = MaskLayout::new(&problem.mask, &tensors, None, &problem.shape, grid);
+            let layout = MaskLayout::new(&problem.mask, &tensors, None, None, &problem.shape, grid);
             let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
         }
         let options = BackwardOptions::default();
@@ -339,7 +339,7 @@ mod tests {
     fn long_sequences_are_served() {
         let problem = Problem::new(Shape::new(1, 1, 1 << 16, 64)).mask(Mask::causal());
         let problem = Resolved::new(problem).unwrap();
-        let layout = MaskLayout::new(&problem.mask, &[], None, &problem.shape, None);
+        let layout = MaskLayout::new(&problem.mask, &[], None, None, &problem.shape, None);
         assert!(Params::new(&problem, &layout.unwrap(), 64).is_ok());
     }
 }

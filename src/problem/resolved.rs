@@ -131,6 +131,10 @@ impl Resolved {
         {
             return Err(Error::operand("softcap", "a finite number above 0", softcap));
         }
+        let dropout = problem.get_dropout();
+        if !(0.0..1.0).contains(&dropout) {
+            return Err(Error::operand("dropout", "a number from 0 to below 1", dropout));
+        }
         if problem.mask.depth() > crate::mask::text::MAX_DEPTH {
             return Err(Error::operand(
                 "mask",

@@ -35,7 +35,8 @@ pub fn gradients(
     upstream: &Upstream<'_>,
 ) -> Result<ReferenceGradients> {
     let problem = &Resolved::new(problem.clone())?;
-    let forward = super::forward(problem, inputs)?;
+    let super::Forward { result: forward, softmax } = super::forward(problem, inputs)?;
+    let dropout = super::dropout(problem, inputs);
     upstream.check(problem, &problem.o)?;
     let shape = problem.shape();
     let mask = Evaluator::new(&problem.mask, inputs.aux, shape)?;
@@ -84,14 +85,15 @@ pub fn gradients(
                 for kv_idx in (0..places.kv_len(b)).filter(kept) {
                     let [kv_batch, kv_row] = places.kv_place(b, kv_idx);
                     let cell = row * shape.seq_len_kv + kv_idx;
-                    let p = forward.weights[cell];
-                    // dv += p dout, dp = dout . v
+                    let p = softmax[cell];
+                    // dv += weight dout, dp = dout . v, back through the dropout
                     let mut dp = 0.0;
                     for d in 0..shape.head_dim_v {
                         let place = at(strides.v, [kv_batch, h_kv, kv_row, d]);
-                        result.dv[place] += p * dout(d);
+                        result.dv[place] += forward.weights[cell] * dout(d);
                         dp += dout(d) * f64::from(v[place]);
                     }
+                    dp *= dropout.map_or(1.0, |d| d.factor([b, h, q_idx, kv_idx]));
                     // the gradient of the modified score, taken back through the modifiers, the last one first
                     let mut ds = p * (dp - delta);
                     let own = q_idx as f64 + places.diagonal(b) as f64;
@@ -169,6 +171,7 @@ mod tests {
                 .bias(dims, self.bias.iter().copied())
                 .sinks(self.sinks.iter().copied())
                 .alibi_slopes([0.3, 0.1, 0.2, 0.7])
+                .dropout_seed(11)
         }
     }
 
@@ -199,14 +202,23 @@ mod tests {
                 ("causal(upper_left)", [1, 4, 1, 5]),
                 ("key_lengths & not_self", [2, 1, 3, 5]),
             ] {
-                check(shape, mask, score, bias_dims, seed);
+                for dropout in [0.0, 0.3] {
+                    check(shape, (mask, dropout), score, bias_dims, seed);
+                }
             }
         }
     }
 
-    fn check(shape: Shape, mask: &str, score: ScoreModifiers, bias_dims: [usize; 4], seed: u64) {
-        let problem =
-            Problem::new(shape).mask(mask.parse::<Mask>().unwrap()).score(score).scale(-0.9);
+    fn check(
+        shape: Shape,
+        (mask, dropout): (&str, f32),
+        score: ScoreModifiers,
+        bias_dims: [usize; 4],
+        seed: u64,
+    ) {
+        let mask = mask.parse::<Mask>().unwrap();
+        let problem = Problem::new(shape).mask(mask.clone()).score(score).scale(-0.9);
+        let problem = problem.dropout(dropout);
         let mut point = Point {
             q: numbers(seed, shape.q_len().unwrap()),
             k: numbers(seed + 10, shape.k_len().unwrap()),
@@ -234,7 +246,7 @@ mod tests {
                 let difference = (more - less) / (above - below);
                 assert!(
                     (difference - analytic).abs() < 1e-6 + 1e-5 * analytic.abs(),
-                    "{mask}, {score:?}, tensor {which}[{at}]: {analytic}, by differences {difference}"
+                    "{mask}, {score:?}, dropout {dropout}, tensor {which}[{at}]: {analytic}, by differences {difference}"
                 );
             }
         }

@@ -6,6 +6,8 @@ mod gradients;
 
 pub use gradients::{ReferenceGradients, gradients};
 
+pub use crate::score::dropout::Dropout;
+
 use crate::error::{Error, Result};
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem, Resolved};
@@ -24,8 +26,15 @@ pub struct Reference {
     pub scores: Vec<f64>,
     /// `[batch, num_heads, seq_len_q, seq_len_kv]`
     pub masked_scores: Vec<f64>,
-    /// `[batch, num_heads, seq_len_q, seq_len_kv]`
+    /// `[batch, num_heads, seq_len_q, seq_len_kv]`, with dropout
     pub weights: Vec<f64>,
+}
+
+/// What the gradients are made of.
+struct Forward {
+    result: Reference,
+    /// The weights before dropout.
+    softmax: Vec<f64>,
 }
 
 /// Computes a problem in f64.
@@ -33,11 +42,16 @@ pub struct Reference {
 /// # Errors
 /// [`crate::Error::Operand`] where the problem is invalid, or an operand or the mask's data doesn't fit.
 pub fn attention(problem: &Problem, inputs: &Inputs<'_>) -> Result<Reference> {
-    forward(&Resolved::new(problem.clone())?, inputs)
+    Ok(forward(&Resolved::new(problem.clone())?, inputs)?.result)
+}
+
+/// The dropout of a checked problem.
+fn dropout(problem: &Resolved, inputs: &Inputs<'_>) -> Option<Dropout> {
+    problem.drops().map(|p| Dropout::new(p, inputs.aux.get_dropout_seed()))
 }
 
 /// The same of a checked problem.
-fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
+fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Forward> {
     if problem.score_mod.is_some() {
         return Err(Error::operand("score_mod", "none, for the CPU can't evaluate WGSL", "one"));
     }
@@ -61,6 +75,8 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
         masked_scores: vec![f64::NEG_INFINITY; cells],
         weights: vec![0.0; cells],
     };
+    let mut softmax = vec![0.0; cells];
+    let dropout = dropout(problem, inputs);
     let places = mask.places();
     for b in 0..shape.batch {
         for h in 0..shape.num_heads {
@@ -102,9 +118,13 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
                 let base = if largest == f64::NEG_INFINITY { 0.0 } else { largest };
                 let exponentials: Vec<f64> = masked.iter().map(|m| (m - base).exp()).collect();
                 let sum = exponentials.iter().sum::<f64>() + (sink - base).exp();
-                let weights: Vec<f64> = (exponentials.iter().zip(&kept))
+                let shares: Vec<f64> = (exponentials.iter().zip(&kept))
                     .map(|(e, &keep)| if keep && sum != 0.0 { e / sum } else { 0.0 })
                     .collect();
+                // some are dropped
+                let factor = |kv_idx| dropout.map_or(1.0, |d| d.factor([b, h, q_idx, kv_idx]));
+                let weights: Vec<f64> =
+                    (shares.iter().enumerate()).map(|(at, share)| share * factor(at)).collect();
                 // o = sum over the kept keys of weight * v; what isn't finite counts as it is, whatever its weight
                 for d in 0..shape.head_dim_v {
                     let term = |kv_idx: usize| {
@@ -123,11 +143,12 @@ fn forward(problem: &Resolved, inputs: &Inputs<'_>) -> Result<Reference> {
                 let cells = row * shape.seq_len_kv..row * shape.seq_len_kv + keys;
                 result.scores[cells.clone()].copy_from_slice(&scores);
                 result.masked_scores[cells.clone()].copy_from_slice(&masked);
-                result.weights[cells].copy_from_slice(&weights);
+                result.weights[cells.clone()].copy_from_slice(&weights);
+                softmax[cells].copy_from_slice(&shares);
             }
         }
     }
-    Ok(result)
+    Ok(Forward { result, softmax })
 }
 
 /// What score modifiers read at a cell `[b, h, q_idx, kv_idx]`; `own` is the query's own position.

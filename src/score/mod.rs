@@ -1,8 +1,9 @@
 //! Score modifiers: what happens to a score between the scale and the mask. A file for each, and their order in
-//! [`MODIFIERS`], which kernels, the reference and its gradients go by.
+//! [`MODIFIERS`], which kernels, the reference and its gradients go by. Dropout, which happens to weights, has its own file.
 
 mod alibi;
 mod bias;
+pub(crate) mod dropout;
 mod softcap;
 
 use std::hash::{Hash, Hasher};
@@ -85,6 +86,8 @@ pub(crate) struct ScoreText {
     pub(crate) bias: bool,
     pub(crate) alibi: bool,
     pub(crate) sinks: bool,
+    /// The first slot of the dropout's, if weights are dropped.
+    pub(crate) dropout: Option<usize>,
     /// A user-defined function, and its name.
     pub(crate) custom: Option<(String, String)>,
     /// The name of its derivative in the same text, for the backward pass.
@@ -135,6 +138,7 @@ impl ScoreModifiers {
             bias: self.bias,
             alibi: self.alibi,
             sinks: self.sinks,
+            dropout: None,
             custom,
             custom_gradient: None,
         }

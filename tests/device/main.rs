@@ -5,6 +5,7 @@ mod bad_input;
 mod cache;
 mod custom;
 mod decode;
+mod dropout;
 mod dtypes;
 mod edges;
 mod faults;

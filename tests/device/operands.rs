@@ -31,6 +31,9 @@ pub(crate) const MASKS: &[&str] = &[
     "per_head(causal, documents & causal)",
 ];
 
+/// The seed of dropout in every mask's data.
+pub(crate) const DROPOUT_SEED: u64 = 0x1234_5678_9abc_def0;
+
 /// Random operands of a shape, with data for every mask.
 pub(crate) struct Operands {
     pub(crate) q: Vec<f32>,
@@ -68,7 +71,7 @@ pub(crate) fn stored(mut operands: Operands, dtypes: Dtypes) -> Operands {
     operands
 }
 
-/// Data for every mask: lengths from 0 to all, documents in runs, padding and dense bits at random.
+/// Data for every mask and for dropout: lengths from 0 to all, documents in runs, padding and dense bits at random.
 pub(crate) fn mask_data(shape: &Shape, seed: u64) -> AuxData {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x6d61_736b);
     let Shape { batch, num_heads, seq_len_q, seq_len_kv, .. } = *shape;
@@ -87,6 +90,7 @@ pub(crate) fn mask_data(shape: &Shape, seed: u64) -> AuxData {
         .map(|own| if own == 0 { -1 } else { rng.random_range(-1..own) })
         .collect();
     AuxData::new()
+        .dropout_seed(DROPOUT_SEED)
         .key_lengths(key_lengths)
         .prefix_lengths(prefix_lengths)
         .key_padding((0..keys).map(|_| rng.random_bool(0.8)).collect::<Vec<_>>())

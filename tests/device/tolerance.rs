@@ -1,9 +1,10 @@
 //! Every tolerance, and the naive computation that they are measured in.
 
 use wgpu_attention::mask::Evaluator;
+use wgpu_attention::reference::Dropout;
 use wgpu_attention::{Dtype, Gradients, Inputs, Problem, ScoreModifiers, Upstream};
 
-use crate::operands::ScoreData;
+use crate::operands::{DROPOUT_SEED, ScoreData};
 
 /// The largest error against f64 is at most this many times that of a naive computation in the tensors' type …
 const NAIVE_FACTOR: f64 = 2.0;
@@ -101,7 +102,9 @@ pub(crate) struct Naive {
     pub(crate) lse: Vec<f32>,
     pub(crate) scores: Vec<f32>,
     pub(crate) masked_scores: Vec<f32>,
+    /// After dropout, and before.
     pub(crate) weights: Vec<f32>,
+    pub(crate) softmax: Vec<f32>,
 }
 
 /// As the device computes it: where `fma` rounds once, as on GPUs, a score has other roundings than a product and a sum have.
@@ -144,7 +147,9 @@ pub(crate) fn naive_modified(
         scores: Vec::new(),
         masked_scores: Vec::new(),
         weights: Vec::new(),
+        softmax: Vec::new(),
     };
+    let dropout = Dropout::new(problem.get_dropout(), DROPOUT_SEED);
     let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
     for b in 0..shape.batch {
         for h in 0..shape.num_heads {
@@ -186,14 +191,18 @@ pub(crate) fn naive_modified(
                     masked.iter().map(|score| round((score - base).exp())).collect();
                 let sum = weights.iter().sum::<f32>() + (sink - base).exp();
                 let norm = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+                let dropped: Vec<f32> = (weights.iter().enumerate())
+                    .map(|(kv_idx, w)| w * dropout.factor([b, h, q_idx, kv_idx]) as f32)
+                    .collect();
                 for d in 0..dim_v {
                     let kept = (0..shape.seq_len_kv).filter(|&kv_idx| keep[kv_idx]);
                     let o: f32 =
-                        kept.map(|kv_idx| weights[kv_idx] * values[kv_idx * dim_v + d]).sum();
+                        kept.map(|kv_idx| dropped[kv_idx] * values[kv_idx * dim_v + d]).sum();
                     result.o.push(round(o * norm));
                 }
                 result.lse.push(base + sum.ln());
-                result.weights.extend(weights.iter().map(|weight| weight * norm));
+                result.weights.extend(dropped.iter().map(|weight| weight * norm));
+                result.softmax.extend(weights.iter().map(|weight| weight * norm));
                 result.scores.extend(scores.iter().map(|&score| round(score)));
                 result.masked_scores.extend(masked);
             }
@@ -228,6 +237,7 @@ pub(crate) fn naive_gradients_modified(
     let forward = naive_modified(problem, mask, inputs, score, data, dtype);
     let (shape, scale) = (problem.shape(), problem.get_scale());
     let evaluator = Evaluator::new(mask, inputs.aux, shape).unwrap();
+    let dropout = Dropout::new(problem.get_dropout(), DROPOUT_SEED);
     let (dim, dim_v) = (shape.head_dim, shape.head_dim_v);
     let [q, k, v, dout] =
         [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
@@ -250,12 +260,14 @@ pub(crate) fn naive_gradients_modified(
         }
         for kv_idx in (0..shape.seq_len_kv).filter(|&kv_idx| evaluator.keep(b, h, q_idx, kv_idx)) {
             let (key, cell) = (head * shape.seq_len_kv + kv_idx, row * shape.seq_len_kv + kv_idx);
-            let p = dtype.round(forward.weights[cell]);
+            let [p, weight] =
+                [&forward.softmax, &forward.weights].map(|weights| dtype.round(weights[cell]));
             let value = &v[key * dim_v..][..dim_v];
-            let dp = dtype.round(dout.iter().zip(value).map(|(x, y)| x * y).sum());
+            let factor = dropout.factor([b, h, q_idx, kv_idx]) as f32;
+            let dp = dtype.round(dout.iter().zip(value).map(|(x, y)| x * y).sum()) * factor;
             let mut ds = dtype.round(p * (dp - delta));
             for (dv, x) in result.dv[key * dim_v..][..dim_v].iter_mut().zip(dout) {
-                *dv += p * x;
+                *dv += weight * x;
             }
             if score.bias {
                 result.dbias[cell] = ds;

@@ -74,6 +74,38 @@ const LINES: &[Line] = &[
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
     Line {
+        kernels: &["forward tiled, dropout"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["forward matrix, dropout"],
+        subgroups: true,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Matrix),
+    },
+    Line {
+        kernels: &[
+            "backward terms, dropout",
+            "backward dq tiled, dropout",
+            "backward dkdv tiled, dropout",
+        ],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| backward(kernels, &dropping(problem), BackwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["merge, dropout", "forward decode, dropout"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
+        dtypes: DTYPES,
+        plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Decode),
+    },
+    Line {
         kernels: &["inspect scores", "inspect weights"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
@@ -84,6 +116,11 @@ const LINES: &[Line] = &[
 
 /// The lengths of rows that are compiled for.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+
+/// The same with dropout on the weights.
+fn dropping(problem: &Problem) -> Problem {
+    problem.clone().dropout(0.1)
+}
 
 /// The types that tensors are stored in.
 const DTYPES: &[Dtype] = &[Dtype::F32, Dtype::F16];

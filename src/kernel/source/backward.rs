@@ -39,6 +39,15 @@ impl Source {
             self.rows(access, dtypes.v, "v", v_length);
             self.score(score, dtypes.bias);
             self.score_gradient(score);
+            self.dropout(match (pass, config.form) {
+                (BackwardPass::Dq { .. }, BackwardForm::Broadcast { .. }) => {
+                    Some(shader!("cpu/dropout"))
+                }
+                (BackwardPass::DkDv { .. }, BackwardForm::Tiled { .. }) => {
+                    Some(shader!("backward/dropout"))
+                }
+                _ => None,
+            });
             self.part(&shader!("backward/cell"));
         }
         match pass {

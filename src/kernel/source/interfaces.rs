@@ -51,6 +51,9 @@ const BINDINGS: &[&str] = &[
     "values",
 ];
 
+/// What lines begin with that are for kernels with dropout alone.
+const DROPOUT: &str = "{{DROPOUT}}";
+
 /// What placeholders that are part of a name may stand for.
 const TENSORS: &[&str] = &[
     "q",
@@ -203,7 +206,11 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
         // A placeholder alone is an expression.
         .filter(|word| !(word.starts_with("{{") && word.ends_with("}}")))
         .collect();
-    let mut needs: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    // What lines for kernels with dropout alone need, only these kernels need.
+    let always: Vec<&str> = file.code.lines().filter(|line| !line.contains(DROPOUT)).collect();
+    let always = always.join("\n");
+    let always: BTreeSet<&str> = words(&always).into_iter().map(|(word, ..)| word).collect();
+    let mut needs: BTreeMap<(bool, String), BTreeSet<&str>> = BTreeMap::new();
     for word in used {
         let exact = |other: &&File| declared(&other.code).contains(word);
         let similar = |other: &&File| declared(&other.code).iter().any(|name| is_meant(name, word));
@@ -231,7 +238,7 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
                 folders.iter().map(folder).collect::<Vec<_>>().join(" or ")
             }
         };
-        needs.entry(provider).or_default().insert(word);
+        needs.entry((!always.contains(word), provider)).or_default().insert(word);
     }
     let is_used = |name: &&&str| {
         let by = |other: &File| {
@@ -243,15 +250,19 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
     let offers: Vec<&str> = own.iter().filter(is_used).copied().collect();
     let list = |names: Vec<&str>| names.join(", ");
     let mut text = String::new();
-    for (provider, names) in needs {
-        text += &format!("// needs {provider}: {}\n", list(names.into_iter().collect()));
+    for ((dropout, provider), names) in needs {
+        let only = if dropout { format!("{DROPOUT} ") } else { String::new() };
+        text += &format!("// {only}needs {provider}: {}\n", list(names.into_iter().collect()));
     }
     text + &format!("// offers {}\n", list(offers))
 }
 
 /// The file with the lines behind its leading comment.
 fn with_interface(file: &File, interface: &str) -> String {
-    let is_line = |line: &&str| line.starts_with("// needs ") || line.starts_with("// offers ");
+    let is_line = |line: &&str| {
+        let line = line.replacen(&format!("{DROPOUT} "), "", 1);
+        line.starts_with("// needs ") || line.starts_with("// offers ")
+    };
     let lines: Vec<&str> = file.text.lines().filter(|line| !is_line(line)).collect();
     let comment = lines.iter().take_while(|line| line.starts_with("//")).count();
     let (head, rest) = lines.split_at(comment);

@@ -58,7 +58,7 @@ pub(super) const BROWSER_SUBGROUPS: &str =
 /// # Errors
 /// Where a placeholder of a file isn't filled in.
 pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
-    let mut source = Source::default();
+    let mut source = Source { dropout: key.dropout(), ..Source::default() };
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
@@ -113,6 +113,12 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                 source.written_rows(access, dtypes.o, "o", v_length);
             }
             source.score(score, dtypes.bias);
+            source.dropout(match config.form {
+                ForwardForm::Tiled { .. } => Some(shader!("tile/dropout")),
+                ForwardForm::Matrix { .. } => Some(shader!("matrix/dropout")),
+                ForwardForm::Broadcast { .. } => Some(shader!("cpu/dropout")),
+                ForwardForm::Decode { .. } | ForwardForm::DecodeLanes { .. } => None,
+            });
             source.part(&shader!("common/online_softmax"));
             source.part(&row_end(score.sinks));
             source.part(&shader!("common/nonfinite"));
@@ -202,6 +208,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.constant("SINKS_SLOT", SINKS_SLOT);
             source.part(&shader!("common/online_softmax"));
             source.part(&row_end(*sinks));
+            source.dropout(None);
             source.part(&shader!("inspect/weights"));
         }
         KernelKey::Materialize { .. } => source.part(&shader!("inspect/mask")),
@@ -304,6 +311,8 @@ const fn row_length(
 #[derive(Default)]
 struct Source {
     text: String,
+    /// The first slot of the dropout's, if there is dropout.
+    dropout: Option<usize>,
     /// The first placeholder that wasn't filled in.
     fault: Option<String>,
 }
@@ -346,7 +355,9 @@ impl Source {
     /// A part with its placeholders filled in.
     fn template(&mut self, part: &Part, values: &[Fill<'_>]) {
         self.title(part.file);
-        match part.fill(values) {
+        let drops = self.dropout.is_some();
+        let lines = [Fill::Where("DROPOUT", drops), Fill::Where("PLAIN", !drops)];
+        match part.fill(&[values, &lines].concat()) {
             Ok(text) => self.line(&text),
             Err(fault) => {
                 self.fault.get_or_insert(fault);

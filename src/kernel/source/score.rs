@@ -33,6 +33,17 @@ impl Source {
         ));
     }
 
+    /// Which weights are dropped, where some are, and the part by which a kernel drops its own.
+    pub(super) fn dropout(&mut self, own: Option<Part>) {
+        let Some(slot) = self.dropout else { return };
+        self.title("generated: kernel::source");
+        self.constant("DROPOUT_SLOT", slot);
+        self.part(&shader!("score/dropout"));
+        if let Some(own) = own {
+            self.part(&own);
+        }
+    }
+
     /// The user's function and its derivative at single points, nothing else.
     pub(super) fn score_points(&mut self, score: &ScoreText) {
         let Some((text, name)) = &score.custom else { return };

@@ -1,7 +1,8 @@
 //! Files of shaders/ as templates: what stands in double braces is filled in.
 //!
 //! A line with `{{INNER}}` or `{{OUTPUT}}` is written once for each number, so that what must be in registers is a variable of
-//! its own, not an element that a loop indexes.
+//! its own, not an element that a loop indexes. A line that begins with `{{DROPOUT}}` is for kernels with dropout alone, one with
+//! `{{PLAIN}}` for those without.
 
 use std::fmt;
 
@@ -46,21 +47,23 @@ pub(super) enum Fill<'a> {
     Half(&'a str),
     /// `{{WORD}}`: the word of two elements at `at`, an expression.
     Word(&'a str),
+    /// A placeholder of that name, at the beginning of lines that are only there if this is true.
+    Where(&'static str, bool),
     /// `{{SCORE_MOD}}` and `{{SCORE_GRADIENT}}`: the user-defined functions.
     ScoreMod(&'a str),
     ScoreGradient(&'a str),
 }
 
 impl<'a> Fill<'a> {
-    /// The values that a line is repeated for, if it has a placeholder for this and this is a number of repetitions.
+    /// The values that a line is repeated for, if it has a placeholder for this and this says how often it is there.
     fn each_of(self, line: &str) -> Option<Vec<Fill<'a>>> {
-        let (count, one): (usize, fn(usize) -> Fill<'a>) = match self {
-            Self::Inner(count) => (count, Fill::Inner),
-            Self::Output(count) => (count, Fill::Output),
-            _ => return None,
-        };
-        let is_in = line.contains(&format!("{{{{{}}}}}", self.name()));
-        is_in.then(|| (0..count).map(one).collect())
+        let is_in = || line.contains(&format!("{{{{{}}}}}", self.name()));
+        match self {
+            Self::Inner(count) => is_in().then(|| (0..count).map(Fill::Inner).collect()),
+            Self::Output(count) => is_in().then(|| (0..count).map(Fill::Output).collect()),
+            Self::Where(_, there) => is_in().then(|| there.then_some(self).into_iter().collect()),
+            _ => None,
+        }
     }
 
     /// The placeholder's name.
@@ -83,6 +86,7 @@ impl<'a> Fill<'a> {
             Self::Kind(_) => "KIND",
             Self::Half(_) => "HALF",
             Self::Word(_) => "WORD",
+            Self::Where(name, _) => name,
             Self::ScoreMod(_) => "SCORE_MOD",
             Self::ScoreGradient(_) => "SCORE_GRADIENT",
         }
@@ -110,6 +114,7 @@ impl fmt::Display for Fill<'_> {
             | Self::ScoreGradient(text) => f.write_str(text),
             Self::Line(count) | Self::AtOnce(count) => write!(f, "{count}u"),
             Self::Inner(number) | Self::Output(number) => write!(f, "{number}"),
+            Self::Where(..) => Ok(()),
         }
     }
 }
@@ -150,7 +155,10 @@ impl Part {
                 .ok_or_else(|| format!("{}: {{{{{name}}}}} isn't filled in", self.file))?;
             *filled += before;
             *filled += &value.to_string();
-            rest = after;
+            rest = match value {
+                Fill::Where(..) => after.trim_start(),
+                _ => after,
+            };
         }
         *filled += rest;
         Ok(())
@@ -171,6 +179,11 @@ mod tests {
         let filled =
             part("{\n  o_{{OUTPUT}} = f({{TENSOR}}, {{OUTPUT}}u);\n}").fill(&values).unwrap();
         assert_eq!(filled, "{\n  o_0 = f(v, 0u);\n  o_1 = f(v, 1u);\n}");
+        let lines = part("  a();\n  {{DROPOUT}} b();\n  {{PLAIN}} c();\n");
+        for (there, expected) in [(true, "  a();\n  b();\n"), (false, "  a();\n  c();\n")] {
+            let values = [Fill::Where("DROPOUT", there), Fill::Where("PLAIN", !there)];
+            assert_eq!(lines.fill(&values).unwrap(), expected);
+        }
         let error = part("{{TENSOR}} {{SIDE}}_place").fill(&values).unwrap_err();
         assert_eq!(error, "shaders/x.wgsl: {{SIDE}} isn't filled in");
         let error = part("{{TENSOR").fill(&values).unwrap_err();

@@ -27,7 +27,7 @@ fn layout(
     let tensors = (mask.aux_specs(shape).iter())
         .map(|tensor| tensor.resolve(data.sizes(tensor.input)))
         .collect::<Result<Vec<_>>>()?;
-    MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, shape, grid)
+    MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, None, shape, grid)
 }
 
 /// Calls `test` with each leaf's arguments and data at random, a few times.

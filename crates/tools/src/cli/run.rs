@@ -58,6 +58,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     softcap: Option<f32>,
 
+    /// The share of the weights that is set to 0, from 0 to below 1; the others are multiplied by 1/(1-P), after the softmax.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    dropout: Option<f32>,
+
+    /// The seed of --dropout. By default, dropout_seed of the file (integers [2], the lower 32 bits first), or 0.
+    #[arg(long, value_name = "N", requires = "dropout")]
+    seed: Option<u64>,
+
     /// The file with the user-defined WGSL function `keep` of the mask `wgsl`. Without --mask, the mask is `wgsl`.
     #[arg(long, value_name = "FILE")]
     wgsl_mask: Option<PathBuf>,
@@ -109,6 +117,7 @@ EXAMPLES
   wgpu-attention run in.safetensors --out out.safetensors
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
   wgpu-attention run in.safetensors --mask causal --outputs dq,dk,dv --out out.safetensors
+  wgpu-attention run in.safetensors --mask causal --dropout 0.1 --seed 42 --outputs o,dq,dk,dv --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & key_padding' --heads 12 --out out.safetensors
   wgpu-attention run in.safetensors --tensor bias=attn_mask --out out.safetensors
@@ -126,7 +135,7 @@ enum OutputName {
     Scores,
     /// The scores where the mask keeps, -inf elsewhere
     MaskedScores,
-    /// softmax(masked scores)
+    /// softmax(masked scores), with dropout
     Weights,
     /// The gradient of the loss with respect to q
     Dq,
@@ -255,6 +264,10 @@ fn prepare(
     let mask = function::mask(arguments.mask.as_deref().unwrap_or(otherwise), keep.as_ref())?;
 
     let mut problem = operands.problem(mask.clone()).score(score(file, arguments.softcap));
+    let of_file = file.dims(&AuxTensor::DropoutSeed.name()).is_some() && arguments.seed.is_none();
+    if of_file {
+        problem = problem.dropout(arguments.dropout.unwrap_or_default());
+    }
     let mut data = file
         .input_data(&problem, arguments.pad_id)
         .map_err(|error| tensors::explained(file, error))?;
@@ -272,6 +285,10 @@ fn prepare(
         gradients: arguments.outputs.iter().any(|output| output.gradient().is_some()),
     };
     let unused = tensors::unused(file, &readers);
+    if let Some(p) = arguments.dropout.filter(|_| !of_file) {
+        problem = problem.dropout(p);
+        data = data.dropout_seed(arguments.seed.unwrap_or_default());
+    }
     if let Some(function) = score_mod {
         problem = problem.score_mod(function);
     }

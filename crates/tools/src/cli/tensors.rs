@@ -48,7 +48,7 @@ impl Names {
 }
 
 /// What is read beside q, k, v and what masks read.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "q",
     "k",
     "v",
@@ -57,6 +57,7 @@ const OTHERS: [&str; 14] = [
     "bias",
     "alibi_slopes",
     "sinks",
+    "dropout_seed",
     "q_starts",
     "kv_starts",
     "q_lengths",

@@ -15,6 +15,7 @@
 //! | `bias` | floats | broadcasts likewise |
 //! | `alibi_slopes` | floats | `[num_heads]` or `[batch, num_heads]` |
 //! | `sinks` | floats | `[num_heads]` |
+//! | `dropout_seed` | integers | `[2]`, the lower 32 bits first |
 //!
 //! Floats are f32, f16 or bf16. Integers are of any type whose values fit i32, or bool. Flags are bool, integers, or floats
 //! that are all 0 or 1. What broadcasts may have 1 in place of any size, and fewer dimensions, of which the first are

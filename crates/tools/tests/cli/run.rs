@@ -107,6 +107,33 @@ fn score_modifiers_and_every_mask_read_their_data() {
     }
 }
 
+/// The seed is given, or the file's, or 0; without a share, nothing is dropped.
+#[test]
+fn dropout_by_a_seed() {
+    let [q, k, v] = operands(Layout::Bhsd);
+    let with_seed = everything(Layout::Bhsd).i32("dropout_seed", &[2], &[5, -1]);
+    let of_file = 5 | 0xffff_ffff << 32;
+    for (writer, options, p, seed) in [
+        (everything(Layout::Bhsd), "--dropout 0.4 --seed 12", 0.4, 12),
+        (everything(Layout::Bhsd), "--dropout 0.4", 0.4, 0),
+        (with_seed.clone(), "--dropout 0.4", 0.4, of_file),
+        (with_seed.clone(), "--dropout 0.4 --seed 12", 0.4, 12),
+        (with_seed, "--scale 0.5", 0.0, 0),
+    ] {
+        let options = format!("--outputs o,weights {options}");
+        let written = Scratch::new(&writer).run(&words(&options));
+        let data = AuxData::new().dropout_seed(seed);
+        let inputs = Inputs::new(&q.1, &k.1, &v.1).aux(&data);
+        let mut problem = Problem::new(SHAPE).dropout(p);
+        if p == 0.0 {
+            problem = problem.scale(0.5);
+        }
+        let reference = reference::attention(&problem, &inputs).unwrap();
+        assert_near("o", &written.read_f32("o").unwrap().values, &reference.o);
+        assert_near("weights", &written.read_f32("weights").unwrap().values, &reference.weights);
+    }
+}
+
 #[test]
 fn functions_of_the_users_own() {
     let scratch =

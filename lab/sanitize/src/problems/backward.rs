@@ -70,7 +70,7 @@ pub(super) fn nan(attention: &Session, kernel: BackwardKernel) -> Result<(), Fai
 pub(super) fn modifiers(attention: &Session) -> Result<(), Failure> {
     let shape = Shape::new(2, 4, 33, 20).seq_len_kv(35).num_kv_heads(2);
     let mask: Mask = "causal".parse()?;
-    let problem = Problem::new(shape).mask(mask.clone()).score(all_modifiers());
+    let problem = Problem::new(shape).mask(mask.clone()).score(all_modifiers()).dropout(0.3);
     let mut operands = Operands::random(&shape, 8);
     let data = ScoreData::random(&shape, 8);
     operands.mask = data.add_to(&shape, operands.mask);

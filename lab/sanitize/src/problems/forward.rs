@@ -108,7 +108,7 @@ pub(super) fn splits(attention: &Session) -> Result<(), Failure> {
 pub(super) fn modifiers(attention: &Session) -> Result<(), Failure> {
     let shape = Shape::new(2, 4, 33, 20).seq_len_kv(47).num_kv_heads(2);
     let mask: Mask = "causal".parse()?;
-    let problem = Problem::new(shape).mask(mask.clone()).score(all_modifiers());
+    let problem = Problem::new(shape).mask(mask.clone()).score(all_modifiers()).dropout(0.3);
     let mut operands = Operands::random(&shape, 12);
     let data = ScoreData::random(&shape, 12);
     operands.mask = data.add_to(&shape, operands.mask);
