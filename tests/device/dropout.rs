@@ -142,8 +142,10 @@ fn weights_of_16_bits_hold() {
     let shape = Shape::new(1, 2, 70, 64);
     let dtypes = Dtypes::all(Dtype::F16).o(Dtype::F32);
     let operands = stored(Operands::random(&shape, 6), dtypes);
-    for p in [0.3, 0.9999] {
-        let problem = Problem::new(shape).mask(Mask::causal()).dtypes(dtypes).dropout(p);
+    for p in [0.3, 0.998] {
+        // Even weights, so that those that are left are numbers of f16.
+        let problem = Problem::new(shape).mask(Mask::causal()).dtypes(dtypes).scale(0.01);
+        let problem = problem.dropout(p);
         let truth = reference::attention(&problem, &operands.inputs()).unwrap();
         let largest = truth.o.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         let matrix = has_matrices().then_some((&*WITH_MATRICES, ForwardKernel::Matrix));
