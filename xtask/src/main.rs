@@ -3,6 +3,7 @@
 //! Every task that runs something first settles on a device ([`drivers`]). Then it calls cargo with the environment of that
 //! device ([`tasks`]). What proves things about the library is in a program of its own ([`lab`]).
 
+mod burn;
 mod lab;
 mod report;
 mod ring;
@@ -117,6 +118,18 @@ enum Task {
         ranks: usize,
     },
 
+    // Verbatim, since clap wraps no lines without its optional feature.
+    /// Build and test crates/burn on the device: attention for the framework burn
+    ///
+    /// Its dependencies are built below the target folder, apart from the others, in some 8 minutes on two
+    /// cores. On a machine without a GPU, `--driver swiftshader` is faster than lavapipe.
+    #[command(verbatim_doc_comment)]
+    Burn {
+        /// Arguments for the test harness, such as a part of the tests' names.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+
     /// Write docs/masks.md and its pictures: every mask, made on the device.
     Gallery,
 
@@ -217,6 +230,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Cli { args } => tasks::cli(&workspace, choice, &args),
         Task::Example { name, args } => tasks::example(&workspace, choice, &name, &args),
         Task::Ring { ranks } => ring::run(&workspace, choice, ranks),
+        Task::Burn { args } => burn::run(&workspace, choice, &args),
         Task::Gallery => tasks::gallery(&workspace, choice),
         Task::Learn => tasks::learn(&workspace, choice),
         Task::Soak { calls, seed } => tasks::soak(&workspace, choice, calls, seed),
