@@ -117,7 +117,7 @@ fn backward_dkdv(
                     ds = select(vec4<f32>(0.0), ds, keep);
                     kept |= select(0u, 1u << j, any(keep));
                 }
-                {{DROPOUT}} p *= dropout_factors(b, h, q_idx, key0);
+                {{DROPOUT}} p *= dropout_factors(b, h, q_idx, key0, kv_last);
                 set_nth(&gradients, i, ds);
                 cells[j * CELL_ROW + y] = select(ds, p, WRITE_DV);
             }

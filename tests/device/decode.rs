@@ -374,3 +374,34 @@ fn batch_invariant_results() {
     let invariant = PlanOptions::default().batch_invariant(true);
     assert_eq!([1, 70].map(|batch| splits(batch, &invariant)), [6, 6]);
 }
+
+/// Without splits, a token's bits are the same in a step of one token as in a step of many.
+#[test]
+fn steps_of_one_and_of_many_give_the_same_bits() {
+    let whole = Shape::new(1, 4, 70, 20).num_kv_heads(2);
+    let operands = Operands::random(&whole, 9);
+    let mask: Mask = "causal".parse().unwrap();
+    let problem = Problem::new(whole).mask(mask.clone());
+    for kernel in serving(&problem, false) {
+        let options = RunOptions::default().kernel(kernel).batch_invariant(true);
+        let many = ATTENTION.run_blocking(&problem, &operands.inputs(), &options).unwrap();
+        for token in [0, 31, 40, 69] {
+            let rows = |values: &[f32], heads: usize, from: usize, to: usize| -> Vec<f32> {
+                (0..heads)
+                    .flat_map(|h| values[(h * 70 + from) * 20..(h * 70 + to) * 20].to_vec())
+                    .collect()
+            };
+            let q = rows(&operands.q, 4, token, token + 1);
+            let [k, v] = [&operands.k, &operands.v].map(|x| rows(x, 2, 0, token + 1));
+            let shape = whole.seq_len_q(1).seq_len_kv(token + 1);
+            let one = Problem::new(shape).mask(mask.clone());
+            let one = ATTENTION.run_blocking(&one, &Inputs::new(&q, &k, &v), &options).unwrap();
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(
+                bits(&one.o),
+                bits(&rows(&many.o, 4, token, token + 1)),
+                "{kernel}, token {token}"
+            );
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use drivers::workspace::{Workspace, run_to_end};
+use drivers::workspace::{Workspace, cargo_in, run_to_end};
 use drivers::{Choice, Device};
 
 /// `cargo xtask burn`.
@@ -18,10 +18,8 @@ pub(crate) fn run(workspace: &Workspace, choice: Choice, args: &[OsString]) -> R
 
 /// Its tests on a device.
 fn tests(workspace: &Workspace, device: &Device, args: &[OsString]) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo_in(&workspace.root().join("crates/burn"), "test");
     cargo
-        .args(["test", "--manifest-path"])
-        .arg(workspace.root().join("crates/burn/Cargo.toml"))
         // Other features of shared dependencies than the main workspace's: they would take turns to be rebuilt there.
         .env("CARGO_TARGET_DIR", workspace.target().join("burn"))
         .arg("--")

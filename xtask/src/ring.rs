@@ -5,7 +5,7 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
-use drivers::workspace::{Workspace, artifact, run_to_end};
+use drivers::workspace::{Workspace, artifact, cargo_in, run_to_end};
 use drivers::{Choice, Device, Mpi, Unavailable};
 
 /// `cargo xtask ring`.
@@ -19,12 +19,8 @@ pub(crate) fn run(workspace: &Workspace, choice: Choice, ranks: usize) -> Result
 
 /// Builds the example, and gives the command that starts its ranks.
 fn ring(workspace: &Workspace, device: &Device, mpi: &Mpi, ranks: usize) -> Result<Command> {
-    let manifest = workspace.root().join("examples/ring_mpi/Cargo.toml");
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut build = cargo_in(&workspace.root().join("examples/ring_mpi"), "build");
     build
-        .arg("build")
-        .arg("--manifest-path")
-        .arg(manifest)
         // Other features of shared dependencies than the main workspace's: they would take turns to be rebuilt there.
         .env("CARGO_TARGET_DIR", workspace.target().join("ring-mpi"))
         .envs(mpi.build_environment()?);

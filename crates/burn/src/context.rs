@@ -79,9 +79,7 @@ impl Work {
         problem: &Problem,
     ) -> Result<Arc<AttentionPlan>> {
         let make = || AttentionPlan::new(context.kernels(), problem, &Default::default());
-        // What a plan holds is above all lse for callers that don't want it.
-        let bytes = |_: &AttentionPlan| 4 * problem.shape().lse_len().unwrap_or(0) as u64;
-        self.forward.get_or_make(problem, make, bytes)
+        self.forward.get_or_make(problem, make, AttentionPlan::scratch_bytes)
     }
 
     pub(crate) fn backward(

@@ -99,7 +99,8 @@ pub fn own_program() -> Result<PathBuf> {
     Ok(current)
 }
 
-fn cargo_in(root: &Path, subcommand: &str) -> Command {
+/// A cargo command for the workspace in a folder.
+pub fn cargo_in(root: &Path, subcommand: &str) -> Command {
     // Cargo tells the programs it runs which cargo it is: `cargo +nightly xtask` stays on nightly.
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).arg("--manifest-path").arg(root.join("Cargo.toml"));

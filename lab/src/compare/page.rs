@@ -77,7 +77,7 @@ pub(super) fn markdown(results: &Results) -> String {
             let cells = match row.cells() {
                 Ok(cells) => cells.join(" | "),
                 Err(reason) => {
-                    format!("not there: {}{}", cell(&first_sentence(reason)), " |".repeat(6))
+                    format!("not there: {}{}", cell(&shortened(reason)), " |".repeat(6))
                 }
             };
             let _ = writeln!(text, "| {} | {cells} | {} |", row.contender, row.run);
@@ -86,8 +86,8 @@ pub(super) fn markdown(results: &Results) -> String {
     text
 }
 
-/// Of a reason that goes on for lines, what fits into a table.
-fn first_sentence(reason: &str) -> String {
+/// As much of a reason as fits into a table.
+fn shortened(reason: &str) -> String {
     const MOST: usize = 120;
     match reason.char_indices().nth(MOST) {
         Some((end, _)) => format!("{} …", reason[..end].trim_end()),
