@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::mask::Mask;
 use crate::mask::emit::{dropout_slot, score_mod_gradient, score_mod_text};
 use crate::score::{ScoreModifiers, ScoreText};
-use crate::tensor::dtype::{Dtype, Dtypes};
+use crate::tensor::dtype::Dtypes;
 use crate::tensor::elements::Elements;
 use crate::tensor::sequences::Sequences;
 use crate::tensor::shape::{Layout, Shape, Strides};
@@ -89,7 +89,7 @@ impl Inputs<'_> {
     pub(crate) fn check(&self, problem: &Resolved) -> Result<()> {
         let shape = &problem.shape;
         for (name, dtype) in [("k", problem.dtypes.k), ("v", problem.dtypes.v)] {
-            if dtype == Dtype::I8 {
+            if dtype.is_quantized() {
                 return Err(Error::operand(name, "f32, f16 or bf16 outside a cache", dtype));
             }
         }
@@ -436,6 +436,7 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
+    use crate::tensor::dtype::Dtype;
     use std::collections::HashMap;
 
     use super::*;

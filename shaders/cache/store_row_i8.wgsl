@@ -2,7 +2,7 @@
 // at most 1/254 of the row's largest component. A row with a NaN or an infinity reads as NaN throughout.
 
 // needs bindings: params
-// needs cache/: incoming_{{FROM}}4
+// needs cache/hadamard_rows: incoming_{{FROM}}4
 // needs common/problem: EXPONENT_BITS, NAN_BITS, element
 // needs rows/i8: scale_of_{{TENSOR}}, words_of_{{TENSOR}}
 // offers append_{{TENSOR}}
@@ -21,10 +21,9 @@ fn append_{{TENSOR}}(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, positio
     // Below the normal numbers, devices may take anything for zero.
     let is_zero = largest < 1.1754944e-38;
     let row = element(params.{{TENSOR}}_strides, params.{{TENSOR}}_base, to.x, h, to.y, 0u);
-    let words = ({{ROW_LENGTH}} + 3u) / 4u;
-    {{TENSOR}}[scale_of_{{TENSOR}}(row, words)] = select(NAN_BITS, select(bitcast<u32>(largest), 0u, is_zero), finite);
+    {{TENSOR}}[scale_of_{{TENSOR}}(row, {{ROW_LENGTH}})] = select(NAN_BITS, select(bitcast<u32>(largest), 0u, is_zero), finite);
     for (var d = 0u; d < {{ROW_LENGTH}}; d += 4u) {
         let x = incoming_{{FROM}}4(place, h, d, position) / select(largest, 1.0, is_zero);
-        {{TENSOR}}[words_of_{{TENSOR}}(row, words) + d / 4u] = pack4x8snorm(select(vec4<f32>(0.0), x, finite & !is_zero));
+        {{TENSOR}}[words_of_{{TENSOR}}(row, {{ROW_LENGTH}}) + d / 4u] = pack4x8snorm(select(vec4<f32>(0.0), x, finite & !is_zero));
     }
 }

@@ -4,7 +4,7 @@
 
 // needs bindings: params
 // needs common/problem: element
-// needs rows/: read_{{TENSOR}}4
+// needs rows/i8: scale_of_{{TENSOR}}, unpack_{{TENSOR}}4
 // offers run_{{TENSOR}}4
 
 fn run_{{TENSOR}}4(b: u32, h: u32, row: u32, run: u32, t: u32) -> vec4<f32> {
@@ -13,5 +13,5 @@ fn run_{{TENSOR}}4(b: u32, h: u32, row: u32, run: u32, t: u32) -> vec4<f32> {
     // Runs of four rows and their scales.
     let together = (4u + {{ROW_LENGTH}}) / {{RUN}};
     let first = place / 4u * together + 4u / {{RUN}} + place % 4u * runs + min(run, runs - 1u);
-    return read_{{TENSOR}}4(place, {{ROW_LENGTH}} / 4u, first * {{RUN}} + t);
+    return unpack_{{TENSOR}}4({{TENSOR}}[first * {{RUN}} + t], {{TENSOR}}[scale_of_{{TENSOR}}(place, {{ROW_LENGTH}})]);
 }

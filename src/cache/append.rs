@@ -43,7 +43,10 @@ pub struct NewTokens {
     pub layout: Layout,
     /// Turns the keys by their positions on the way: a sequence's token stands at the number of those before it.
     pub rotary: Option<Rotary>,
-    /// Turns the queries of the same tokens likewise; they have this many heads.
+    /// Multiplies the keys by a Hadamard matrix, 32 components at a time, behind `rotary`: a large component is spread over 32,
+    /// which a cache of 4 bits keeps better. `head_dim` is a multiple of 32, and the queries need the same: `query_heads`.
+    pub hadamard: bool,
+    /// Rotates the queries of the same tokens as the keys, by `rotary` and `hadamard`; they have this many heads.
     pub query_heads: Option<usize>,
 }
 
@@ -56,6 +59,7 @@ impl NewTokens {
             dtype: Dtype::F32,
             layout: Layout::Bhsd,
             rotary: None,
+            hadamard: false,
             query_heads: None,
         }
     }
@@ -66,6 +70,7 @@ impl NewTokens {
         dtype: Dtype,
         layout: Layout,
         option rotary: Rotary,
+        hadamard: bool,
         option query_heads: usize,
     }
 }
@@ -104,9 +109,9 @@ pub struct AppendBuffers<'a> {
     pub k: BufferSlice<'a>,
     /// `[batch, num_kv_heads, seq_len, head_dim_v]`
     pub v: BufferSlice<'a>,
-    /// `[batch, query_heads, seq_len, head_dim]`, where queries are turned
+    /// `[batch, query_heads, seq_len, head_dim]`, where queries are rotated
     pub q: Option<BufferSlice<'a>>,
-    /// The same, written: the queries turned
+    /// The same, written: the queries rotated
     pub rotated_q: Option<BufferSlice<'a>>,
     /// `q_starts` or `q_lengths`, where sequences get different numbers of tokens: also for the queries of the attention
     /// that follows.
@@ -138,14 +143,28 @@ impl AppendPlan {
     pub fn new(kernels: &Kernels, shape: &CacheShape, tokens: &NewTokens) -> Result<Self> {
         shape.resolve()?;
         let rotates_q = tokens.query_heads.is_some();
-        if rotates_q && tokens.rotary.is_none() {
+        if rotates_q && tokens.rotary.is_none() && !tokens.hadamard {
             return Err(Error::operand(
                 "query_heads",
-                "a rotary embedding to turn them by",
+                "a rotary embedding or a Hadamard matrix to rotate them by",
                 "none",
             ));
         }
-        if tokens.dtype == Dtype::I8 {
+        if tokens.hadamard && !rotates_q {
+            return Err(Error::operand(
+                "hadamard",
+                "query_heads, as queries need the same rotation as keys",
+                "none",
+            ));
+        }
+        if tokens.hadamard && !shape.head_dim.is_multiple_of(32) {
+            return Err(Error::operand(
+                "hadamard",
+                "a head_dim that is a multiple of 32",
+                shape.head_dim,
+            ));
+        }
+        if tokens.dtype.is_quantized() {
             return Err(Error::operand("the tokens' type", "f32, f16 or bf16", tokens.dtype));
         }
         if shape.form == CacheForm::Ring && tokens.seq_len > shape.capacity {
@@ -178,6 +197,7 @@ impl AppendPlan {
             cache: shape.dtype,
             parts: shape.head_dim.max(shape.head_dim_v).div_ceil(4),
             pairing: tokens.rotary.as_ref().map(Rotary::pairing),
+            hadamard: tokens.hadamard,
             rotates_q,
         };
         let rotary =

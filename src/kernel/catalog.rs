@@ -251,7 +251,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
 
 /// The kernels that append to caches, of every type and in every way, and those that look whether there is room.
 pub(crate) fn appends() -> Vec<KernelKey> {
-    let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8];
+    let types = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I4];
     let pairings = [None, Some(Pairing::Half), Some(Pairing::Interleaved)];
     let q = [QueryForm::Uniform, QueryForm::Packed, QueryForm::LeftPadded];
     let kv = [KeyForm::Cached, KeyForm::Ring, KeyForm::Paged];
@@ -262,6 +262,7 @@ pub(crate) fn appends() -> Vec<KernelKey> {
             cache,
             parts: 3,
             pairing: pairings[at % 3],
+            hadamard: at % 4 == 2,
             rotates_q: at % 3 != 0 && at.is_multiple_of(2),
         };
         let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
@@ -363,12 +364,16 @@ fn configs() -> Vec<ForwardConfig> {
             // Each type at some of the lengths: the length and the type are composed apart.
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
             let [f32, dtype] = [Dtype::F32, dtype].map(Dtypes::from);
-            let i8 = Dtypes { k: Dtype::I8, v: Dtype::I8, ..Dtypes::default() };
-            // One query and many: the kernels that pack rows, and blocks of either size. Rows of 8 bits with runs of 16 bytes
-            // and without.
-            let of_8_bits = [33, 64].contains(&head_dim).then_some((1, i8));
+            // Quantized rows with runs of 16 bytes and without.
+            let quantized = match head_dim {
+                33 | 64 => Some(Dtype::I8),
+                65 | 128 => Some(Dtype::I4),
+                _ => None,
+            };
+            let quantized = quantized.map(|dtype| (1, Dtypes::default().k(dtype).v(dtype)));
+            // One query and many: the kernels that pack rows, and blocks of either size.
             let cases = [(1, f32), (1, dtype), (99, f32), (99, dtype)];
-            for (seq_len_q, dtypes) in cases.into_iter().chain(of_8_bits) {
+            for (seq_len_q, dtypes) in cases.into_iter().chain(quantized) {
                 // Long rows of one length, whose sums are folded.
                 let keys = if head_dim == 64 { SEGMENT + 1 } else { seq_len_q };
                 let shape = Shape::new(1, 1, seq_len_q, head_dim).seq_len_kv(keys);

@@ -326,6 +326,8 @@ pub(crate) struct AppendConfig {
     /// Parts of a row, four components each.
     pub(crate) parts: usize,
     pub(crate) pairing: Option<Pairing>,
+    /// Whether keys and queries are multiplied by a Hadamard matrix.
+    pub(crate) hadamard: bool,
     pub(crate) rotates_q: bool,
 }
 

@@ -357,7 +357,7 @@ mod tests {
         let grid =
             (1..4usize, 1..4usize, 1..40usize, 1..9usize, any::<bool>(), 1..5usize, 1..9usize);
         let bounds = (256..20_000u64, 1..4usize, 1..1000u64);
-        let dtype = prop_oneof![Just(Dtype::F16), Just(Dtype::I8)];
+        let dtype = prop_oneof![Just(Dtype::F16), Just(Dtype::I8), Just(Dtype::I4)];
         (grid, bounds, any::<bool>(), 1..3usize, dtype).prop_map(
             |((batch, heads, rows, block, last_first, items, per), bounds, bshd, group, dtype)| {
                 let grid = Grid {

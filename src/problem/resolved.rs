@@ -146,13 +146,13 @@ impl Resolved {
         let strides = problem.strides();
         let Dtypes { q, k, v, o, bias } = problem.dtypes;
         for (name, dtype) in [("q", q), ("o", o), ("bias", bias)] {
-            if dtype == Dtype::I8 {
+            if dtype.is_quantized() {
                 return Err(Error::operand(name, "f32, f16 or bf16", dtype));
             }
         }
         let (k_dims, v_dims) = (problem.k_dims(), problem.v_dims());
-        check_rows_of_i8("k", k, k_dims, strides.k)?;
-        check_rows_of_i8("v", v, v_dims, strides.v)?;
+        check_quantized_rows("k", k, k_dims, strides.k)?;
+        check_quantized_rows("v", v, v_dims, strides.v)?;
         let tensors = (problem.aux_specs().iter())
             .map(|tensor| tensor.resolve(problem.data.sizes(tensor.input)))
             .collect::<Result<_>>()?;
@@ -208,17 +208,22 @@ impl Deref for Resolved {
     }
 }
 
-/// Rows of 8 bits stand together behind their scales, whole.
-fn check_rows_of_i8(name: &str, dtype: Dtype, dims: [usize; 4], strides: Strides) -> Result<()> {
+/// Quantized rows stand together behind their scales, whole.
+fn check_quantized_rows(
+    name: &str,
+    dtype: Dtype,
+    dims: [usize; 4],
+    strides: Strides,
+) -> Result<()> {
     let [batch, head, seq, dim] = strides.to_array();
     let row = dims[3];
     let of_rows = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(row));
-    if dtype != Dtype::I8 || of_rows && dim == 1 {
+    if !dtype.is_quantized() || of_rows && dim == 1 {
         return Ok(());
     }
     Err(Error::operand(
         format!("{name}'s strides"),
-        format!("multiples of a row's {row} elements, and 1 along the row, as its type is i8"),
+        format!("multiples of a row's {row} elements, and 1 along the row, as its type is {dtype}"),
         format!("{:?}", strides.to_array()),
     ))
 }

@@ -19,24 +19,37 @@ pub enum Dtype {
     /// that magnitude. So a row takes as many elements as it has components, in whole words, and 4 more. The error is at
     /// most 1/254 of the row's largest component. One-shot calls and the reference don't take it.
     I8,
+    /// 4 bits, for the same: 4.5 with what belongs to a group of 32 components, a scale and a zero point, 16 bits together. Four
+    /// rows stand together, first their groups, two to a 32-bit word, then the rows, eight components to a word, the first in the
+    /// lowest bits. A component is the scale times (its 4 bits − the zero point); the scale is the upper 12 bits of a group's 16,
+    /// the exponent and four bits of the mantissa of an f32, the zero point the lower 4. Strides count bytes. The error is at
+    /// most a twelfth of the range of a group's components, zero among them, and mostly below a 26th. A group with a NaN, an
+    /// infinity, or a range of more than 1e36 reads as NaN.
+    I4,
 }
 
 impl Dtype {
-    /// The size of an element in bytes.
+    /// The size in bytes of what strides count: an element, or of [`Dtype::I4`] a byte.
     pub const fn size(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::I8 => 1,
+            Self::I8 | Self::I4 => 1,
         }
     }
 
-    /// How many elements a row of `length` components takes.
+    /// How many elements a row of `length` components takes, with what scales it.
     pub(crate) const fn row_elements(self, length: usize) -> usize {
         match self {
             Self::I8 => 4 + length.next_multiple_of(4),
-            _ => length,
+            Self::I4 => 4 * (length.div_ceil(64) + length.div_ceil(8)),
+            Self::F32 | Self::F16 | Self::Bf16 => length,
         }
+    }
+
+    /// Whether rows are stored with scales of their own, as caches alone have them.
+    pub(crate) const fn is_quantized(self) -> bool {
+        matches!(self, Self::I8 | Self::I4)
     }
 
     /// The name in messages and in safetensors files, there in capitals.
@@ -46,10 +59,12 @@ impl Dtype {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::I8 => "i8",
+            Self::I4 => "i4",
         }
     }
 
-    /// The nearest number that the type has; of [`Dtype::I8`] that depends on the row, so there it is `x` itself.
+    /// The nearest number that the type has; of [`Dtype::I8`] and [`Dtype::I4`] that depends on the row, so there it is `x`
+    /// itself: see [`Dtype::round_rows`].
     ///
     /// ```
     /// use wgpu_attention::Dtype;
@@ -58,7 +73,7 @@ impl Dtype {
     /// ```
     pub fn round(self, x: f32) -> f32 {
         match self {
-            Self::F32 | Self::I8 => x,
+            Self::F32 | Self::I8 | Self::I4 => x,
             Self::F16 => half::f16::from_f32(x).to_f32(),
             Self::Bf16 => half::bf16::from_f32(x).to_f32(),
         }
@@ -67,8 +82,8 @@ impl Dtype {
     /// The device's bytes of `values`, filled up to whole words.
     pub(crate) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
         let mut bytes: Vec<u8> = match self {
-            // `Inputs::check` refuses 8 bits before anything is encoded.
-            Self::F32 | Self::I8 => return Cow::Borrowed(bytemuck::cast_slice(values)),
+            // `Inputs::check` refuses quantized rows before anything is encoded.
+            Self::F32 | Self::I8 | Self::I4 => return Cow::Borrowed(bytemuck::cast_slice(values)),
             Self::F16 => {
                 values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect()
             }
@@ -84,7 +99,7 @@ impl Dtype {
     pub(crate) fn decode(self, words: &[u32], elements: usize) -> Vec<f32> {
         let bits = |at: usize| (words[at / 2] >> (at % 2 * 16)) as u16;
         match self {
-            Self::F32 | Self::I8 => {
+            Self::F32 | Self::I8 | Self::I4 => {
                 words[..elements].iter().map(|&word| f32::from_bits(word)).collect()
             }
             Self::F16 => (0..elements).map(|at| half::f16::from_bits(bits(at)).to_f32()).collect(),

@@ -2,6 +2,7 @@
 
 pub(crate) mod dtype;
 pub(crate) mod elements;
+mod quantize;
 pub(crate) mod sequences;
 pub(crate) mod shape;
 

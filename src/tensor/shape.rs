@@ -344,11 +344,11 @@ impl Strides {
     }
 }
 
-/// How many rows of 8 bits stand together behind their scales: so the rows begin at multiples of 16 bytes, where they are
+/// How many quantized rows stand together behind their scales: so the rows begin at multiples of 16 bytes, where they are
 /// multiples of that long.
-const ROWS_OF_I8: usize = 4;
+const ROWS_TOGETHER: usize = 4;
 
-/// What kernels count a tensor by: elements, or, of 8 bits, rows.
+/// What kernels count a tensor by: elements, or quantized rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Indexing {
     /// `[batch, heads, rows, elements of a row]`
@@ -363,7 +363,7 @@ pub(crate) struct Indexing {
 impl Indexing {
     /// Of a tensor with these dims and strides in elements.
     pub(crate) fn new(dtype: Dtype, dims: [usize; 4], strides: Strides) -> Self {
-        if dtype != Dtype::I8 {
+        if !dtype.is_quantized() {
             return Self { dims, strides, size: dtype.size(), together: 1 };
         }
         let [batch, heads, rows, row] = dims;
@@ -377,7 +377,7 @@ impl Indexing {
                 dim: 1,
             },
             size: row,
-            together: ROWS_OF_I8,
+            together: ROWS_TOGETHER,
         }
     }
 

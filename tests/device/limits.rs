@@ -173,7 +173,7 @@ fn caches_larger_than_a_binding() {
         (CacheShape::new(4, 2, 300, 13).dtype(Dtype::F16), 4 * 2 * 300 * 13 * 2),
         // Heads begin in the midst of four rows that stand together.
         (CacheShape::new(3, 2, 299, 20).dtype(Dtype::I8), 3 * 2 * 299 * 24),
-        (CacheShape::new(3, 2, 149, 32).layout(Layout::Bshd).dtype(Dtype::I8), 3 * 2 * 149 * 36),
+        (CacheShape::new(3, 2, 179, 32).layout(Layout::Bshd).dtype(Dtype::I4), 3 * 2 * 179 * 20),
     ] {
         assert!(shape.bytes().unwrap() >= 2 * at_least && at_least > 20 << 10);
         let mut tokens = |heads: usize| -> Vec<f32> {

@@ -22,8 +22,13 @@ pub(crate) const WEIGHTS_ERROR: f64 = 1e-4;
 pub(crate) const DEQUANTIZED_ERROR: f32 = 1e-3;
 /// Of a component that a rotary embedding turned, below 12 in magnitude: three roundings of f32.
 pub(crate) const ROTARY_ERROR: f64 = 3e-6;
+/// The same behind a Hadamard matrix, below 68 in magnitude: 12 roundings of f32.
+pub(crate) const HADAMARD_ERROR: f32 = 5e-5;
 /// Of a component stored in 8 bits, in the row's largest: half a 127th, and the roundings of f32.
 pub(crate) const I8_ERROR: f32 = 1.0001 / 254.0;
+/// Of a component stored in 4 bits, in its group's range, zero included: the smallest scale, 0.92 · 31/32 fifteenths of that,
+/// leaves out a half of the rest, and the zero point is rounded by half a scale.
+pub(crate) const I4_ERROR: f32 = 0.085;
 
 /// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
 /// What isn't finite must be equal: −∞ for −∞, NaN for NaN.

@@ -44,15 +44,15 @@ struct Options {
     #[arg(long)]
     ids: bool,
 
-    /// How keys and values are kept.
-    #[arg(long, value_enum, default_value = "f16")]
-    cache: Cache,
+    /// How keys and values are kept [default: f16; with --perplexity each way].
+    #[arg(long, value_enum)]
+    cache: Option<Cache>,
 
     /// Draw what each token of the prompt looks at.
     #[arg(long, value_name = "PNG")]
     attention: Option<PathBuf>,
 
-    /// Print the perplexity of a text's first --tokens tokens with each kind of cache.
+    /// Print the perplexity of a text's first --tokens tokens.
     #[arg(long, value_name = "FILE")]
     perplexity: Option<PathBuf>,
 
@@ -65,12 +65,15 @@ struct Options {
     model: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Default, ValueEnum)]
 enum Cache {
     F32,
+    #[default]
     F16,
     /// 8 bits, with a scale for each row.
     I8,
+    /// 4 bits, with a scale and a zero point for each 32 components.
+    I4,
 }
 
 impl Cache {
@@ -79,6 +82,7 @@ impl Cache {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
             Self::I8 => Dtype::I8,
+            Self::I4 => Dtype::I4,
         }
     }
 }
@@ -93,7 +97,7 @@ fn main() -> Result<()> {
     let gpu = Gpu::open()?;
     let model = Llama::open(&gpu, &path)?;
     if let Some(file) = &options.perplexity {
-        return print_perplexity(&model, file, options.tokens);
+        return print_perplexity(&model, file, &options);
     }
     if let Some(prompt) = options.speed {
         return print_speed(&model, prompt, &options);
@@ -124,7 +128,7 @@ fn write_on(model: &Llama<'_>, prompt: &[u32], options: &Options) -> Result<()> 
         model.context()
     );
     let temperature = if options.greedy { 0.0 } else { options.temperature };
-    let shape = model.cache_shape(1, capacity, options.cache.dtype());
+    let shape = model.cache_shape(1, capacity, options.cache.unwrap_or_default().dtype());
     let mut caches = model.caches(&shape)?;
     let stage = |tokens| {
         Stage::new(model, &shape, tokens, QuerySequences::Uniform, Rows::Last, temperature)
@@ -178,7 +182,8 @@ fn write_on_at_once(model: &Llama<'_>, prompts: Vec<Vec<u32>>, options: &Options
     let requests =
         prompts.into_iter().map(|prompt| Request { prompt, tokens: options.tokens }).collect();
     let clock = Instant::now();
-    let (results, passes) = serve(model, requests, places, options.cache.dtype())?;
+    let (results, passes) =
+        serve(model, requests, places, options.cache.unwrap_or_default().dtype())?;
     let time = clock.elapsed().as_secs_f64();
     let count: usize = results.iter().map(Vec::len).sum();
     for (prompt, tokens) in options.prompts.iter().zip(&results) {
@@ -202,7 +207,8 @@ fn print_speed(model: &Llama<'_>, prompt: usize, options: &Options) -> Result<()
         "more tokens than the model takes"
     );
     let tokens: Vec<u32> = (0..prompt as u32).map(|at| 1000 + at * 7 % 4000).collect();
-    let shape = model.cache_shape(1, prompt + options.tokens, options.cache.dtype());
+    let shape =
+        model.cache_shape(1, prompt + options.tokens, options.cache.unwrap_or_default().dtype());
     let stage =
         |tokens| Stage::new(model, &shape, tokens, QuerySequences::Uniform, Rows::Last, 0.0);
     let (prefill, step) = (stage(prompt)?, stage(1)?);
@@ -251,12 +257,16 @@ fn draw_attention(model: &Llama<'_>, prompt: &[u32], path: &PathBuf) -> Result<(
     Ok(figure.save(path)?)
 }
 
-fn print_perplexity(model: &Llama<'_>, file: &PathBuf, most: usize) -> Result<()> {
+fn print_perplexity(model: &Llama<'_>, file: &PathBuf, options: &Options) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let mut tokens = model.tokens.encode(&text)?;
-    tokens.truncate(most);
+    tokens.truncate(options.tokens);
     let bar = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {elapsed}")?;
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+    let caches = match &options.cache {
+        Some(cache) => std::slice::from_ref(cache),
+        None => Cache::value_variants(),
+    };
+    for dtype in caches.iter().map(|cache| cache.dtype()) {
         let progress = ProgressBar::new(tokens.len() as u64)
             .with_style(bar.clone())
             .with_prefix(dtype.to_string());

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use wgpu_attention::cache::{AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{BackwardOptions, InspectPlan, PlanOptions};
 use wgpu_attention::tensor::Dtypes;
@@ -35,7 +36,7 @@ const LINES: &[Line] = &[
         kernels: &["forward tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
-        dtypes: DTYPES,
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
     Line {
@@ -63,14 +64,14 @@ const LINES: &[Line] = &[
         kernels: &["merge", "forward decode"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
-        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
     Line {
         kernels: &["merge", "forward decode, 8 rows"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(4).seq_len_kv(4096),
-        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
+        dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
     Line {
@@ -104,6 +105,13 @@ const LINES: &[Line] = &[
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Decode),
+    },
+    Line {
+        kernels: &["sequences check", "append"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 16, head_dim).seq_len_kv(1024),
+        dtypes: &[Dtype::F16, Dtype::I8, Dtype::I4],
+        plan: append,
     },
     Line {
         kernels: &["inspect scores", "inspect weights"],
@@ -157,6 +165,18 @@ fn step(wgsl: &str, shape: &Shape) -> Option<[usize; 3]> {
         (None, None) => return None,
     };
     Some([cells * (shape.head_dim + shape.head_dim_v), turns[0], turns[1]])
+}
+
+/// With all that a new key can go through on its way.
+fn append(kernels: &Kernels, problem: &Problem) -> wgpu_attention::Result<()> {
+    let shape = problem.shape();
+    let cache = CacheShape::new(shape.batch, shape.num_kv_heads, shape.seq_len_kv, shape.head_dim)
+        .dtype(problem.get_dtypes().k);
+    let tokens = NewTokens::new(shape.seq_len_q)
+        .rotary(Rotary::new(shape.head_dim, 10_000.0, Pairing::Half))
+        .hadamard(true)
+        .query_heads(shape.num_heads);
+    AppendPlan::new(kernels, &cache, &tokens).map(|_| ())
 }
 
 fn backward(
@@ -213,7 +233,7 @@ fn main() -> Result<()> {
                 HEAD_DIMS.into_iter().filter(|n| options.head_dim.is_none_or(|one| one == *n))
             {
                 let dtypes = match dtype {
-                    Dtype::I8 => Dtypes::default().k(dtype).v(dtype),
+                    Dtype::I8 | Dtype::I4 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),
                 };
                 let problem =

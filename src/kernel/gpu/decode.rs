@@ -32,8 +32,9 @@ pub(in crate::kernel) fn forward(
     let k_run = run(problem.dtypes.k, rows_format.access, strides.k, shape.head_dim);
     let runs = head_dim.capacity / 4 / k_run;
     let rows = block_rows(problem, most);
-    // The output's registers per invocation: v_run components of 4 of every row.
-    let most_vectors = if device.registers <= 128 { 8 } else { 16 };
+    // The output's registers per invocation: v_run components of 4 of every row. Unpacking 4 bits takes some, too.
+    let few_registers = if problem.dtypes.v == Dtype::I4 { 192 } else { 128 };
+    let most_vectors = if device.registers <= few_registers { 8 } else { 16 };
     let v_run = run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v);
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: BLOCK_KV },
@@ -53,13 +54,15 @@ pub(in crate::kernel) fn forward(
     Ok(split(problem, device, config, splitting))
 }
 
-/// How many vectors of four components one load of 16 bytes brings of a row of `length` components.
+/// How many vectors of four components one load, of at most 16 bytes, brings of a row of `length` components.
 fn run(dtype: Dtype, access: RowAccess, strides: Strides, length: usize) -> usize {
     let [batch, head, seq, _] = strides.to_array();
     let aligned = [batch, head, seq].iter().all(|stride| stride.is_multiple_of(8));
     match (access, dtype) {
         (RowAccess::Vec4, Dtype::F16 | Dtype::Bf16) if aligned => 2,
         (RowAccess::Vec4, Dtype::I8) if length.is_multiple_of(16) => 4,
+        // A word: what more of them stand for is more than registers hold, and neighbours' words are whole sectors.
+        (RowAccess::Vec4, Dtype::I4) if length.is_multiple_of(8) => 2,
         _ => 1,
     }
 }

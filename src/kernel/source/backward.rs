@@ -145,8 +145,8 @@ impl Source {
             _ => {
                 let dtype = config.gradients.dbias;
                 let write = match dtype {
-                    // `BackwardPlan` refuses 8 bits.
-                    Dtype::F32 | Dtype::I8 => shader!("rows/f32_scalar_write"),
+                    // `BackwardPlan` refuses quantized rows.
+                    Dtype::F32 | Dtype::I8 | Dtype::I4 => shader!("rows/f32_scalar_write"),
                     Dtype::F16 => {
                         self.once(&shader!("rows/f16"));
                         shader!("rows/half_scalar_write")

@@ -510,7 +510,7 @@ impl Source {
     ) {
         let RowFormat { access, dtypes } = rows;
         let row = |access: RowAccess, dtype: Dtype| match (access, dtype) {
-            (_, Dtype::I8) => "u32",
+            (_, Dtype::I8 | Dtype::I4) => "u32",
             (RowAccess::Scalar, Dtype::F32) => "f32",
             (RowAccess::Vec4, Dtype::F32) => "vec4<f32>",
             (RowAccess::Wide, Dtype::F32) => "vec2<u64>",

@@ -10,8 +10,8 @@ impl Source {
         // A length that is a constant is all that there is room for.
         let whole = length.starts_with("HEAD_DIM");
         let load = match (dtype, access) {
-            (Dtype::I8, _) if whole => shader!("rows/load_i8_whole"),
-            (Dtype::I8, _) => shader!("rows/load_i8"),
+            (Dtype::I8 | Dtype::I4, _) if whole => shader!("rows/load_quantized_whole"),
+            (Dtype::I8 | Dtype::I4, _) => shader!("rows/load_quantized"),
             (_, RowAccess::Scalar) => shader!("rows/load_scalar"),
             (_, RowAccess::Vec4 | RowAccess::Wide) if whole => shader!("rows/load_vec4_whole"),
             (_, RowAccess::Vec4 | RowAccess::Wide) => shader!("rows/load_vec4"),
@@ -32,7 +32,8 @@ impl Source {
         let whole = access == RowAccess::Vec4 && length.starts_with("HEAD_DIM");
         let part = match dtype {
             Dtype::I8 if run_length > 1 => shader!("rows/run_i8"),
-            Dtype::I8 => shader!("rows/run"),
+            Dtype::I4 if run_length > 1 => shader!("rows/run_i4"),
+            Dtype::I8 | Dtype::I4 => shader!("rows/run"),
             _ if whole => shader!("rows/run_whole"),
             _ => shader!("rows/run"),
         };
@@ -83,6 +84,7 @@ impl Source {
         match dtype {
             Dtype::F32 => {}
             Dtype::I8 => return self.template(&shader!("rows/i8"), &[Fill::Tensor(tensor)]),
+            Dtype::I4 => return self.template(&shader!("rows/i4"), &[Fill::Tensor(tensor)]),
             Dtype::F16 => self.once(&shader!("rows/f16")),
             Dtype::Bf16 => self.once(&shader!("rows/bf16")),
         }
@@ -113,11 +115,10 @@ impl Source {
                 Pairing::Interleaved => shader!("cache/pairs_interleaved"),
             });
         }
-        let turned = config.pairing.is_some();
-        for (from, to, length, turned) in
-            [("new_k", "k", "params.head_dim", turned), ("new_v", "v", "params.head_dim_v", false)]
+        for (from, to, length, rotated) in
+            [("new_k", "k", "params.head_dim", true), ("new_v", "v", "params.head_dim_v", false)]
         {
-            self.incoming(config, from, length, turned);
+            self.incoming(config, from, length, rotated);
             self.appended(config, config.cache, from, to, length);
         }
         if config.rotates_q {
@@ -133,11 +134,19 @@ impl Source {
         self.part(&shader!("cache/append"));
     }
 
-    /// `incoming_TENSOR4`: rows of the new tokens.
-    fn incoming(&mut self, config: &AppendConfig, tensor: &str, length: &str, turned: bool) {
+    /// `incoming_TENSOR4`: rows of the new tokens; keys and queries are rotated.
+    fn incoming(&mut self, config: &AppendConfig, tensor: &str, length: &str, rotated: bool) {
         self.rows(config.access, config.tokens, tensor, length);
-        let rows = if turned { shader!("cache/turned_rows") } else { shader!("cache/plain_rows") };
-        self.template(&rows, &[Fill::Tensor(tensor)]);
+        let rows = match rotated && config.pairing.is_some() {
+            true => shader!("cache/turned_rows"),
+            false => shader!("cache/plain_rows"),
+        };
+        let spreads = rotated && config.hadamard;
+        let kind = if spreads { "rotated" } else { "incoming" };
+        self.template(&rows, &[Fill::Tensor(tensor), Fill::Kind(kind)]);
+        if spreads {
+            self.template(&shader!("cache/hadamard_rows"), &[Fill::Tensor(tensor)]);
+        }
     }
 
     /// `append_TENSOR`: rows from one tensor to another.
@@ -149,13 +158,15 @@ impl Source {
         to: &str,
         length: &str,
     ) {
-        let store = if dtype == Dtype::I8 {
-            self.reads(config.access, dtype, to, false);
-            shader!("cache/store_row_i8")
-        } else {
-            self.written_rows(config.access, dtype, to, length);
-            shader!("cache/store_row")
+        let store = match dtype {
+            Dtype::I8 => shader!("cache/store_row_i8"),
+            Dtype::I4 => shader!("cache/store_row_i4"),
+            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => shader!("cache/store_row"),
         };
+        match dtype.is_quantized() {
+            true => self.reads(config.access, dtype, to, false),
+            false => self.written_rows(config.access, dtype, to, length),
+        }
         self.template(&store, &[Fill::From(from), Fill::Tensor(to), Fill::RowLength(length)]);
     }
 }

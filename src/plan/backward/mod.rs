@@ -27,7 +27,7 @@ use crate::mask::Mask;
 use crate::mask::emit::MaskText;
 use crate::problem::{GradientStrides, GradientTensors, Problem, Resolved};
 use crate::score::ScoreText;
-use crate::tensor::dtype::{Dtype, GradientDtypes};
+use crate::tensor::dtype::GradientDtypes;
 use crate::tensor::sequences::KeySequences;
 use crate::tensor::shape::Strides;
 
@@ -148,7 +148,7 @@ impl BackwardOptions {
             ("dv", written.dv),
             ("dbias", written.dbias),
         ] {
-            if dtype == Dtype::I8 {
+            if dtype.is_quantized() {
                 return Err(Error::operand(name, "f32, f16 or bf16 in a backward pass", dtype));
             }
         }

@@ -16,6 +16,7 @@ use wgpu_attention::cache::{CacheForm, CacheShape};
 use wgpu_attention::{Dtype, Error, KvCache, Layout};
 
 use crate::fixture::ATTENTION;
+use crate::tolerance::{I4_ERROR, I8_ERROR};
 
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
@@ -114,27 +115,64 @@ pub(crate) fn stored_row(words: &[u32], at: usize, dim: usize, dtype: Dtype) -> 
             let byte = |i: usize| bytemuck::cast_slice::<_, i8>(words)[components.start + i];
             (0..dim).map(|i| f32::from(byte(i)) / 127.0 * scale).collect()
         }
+        Dtype::I4 => {
+            let [groups, components] = row_bytes(at, dim, dtype);
+            let element = |i: usize| {
+                let group = words[groups.start / 4 + i / 64] >> (i / 32 % 2 * 16);
+                let bits = words[components.start / 4 + i / 8] >> (i % 8 * 4) & 15;
+                let scale = f32::from_bits((group & 0xfff0) << 15);
+                (bits as f32 - (group & 15) as f32) * scale
+            };
+            (0..dim).map(element).collect()
+        }
         other => unreachable!("no test stores {other}"),
     }
 }
 
-/// The bytes of a stored row: of 8 bits its scale's, then its components'; of other types none, then all.
+/// The bytes of a stored row: where it has scales, these, then its components'; of other types none, then all.
 pub(crate) fn row_bytes(at: usize, dim: usize, dtype: Dtype) -> [Range<usize>; 2] {
+    let [scales, components] = quantized_bytes(dtype, dim);
     let size = dtype.size();
-    if dtype != Dtype::I8 {
+    if scales == 0 {
         return [0..0, at * size..(at + dim) * size];
     }
     // Four rows stand together, their scales first.
-    let (components, elements) = (dim.next_multiple_of(4), row_elements(dtype, dim));
-    let row = at / elements;
-    let scale = row / 4 * 4 * elements + row % 4 * 4;
-    let first = row / 4 * 4 * elements + 16 + row % 4 * components;
-    [scale..scale + 4, first..first + components]
+    let row = at / (scales + components);
+    let four = row / 4 * 4 * (scales + components);
+    let [scale, first] = [four + row % 4 * scales, four + 4 * scales + row % 4 * components];
+    [scale..scale + scales, first..first + components]
 }
 
-/// How many elements a stored row takes: of 8 bits, with its scale.
+/// The bytes of a quantized row's scales and of its components.
+fn quantized_bytes(dtype: Dtype, dim: usize) -> [usize; 2] {
+    match dtype {
+        Dtype::I8 => [4, dim.next_multiple_of(4)],
+        Dtype::I4 => [4 * dim.div_ceil(64), 4 * dim.div_ceil(8)],
+        _ => [0, 0],
+    }
+}
+
+/// How many elements a stored row takes, with its scales.
 pub(crate) fn row_elements(dtype: Dtype, dim: usize) -> usize {
-    if dtype == Dtype::I8 { 4 + dim.next_multiple_of(4) } else { dim }
+    match quantized_bytes(dtype, dim) {
+        [0, _] => dim,
+        bytes => bytes.into_iter().sum(),
+    }
+}
+
+/// How far off each component of a row may be that is stored.
+pub(crate) fn stored_errors(row: &[f32], dtype: Dtype) -> Vec<f32> {
+    let (group, error) = match dtype {
+        Dtype::I8 => (row.len(), I8_ERROR),
+        Dtype::I4 => (32, I4_ERROR),
+        _ => return vec![0.0; row.len()],
+    };
+    let of_group = |group: &[f32]| {
+        let [least, most] = group.iter().fold([0f32; 2], |[a, b], &x| [a.min(x), b.max(x)]);
+        let range = if dtype == Dtype::I8 { most.max(-least) } else { most - least };
+        vec![range * error; group.len()]
+    };
+    row.chunks(group).flat_map(of_group).collect()
 }
 
 /// Where the row of a token lies, in elements of the cache's type.

@@ -345,6 +345,10 @@ fn shapes_and_tokens_are_validated() {
     };
     says(shape.ring(), NewTokens::new(9), &["seq_len", "ring's capacity, 8", "9"]);
     says(shape, NewTokens::new(1).dtype(Dtype::I8), &["tokens' type", "i8"]);
+    says(shape, NewTokens::new(1).dtype(Dtype::I4), &["tokens' type", "i4"]);
+    says(shape, NewTokens::new(1).hadamard(true), &["hadamard", "query_heads"]);
+    let hadamard = NewTokens::new(1).hadamard(true).query_heads(2);
+    says(shape, hadamard, &["hadamard", "multiple of 32", "16"]);
     let rotary = |dim| Rotary::new(dim, 1e4, Pairing::Half);
     says(
         shape,

@@ -31,6 +31,8 @@ impl Attending {
     }
 }
 
+const QUANTIZED: [Dtype; 2] = [Dtype::I8, Dtype::I4];
+
 const NO_SCORE: ScoreModifiers = ScoreModifiers::new();
 
 /// The modifiers' data, whether they are on or not.
@@ -305,8 +307,11 @@ fn blocks_of_every_size_give_the_same_bits() {
     // More than one of the largest but one, and off them all.
     let seq_len = 275;
     let chunks = [255, 3, 16, 1];
-    for (dtype, sizes) in [(Dtype::F32, &[1, 2, 7, 16, 24, 256, 300][..]), (Dtype::I8, &[1, 6, 16])]
-    {
+    for (dtype, sizes) in [
+        (Dtype::F32, &[1, 2, 7, 16, 24, 256, 300][..]),
+        (Dtype::I8, &[1, 6, 16]),
+        (Dtype::I4, &[6]),
+    ] {
         let contiguous = CacheShape::new(1, KV_HEADS, 280, DIM).dtype(dtype);
         let tokens = tokens(&contiguous, seq_len, 48);
         let (expected, _) = step_by_step(&contiguous, &Attending::CAUSAL, &tokens, &chunks);
@@ -344,29 +349,35 @@ fn blocks_give_the_bits_of_a_contiguous_cache() {
             _ => assert_eq!(own, run(contiguous, &rounded).0, "{dtype}"),
         }
     }
-    // 8 bits: as f32 with the numbers that the stored rows stand for.
-    let shape = contiguous.dtype(Dtype::I8);
-    let (o, cache) = run(shape, &tokens);
-    let numbers = |slice: BufferSlice<'_>| -> Vec<f32> {
-        let words = words(slice);
-        (0..3 * KV_HEADS * STEPS)
-            .flat_map(|row| stored_row(&words, row * (4 + DIM), DIM, Dtype::I8))
-            .collect()
-    };
-    let stored = Tokens { k: numbers(cache.k()), v: numbers(cache.v()), q: tokens.q.clone() };
-    for (x, y) in o.iter().zip(run(contiguous, &stored).0) {
-        assert!((x - y).abs() <= DEQUANTIZED_ERROR, "{x} instead of {y}");
+    // Quantized: as f32 with the numbers that the stored rows stand for.
+    for dtype in QUANTIZED {
+        let (o, cache) = run(contiguous.dtype(dtype), &tokens);
+        let rows = 3 * KV_HEADS * STEPS;
+        let numbers = |slice| stored_rows(slice, rows, DIM, dtype);
+        let stored = Tokens { k: numbers(cache.k()), v: numbers(cache.v()), q: tokens.q.clone() };
+        for (x, y) in o.iter().zip(run(contiguous, &stored).0) {
+            assert!((x - y).abs() <= DEQUANTIZED_ERROR, "{dtype}: {x} instead of {y}");
+        }
+        assert_eq!(run(contiguous.paged(32, 6).dtype(dtype), &tokens).0, o, "{dtype}");
     }
-    assert_eq!(run(contiguous.paged(32, 6).dtype(Dtype::I8), &tokens).0, o);
+}
+
+/// The numbers that so many rows stand for.
+fn stored_rows(slice: BufferSlice<'_>, rows: usize, dim: usize, dtype: Dtype) -> Vec<f32> {
+    let words = words(slice);
+    let at = |row| row * row_elements(dtype, dim);
+    (0..rows).flat_map(|row| stored_row(&words, at(row), dim, dtype)).collect()
 }
 
 #[test]
-fn every_kernel_reads_rows_of_8_bits() {
+fn every_kernel_reads_quantized_rows() {
     const KEYS: usize = 27;
     // Rows of whole runs of 16 bytes that fill a kernel's room and that don't, and rows of other lengths; some of them no
     // multiple of four, as rows stand together.
-    for (dim, dim_v) in [(16, 64), (80, 48), (20, 13)] {
-        let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).head_dim_v(dim_v).dtype(Dtype::I8);
+    let of_8_bits = [(16, 64), (80, 48), (20, 13)].map(|dims| (dims, Dtype::I8));
+    let of_4_bits = [(64, 128), (96, 32), (70, 13)].map(|dims| (dims, Dtype::I4));
+    for ((dim, dim_v), dtype) in of_8_bits.into_iter().chain(of_4_bits) {
+        let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).head_dim_v(dim_v).dtype(dtype);
         let (mut cache, _) = cache(&shape);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(KEYS)).unwrap();
         let small = |seed, len| random(seed, len).iter().map(|x| x / 4.0).collect::<Vec<_>>();
@@ -375,13 +386,7 @@ fn every_kernel_reads_rows_of_8_bits() {
             let buffers = AppendBuffers::new(k.slice(..), v.slice(..));
             plan.encode(encoder, &mut cache, &buffers).unwrap();
         });
-        let numbers = |slice: BufferSlice<'_>, dim| -> Vec<f32> {
-            let words = words(slice);
-            let at = |row| row * row_elements(Dtype::I8, dim);
-            (0..KV_HEADS * KEYS)
-                .flat_map(|row| stored_row(&words, at(row), dim, Dtype::I8))
-                .collect()
-        };
+        let numbers = |slice, dim| stored_rows(slice, KV_HEADS * KEYS, dim, dtype);
         let (q, k, v) = (small(3, HEADS * dim), numbers(cache.k(), dim), numbers(cache.v(), dim_v));
         let stored =
             Shape::new(1, HEADS, 1, dim).num_kv_heads(KV_HEADS).seq_len_kv(KEYS).head_dim_v(dim_v);
@@ -410,7 +415,7 @@ fn every_kernel_reads_rows_of_8_bits() {
                 let error = (f64::from(*x) - y).abs();
                 assert!(
                     error <= f64::from(DEQUANTIZED_ERROR),
-                    "{kernel}, {dim}: o[{at}] is {x}, not {y}"
+                    "{kernel}, {dim}, {dtype}: o[{at}] is {x}, not {y}"
                 );
             }
             served.push(kernel);

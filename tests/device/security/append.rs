@@ -8,9 +8,8 @@ use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{AuxBuffers, AuxTensor, Dtype, KvCache};
 
 use super::{Guarded, HOSTILE, SENTINELS, UNWRITTEN, same_with_each_sentinel, submit};
-use crate::cache::{row_at, row_bytes, stored_row};
+use crate::cache::{row_at, row_bytes, stored_errors, stored_row};
 use crate::fixture::ATTENTION;
-use crate::tolerance::I8_ERROR;
 
 const BATCH: usize = 3;
 const HEADS: usize = 4;
@@ -229,13 +228,13 @@ impl Call {
                     };
                     let row = (batch * KV_HEADS + h) * rows + first + token;
                     let expected = &new[row * dim..][..dim];
-                    let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
-                    let allowed = if dtype == Dtype::I8 { largest * I8_ERROR } else { 0.0 };
+                    let allowed = stored_errors(expected, dtype);
                     let found = stored_row(stored, at, dim, dtype);
                     let close = found
                         .iter()
                         .zip(expected)
-                        .all(|(x, &y)| (x - dtype.round(y)).abs() <= allowed);
+                        .zip(allowed)
+                        .all(|((x, &y), allowed)| (x - dtype.round(y)).abs() <= allowed);
                     assert!(close, "{what}: {b}, {h}, {position}: {found:?} for {expected:?}");
                 }
             }
@@ -254,7 +253,7 @@ fn one_hostile_word_of_lengths_starts_and_tables() {
         shape(20).ring().dtype(Dtype::I8),
         // Rows of an odd number of halves share words.
         shape(10).dtype(Dtype::F16),
-        shape(12).paged(32, 9).dtype(Dtype::I8),
+        shape(12).paged(32, 9).dtype(Dtype::I4),
     ];
     let sequences = [
         QuerySequences::LeftPadded,

@@ -87,6 +87,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", requires = "heads")]
     kv_heads: Option<usize>,
 
+    /// The type that k and v are rounded to first, as a cache of it would hold them. i8 has a scale per row, i4 a scale and a zero
+    /// point per 32 components. By default, k and v stay as they are.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    kv_dtype: Option<KvDtype>,
+
     #[command(flatten)]
     names: Names,
 
@@ -118,11 +123,56 @@ EXAMPLES
   wgpu-attention run in.safetensors --mask key_lengths --outputs o,lse,weights --out out.safetensors
   wgpu-attention run in.safetensors --mask causal --outputs dq,dk,dv --out out.safetensors
   wgpu-attention run in.safetensors --mask causal --dropout 0.1 --seed 42 --outputs o,dq,dk,dv --out out.safetensors
+  wgpu-attention run in.safetensors --mask causal --kv-dtype i4 --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & token_padding' --pad-id 0 --layout bshd --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & key_padding' --heads 12 --out out.safetensors
   wgpu-attention run in.safetensors --tensor bias=attn_mask --out out.safetensors
   wgpu-attention run in.safetensors --mask 'causal & wgsl' --wgsl-mask keep.wgsl --out out.safetensors
   wgpu-attention run small.safetensors --wgsl-score score.wgsl --sanitize --out out.safetensors";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KvDtype {
+    F32,
+    F16,
+    Bf16,
+    I8,
+    I4,
+}
+
+impl From<KvDtype> for Dtype {
+    fn from(name: KvDtype) -> Self {
+        match name {
+            KvDtype::F32 => Self::F32,
+            KvDtype::F16 => Self::F16,
+            KvDtype::Bf16 => Self::Bf16,
+            KvDtype::I8 => Self::I8,
+            KvDtype::I4 => Self::I4,
+        }
+    }
+}
+
+/// The same with k and v as a cache of this type holds them.
+fn rounded(operands: &Operands, dtype: Dtype) -> Operands {
+    let shape = operands.shape;
+    // The device has the same numbers in f32, or in the type itself.
+    let stored = match dtype {
+        Dtype::F16 | Dtype::Bf16 => dtype,
+        _ => Dtype::F32,
+    };
+    let mut rounded = operands.clone();
+    rounded.k = dtype.round_rows(&operands.k, shape.head_dim);
+    rounded.v = dtype.round_rows(&operands.v, shape.head_dim_v);
+    rounded.dtypes = operands.dtypes.k(stored).v(stored);
+    rounded
+}
+
+/// The root mean square of the differences, in that of the values.
+fn difference(values: &[f32], others: &[f32]) -> f64 {
+    let squares = |terms: &mut dyn Iterator<Item = f64>| terms.map(|x| x * x).sum::<f64>();
+    let whole = squares(&mut values.iter().map(|&x| f64::from(x)));
+    let off = squares(&mut values.iter().zip(others).map(|(&x, &y)| f64::from(y) - f64::from(x)));
+    if off == 0.0 { 0.0 } else { (off / whole).sqrt() }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -187,7 +237,11 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
         Some(heads) => file.merged_operands(heads, arguments.kv_heads),
         None => file.operands(arguments.layout.into()),
     };
-    let operands = operands.map_err(|error| tensors::explained(&file, error))?;
+    let given = operands.map_err(|error| tensors::explained(&file, error))?;
+    let operands = match arguments.kv_dtype {
+        Some(dtype) => rounded(&given, dtype.into()),
+        None => given.clone(),
+    };
     let Prepared { problem, data, mask, unused } = prepare(arguments, &file, &operands)?;
     progress.0.suspend(|| unused.iter().for_each(|line| talk.warn(line)));
 
@@ -208,6 +262,23 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     let output = attention.run_blocking(&problem, &operands.inputs(&data), &outputs)?;
     let gradients = gradients(&arguments.outputs, &file, &operands, &attention, &problem, &data)?;
     let time = started.elapsed();
+    let rounding = match arguments.kv_dtype {
+        Some(dtype) => {
+            let problem = problem.clone().dtypes(given.dtypes);
+            let exact = attention.run_blocking(
+                &problem,
+                &given.inputs(&data),
+                &RunOptions::default().kernel(kernel),
+            )?;
+            Some(Rounding {
+                dtype: dtype.into(),
+                k: difference(&given.k, &operands.k),
+                v: difference(&given.v, &operands.v),
+                o: difference(&exact.o, &output.o),
+            })
+        }
+        None => None,
+    };
     if let Some(sanitized) = sanitized {
         progress.0.suspend(|| sanitized.check(talk))?;
     }
@@ -231,6 +302,7 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
         grid,
         time,
         written: &written,
+        rounding,
         unused: &unused,
     };
     if arguments.json {
@@ -429,6 +501,14 @@ fn collect(
     written
 }
 
+/// What `--kv-dtype` changed, as [`difference`]s.
+struct Rounding {
+    dtype: Dtype,
+    k: f64,
+    v: f64,
+    o: f64,
+}
+
 /// What was done.
 struct Summary<'a> {
     out: &'a Path,
@@ -439,6 +519,7 @@ struct Summary<'a> {
     grid: TileGrid,
     time: Duration,
     written: &'a [Written],
+    rounding: Option<Rounding>,
     unused: &'a [String],
 }
 
@@ -456,6 +537,12 @@ impl Summary<'_> {
             "kernel {kernel}; on {}; {ms:.1} ms with compiling and copying",
             self.device
         )?;
+        if let Some(Rounding { dtype, k, v, o }) = self.rounding {
+            writeln!(
+                out,
+                "rounded to {dtype}: k is off by {k:.1e}, v by {v:.1e}, o therefore by {o:.1e} (root mean square, relative)"
+            )?;
+        }
         if !talk.verbose {
             return Ok(());
         }
@@ -492,6 +579,9 @@ impl Summary<'_> {
             "tiles": [self.grid.block_q, self.grid.block_kv],
             "choice": self.plan.explain(),
             "ms": self.time.as_secs_f64() * 1e3,
+            "rounding": self.rounding.as_ref().map(|Rounding { dtype, k, v, o }| {
+                serde_json::json!({ "dtype": dtype.name(), "k": k, "v": v, "o": o })
+            }),
             "warnings": self.unused,
         })
     }

@@ -209,6 +209,29 @@ fn tensors_of_16_bits_go_in_and_out() {
     }
 }
 
+/// Keys and values as a cache would hold them.
+#[test]
+fn keys_and_values_rounded_to_a_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let recorded = TensorFile::open(MINILM).unwrap();
+    let mut operands = recorded.operands(Layout::Bhsd).unwrap();
+    let data = recorded.mask_data(&Mask::KeyLengths, &operands.shape, None).unwrap();
+    let problem = operands.problem(Mask::KeyLengths);
+    operands.k = Dtype::I4.round_rows(&operands.k, operands.shape.head_dim);
+    operands.v = Dtype::I4.round_rows(&operands.v, operands.shape.head_dim_v);
+    let reference = reference::attention(&problem, &operands.inputs(&data)).unwrap();
+
+    let options = ["--mask", "key_lengths", "--kv-dtype", "i4"];
+    let said = stdout(["run", MINILM, "--out", out.to_str().unwrap()].into_iter().chain(options));
+    assert!(
+        said.contains("rounded to i4: k is off by 7.") && said.contains("o therefore by"),
+        "{said}"
+    );
+    let o = TensorFile::open(out).unwrap().read_f32("o").unwrap();
+    assert_near("o", &o.values, &reference.o);
+}
+
 #[test]
 fn a_run_gives_gradients() {
     let shape = Shape::new(1, 2, 5, 4).seq_len_kv(6);

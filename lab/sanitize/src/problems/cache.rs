@@ -23,7 +23,8 @@ pub(super) fn append(attention: &Session) -> Result<(), Failure> {
     append_and_attend(attention, &contiguous.ring(), None)?;
     append_and_attend(attention, &contiguous.paged(16, 8), None)?;
     let rotary = Rotary::new(20, 1e4, Pairing::Half);
-    append_and_attend(attention, &contiguous.dtype(Dtype::I8), Some(&rotary))
+    append_and_attend(attention, &contiguous.dtype(Dtype::I8), Some(&rotary))?;
+    append_and_attend(attention, &contiguous.dtype(Dtype::I4), None)
 }
 
 fn upload(attention: &Session, values: &[f32]) -> wgpu::Buffer {
