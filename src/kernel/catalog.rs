@@ -37,6 +37,17 @@ pub struct KernelText {
     pub matrices: bool,
 }
 
+impl KernelText {
+    /// Of a kernel of cooperative matrices, the SPIR-V with ordered memory that Vulkan gets instead of the WGSL.
+    ///
+    /// # Errors
+    /// What wgpu's compiler objects to.
+    #[cfg(all(feature = "spirv", not(target_family = "wasm")))]
+    pub fn ordered_spirv(&self) -> Option<Result<Vec<u32>, String>> {
+        self.matrices.then(|| super::spirv::compile(&self.wgsl, self.entry_point, true))
+    }
+}
+
 /// Every kernel that some device may choose: all tiles, types, sequences and score modifiers under one mask, and each
 /// kernel once under each of the other masks, since masks and tiles are composed apart.
 pub fn kernel_texts() -> Vec<KernelText> {

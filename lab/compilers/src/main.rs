@@ -80,6 +80,8 @@ struct Kernel {
     form: String,
     entry_point: String,
     wgsl: String,
+    /// What Vulkan gets instead of what naga writes, whose subgroup barriers it refuses.
+    spirv: Option<Vec<u32>>,
 }
 
 /// A line of the output.
@@ -140,7 +142,7 @@ impl Compiler<'_> {
         let text = text.unwrap_or_else(|_| Err(Objection::new("naga", "naga panicked")));
         for &target in &self.options.target {
             let result = match &text {
-                Ok(text) => catch_unwind(AssertUnwindSafe(|| self.compile(target, text)))
+                Ok(text) => catch_unwind(AssertUnwindSafe(|| self.compile(target, text, kernel)))
                     .unwrap_or_else(|_| Err(Objection::new("naga", "naga panicked"))),
                 Err(error) => Err(Objection::new(error.compiler, &error.message)),
             };
@@ -161,14 +163,12 @@ impl Compiler<'_> {
         Ok(())
     }
 
-    fn compile(&self, target: Target, text: &Text) -> Result<(), Objection> {
+    fn compile(&self, target: Target, text: &Text, kernel: &Kernel) -> Result<(), Objection> {
         match target {
-            Target::Spirv => {
-                let words = text.spirv()?;
-                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-                let arguments = ["--target-env", "vulkan1.1", "-"];
-                self.check("spirv-val", self.options.spirv_val.as_deref(), &arguments, &bytes)
-            }
+            Target::Spirv => match &kernel.spirv {
+                Some(words) => self.check_spirv(words),
+                None => self.check_spirv(&text.spirv()?),
+            },
             Target::Hlsl60 | Target::Hlsl62 => {
                 let hlsl = text.hlsl(target == Target::Hlsl62)?;
                 match self.dxc {
@@ -184,6 +184,12 @@ impl Compiler<'_> {
                 self.check("glslang", self.options.glslang.as_deref(), &arguments, glsl.as_bytes())
             }
         }
+    }
+
+    fn check_spirv(&self, words: &[u32]) -> Result<(), Objection> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let arguments = ["--target-env", "vulkan1.1", "-"];
+        self.check("spirv-val", self.options.spirv_val.as_deref(), &arguments, &bytes)
     }
 
     /// Has a program read a text, where the program is at hand.

@@ -17,8 +17,8 @@ pub(crate) struct Arguments {
 }
 
 const EXAMPLES: &str = "\
-The fields are kernel, form, entry_point, wgsl, browser_prelude (what browsers need before it) and matrices (whether it uses
-wgpu's cooperative matrices). No device is opened.
+The fields are kernel, form, entry_point, wgsl, browser_prelude (what browsers need before it), matrices (whether it uses wgpu's
+cooperative matrices) and spirv (of such kernels, the words that Vulkan gets instead of the WGSL). No device is opened.
 
 EXAMPLES
   wgpu-attention kernels | jq -r .kernel | sort | uniq -c
@@ -42,7 +42,9 @@ pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     crate::print(|out| {
-        for KernelText { kernel, form, entry_point, wgsl, browser_prelude, matrices } in texts {
+        for text in texts {
+            let spirv = text.ordered_spirv().transpose().map_err(io::Error::other)?;
+            let KernelText { kernel, form, entry_point, wgsl, browser_prelude, matrices } = text;
             let line = serde_json::json!({
                 "kernel": kernel,
                 "form": form,
@@ -50,6 +52,7 @@ pub(crate) fn print(arguments: &Arguments) -> anyhow::Result<()> {
                 "wgsl": wgsl,
                 "browser_prelude": browser_prelude,
                 "matrices": matrices,
+                "spirv": spirv,
             });
             writeln!(out, "{line}")?;
         }
