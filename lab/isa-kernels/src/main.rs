@@ -3,6 +3,8 @@
 //! It runs on a driver that prints its compiler's output to standard error, for a GPU that isn't there, and says there before
 //! each plan what it is. With `--keep` it tells on standard output what making all pipelines took.
 
+mod wavo;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -202,6 +204,10 @@ struct Options {
     #[arg(long)]
     without_subgroups: bool,
 
+    /// Instead, wavo's kernel of matrices, whose package is unpacked here.
+    #[arg(long, value_name = "FOLDER")]
+    wavo: Option<PathBuf>,
+
     /// Keep pipelines in this folder, and take from it what is there.
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
@@ -212,6 +218,9 @@ fn main() -> Result<()> {
     let device = DeviceOptions::default().matrices(true);
     let adapter = pollster::block_on(wgpu_attention::device::adapters()).into_iter().next();
     let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
+    if let Some(folder) = &options.wavo {
+        return wavo::compile(&Session::open_blocking(&device)?, folder);
+    }
     let filter = options.filter.unwrap_or_default();
     let wanted = |line: &&Line| {
         line.kernels.iter().any(|name| name.contains(&filter))

@@ -62,6 +62,11 @@ pub(crate) struct Listing {
     is_complete: bool,
 }
 
+/// Whether a kernel of this name is another program's.
+pub(super) fn is_others(kernel: &str) -> bool {
+    ["llama.cpp", "wavo"].iter().any(|name| kernel.starts_with(name))
+}
+
 /// A plan and the statistics of the kernels that it compiled so far.
 #[derive(Debug)]
 struct Plan {
@@ -91,7 +96,7 @@ impl Listing {
             self.plan = Some(Plan {
                 title: title.to_owned(),
                 is_refused: false,
-                is_others: title.starts_with("llama.cpp"),
+                is_others: is_others(title),
                 known: None,
                 kernels: Vec::new(),
             });

@@ -1,7 +1,7 @@
 //! `cargo xtask isa`: the kernels' machine code for real GPUs, on a machine that has none.
 //!
 //! [`drivers::shims`] has Mesa's drivers for GPUs that aren't there. `lab/isa-kernels` compiles every kernel on them, and what
-//! their compilers print is read ([`listing`]) and laid out as tables ([`table`]), beside what they make of llama.cpp's kernels
+//! their compilers print is read ([`listing`]) and laid out as tables ([`table`]), beside what they make of others' kernels
 //! ([`others`]). [`code`] counts what a step over the keys takes.
 
 mod code;
@@ -24,7 +24,7 @@ use drivers::workspace::Workspace;
 pub(crate) use compiler::compile_everywhere;
 use compiler::{Compiler, Selection};
 use gpu::{GPUS, Gpu};
-use others::Llama;
+use others::{Llama, Wavo};
 use table::Row;
 
 /// Which kernels, for which GPUs.
@@ -37,15 +37,15 @@ pub(crate) struct Options {
     #[command(flatten)]
     selection: Selection,
 
-    /// Compile llama.cpp's kernels, too
-    #[arg(long, conflicts_with_all = ["kernel", "head_dim", "check", "start"])]
+    /// Compile llama.cpp's and wavo's kernels, too
+    #[arg(long, conflicts_with_all = ["check", "start"])]
     beside: bool,
 
     /// Keep what the compilers print in this folder, and read what is there instead of compiling again
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["kernel", "head_dim", "check", "start"])]
     printed: Option<PathBuf>,
 
-    /// Write docs/isa.md, isa.svg and isa.json, which have all kernels for these GPUs, llama.cpp's, too
+    /// Write docs/isa.md, isa.svg and isa.json, which have all kernels for these GPUs, llama.cpp's and wavo's, too
     #[arg(long, conflicts_with_all = ["kernel", "head_dim"])]
     write: bool,
 
@@ -86,7 +86,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if options.check {
         return check(&compiler);
     }
-    let llama = (options.beside || options.write).then(|| Llama::install(workspace)).transpose()?;
+    let install = || anyhow::Ok((Llama::install(workspace)?, Wavo::install(workspace)?));
+    let others = (options.beside || options.write).then(install).transpose()?;
     let mut rows = Vec::new();
     for &gpu in &gpus {
         let mut compiled = compiler.compile(gpu, &options.selection, |line| {
@@ -94,8 +95,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
                 println!("{line}");
             }
         })?;
-        if let Some(llama) = &llama {
+        if let Some((llama, wavo)) = &others {
             compiled.extend(llama.compile(&compiler, gpu)?);
+            compiled.extend(wavo.compile(&compiler, gpu)?);
         }
         eprintln!("{}: {} kernels", gpu.name, compiled.len());
         rows.extend(compiled.into_iter().map(|compiled| Row { gpu: gpu.name, compiled }));

@@ -1,9 +1,11 @@
-//! llama.cpp's attention kernels, by the same compilers: from the prebuilt libraries that `cargo xtask compare` installs.
+//! Others' attention kernels, by the same compilers: llama.cpp's from the prebuilt libraries that `cargo xtask compare` installs,
+//! wavo's from its package.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use drivers::workspace::{Workspace, output};
 
 use super::compiler::Compiler;
@@ -52,5 +54,44 @@ impl Llama {
             }
         }
         Ok(compiled)
+    }
+}
+
+/// wavo's package, unpacked.
+pub(super) struct Wavo {
+    folder: PathBuf,
+}
+
+/// The version, and its checksum in crates.io's index.
+const WAVO: (&str, &str) =
+    ("0.3.1", "655f50efbe0916f7267d8afa1635b81e7d05f20131043195966441b6c907a1f2");
+
+impl Wavo {
+    pub(super) fn install(workspace: &Workspace) -> Result<Self> {
+        let (version, checksum) = WAVO;
+        let root = workspace.target().join("isa-others");
+        let folder = root.join(format!("wavo-{version}"));
+        if folder.is_dir() {
+            return Ok(Self { folder });
+        }
+        fs::create_dir_all(&root).with_context(|| root.display().to_string())?;
+        let package = root.join("wavo.crate");
+        let address = format!("https://static.crates.io/crates/wavo/wavo-{version}.crate");
+        eprintln!("fetching wavo {version} (200 KiB) …");
+        output(Command::new("curl").args(["-fsSL", &address, "-o"]).arg(&package))?;
+        let sum = output(Command::new("sha256sum").arg(&package))?;
+        ensure!(sum.starts_with(checksum), "{address} isn't what it was: its checksum is {sum}");
+        output(Command::new("tar").arg("xzf").arg(&package).current_dir(&root))?;
+        Ok(Self { folder })
+    }
+
+    /// What the GPU's compiler makes of its kernel of matrices, which is for subgroups of 32.
+    pub(super) fn compile(&self, compiler: &Compiler, gpu: Gpu) -> Result<Vec<Compiled>> {
+        if !gpu.has_matrices() {
+            return Ok(Vec::new());
+        }
+        let mut command = compiler.command(gpu)?;
+        command.arg("--wavo").arg(&self.folder);
+        compiler.listing(gpu, "wavo", command, |_| {})
     }
 }

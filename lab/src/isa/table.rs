@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::gpu::Gpu;
-use super::listing::{Compiled, Stats};
+use super::listing::{Compiled, Stats, is_others};
 
 /// A kernel on a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,9 +16,9 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether it's llama.cpp's.
+    /// Whether it's another program's.
     pub(super) fn is_others(&self) -> bool {
-        self.compiled.kernel.starts_with("llama.cpp")
+        is_others(&self.compiled.kernel)
     }
 
     /// Instructions per multiply-add of a step.
@@ -28,14 +28,15 @@ impl Row {
     }
 }
 
-/// What stands beside what: the kernels of this crate, of llama.cpp's those for the same problem.
-pub(super) const BESIDE: [(&str, &str, &str); 3] = [
+/// What stands beside what: the kernels of this crate, and others' for the same problem.
+pub(super) const BESIDE: [(&str, &str, &str); 4] = [
     ("prefill", "forward tiled", "llama.cpp scalar, prefill"),
     ("prefill by matrices", "forward matrix", "llama.cpp matrix, prefill"),
+    ("prefill by matrices, beside wavo", "forward matrix", "wavo matrix, prefill"),
     ("decode", "forward decode", "llama.cpp scalar, decode"),
 ];
 
-/// Markdown: instructions per multiply-add of a step in f16, this crate's, llama.cpp's, and their quotient; a line per GPU.
+/// Markdown: instructions per multiply-add of a step in f16, this crate's, the other's, and their quotient; a line per GPU.
 pub(super) fn steps(rows: &[Row], gpus: &[Gpu]) -> String {
     let mut text = String::new();
     for (problem, own, other) in BESIDE {

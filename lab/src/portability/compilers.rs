@@ -74,7 +74,10 @@ pub(super) fn translate(
 fn title(check: Check, quick: bool) -> (String, String) {
     let behind = |text: &str| if quick { "written only".to_owned() } else { text.to_owned() };
     let (title, what) = match check {
-        Check::Spirv => ("SPIR-V", behind("naga, of matrix kernels with memory ordered; spirv-val for Vulkan 1.1")),
+        Check::Spirv => (
+            "SPIR-V",
+            behind("naga, of matrix kernels with memory ordered; spirv-val for Vulkan 1.1"),
+        ),
         Check::Hlsl60 => ("HLSL 6.0", behind("naga, then DXC to DXIL")),
         Check::Hlsl62 => ("HLSL 6.2", behind("naga, then DXC to DXIL, with 16-bit types")),
         Check::Msl24 => ("MSL 2.4", "naga; no Metal compiler is at hand".to_owned()),
