@@ -22,13 +22,13 @@
 // needs backward/nonfinite_queries: kept_nonfinite_dout4, kept_nonfinite_q4
 // needs bindings: params, row_terms
 // needs common/problem: linear_workgroup
-// needs constants: BLOCK_Q, FOLDS, HEAD_DIM, HEAD_DIM_V, SEGMENT, THREADS_PER_ROW, WRITE_DK, WRITE_DV
+// needs constants: BLOCK_Q, DK_SLICE, DV_SLICE, FOLDS, SEGMENT, THREADS_PER_ROW, WRITE_DK, WRITE_DV
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dk4, load_dv4, store_dk4, store_dv4
 // needs sequences/: kv_place
 // needs sequences/positions: lse_index
 // needs tile/product: product_k_q, product_v_dout
-// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_dout, add_q
 // {{DROPOUT}} needs backward/dropout: dropout_factors
@@ -55,13 +55,13 @@ fn backward_dkdv(
     let kv_last = block.kv_len - 1u;
     let own = Rows(b, block.h_kv, block.kv0, kv_last);
 
-    var dk_rows: array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>;
-    var dv_rows: array<array<vec4<f32>, HEAD_DIM_V / 4u / THREADS_PER_ROW>, 4>;
+    var dk_rows: array<array<vec4<f32>, DK_SLICE / 4u / THREADS_PER_ROW>, 4>;
+    var dv_rows: array<array<vec4<f32>, DV_SLICE / 4u / THREADS_PER_ROW>, 4>;
     for (var r = 0u; r < 4u; r += 1u) {
-        for (var i = 0u; i < HEAD_DIM / 4u / THREADS_PER_ROW; i += 1u) {
+        for (var i = 0u; i < DK_SLICE / 4u / THREADS_PER_ROW; i += 1u) {
             dk_rows[r][i] = vec4<f32>(0.0);
         }
-        for (var i = 0u; i < HEAD_DIM_V / 4u / THREADS_PER_ROW; i += 1u) {
+        for (var i = 0u; i < DV_SLICE / 4u / THREADS_PER_ROW; i += 1u) {
             dv_rows[r][i] = vec4<f32>(0.0);
         }
     }
@@ -139,8 +139,8 @@ fn backward_dkdv(
             if (FOLDS && summed_queries >= SEGMENT) {
                 fold_dk(b, block.h_kv, key0, block.kv_len, x, &dk_rows, goes_on, vec4<f32>(1.0));
                 fold_dv(b, block.h_kv, key0, block.kv_len, x, &dv_rows, goes_on, vec4<f32>(1.0));
-                dk_rows = array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>();
-                dv_rows = array<array<vec4<f32>, HEAD_DIM_V / 4u / THREADS_PER_ROW>, 4>();
+                dk_rows = array<array<vec4<f32>, DK_SLICE / 4u / THREADS_PER_ROW>, 4>();
+                dv_rows = array<array<vec4<f32>, DV_SLICE / 4u / THREADS_PER_ROW>, 4>();
                 goes_on = true;
                 summed_queries = 0u;
             }
@@ -152,13 +152,17 @@ fn backward_dkdv(
     fold_dk(b, block.h_kv, key0, block.kv_len, x, &dk_rows, goes_on, vec4<f32>(scale));
     fold_dv(b, block.h_kv, key0, block.kv_len, x, &dv_rows, goes_on, vec4<f32>(1.0));
     if (add_nonfinite) {
+        let dk_start = slice_start(DK_SLICE);
+        let dk_beyond = min(dk_start + DK_SLICE, params.head_dim);
+        let dv_start = slice_start(DV_SLICE);
+        let dv_beyond = min(dv_start + DV_SLICE, params.head_dim_v);
         for (var key = key0; key < min(key0 + 4u, block.kv_len); key += 1u) {
             let place = kv_place(b, key);
-            for (var d = x * 4u; d < params.head_dim; d += THREADS_PER_ROW * 4u) {
+            for (var d = dk_start + x * 4u; d < dk_beyond; d += THREADS_PER_ROW * 4u) {
                 let sum = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(b, block.h_kv, key, d);
                 store_dk4(place.x, block.h_kv, place.y, d, sum);
             }
-            for (var d = x * 4u; d < params.head_dim_v; d += THREADS_PER_ROW * 4u) {
+            for (var d = dv_start + x * 4u; d < dv_beyond; d += THREADS_PER_ROW * 4u) {
                 let sum = load_dv4(place.x, block.h_kv, place.y, d) + kept_nonfinite_dout4(b, block.h_kv, key, d);
                 store_dv4(place.x, block.h_kv, place.y, d, sum);
             }

@@ -24,13 +24,13 @@
 // needs common/nonfinite_keys: kept_nonfinite_k4
 // needs common/problem: linear_workgroup
 // needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
-// needs constants: BLOCK_KV, FOLDS, HEAD_DIM, SEGMENT, THREADS_PER_ROW
+// needs constants: BLOCK_KV, DQ_SLICE, FOLDS, SEGMENT, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dq4, store_dq4
 // needs sequences/: q_place
 // needs sequences/positions: lse_index
 // needs tile/product: product_dout_v, product_q_k
-// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, sum_of_shares
+// needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, slice_start, sum_of_shares
 // needs tile/staged: Rows, cells
 // needs tile/sum: add_k
 // offers backward_dq
@@ -58,9 +58,9 @@ fn backward_dq(
     let own = Rows(b, h, block.q0, q_last);
 
     var l = vec4<f32>(0.0);
-    var dq_rows: array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>;
+    var dq_rows: array<array<vec4<f32>, DQ_SLICE / 4u / THREADS_PER_ROW>, 4>;
     for (var r = 0u; r < 4u; r += 1u) {
-        for (var i = 0u; i < HEAD_DIM / 4u / THREADS_PER_ROW; i += 1u) {
+        for (var i = 0u; i < DQ_SLICE / 4u / THREADS_PER_ROW; i += 1u) {
             dq_rows[r][i] = vec4<f32>(0.0);
         }
     }
@@ -117,7 +117,7 @@ fn backward_dq(
             l_before += l;
             l = vec4<f32>(0.0);
             fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, vec4<f32>(1.0));
-            dq_rows = array<array<vec4<f32>, HEAD_DIM / 4u / THREADS_PER_ROW>, 4>();
+            dq_rows = array<array<vec4<f32>, DQ_SLICE / 4u / THREADS_PER_ROW>, 4>();
             goes_on = true;
             summed_keys = 0u;
         }
@@ -139,9 +139,11 @@ fn backward_dq(
     let scale = params.scale_abs * params.scale_sign;
     fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, norms * scale);
     if (add_nonfinite) {
+        let start = slice_start(DQ_SLICE);
+        let beyond = min(start + DQ_SLICE, params.head_dim);
         for (var row = row0; row < min(row0 + 4u, block.q_len); row += 1u) {
             let place = q_place(b, row);
-            for (var d = x * 4u; d < params.head_dim; d += THREADS_PER_ROW * 4u) {
+            for (var d = start + x * 4u; d < beyond; d += THREADS_PER_ROW * 4u) {
                 let sum = load_dq4(place.x, h, place.y, d) + kept_nonfinite_k4(b, h, row, d, block.hull);
                 store_dq4(place.x, h, place.y, d, sum);
             }
@@ -150,7 +152,9 @@ fn backward_dq(
 }
 
 fn cell_of_row(product: f32, dp: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> Cell {
-    return cell_of(product, dp, row_terms[lse_index(b, h, q_idx)], b, h, q_idx, kv_idx);
+    let terms = row_terms[lse_index(b, h, q_idx)];
+    // The norm is what this kernel makes: a dispatch for another slice may have left it there already.
+    return cell_of(product, dp, vec4<f32>(terms.xy, 1.0, 0.0), b, h, q_idx, kv_idx);
 }
 
 // A row's norm from the sum of its weights, noted for the kernels that follow; rows beyond the last one have none.

@@ -1,8 +1,9 @@
-// Stores sums of {{TENSOR}}'s rows first .. first + 3 times `factors`; on top of what {{TENSOR}} holds of them if `goes_on`. Rows from
+// Stores sums of a slice of {{TENSOR}}'s rows first .. first + 3 times `factors`; on top of what {{TENSOR}} holds of them if `goes_on`. Rows from
 // `end` on aren't there.
 
 // needs constants: THREADS_PER_ROW
 // needs rows/: load_{{TENSOR}}4, store_{{TENSOR}}4
+// needs tile/rows: slice_start
 // offers fold_{{TENSOR}}
 
 fn fold_{{TENSOR}}(
@@ -11,7 +12,7 @@ fn fold_{{TENSOR}}(
     first: u32,
     end: u32,
     x: u32,
-    sums: ptr<function, array<array<vec4<f32>, {{CAPACITY}} / 4u / THREADS_PER_ROW>, 4>>,
+    sums: ptr<function, array<array<vec4<f32>, {{SLICE}} / 4u / THREADS_PER_ROW>, 4>>,
     goes_on: bool,
     factors: vec4<f32>,
 ) {
@@ -28,14 +29,14 @@ fn fold_row_{{TENSOR}}(
     row: u32,
     end: u32,
     x: u32,
-    sums: array<vec4<f32>, {{CAPACITY}} / 4u / THREADS_PER_ROW>,
+    sums: array<vec4<f32>, {{SLICE}} / 4u / THREADS_PER_ROW>,
     goes_on: bool,
     factor: f32,
 ) {
     if (row < end) {
         let place = {{SIDE}}_place(b, row);
-        for (var i = 0u; i < {{CAPACITY}} / 4u / THREADS_PER_ROW; i += 1u) {
-            let d = (x + i * THREADS_PER_ROW) * 4u;
+        for (var i = 0u; i < {{SLICE}} / 4u / THREADS_PER_ROW; i += 1u) {
+            let d = slice_start({{SLICE}}) + (x + i * THREADS_PER_ROW) * 4u;
             var sum = sums[i];
             if (goes_on) {
                 sum += load_{{TENSOR}}4(place.x, h, place.y, d);

@@ -9,7 +9,7 @@
 
 struct Rotary {
     // Two pairs to a vector: high and low word of each.
-    steps: array<vec4<u32>, 64>,
+    steps: array<vec4<u32>, 144>,
     // The components of a row that are turned, from the first one on.
     dim: u32,
 }

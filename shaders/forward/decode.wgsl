@@ -22,7 +22,7 @@
 // needs common/nonfinite_sums: scaled
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
-// needs constants: BLOCK_KV, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, K_RUN, MODIFIED, ROWS, THREADS_PER_ROW, V_RUN
+// needs constants: BLOCK_KV, COUNTS_RUNS, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, K_RUN, MODIFIED, ROWS, THREADS_PER_ROW, V_RUN
 // needs decode/: end_row, end_row4
 // needs decode/nonfinite: add_kept_nonfinite
 // needs decode/row_block: cell_kept, is_empty, kv_tile_class, packed_row, row_block
@@ -78,6 +78,9 @@ fn forward(
     let v_group = invocation / V_COLUMNS;
     let v_column = invocation % V_COLUMNS;
     let kv_last = block.kv_len - 1u;
+    // Of long rows no more than there are, and in a loop that isn't unrolled: compilers would read all keys before the first
+    // multiplication.
+    let runs = select(D4 / K_RUN, (params.head_dim + 4u * K_RUN - 1u) / (4u * K_RUN), COUNTS_RUNS);
 
     for (var at = invocation; at < ROWS * D4; at += INVOCATIONS) {
         let row = packed_row(block, at / D4);
@@ -119,7 +122,7 @@ fn forward(
         for (var n = 0u; n < KEYS; n += 1u) {
             places[n] = kv_place(b, min(kv0 + y + n * KEY_SLOTS, kv_last));
         }
-        for (var run = x; run < D4 / K_RUN; run += THREADS_PER_ROW) {
+        for (var run = x; run < runs; run += THREADS_PER_ROW) {
             var keys: array<array<vec4<f32>, K_RUN>, KEYS>;
             for (var n = 0u; n < KEYS; n += 1u) {
                 for (var t = 0u; t < K_RUN; t += 1u) {

@@ -2,13 +2,17 @@
 // over the other side in tiles of OTHER_BLOCK rows. Invocation (y, x) of the ROW_GROUPS x THREADS_PER_ROW has its own side's rows
 // 4y .. 4y + 3, the components of its vectors.
 //
+// A workgroup sums up as many components of its rows as registers hold, a slice of them: all of most rows. Of longer ones there
+// is a dispatch for each slice, and the products are the same in all of them.
+//
 // The kernel declares, in workgroup memory, `cells`, at least [THREADS_PER_ROW, CELL_ROW] vectors of four own rows, and
 // `nonfinite_rows`. A row of `cells` is longer than what it holds, so that neighbours that write a column use different
 // banks.
 
-// needs constants: OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
+// needs bindings: params
+// needs constants: OTHER_BLOCK, OWN_BLOCK, SLICED, THREADS_PER_ROW
 // needs tile/staged: cells
-// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
+// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start, sum_of_shares
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * THREADS_PER_ROW;
@@ -19,6 +23,11 @@ const CELL_ROW: u32 = ROW_GROUPS + 1u;
 // Bit j of the first: the tile's row j of the other side has a number that isn't finite. 16 bytes, so that drivers see what
 // lies behind it as aligned.
 var<workgroup> nonfinite_rows: array<atomic<u32>, 4>;
+
+// The first component of the slice, whose length is given.
+fn slice_start(length: u32) -> u32 {
+    return select(0u, params.slice * length, SLICED);
+}
 
 // One of an invocation's vectors. Where the loop that counts `n` has a long body a compiler may not unroll it, and an array that
 // it indexed would lie in memory, not in registers; this one is short.

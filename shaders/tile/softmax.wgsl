@@ -1,24 +1,23 @@
 // The softmax over a workgroup's tile of scores, for kernels whose invocations share rows as rows.wgsl says: invocation (y, x)
-// has of the scores the keys tile_key(x, i), and of the output the components 4x, 4 (x + THREADS_PER_ROW), ... m is the same in all
+// has of the scores the keys tile_key(x, i), and of the output's slice the components 4x, 4 (x + THREADS_PER_ROW), ... m is the same in all
 // invocations of a row; l is each invocation's own share, summed at the end. The kernel declares tile_key.
 
 // needs bindings: params
 // needs common/online_softmax: LOWEST
 // needs common/query_block: QueryBlock, cell_kept
-// needs constants: HEAD_DIM_V, MODIFIED, THREADS_PER_ROW
+// needs constants: MODIFIED, O_SLICE, THREADS_PER_ROW
 // needs forward/output: add_kept_nonfinite, write_output
 // needs forward/tiled: tile_key
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL
 // needs segments/: await_stats, segment_end, segment_stats
 // needs sequences/: q_place
-// needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, sum_of_shares
+// needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start, sum_of_shares
 // needs tile/staged: cells
 // offers KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
 
 const KEYS: u32 = OTHERS;
-const V4: u32 = HEAD_DIM_V / 4u;
-const OUTPUTS: u32 = V4 / THREADS_PER_ROW;
+const OUTPUTS: u32 = O_SLICE / 4u / THREADS_PER_ROW;
 // The bits of four rows; there are at most 8 keys of them.
 const ROW_BITS: vec4<u32> = vec4<u32>(1u, 2u, 4u, 8u);
 const_assert KEYS <= 8u;
@@ -169,14 +168,16 @@ fn finish_row(
 ) {
     if (row < block.q_len) {
         let place = q_place(block.b, row);
+        let start = slice_start(O_SLICE);
         let end = segment_end(block, keys, row, m, l, before, x == 0u);
         var has_nonfinite = add_nonfinite;
         for (var i = 0u; i < OUTPUTS; i += 1u) {
-            let d = (x + i * THREADS_PER_ROW) * 4u;
+            let d = start + (x + i * THREADS_PER_ROW) * 4u;
             has_nonfinite |= write_output(block, keys, place, d, o_row[i], end);
         }
         if (has_nonfinite) {
-            for (var d = x * 4u; d < params.head_dim_v; d += THREADS_PER_ROW * 4u) {
+            let beyond = min(start + O_SLICE, params.head_dim_v);
+            for (var d = start + x * 4u; d < beyond; d += THREADS_PER_ROW * 4u) {
                 add_kept_nonfinite(block, keys, row, place, d, end.l);
             }
         }

@@ -8,7 +8,7 @@
 // barrier. `nonfinite_rows` is cleared by the first invocation after the products, added to after that same barrier, and read
 // after the sum's last one. Rows are longer than what they hold, so that neighbours that write a column use different banks.
 
-// needs constants: CHUNK, OTHER_BLOCK, OWN_BLOCK, STAGED_ROWS, SUMMED_LENGTH
+// needs constants: CHUNK, LONGEST_SLICE, OTHER_BLOCK, OWN_BLOCK, STAGED_ROWS
 // needs tile/rows: CELL_ROW
 // offers CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, cells, dot4, stage
 
@@ -16,7 +16,7 @@ const CHUNK4: u32 = CHUNK / 4u;
 const OWN_ROW: u32 = OWN_BLOCK + 2u;
 const OTHER_ROW: u32 = OTHER_BLOCK + 2u;
 const OTHER_START: u32 = CHUNK4 * OWN_ROW;
-const STAGE: u32 = max(OTHER_START + CHUNK4 * OTHER_ROW, STAGED_ROWS * SUMMED_LENGTH / 4u);
+const STAGE: u32 = max(OTHER_START + CHUNK4 * OTHER_ROW, STAGED_ROWS * LONGEST_SLICE / 4u);
 
 // Own side: [CHUNK / 4, OWN_ROW] then other side: [CHUNK / 4, OTHER_ROW]; or the other side: [STAGED_ROWS, row / 4]
 var<workgroup> stage: array<vec4<f32>, STAGE>;

@@ -102,3 +102,24 @@ pub(super) struct Block {
     dim: u32,
     padding: [u32; 3],
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_equals_wgsl() {
+        let text = include_str!("../../shaders/cache/rotary.wgsl").to_owned();
+        let block = "\n@group(0) @binding(0) var<uniform> rotary: Rotary;\n";
+        let module = naga::front::wgsl::parse_str(&(text + block)).unwrap();
+        let (_, rotary) =
+            module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Rotary")).unwrap();
+        let naga::TypeInner::Struct { members, span } = &rotary.inner else {
+            panic!("Rotary isn't a struct");
+        };
+        let offsets: Vec<_> = members.iter().map(|member| member.offset as usize).collect();
+        let expected = [std::mem::offset_of!(Block, steps), std::mem::offset_of!(Block, dim)];
+        assert_eq!(offsets, expected);
+        assert_eq!(*span as usize, size_of::<Block>());
+    }
+}

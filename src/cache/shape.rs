@@ -25,9 +25,9 @@ pub struct CacheShape {
     pub num_kv_heads: usize,
     /// The most tokens that a sequence may have; of a ring, the most that it keeps.
     pub capacity: usize,
-    /// Size of a key: 1 to 256.
+    /// Size of a key: 1 to 576.
     pub head_dim: usize,
-    /// Size of a value: 1 to 256.
+    /// Size of a value: 1 to 576.
     pub head_dim_v: usize,
     /// The type of keys and values.
     pub dtype: Dtype,

@@ -313,11 +313,12 @@ const PASSES: [BackwardPass; 12] = [
 fn backward_configs() -> Vec<BackwardConfig> {
     let mut configs = Vec::new();
     for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
-        for head_dim in [head_dim, 3, 128, 255] {
+        for head_dim in [head_dim, 3, 128, 255, 576] {
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
             // Long rows of one length, whose sums are folded.
             let rows = if head_dim == 3 { SEGMENT + 1 } else { 1 };
-            let problem = Problem::new(Shape::new(1, 1, rows, head_dim)).dtypes(dtype);
+            let shape = Shape::new(1, 1, rows, head_dim).head_dim_v(head_dim.min(512));
+            let problem = Problem::new(shape).dtypes(dtype);
             // The sizes are ones that are served, as a test sees.
             let Ok(problem) = Resolved::new(problem) else { continue };
             let TensorStrides { q, k, v, o } = problem.strides;
@@ -371,7 +372,7 @@ const DROPOUT_SLOT: Option<usize> = Some(13);
 fn configs() -> Vec<ForwardConfig> {
     let mut configs = Vec::new();
     for device in devices() {
-        for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256] {
+        for head_dim in [3, 16, 17, 33, 64, 65, 100, 128, 192, 200, 255, 256, 400, 576] {
             // Each type at some of the lengths: the length and the type are composed apart.
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
             let [f32, dtype] = [Dtype::F32, dtype].map(Dtypes::from);
@@ -388,6 +389,7 @@ fn configs() -> Vec<ForwardConfig> {
                 // Long rows of one length, whose sums are folded.
                 let keys = if head_dim == 64 { SEGMENT + 1 } else { seq_len_q };
                 let shape = Shape::new(1, 1, seq_len_q, head_dim).seq_len_kv(keys);
+                let shape = shape.head_dim_v(head_dim.min(512));
                 let Ok(problem) = Resolved::new(Problem::new(shape).dtypes(dtypes)) else {
                     continue;
                 };

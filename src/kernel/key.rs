@@ -140,13 +140,51 @@ pub(crate) enum BackwardForm {
         chunk: usize,
         /// Rows that are staged at a time for the sums.
         staged_rows: usize,
+        slices: Slices,
     },
+}
+
+/// How many components of its rows a workgroup sums up: fewer than there are where registers don't hold all of them. Then there
+/// is a dispatch for each slice, all of which compute the same products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Slices {
+    pub(crate) dq: usize,
+    /// Of dk and dv at the same time.
+    pub(crate) dk: usize,
+    pub(crate) dv: usize,
+}
+
+impl Slices {
+    pub(crate) fn longest(self) -> usize {
+        self.dq.max(self.dk).max(self.dv)
+    }
 }
 
 impl BackwardForm {
     /// Whether dk and dv are made of what the kernel for dq leaves behind.
     pub(crate) const fn has_cells(self) -> bool {
         matches!(self, Self::Broadcast { cells: true, .. })
+    }
+}
+
+impl BackwardConfig {
+    /// In how many dispatches all components of dq are made.
+    pub(crate) const fn dq_dispatches(&self) -> usize {
+        match self.form {
+            BackwardForm::Broadcast { .. } => 1,
+            BackwardForm::Tiled { slices, .. } => self.head_dim.capacity.div_ceil(slices.dq),
+        }
+    }
+
+    /// The same of dk and dv.
+    pub(crate) fn dkdv_dispatches(&self) -> usize {
+        match self.form {
+            BackwardForm::Broadcast { .. } => 1,
+            BackwardForm::Tiled { slices: Slices { dk, dv, .. }, .. } => {
+                let of_dk = self.head_dim.capacity.div_ceil(dk);
+                of_dk.max(self.head_dim_v.capacity.div_ceil(dv))
+            }
+        }
     }
 }
 
@@ -193,9 +231,13 @@ impl ForwardConfig {
                     "subgroup {subgroup_size}, rows per lane {rows}, keys per sum {full}, in partial tiles {partial}"
                 )
             }
-            ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
+            ForwardForm::Tiled { threads_per_row, chunk, v_keys, o_slice } => {
+                let slice = match self.form.dispatches(self.head_dim_v) {
+                    1 => String::new(),
+                    _ => format!(", summed components {o_slice}"),
+                };
                 format!(
-                    "threads per row {threads_per_row}, staged components {chunk}, staged values {v_keys}"
+                    "threads per row {threads_per_row}, staged components {chunk}, staged values {v_keys}{slice}"
                 )
             }
             ForwardForm::Matrix { size, part, subgroups: (least, most), .. } => {
@@ -232,6 +274,8 @@ pub(crate) enum ForwardForm {
         chunk: usize,
         /// Rows of v that are staged at a time.
         v_keys: usize,
+        /// Components of o that a workgroup sums up: see [`Slices`].
+        o_slice: usize,
     },
     Matrix {
         /// Rows and columns of a cooperative matrix.
@@ -271,6 +315,14 @@ impl ForwardForm {
         match self {
             Self::DecodeLanes { rows, .. } | Self::Decode { rows, .. } => Some(rows),
             _ => None,
+        }
+    }
+
+    /// In how many dispatches the kernel makes all components of o.
+    pub(crate) const fn dispatches(self, head_dim_v: RowLength) -> usize {
+        match self {
+            Self::Tiled { o_slice, .. } => head_dim_v.capacity.div_ceil(o_slice),
+            _ => 1,
         }
     }
 

@@ -136,9 +136,9 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
     match config.form {
         ForwardForm::Broadcast { subgroup_size, .. }
         | ForwardForm::DecodeLanes { subgroup_size, .. } => (subgroup_size, 0),
-        ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
+        ForwardForm::Tiled { threads_per_row, chunk, v_keys, o_slice } => {
             let chunks = chunk / 4 * (block_q + 2 + block_kv + 2);
-            let stage = chunks.max(v_keys * head_dim_v / 4);
+            let stage = chunks.max(v_keys * o_slice / 4);
             (block_q / 4 * threads_per_row, 16 * stage + row_tile(block_kv))
         }
         ForwardForm::Matrix { size, part, subgroups: (_, most), .. } => {
@@ -159,10 +159,9 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
 fn backward_workgroup(config: &BackwardConfig) -> (usize, usize) {
     match config.form {
         BackwardForm::Broadcast { subgroup_size, .. } => (subgroup_size, 0),
-        BackwardForm::Tiled { threads_per_row, chunk, staged_rows } => {
+        BackwardForm::Tiled { threads_per_row, chunk, staged_rows, slices } => {
             let (own, other) = (config.dq_grid.block_q, config.dq_grid.block_kv);
-            let row = config.head_dim.capacity.max(config.head_dim_v.capacity);
-            let stage = (chunk / 4 * (own + 2 + other + 2)).max(staged_rows * row / 4);
+            let stage = (chunk / 4 * (own + 2 + other + 2)).max(staged_rows * slices.longest() / 4);
             (own / 4 * threads_per_row, 16 * (stage + other * (own / 4 + 1)) + 16)
         }
     }

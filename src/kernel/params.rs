@@ -70,7 +70,8 @@ pub(crate) struct Params {
     pub(crate) output_base: u32,
     pub(crate) cells_first_workgroup: u32,
     pub(crate) cells_end_workgroup: u32,
-    pub(crate) padding: [u32; 3],
+    pub(crate) slice: u32,
+    pub(crate) padding: [u32; 2],
 }
 
 impl Params {
@@ -235,7 +236,8 @@ mod tests {
             lse_base,
             output_base,
             cells_first_workgroup,
-            cells_end_workgroup
+            cells_end_workgroup,
+            slice
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

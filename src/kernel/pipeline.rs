@@ -84,6 +84,9 @@ pub struct KernelOptions {
     /// which one-shot calls submit one by one, so that no watchdog takes a long one for a hanging GPU. Counted as if no mask
     /// emptied a tile; a single workgroup is a submission whatever it takes. Otherwise it follows from the kind of device.
     pub most_work: Option<u64>,
+    /// The registers of 32 bits that an invocation may have, by which the tiles of kernels for GPUs are chosen: 128 on Apple's
+    /// GPUs, 192 on Adreno, 255 on NVIDIA's and AMD's. Otherwise it follows from the adapter's name, which browsers don't tell.
+    pub registers: Option<usize>,
 }
 
 impl KernelOptions {
@@ -92,6 +95,7 @@ impl KernelOptions {
         option profile: Profile,
         into matrices: Vec<wgpu::CooperativeMatrixProperties>,
         option most_work: u64,
+        option registers: usize,
     }
 }
 
@@ -125,7 +129,7 @@ impl Kernels {
             Ok(store) if store.is_replaced => log::warn!("compiled pipelines: {}", store.found),
             _ => {}
         }
-        let traits = DeviceTraits::new(device, &options.matrices, options.most_work);
+        let traits = DeviceTraits::new(device, options);
         if let (true, Err(reason)) = (traits.is_cpu, &traits.fixed_subgroup_size) {
             log::warn!("the fastest kernels for this device are refused: {reason}");
         }

@@ -160,7 +160,10 @@ impl AttentionPlan {
             false => None,
         };
         let kept_bytes = (problem.o.span * problem.dtypes.o.size() + problem.lse_len * 4) as u64;
-        let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
+        let slices: Vec<_> = (0..config.form.dispatches(config.head_dim_v))
+            .map(|slice| Ok((0..grid.workgroups()?, Params { slice: slice as u32, ..params })))
+            .collect::<Result<_>>()?;
+        let pieces = Pieces::of_chunks(kernels, &grid, &reached, &slices)?;
         let merging = splits.iter().map(|splits| splits.merge.pieces.work().sum());
         let work = mask.work().chain(pieces.work()).chain(merging);
         let schedule = Schedule::new(work, kernels.traits().most_work);

@@ -102,6 +102,11 @@ impl Pieces {
         self.list.len()
     }
 
+    /// How many chunks they are of.
+    pub(crate) const fn chunks(&self) -> usize {
+        self.ends.len()
+    }
+
     /// Those of a chunk.
     pub(crate) fn of_chunk(&self, chunk: usize) -> Range<usize> {
         chunk.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[chunk]

@@ -5,7 +5,7 @@ use crate::tensor::dtype::Dtype;
 use crate::tensor::sequences::{KeySequences, QuerySequences, Sequences};
 
 /// The largest `head_dim` and `head_dim_v`.
-pub const MAX_HEAD_DIM: usize = 256;
+pub const MAX_HEAD_DIM: usize = 576;
 
 /// The largest sequence length: positions and their sums stay within `i32`.
 pub const MAX_SEQ_LEN: usize = 1 << 29;
@@ -45,9 +45,9 @@ pub struct Shape {
     pub seq_len_q: usize,
     /// Number of keys per sequence, or the most that one may have; may be 0.
     pub seq_len_kv: usize,
-    /// Size of a query and of a key: 1 to 256.
+    /// Size of a query and of a key: 1 to 576.
     pub head_dim: usize,
-    /// Size of a value and of an output: 1 to 256.
+    /// Size of a value and of an output: 1 to 576.
     pub head_dim_v: usize,
     /// How the sequences lie in memory, and whether they have lengths of their own.
     pub sequences: Sequences,

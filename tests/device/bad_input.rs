@@ -42,9 +42,9 @@ fn sizes() {
     says(VALID.num_heads(0), &["num_heads", "at least 1", "found 0"]);
     says(VALID.num_kv_heads(0), &["num_kv_heads", "at least 1"]);
     says(VALID.num_kv_heads(3), &["num_heads", "multiple of num_kv_heads = 3", "4"]);
-    says(VALID.head_dim(0), &["head_dim", "1 to 256", "0"]);
-    says(VALID.head_dim(257), &["head_dim", "1 to 256", "257"]);
-    says(VALID.head_dim_v(0), &["head_dim_v", "1 to 256"]);
+    says(VALID.head_dim(0), &["head_dim", "1 to 576", "0"]);
+    says(VALID.head_dim(577), &["head_dim", "1 to 576", "577"]);
+    says(VALID.head_dim_v(0), &["head_dim_v", "1 to 576"]);
     says(VALID.head_dim_v(1000), &["head_dim_v", "1000"]);
     says(VALID.seq_len_q(usize::MAX), &["seq_len_q", "at most"]);
     says(VALID.batch(usize::MAX), &["address space"]);

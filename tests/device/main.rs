@@ -18,6 +18,7 @@ mod kept;
 mod kernels;
 mod leaves;
 mod limits;
+mod long_rows;
 mod masks;
 mod matrix;
 mod merge;

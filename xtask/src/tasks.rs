@@ -64,6 +64,7 @@ const FASTER_ON_SWIFTSHADER: &[&str] = &[
     "hostile::",
     "inspect::",
     "leaves::",
+    "long_rows::",
     "races::",
     "random::",
     "scores::",

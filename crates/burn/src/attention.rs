@@ -16,7 +16,7 @@ use crate::options::Options;
 /// - v `[batch, kv_heads, seq_kv, dim_v]`
 /// - the result `[batch, heads, seq_q, dim_v]`, of q's type
 ///
-/// Types are f32, f16 and bf16, as the device has them; sums are f32. `dim` is 1 to 256. Tensors may lie in memory as they like: what
+/// Types are f32, f16 and bf16, as the device has them; sums are f32. `dim` is 1 to 576. Tensors may lie in memory as they like: what
 /// `swap_dims` gives is read in place. Rows that keep no key give 0, and what lies behind a mask, NaN included, reaches no
 /// result.
 ///

@@ -125,7 +125,7 @@ const LINES: &[Line] = &[
 ];
 
 /// The lengths of rows that are compiled for.
-const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+const HEAD_DIMS: [usize; 7] = [64, 128, 200, 256, 400, 512, 576];
 
 /// The same with dropout on the weights.
 fn dropping(problem: &Problem) -> Problem {
@@ -245,8 +245,9 @@ fn main() -> Result<()> {
                     Dtype::I8 | Dtype::I4 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),
                 };
-                let problem =
-                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtypes);
+                let problem = Problem::new((line.shape)(head_dim).head_dim_v(head_dim.min(512)))
+                    .mask(Mask::causal())
+                    .dtypes(dtypes);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
                 let kernels = match &kept {
                     Some(kernels) => kernels.clone(),

@@ -4,6 +4,9 @@ use crate::kernel::key::{RowAccess, RowFormat};
 use crate::kernel::tiles::{DeviceTraits, row_format};
 use crate::problem::Resolved;
 
+/// The longest rows that these kernels have in registers.
+const LONGEST: usize = 256;
+
 /// The format of rows for CPUs: 64 bits at a time where the device has such words.
 pub(super) fn lane_row_format(format: RowFormat, device: &DeviceTraits) -> RowFormat {
     match format.access {
@@ -23,6 +26,11 @@ pub(super) fn lanes(
     }
     let shape = &problem.shape;
     let widest = shape.head_dim.max(shape.head_dim_v);
+    if widest > LONGEST {
+        return Err(format!(
+            "it serves rows up to head_dim {LONGEST}, here it is {widest}: longer ones would take seconds to compile"
+        ));
+    }
     let rows_format = lane_row_format(row_format(problem), device);
     if rows_format.access == RowAccess::Scalar && widest > 64 {
         return Err(format!(

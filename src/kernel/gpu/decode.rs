@@ -11,6 +11,9 @@ use crate::problem::Resolved;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::shape::Strides;
 
+/// The room that there is for rows.
+const CAPACITIES: [usize; 9] = [16, 32, 64, 128, 192, 256, 384, 512, 576];
+
 pub(in crate::kernel) fn forward(
     problem: &Resolved,
     device: &DeviceTraits,
@@ -18,15 +21,21 @@ pub(in crate::kernel) fn forward(
 ) -> Result<ForwardConfig, String> {
     check_queries(problem)?;
     let shape = &problem.shape;
-    let head_dim = row_capacity(shape.head_dim, &[16, 32, 64, 128, 192, 256]);
+    let [head_dim, head_dim_v] =
+        [shape.head_dim, shape.head_dim_v].map(|length| row_capacity(length, &CAPACITIES));
     // q and the shares of the products are in workgroup memory together.
     let most = match (head_dim.capacity <= 128, device.registers < 128) {
         (true, false) => 8,
         (true, true) | (false, false) => 4,
         (false, true) => 2,
     };
+    // Of longer values, a workgroup of twice as many invocations has its shares of o there.
+    let most = if head_dim_v.capacity > 512 { 2 } else { most };
     let rows_format = row_format(problem);
-    let invocations = 128;
+    // A row of the output has an invocation for each of its vectors. Of two values at a time, each invocation reads half as many
+    // of a tile: Adreno's compiler reads all that it knows of before it multiplies the first.
+    let longest = if device.registers < 128 { 384 } else { 512 };
+    let invocations = if head_dim_v.capacity > longest { 256 } else { 128 };
     // No more neighbours than a key has runs, where that leaves each its own key.
     let strides = problem.strides;
     let k_run = run(problem.dtypes.k, rows_format.access, strides.k, shape.head_dim);
@@ -36,10 +45,12 @@ pub(in crate::kernel) fn forward(
     let few_registers = if problem.dtypes.v == Dtype::I4 { 192 } else { 128 };
     let most_vectors = if device.registers <= few_registers { 8 } else { 16 };
     let v_run = run(problem.dtypes.v, rows_format.access, strides.v, shape.head_dim_v);
+    // Shares of a row of the output lie where those of the products did, beside q.
+    let most_of_run = if head_dim.capacity > 256 || invocations > 128 { 2 } else { 4 };
     let config = ForwardConfig {
         grid: TileGrid { block_q: MAX_DECODE_QUERIES, block_kv: BLOCK_KV },
         head_dim,
-        head_dim_v: row_capacity(shape.head_dim_v, &[16, 32, 64, 128, 192, 256]),
+        head_dim_v,
         rows: rows_format,
         folds: false,
         form: ForwardForm::Decode {
@@ -47,7 +58,7 @@ pub(in crate::kernel) fn forward(
             threads_per_row: runs.clamp(invocations / BLOCK_KV, 8),
             rows,
             k_run,
-            v_run: v_run.min((most_vectors / rows).max(1)),
+            v_run: v_run.min((most_vectors / rows).max(1)).min(most_of_run),
             split: false,
         },
     };
@@ -64,5 +75,51 @@ fn run(dtype: Dtype, access: RowAccess, strides: Strides, length: usize) -> usiz
         // A word: what more of them stand for is more than registers hold, and neighbours' words are whole sectors.
         (RowAccess::Vec4, Dtype::I4) if length.is_multiple_of(8) => 2,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::limits::Needs;
+    use crate::problem::Problem;
+    use crate::tensor::dtype::Dtypes;
+    use crate::tensor::shape::{MAX_HEAD_DIM, Shape};
+
+    /// Rows of every length, in every type, whatever is packed: within WebGPU's baseline, with an invocation for each vector
+    /// of the output.
+    #[test]
+    fn rows_of_every_length_fit() {
+        for (head_dim, head_dim_v) in (1..=MAX_HEAD_DIM)
+            .step_by(5)
+            .flat_map(|n| [(n, n), (n, MAX_HEAD_DIM), (MAX_HEAD_DIM, n), (n, 64), (64, n)])
+        {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::I8] {
+                for (registers, queries) in [(96, 1), (128, 3), (192, 16), (255, 1), (255, 16)] {
+                    let shape = Shape::new(1, 2, queries, head_dim).head_dim_v(head_dim_v);
+                    let problem = Problem::new(shape.num_kv_heads(1).seq_len_kv(99));
+                    let problem = problem.dtypes(Dtypes::default().k(dtype).v(dtype));
+                    let device = DeviceTraits {
+                        is_cpu: false,
+                        fixed_subgroup_size: Err(String::new()),
+                        registers,
+                        subgroups: (32, 32),
+                        reads_wide: false,
+                        matrix: Err(String::new()),
+                        limits: wgpu::Limits::defaults(),
+                        most_work: u64::MAX,
+                    };
+                    let problem = Resolved::new(problem).unwrap();
+                    let config = forward(&problem, &device, Splitting::Given(1)).unwrap();
+                    let needs = Needs::of_forward(&config, false);
+                    needs.refusal(&device.limits).unwrap();
+                    let ForwardForm::Decode { v_run, .. } = config.form else {
+                        panic!("{config:?}")
+                    };
+                    assert!(config.head_dim_v.capacity / 4 <= needs.invocations, "{config:?}");
+                    assert!(config.head_dim_v.capacity.is_multiple_of(4 * v_run), "{config:?}");
+                }
+            }
+        }
     }
 }

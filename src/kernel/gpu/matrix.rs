@@ -8,7 +8,10 @@ use crate::problem::Resolved;
 use crate::tensor::dtype::{Dtype, Dtypes};
 
 /// Rows of matrices of either size, and few enough kernels.
-const CAPACITIES: [usize; 6] = [16, 32, 64, 128, 192, 256];
+const CAPACITIES: [usize; 6] = [16, 32, 64, 128, 192, LONGEST];
+
+/// A workgroup has all of its keys' components in its memory, and all sums of its rows in registers.
+const LONGEST: usize = 256;
 
 pub(in crate::kernel) fn forward(
     problem: &Resolved,
@@ -26,6 +29,12 @@ pub(in crate::kernel) fn forward(
         ));
     }
     let shape = &problem.shape;
+    let longest = shape.head_dim.max(shape.head_dim_v);
+    if longest > LONGEST {
+        return Err(format!(
+            "it serves rows up to head_dim {LONGEST}, whose sums fit in registers, here it is {longest}"
+        ));
+    }
     let head_dim = row_capacity(shape.head_dim, &CAPACITIES);
     let head_dim_v = row_capacity(shape.head_dim_v, &CAPACITIES);
     let widest = head_dim.capacity.max(head_dim_v.capacity);

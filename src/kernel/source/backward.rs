@@ -1,7 +1,9 @@
 //! The kernels of the backward pass.
 
 use super::{Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
-use crate::kernel::key::{BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat};
+use crate::kernel::key::{
+    BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat, Slices,
+};
 use crate::mask::emit::MaskText;
 use crate::mask::slots::SINKS_SLOT;
 use crate::score::ScoreText;
@@ -56,7 +58,7 @@ impl Source {
                 self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
                 self.folds(config.dq_folds);
-                self.folded("dq", "q", "HEAD_DIM", config.form);
+                self.folded("dq", "q", ["HEAD_DIM", "DQ_SLICE"], config.form);
                 if normalizes {
                     self.part(&if score.sinks {
                         shader!("backward/sink_weight")
@@ -89,7 +91,7 @@ impl Source {
                         self.tile();
                         self.product(["q", "k"], ["q", "kv"]);
                         self.product(["dout", "v"], ["q", "kv"]);
-                        self.sum("k", "kv", "HEAD_DIM");
+                        self.sum("k", "kv", "DQ_SLICE");
                         self.part(&shader!("backward/dq"));
                     }
                 }
@@ -100,8 +102,8 @@ impl Source {
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
                 self.folds(config.dkdv_folds);
-                self.folded("dk", "kv", "HEAD_DIM", config.form);
-                self.folded("dv", "kv", "HEAD_DIM_V", config.form);
+                self.folded("dk", "kv", ["HEAD_DIM", "DK_SLICE"], config.form);
+                self.folded("dv", "kv", ["HEAD_DIM_V", "DV_SLICE"], config.form);
                 self.part(&shader!("common/nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
@@ -136,8 +138,8 @@ impl Source {
                         self.tile();
                         self.product(["k", "q"], ["kv", "q"]);
                         self.product(["v", "dout"], ["kv", "q"]);
-                        self.sum("q", "q", "HEAD_DIM");
-                        self.sum("dout", "q", "HEAD_DIM_V");
+                        self.sum("q", "q", "DK_SLICE");
+                        self.sum("dout", "q", "DV_SLICE");
                         self.part(&shader!("backward/dkdv"));
                     }
                 }
@@ -169,13 +171,19 @@ impl Source {
         self.constant("SEGMENT", SEGMENT);
     }
 
-    /// `fold_TENSOR`, for rows of `side`.
-    fn folded(&mut self, tensor: &str, side: &str, capacity: &str, form: BackwardForm) {
-        let part = match form {
-            BackwardForm::Broadcast { .. } => shader!("cpu/fold"),
-            BackwardForm::Tiled { .. } => shader!("backward/fold"),
+    /// `fold_TENSOR`, for rows of `side`: of all that the kernel has room for, or of a slice.
+    fn folded(
+        &mut self,
+        tensor: &str,
+        side: &str,
+        [capacity, slice]: [&str; 2],
+        form: BackwardForm,
+    ) {
+        let (part, length) = match form {
+            BackwardForm::Broadcast { .. } => (shader!("cpu/fold"), Fill::Capacity(capacity)),
+            BackwardForm::Tiled { .. } => (shader!("backward/fold"), Fill::Slice(slice)),
         };
-        self.lane_part(&part, tensor, side, capacity);
+        self.template(&part, &[Fill::Tensor(tensor), Fill::Side(side), length]);
     }
 
     /// The rows of a gradient that is written, if it is.
@@ -230,14 +238,24 @@ impl Source {
                 self.constant("ROWS", own / subgroup_size);
                 self.constant("GROUPS", config.dq_grid.block_q / subgroup_size);
             }
-            BackwardForm::Tiled { threads_per_row, chunk, staged_rows } => {
+            BackwardForm::Tiled { threads_per_row, chunk, staged_rows, slices } => {
+                let Slices { dq, dk, dv } = slices;
                 let [own, other] = match pass {
-                    BackwardPass::DkDv { .. } => ["BLOCK_KV", "BLOCK_Q"],
-                    _ => ["BLOCK_Q", "BLOCK_KV"],
+                    BackwardPass::DkDv { .. } => {
+                        self.flag("SLICED", config.dkdv_dispatches() > 1);
+                        self.constant("DK_SLICE", dk);
+                        self.constant("DV_SLICE", dv);
+                        ["BLOCK_KV", "BLOCK_Q"]
+                    }
+                    _ => {
+                        self.flag("SLICED", config.dq_dispatches() > 1);
+                        self.constant("DQ_SLICE", dq);
+                        ["BLOCK_Q", "BLOCK_KV"]
+                    }
                 };
+                self.constant("LONGEST_SLICE", slices.longest());
                 self.line(&format!(
-                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};\n\
-                     const SUMMED_LENGTH: u32 = max(HEAD_DIM, HEAD_DIM_V);"
+                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"
                 ));
                 self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("CHUNK", chunk);

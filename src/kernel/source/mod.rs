@@ -154,7 +154,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                     } else {
                         source.tile();
                         source.product(["q", "k"], ["q", "kv"]);
-                        source.sum("v", "kv", "HEAD_DIM_V");
+                        source.sum("v", "kv", "O_SLICE");
                         source.part(&shader!("tile/softmax"));
                     }
                 }
@@ -439,9 +439,11 @@ impl Source {
                     config.head_dim.capacity * k.size() + config.head_dim_v.capacity * v.size();
                 self.constant("CACHED_KEYS", SECOND_LEVEL_CACHE / key);
             }
-            ForwardForm::Tiled { threads_per_row, chunk, v_keys } => {
+            ForwardForm::Tiled { threads_per_row, chunk, v_keys, o_slice } => {
                 self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
-                self.line("const SUMMED_LENGTH: u32 = HEAD_DIM_V;");
+                self.flag("SLICED", config.form.dispatches(config.head_dim_v) > 1);
+                self.constant("O_SLICE", o_slice);
+                self.line("const LONGEST_SLICE: u32 = O_SLICE;");
                 self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", v_keys);
@@ -461,6 +463,7 @@ impl Source {
                 self.constant("INVOCATIONS", invocations);
                 self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("ROWS", rows);
+                self.flag("COUNTS_RUNS", config.head_dim.capacity > 256);
                 self.constant("K_RUN", k_run);
                 self.constant("V_RUN", v_run);
             }

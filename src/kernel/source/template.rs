@@ -29,6 +29,8 @@ pub(super) enum Fill<'a> {
     FarSide(&'a str),
     /// `{{CAPACITY}}`: the components that the kernel has room for in a row, an expression.
     Capacity(&'a str),
+    /// `{{SLICE}}`: the components of a row that a workgroup sums up, an expression.
+    Slice(&'a str),
     /// `{{ROW_LENGTH}}`: the components of a row, an expression.
     RowLength(&'a str),
     /// `{{RUN}}`: the constant that says how many vectors are read at a time.
@@ -77,6 +79,7 @@ impl<'a> Fill<'a> {
             Self::NearSide(_) => "NEAR_SIDE",
             Self::FarSide(_) => "FAR_SIDE",
             Self::Capacity(_) => "CAPACITY",
+            Self::Slice(_) => "SLICE",
             Self::RowLength(_) => "ROW_LENGTH",
             Self::Run(_) => "RUN",
             Self::Line(_) => "LINE",
@@ -105,6 +108,7 @@ impl fmt::Display for Fill<'_> {
             | Self::NearSide(text)
             | Self::FarSide(text)
             | Self::Capacity(text)
+            | Self::Slice(text)
             | Self::RowLength(text)
             | Self::Run(text)
             | Self::Kind(text)

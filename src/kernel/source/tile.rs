@@ -22,8 +22,8 @@ impl Source {
     }
 
     /// `add_FAR`.
-    pub(super) fn sum(&mut self, far: &str, far_side: &str, capacity: &str) {
-        let values = [Fill::FarTensor(far), Fill::FarSide(far_side), Fill::Capacity(capacity)];
+    pub(super) fn sum(&mut self, far: &str, far_side: &str, slice: &str) {
+        let values = [Fill::FarTensor(far), Fill::FarSide(far_side), Fill::Slice(slice)];
         self.template(&shader!("tile/sum"), &values);
     }
 }

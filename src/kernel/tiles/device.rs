@@ -1,5 +1,7 @@
 //! What the choice of kernels depends on.
 
+use crate::kernel::pipeline::KernelOptions;
+
 /// What the choice of kernels depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeviceTraits {
@@ -22,23 +24,18 @@ pub(crate) struct DeviceTraits {
 }
 
 impl DeviceTraits {
-    /// `matrices` is the adapter's list of cooperative matrices; empty where it isn't known.
-    pub(crate) fn new(
-        device: &wgpu::Device,
-        matrices: &[wgpu::CooperativeMatrixProperties],
-        most_work: Option<u64>,
-    ) -> Self {
+    pub(crate) fn new(device: &wgpu::Device, options: &KernelOptions) -> Self {
         let info = device.adapter_info();
         let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
         Self {
             is_cpu,
             fixed_subgroup_size: fixed_subgroup_size(device.features(), &info),
-            registers: registers(&info.name),
+            registers: options.registers.unwrap_or_else(|| registers(&info.name)),
             subgroups: subgroups(&info),
             reads_wide: is_cpu && device.features().contains(wgpu::Features::SHADER_INT64),
-            matrix: matrix_size(device.features(), matrices),
+            matrix: matrix_size(device.features(), &options.matrices),
             limits: device.limits(),
-            most_work: most_work.unwrap_or_else(|| suitable_work(info.device_type)),
+            most_work: options.most_work.unwrap_or_else(|| suitable_work(info.device_type)),
         }
     }
 }

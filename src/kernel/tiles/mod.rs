@@ -133,7 +133,7 @@ mod tests {
                 "subgroup 8, rows per lane 4, keys per sum 8, in partial tiles 2",
             ),
             (
-                ForwardForm::Tiled { threads_per_row: 8, chunk: 16, v_keys: 4 },
+                ForwardForm::Tiled { threads_per_row: 8, chunk: 16, v_keys: 4, o_slice: 64 },
                 "threads per row 8, staged components 16, staged values 4",
             ),
             (

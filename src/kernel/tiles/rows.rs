@@ -7,7 +7,8 @@ use crate::tensor::dtype::{Dtype, GradientDtypes};
 use crate::tensor::shape::Strides;
 
 /// Rows of the lengths that models have get kernels with just their row_capacity, others read zeros up to the next one.
-pub(in crate::kernel) const CAPACITIES: [usize; 8] = [16, 32, 64, 80, 96, 128, 192, 256];
+pub(in crate::kernel) const CAPACITIES: [usize; 11] =
+    [16, 32, 64, 80, 96, 128, 192, 256, 384, 512, 576];
 
 /// The smallest of `capacities` that `length` fits; few of them, so that few pipelines serve all lengths.
 pub(in crate::kernel) fn row_capacity(length: usize, capacities: &[usize]) -> RowLength {

@@ -56,13 +56,17 @@ impl Chunk {
     }
 }
 
-/// Stage after stage, but chunk after chunk where there are several.
+/// Stage after stage, but chunk after chunk where there are several; of a chunk, slice after slice of its rows' components.
 pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> {
     let all = |stage: Stage| (0..pieces[stage as usize].count()).map(move |piece| (stage, piece));
     let mut order: Vec<_> = all(Stage::Terms).collect();
     for chunk in 0..chunks {
         for stage in [Stage::Dq, Stage::DkDv] {
-            order.extend(pieces[stage as usize].of_chunk(chunk).map(|piece| (stage, piece)));
+            let pieces = &pieces[stage as usize];
+            let slices = pieces.chunks() / chunks;
+            let own =
+                (chunk * slices..(chunk + 1) * slices).flat_map(|slice| pieces.of_chunk(slice));
+            order.extend(own.map(|piece| (stage, piece)));
         }
     }
     order.extend([Stage::SecondDkDv, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));

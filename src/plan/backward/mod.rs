@@ -208,7 +208,18 @@ impl BackwardPlan {
                     }
                     _ => vec![(0..grid.workgroups()?, params)],
                 };
-                Pieces::of_chunks(kernels, &grid, &reached, &ranges)
+                let dispatches = match stage {
+                    Stage::Dq => config.dq_dispatches(),
+                    Stage::DkDv | Stage::SecondDkDv => config.dkdv_dispatches(),
+                    Stage::Terms | Stage::Bias | Stage::Sinks => 1,
+                };
+                let sliced: Vec<_> = (ranges.into_iter())
+                    .flat_map(|(range, params)| {
+                        let slices = 0..dispatches as u32;
+                        slices.map(move |slice| (range.clone(), Params { slice, ..params }))
+                    })
+                    .collect();
+                Pieces::of_chunks(kernels, &grid, &reached, &sliced)
             })
             .collect::<Result<Vec<_>>>()?;
         let order = order_of(&pieces, chunks.len());

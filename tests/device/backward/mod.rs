@@ -52,7 +52,7 @@ impl RandomUpstream {
         Upstream::new(&self.dout)
     }
 
-    fn of_o_and_lse(&self) -> Upstream<'_> {
+    pub(crate) fn of_o_and_lse(&self) -> Upstream<'_> {
         self.of_o().dlse(&self.dlse)
     }
 }
@@ -67,7 +67,12 @@ fn run(
     ATTENTION.gradients_blocking(problem, &operands.inputs(), upstream, &options).unwrap()
 }
 
-fn assert_all_close(what: &str, found: &Gradients, naive: &Gradients, truth: &ReferenceGradients) {
+pub(crate) fn assert_all_close(
+    what: &str,
+    found: &Gradients,
+    naive: &Gradients,
+    truth: &ReferenceGradients,
+) {
     for (name, found, naive, truth) in [
         ("dq", &found.dq, &naive.dq, &truth.dq),
         ("dk", &found.dk, &naive.dk, &truth.dk),

@@ -337,7 +337,7 @@ fn shapes_and_tokens_are_validated() {
         assert_says(&KvCache::new(ATTENTION.kernels(), &shape).unwrap_err(), parts);
     };
     says(shape.capacity(0), &["capacity", "at least 1"]);
-    says(shape.head_dim(257), &["head_dim", "1 to 256"]);
+    says(shape.head_dim(577), &["head_dim", "1 to 576"]);
     says(shape.paged(0, 3), &["block_size", "0"]);
     says(shape.capacity(1 << 28), &["the cache's k", "max_buffer_size"]);
     let says = |shape: CacheShape, tokens: NewTokens, parts: &[&str]| {

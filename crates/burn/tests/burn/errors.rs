@@ -32,8 +32,8 @@ fn messages_name_the_operand() {
         error(q, three, three, &plain),
         "num_heads: expected a multiple of num_kv_heads = 3, found 4"
     );
-    let wide = [2, 4, 5, 300];
-    assert_eq!(error(wide, wide, q, &plain), "head_dim: expected 1 to 256, found 300");
+    let wide = [2, 4, 5, 600];
+    assert_eq!(error(wide, wide, q, &plain), "head_dim: expected 1 to 576, found 600");
     let padded = Options::new(Mask::KeyLengths);
     assert!(
         error(q, q, q, &padded).starts_with("key_lengths: expected"),

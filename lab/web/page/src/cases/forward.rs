@@ -29,7 +29,7 @@ pub(super) fn cases(attention: &Session) -> Vec<Case<'_>> {
         cases.push(case(format!("forward under {mask}"), &kernels, check));
     }
     cases.push(case("long rows", TILED, long_rows(attention)));
-    cases.push(case("head_dim from 1 to 256", TILED, every_head_dim(attention)));
+    cases.push(case("head_dim from 1 to 576", TILED, every_head_dim(attention)));
     cases.push(case("decode in parts", &["forward decode", "merge"], decode(attention)));
     for score in SCORES {
         let name = format!("forward, scores and weights with {score:?}");
@@ -113,7 +113,7 @@ async fn long_rows(attention: &Session) -> Outcome {
 
 async fn every_head_dim(attention: &Session) -> Outcome {
     let mut compared = 0;
-    for (seed, dim) in (0..).zip([1, 3, 16, 17, 32, 33, 64, 80, 127, 128, 129, 192, 200, 255, 256])
+    for (seed, dim) in (0..).zip([1, 3, 16, 17, 32, 33, 64, 80, 127, 128, 129, 192, 200, 255, 256, 576])
     {
         let shape = Shape::new(1, 2, 37, dim).seq_len_kv(41);
         compared += best(attention, shape, "causal & key_lengths", seed).await?;
