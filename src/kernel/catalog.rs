@@ -282,7 +282,7 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 12] = [
+const PASSES: [BackwardPass; 14] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
     BackwardPass::Dq { dq: true, normalizes: true },
@@ -292,8 +292,10 @@ const PASSES: [BackwardPass; 12] = [
     BackwardPass::DkDv { dk: true, dv: true },
     BackwardPass::DkDv { dk: true, dv: false },
     BackwardPass::DkDv { dk: false, dv: true },
-    BackwardPass::Bias { shared_by_rows: false },
-    BackwardPass::Bias { shared_by_rows: true },
+    BackwardPass::Bias { shared_by_rows: false, shared_by_keys: false },
+    BackwardPass::Bias { shared_by_rows: false, shared_by_keys: true },
+    BackwardPass::Bias { shared_by_rows: true, shared_by_keys: false },
+    BackwardPass::Bias { shared_by_rows: true, shared_by_keys: true },
     BackwardPass::Sinks,
 ];
 
@@ -434,9 +436,12 @@ mod tests {
                 ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes }).to_vec()
             }
             PassKind::DkDv => ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::DkDv { dk, dv }).to_vec(),
-            PassKind::Bias => {
-                FLAG.map(|shared_by_rows| BackwardPass::Bias { shared_by_rows }).to_vec()
-            }
+            PassKind::Bias => FLAG
+                .iter()
+                .flat_map(|&shared_by_rows| {
+                    FLAG.map(|shared_by_keys| BackwardPass::Bias { shared_by_rows, shared_by_keys })
+                })
+                .collect(),
             PassKind::Sinks => vec![BackwardPass::Sinks],
         };
         PassKind::VARIANTS.iter().flat_map(of_kind).collect()

@@ -162,7 +162,7 @@ pub(crate) enum BackwardPass {
     /// dk, dv or both.
     DkDv { dk: bool, dv: bool },
     /// dbias.
-    Bias { shared_by_rows: bool },
+    Bias { shared_by_rows: bool, shared_by_keys: bool },
     /// dsinks.
     Sinks,
 }

@@ -3,7 +3,7 @@
 use super::key::{
     BackwardConfig, BackwardForm, BackwardPass, ForwardConfig, ForwardForm, KernelKey,
 };
-use super::source::WORKGROUP_SIZE;
+use super::source::{BIAS_ROWS, WORKGROUP_SIZE};
 use crate::error::{Error, Result};
 
 /// What a kernel needs.
@@ -28,6 +28,10 @@ impl Needs {
             KernelKey::Backward { pass, config, .. } => match pass {
                 BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => backward_workgroup(config),
                 BackwardPass::Sinks => (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize),
+                // As shaders/backward/bias_keys_shared.wgsl declares it: a share of each row.
+                BackwardPass::Bias { shared_by_keys: true, .. } => {
+                    (WORKGROUP_SIZE as usize, 4 * BIAS_ROWS * WORKGROUP_SIZE as usize)
+                }
                 BackwardPass::Terms { .. } | BackwardPass::Bias { .. } => {
                     (WORKGROUP_SIZE as usize, 0)
                 }
@@ -64,7 +68,7 @@ impl Needs {
         Self {
             storage_buffers: 8,
             invocations: invocations.max(WORKGROUP_SIZE as usize),
-            workgroup_bytes: workgroup_bytes.max(4 * WORKGROUP_SIZE as usize),
+            workgroup_bytes: workgroup_bytes.max(4 * BIAS_ROWS * WORKGROUP_SIZE as usize),
         }
     }
 

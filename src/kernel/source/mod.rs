@@ -19,6 +19,9 @@ use super::key::{
 /// Invocations in a workgroup of the kernels that have no tiles.
 pub(crate) const WORKGROUP_SIZE: u32 = 64;
 
+/// Rows that an invocation of the kernel for dbias has at a time.
+pub(crate) const BIAS_ROWS: usize = 8;
+
 /// Keys of a segment, and queries: no running sum has more terms, but those of sums. A running sum in f32 of n equal terms
 /// may be off by n 2^-26 of itself, 6e-5 for so many.
 pub(crate) const SEGMENT: usize = 4096;
@@ -553,9 +556,9 @@ impl Source {
             Binding::Dv => {
                 ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "dv", written(gradients.dv))
             }
-            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "dbias", dbias),
+            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "dbias", dbias),
             Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
-            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", bias),
+            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
             Binding::Rotary => ("the rotary embedding's angles", "rotary", "Rotary"),
             Binding::RotatedQ => {
