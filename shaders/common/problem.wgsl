@@ -84,10 +84,10 @@ struct Params {
     // Of the workgroups that make dq, those whose cells are kept for dk and dv: the first one, and before the end.
     cells_first_workgroup: u32,
     cells_end_workgroup: u32,
-    // The block's size is a multiple of 16 bytes.
-    padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
+    // Of the lists of block_sparse that are picked: queries and keys of a block, blocks of a list, heads.
+    index_block: u32,
+    index_count: u32,
+    index_heads: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

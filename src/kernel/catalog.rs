@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
-    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, RowAccess, RowFormat,
+    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, PickConfig, PooledSide, RowAccess,
+    RowFormat,
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
@@ -73,6 +74,9 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
     }
     add("all", appends());
+    for forms in sequence_forms() {
+        add("all", block_indexes(&mask_text("all", forms)));
+    }
     let problem = own_functions();
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
     add("wgsl", one_of_each(&mask));
@@ -156,7 +160,12 @@ fn form(key: &KernelKey) -> String {
             format!("sinks: {sinks}, dropout: {}", dropout.is_some())
         }
         KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
+        KernelKey::PoolBlocks { rows, of, mask } => {
+            format!("{rows:?}, {of:?}, {:?}", mask.sequences)
+        }
+        KernelKey::PickBlocks { config, mask } => format!("{config:?}, {:?}", mask.sequences),
         KernelKey::RowsAlone { node, .. } => format!("node {node}"),
+        KernelKey::BlockBits { slot, .. } => format!("slot {slot}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
         KernelKey::TileClasses { grid, .. } => format!("{grid:?}"),
         KernelKey::Materialize { mask } => format!("{:?}", mask.sequences),
@@ -219,6 +228,9 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     if mask.sequences != SequenceForms::default() {
         keys.push(KernelKey::SequencesCheck { appends: false, mask: Arc::clone(mask) });
     }
+    for &slot in &mask.block_bits {
+        keys.push(KernelKey::BlockBits { slot, mask: Arc::clone(mask) });
+    }
     for node in 0..mask.rows_alone.len() {
         keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
     }
@@ -270,6 +282,29 @@ pub(crate) fn appends() -> Vec<KernelKey> {
         [check, KernelKey::Append { config, mask }]
     };
     types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
+}
+
+/// The kernels that pick the lists of `block_sparse`: of each type with either way to read rows, and of each option both.
+fn block_indexes(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let mut keys = Vec::new();
+    for (at, dtype) in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8].into_iter().enumerate() {
+        for access in [RowAccess::Scalar, RowAccess::Vec4] {
+            let of = PooledSide::Keys { maximum: at % 2 == 0 };
+            let rows = RowFormat { access, dtypes: Dtypes { k: dtype, ..Dtypes::default() } };
+            keys.push(KernelKey::PoolBlocks { rows, of, mask: Arc::clone(mask) });
+            if dtype != Dtype::I8 {
+                let rows = RowFormat { access, dtypes: dtype.into() };
+                let of = PooledSide::Queries;
+                keys.push(KernelKey::PoolBlocks { rows, of, mask: Arc::clone(mask) });
+            }
+        }
+    }
+    for (capacity, flag) in [(64, false), (512, true)] {
+        let config =
+            PickConfig { capacity, keep_first: flag, keep_own: !flag, causal: capacity == 512 };
+        keys.push(KernelKey::PickBlocks { config, mask: Arc::clone(mask) });
+    }
+    keys
 }
 
 /// A mask that asks for places, tables and the tile map.

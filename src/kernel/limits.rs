@@ -39,6 +39,10 @@ impl Needs {
             // As shaders/mask_tables/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
             KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),
             KernelKey::SequencesCheck { .. } => (WORKGROUP_SIZE as usize, 4),
+            // As shaders/block_index/pick.wgsl declares them: two lists of orders and blocks, each with a run behind it.
+            KernelKey::PickBlocks { config, .. } => {
+                (WORKGROUP_SIZE as usize, 16 * (config.capacity + WORKGROUP_SIZE as usize))
+            }
             // As shaders/inspect/weights.wgsl declares them: shares of a row, and whether one of its scores isn't finite.
             KernelKey::Weights { .. } => {
                 (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize + 16)
@@ -48,7 +52,9 @@ impl Needs {
             | KernelKey::Inspect { .. }
             | KernelKey::Materialize { .. }
             | KernelKey::RowsAlone { .. }
+            | KernelKey::BlockBits { .. }
             | KernelKey::TileClasses { .. }
+            | KernelKey::PoolBlocks { .. }
             | KernelKey::ScorePoints { .. } => (WORKGROUP_SIZE as usize, 0),
         };
         Self { storage_buffers, invocations, workgroup_bytes }

@@ -70,7 +70,9 @@ pub(crate) struct Params {
     pub(crate) output_base: u32,
     pub(crate) cells_first_workgroup: u32,
     pub(crate) cells_end_workgroup: u32,
-    pub(crate) padding: [u32; 3],
+    pub(crate) index_block: u32,
+    pub(crate) index_count: u32,
+    pub(crate) index_heads: u32,
 }
 
 impl Params {
@@ -235,7 +237,10 @@ mod tests {
             lse_base,
             output_base,
             cells_first_workgroup,
-            cells_end_workgroup
+            cells_end_workgroup,
+            index_block,
+            index_count,
+            index_heads
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());
