@@ -229,6 +229,11 @@ impl Problem {
         Self { score, score_mod: None, dropout: Bits(0), ..self.clone() }
     }
 
+    /// Where its queries and keys lie, and nothing that is computed of them.
+    pub(crate) fn rows_alone(&self) -> Self {
+        Self { mask: Mask::All, ..self.mask_alone() }
+    }
+
     /// The same problem over all rows of queries that there are in memory, whichever sequence they belong to.
     pub(crate) fn rows_in_memory(mut self) -> Self {
         let [batch, seq_len_q] = self.shape.q_rows();

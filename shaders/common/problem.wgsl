@@ -86,9 +86,14 @@ struct Params {
     cells_end_workgroup: u32,
     // Which slice of their components a dispatch sums up of rows that are too long for the registers.
     slice: u32,
+    // Of the lists of block_sparse that are picked: queries and keys of a block, blocks of a list, heads.
+    index_block: u32,
+    index_count: u32,
+    index_heads: u32,
     // The block's size is a multiple of 16 bytes.
     padding_0: u32,
     padding_1: u32,
+    padding_2: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

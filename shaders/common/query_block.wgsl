@@ -4,8 +4,8 @@
 // needs constants: BLOCK_KV, BLOCK_Q
 // needs generated: mask_hull, mask_keep
 // needs mask/algebra: PARTIAL, Tile
-// needs mask_tables/: mask_tile, visited_hull
-// offers QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs mask_tables/: mask_tile, next_visited, visited_hull
+// offers QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 
 struct QueryBlock {
     b: u32,
@@ -42,6 +42,12 @@ fn kv_tile_class(block: QueryBlock, kv0: u32) -> u32 {
     let kv1 = kv0 + BLOCK_KV;
     let kind = mask_tile(block.b, block.h, Tile(block.q0, block.q1, kv0, min(kv1, block.kv_len)));
     return select(kind, min(kind, PARTIAL), kv1 > block.kv_len);
+}
+
+// Of the tiles that follow the one at kv0, and are known to be SKIP as it is, where the last begins.
+fn last_skipped(block: QueryBlock, kv0: u32) -> u32 {
+    let next = next_visited(block.b, block.h, block.q0, block.q1, kv0 + BLOCK_KV);
+    return next / BLOCK_KV * BLOCK_KV - BLOCK_KV;
 }
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.

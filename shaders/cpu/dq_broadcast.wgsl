@@ -15,7 +15,7 @@
 // needs bindings: params, row_terms
 // needs common/nonfinite_keys: kept_nonfinite_k4
 // needs common/problem: linear_workgroup
-// needs common/query_block: cell_kept, is_empty, kv_tile_class, query_block
+// needs common/query_block: cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, FOLDS, HEAD_DIM, HEAD_DIM_V, ROWS, SEGMENT, SUBGROUP_SIZE
 // needs cpu/: write_score_cache
 // needs cpu/broadcast/: add_k
@@ -76,6 +76,7 @@ fn backward_dq(
         for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);
             if (kind == SKIP) {
+                kv0 = last_skipped(block, kv0);
                 continue;
             }
             // s becomes ds, dp becomes p.

@@ -15,7 +15,7 @@
 // needs common/nonfinite_sums: with_kept_nonfinite
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
-// needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, CACHED_KEYS, HEAD_DIM, HEAD_DIM_V, MODIFIED, ROWS, SUBGROUP_SIZE
 // needs cpu/broadcast/: add_v
 // needs cpu/broadcast/products: products_with_k
@@ -83,6 +83,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, lane: u32) {
         for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);
             if (kind == SKIP) {
+                kv0 = last_skipped(block, kv0);
                 continue;
             }
             if (outgrows_cache) {

@@ -19,7 +19,7 @@
 // needs cpu/prefetch/keys: fetch_keys
 // needs decode/: end_row, end_row4
 // needs decode/nonfinite: add_kept_nonfinite
-// needs decode/row_block: Row, cell_kept, is_empty, kv_tile_class, packed_row, row_block
+// needs decode/row_block: Row, cell_kept, is_empty, kv_tile_class, last_skipped, packed_row, row_block
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_k4, load_q4, load_v4
@@ -135,6 +135,7 @@ fn forward(
     for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
+            kv0 = last_skipped(block, kv0);
             continue;
         }
         let kv1 = min(kv0 + BLOCK_KV, block.keys.y);

@@ -10,8 +10,8 @@
 // needs constants: BLOCK_KV, ROWS
 // needs generated: mask_hull, mask_keep
 // needs mask/algebra: FULL, PARTIAL, SKIP, Tile, hull_or
-// needs mask_tables/: mask_tile, visited_hull
-// offers Row, RowBlock, cell_kept, is_empty, kv_tile_class, packed_row, row_block
+// needs mask_tables/: mask_tile, next_visited, visited_hull
+// offers Row, RowBlock, cell_kept, is_empty, kv_tile_class, last_skipped, packed_row, row_block
 
 struct RowBlock {
     b: u32,
@@ -89,6 +89,15 @@ fn kv_tile_class(block: RowBlock, kv0: u32) -> u32 {
     }
     let kind = select(PARTIAL, least, least == most);
     return select(kind, min(kind, PARTIAL), kv1 > block.kv_len);
+}
+
+// Of the tiles that follow the one at kv0, and are known to be SKIP for all heads as it is, where the last begins.
+fn last_skipped(block: RowBlock, kv0: u32) -> u32 {
+    var next = next_visited(block.b, block.mask_heads.x, 0u, block.q_len, kv0 + BLOCK_KV);
+    for (var h = block.mask_heads.x + 1u; h <= block.mask_heads.y; h += 1u) {
+        next = min(next, next_visited(block.b, h, 0u, block.q_len, kv0 + BLOCK_KV));
+    }
+    return next / BLOCK_KV * BLOCK_KV - BLOCK_KV;
 }
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the keys aren't.

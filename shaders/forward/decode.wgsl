@@ -25,7 +25,7 @@
 // needs constants: BLOCK_KV, COUNTS_RUNS, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, K_RUN, MODIFIED, ROWS, THREADS_PER_ROW, V_RUN
 // needs decode/: end_row, end_row4
 // needs decode/nonfinite: add_kept_nonfinite
-// needs decode/row_block: cell_kept, is_empty, kv_tile_class, packed_row, row_block
+// needs decode/row_block: cell_kept, is_empty, kv_tile_class, last_skipped, packed_row, row_block
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_q4, run_k4, run_v4
@@ -109,6 +109,7 @@ fn forward(
     for (var kv0 = block.keys.x; kv0 < block.keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
+            kv0 = last_skipped(block, kv0);
             continue;
         }
 

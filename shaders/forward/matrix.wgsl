@@ -31,7 +31,7 @@
 // needs common/nonfinite: is_nonfinite, without_nonfinite
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
-// needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, query_block
+// needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, BLOCK_Q, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, MATRIX, MODIFIED, PART, VECTORS, VOTES
 // needs forward/output: add_kept_nonfinite, write_output
 // needs generated: modified_score
@@ -115,6 +115,7 @@ fn forward(
         for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
             let kind = kv_tile_class(block, kv0);
             if (kind == SKIP) {
+                kv0 = last_skipped(block, kv0);
                 continue;
             }
             workgroupBarrier();

@@ -15,7 +15,7 @@
 // needs bindings: params
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
-// needs common/query_block: QueryBlock, is_empty, kv_tile_class, query_block
+// needs common/query_block: QueryBlock, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL, SKIP
 // needs segments/: first_segment, is_last_segment, next_segment
@@ -74,6 +74,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32) {
     for (var kv0 = keys.x / BLOCK_KV * BLOCK_KV; kv0 < keys.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
+            kv0 = last_skipped(block, kv0);
             continue;
         }
         let other = Rows(block.b, block.h_kv, kv0, block.kv_len - 1u);

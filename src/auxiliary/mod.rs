@@ -175,6 +175,10 @@ impl AuxDim {
         Self::new("seq_len_kv", "Tk", [shape.seq_len_kv])
     }
 
+    pub(crate) fn keys_or_1(shape: &Shape) -> Self {
+        Self::new("seq_len_kv or 1", "Tk or 1", [shape.seq_len_kv, 1])
+    }
+
     /// Of whatever size.
     pub(crate) fn any(name: &'static str) -> Self {
         Self::new(name, name, [])

@@ -7,7 +7,7 @@ use crate::tensor::shape::Shape;
 
 #[expect(non_upper_case_globals, reason = "tensors are named as the masks that read them")]
 impl AuxTensor {
-    /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores: see [`crate::ScoreModifiers`].
+    /// `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]`, added to the scores: see [`crate::ScoreModifiers`].
     pub const Bias: Self = Self::named("bias");
     /// `alibi_slopes`, f32 `[num_heads]` or `[batch, num_heads]`: see [`crate::ScoreModifiers`].
     pub const AlibiSlopes: Self = Self::named("alibi_slopes");
@@ -18,7 +18,7 @@ impl AuxTensor {
 }
 
 impl AuxData {
-    /// `bias`, of sizes `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`, added to the scores.
+    /// `bias`, of sizes `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]`, added to the scores.
     #[must_use]
     pub fn bias(self, dims: [usize; 4], values: impl IntoIterator<Item = f32>) -> Self {
         self.floats(AuxTensor::Bias, values).sized(AuxTensor::Bias, dims)
@@ -102,7 +102,7 @@ fn bias(shape: &Shape) -> AuxSpec {
         AuxDim::batch_or_1(shape),
         AuxDim::heads_or_1(shape),
         AuxDim::queries_or_1(shape),
-        AuxDim::keys(shape),
+        AuxDim::keys_or_1(shape),
     ];
     AuxSpec::new(AuxTensor::Bias, AuxElement::F32, dims).broadcasting()
 }

@@ -42,6 +42,7 @@ impl AuxShape {
                 broadcast_batch: is_one(0),
                 broadcast_heads: is_one(1),
                 broadcast_q: is_one(2),
+                broadcast_kv: is_one(3),
             };
         }
         self.sizes.insert(input, sizes);
@@ -68,33 +69,35 @@ pub(crate) struct DenseShape {
     pub(crate) broadcast_heads: bool,
     /// The same for every query.
     pub(crate) broadcast_q: bool,
+    /// The same for every key.
+    pub(crate) broadcast_kv: bool,
 }
 
 impl DenseShape {
-    /// `[batch, heads, rows]` as stored.
-    pub(crate) const fn dims(self, shape: &Shape) -> [usize; 3] {
+    /// `[batch, heads, rows, keys]` as stored.
+    pub(crate) const fn dims(self, shape: &Shape) -> [usize; 4] {
         [
             if self.broadcast_batch { 1 } else { shape.batch },
             if self.broadcast_heads { 1 } else { shape.num_heads },
             if self.broadcast_q { 1 } else { shape.seq_len_q },
+            if self.broadcast_kv { 1 } else { shape.seq_len_kv },
         ]
     }
 
-    /// The number of elements of a tensor of full rows.
+    /// The number of elements.
     pub(crate) fn elements(self, shape: &Shape) -> Result<usize> {
-        let [batch, heads, rows] = self.dims(shape);
-        elements("bias", &[batch, heads, rows, shape.seq_len_kv])
+        elements("bias", &self.dims(shape))
     }
 
-    /// Distances in elements of a tensor of full rows, 0 where broadcast.
+    /// Distances in elements, 0 where broadcast.
     pub(crate) fn element_strides(self, shape: &Shape) -> Strides {
-        let [_, heads, rows] = self.dims(shape);
+        let [_, heads, rows, keys] = self.dims(shape);
         let unless = |broadcast: bool, stride: usize| if broadcast { 0 } else { stride };
         Strides {
-            batch: unless(self.broadcast_batch, times(times(heads, rows), shape.seq_len_kv)),
-            head: unless(self.broadcast_heads, times(rows, shape.seq_len_kv)),
-            seq: unless(self.broadcast_q, shape.seq_len_kv),
-            dim: 1,
+            batch: unless(self.broadcast_batch, times(times(heads, rows), keys)),
+            head: unless(self.broadcast_heads, times(rows, keys)),
+            seq: unless(self.broadcast_q, keys),
+            dim: unless(self.broadcast_kv, 1),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
-    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, RowAccess, RowFormat,
+    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, PickConfig, PooledSide, RowAccess,
+    RowFormat,
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
@@ -84,6 +85,9 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
     }
     add("all", appends());
+    for forms in sequence_forms() {
+        add("all", block_indexes(&mask_text("all", forms)));
+    }
     let problem = own_functions();
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
     add("wgsl", one_of_each(&mask));
@@ -167,7 +171,12 @@ fn form(key: &KernelKey) -> String {
             format!("sinks: {sinks}, dropout: {}", dropout.is_some())
         }
         KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
+        KernelKey::PoolBlocks { rows, of, mask } => {
+            format!("{rows:?}, {of:?}, {:?}", mask.sequences)
+        }
+        KernelKey::PickBlocks { config, mask } => format!("{config:?}, {:?}", mask.sequences),
         KernelKey::RowsAlone { node, .. } => format!("node {node}"),
+        KernelKey::BlockBits { slot, .. } => format!("slot {slot}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
         KernelKey::TileClasses { grid, .. } => format!("{grid:?}"),
         KernelKey::Materialize { mask } => format!("{:?}", mask.sequences),
@@ -230,6 +239,9 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     if mask.sequences != SequenceForms::default() {
         keys.push(KernelKey::SequencesCheck { appends: false, mask: Arc::clone(mask) });
     }
+    for &slot in &mask.block_bits {
+        keys.push(KernelKey::BlockBits { slot, mask: Arc::clone(mask) });
+    }
     for node in 0..mask.rows_alone.len() {
         keys.push(KernelKey::RowsAlone { node, mask: Arc::clone(mask) });
     }
@@ -284,6 +296,29 @@ pub(crate) fn appends() -> Vec<KernelKey> {
     types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
 }
 
+/// The kernels that pick the lists of `block_sparse`: of each type with either way to read rows, and of each option both.
+fn block_indexes(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let mut keys = Vec::new();
+    for (at, dtype) in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8].into_iter().enumerate() {
+        for access in [RowAccess::Scalar, RowAccess::Vec4] {
+            let of = PooledSide::Keys { maximum: at % 2 == 0 };
+            let rows = RowFormat { access, dtypes: Dtypes { k: dtype, ..Dtypes::default() } };
+            keys.push(KernelKey::PoolBlocks { rows, of, mask: Arc::clone(mask) });
+            if dtype != Dtype::I8 {
+                let rows = RowFormat { access, dtypes: dtype.into() };
+                let of = PooledSide::Queries;
+                keys.push(KernelKey::PoolBlocks { rows, of, mask: Arc::clone(mask) });
+            }
+        }
+    }
+    for (capacity, flag) in [(64, false), (512, true)] {
+        let config =
+            PickConfig { capacity, keep_first: flag, keep_own: !flag, causal: capacity == 512 };
+        keys.push(KernelKey::PickBlocks { config, mask: Arc::clone(mask) });
+    }
+    keys
+}
+
 /// A mask that asks for places, tables and the tile map.
 pub(crate) const SEQUENCES_MASK: &str = "self_only_if_alone(causal & documents) | buckets";
 
@@ -294,7 +329,7 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 12] = [
+const PASSES: [BackwardPass; 14] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
     BackwardPass::Dq { dq: true, normalizes: true },
@@ -304,8 +339,10 @@ const PASSES: [BackwardPass; 12] = [
     BackwardPass::DkDv { dk: true, dv: true },
     BackwardPass::DkDv { dk: true, dv: false },
     BackwardPass::DkDv { dk: false, dv: true },
-    BackwardPass::Bias { shared_by_rows: false },
-    BackwardPass::Bias { shared_by_rows: true },
+    BackwardPass::Bias { shared_by_rows: false, shared_by_keys: false },
+    BackwardPass::Bias { shared_by_rows: false, shared_by_keys: true },
+    BackwardPass::Bias { shared_by_rows: true, shared_by_keys: false },
+    BackwardPass::Bias { shared_by_rows: true, shared_by_keys: true },
     BackwardPass::Sinks,
 ];
 
@@ -435,7 +472,7 @@ mod tests {
                 assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
-        let single = ["score points"];
+        let single = ["block bits", "score points"];
         for KernelText { kernel, .. } in &texts {
             assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
         }
@@ -452,9 +489,12 @@ mod tests {
                 ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes }).to_vec()
             }
             PassKind::DkDv => ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::DkDv { dk, dv }).to_vec(),
-            PassKind::Bias => {
-                FLAG.map(|shared_by_rows| BackwardPass::Bias { shared_by_rows }).to_vec()
-            }
+            PassKind::Bias => FLAG
+                .iter()
+                .flat_map(|&shared_by_rows| {
+                    FLAG.map(|shared_by_keys| BackwardPass::Bias { shared_by_rows, shared_by_keys })
+                })
+                .collect(),
             PassKind::Sinks => vec![BackwardPass::Sinks],
         };
         PassKind::VARIANTS.iter().flat_map(of_kind).collect()

@@ -200,7 +200,7 @@ pub(crate) enum BackwardPass {
     /// dk, dv or both.
     DkDv { dk: bool, dv: bool },
     /// dbias.
-    Bias { shared_by_rows: bool },
+    Bias { shared_by_rows: bool, shared_by_keys: bool },
     /// dsinks.
     Sinks,
 }
@@ -473,6 +473,12 @@ pub(crate) enum KernelKey {
         node: usize,
         mask: Arc<MaskText>,
     },
+    /// The bits of lists of blocks.
+    BlockBits {
+        /// The leaf's first slot.
+        slot: usize,
+        mask: Arc<MaskText>,
+    },
     /// Where sequences have lengths of their own.
     SequencesCheck {
         /// Whether the queries are tokens that the sequences' caches must have room for.
@@ -494,6 +500,38 @@ pub(crate) enum KernelKey {
         score: ScoreText,
         mask: Arc<MaskText>,
     },
+    /// The pooled rows of blocks of queries or keys.
+    PoolBlocks {
+        rows: RowFormat,
+        of: PooledSide,
+        mask: Arc<MaskText>,
+    },
+    /// Which blocks of keys the blocks of queries list.
+    PickBlocks {
+        config: PickConfig,
+        mask: Arc<MaskText>,
+    },
+}
+
+/// Which rows are pooled, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PooledSide {
+    /// To their mean; of how many heads the means are added up, the sizes say.
+    Queries,
+    Keys {
+        /// To the largest of each component, not to the mean.
+        maximum: bool,
+    },
+}
+
+/// What the text depends on of the kernel that picks blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PickConfig {
+    /// The blocks that it has room for in a list.
+    pub(crate) capacity: usize,
+    pub(crate) keep_first: bool,
+    pub(crate) keep_own: bool,
+    pub(crate) causal: bool,
 }
 
 impl KernelKey {
@@ -514,10 +552,13 @@ impl KernelKey {
             Self::Weights { .. } => "weights",
             Self::Materialize { .. } => "materialize",
             Self::RowsAlone { .. } => "rows_alone",
+            Self::BlockBits { .. } => "block_bits",
             Self::SequencesCheck { .. } => "sequences_check",
             Self::TileMap { .. } => "tile_map",
             Self::TileClasses { .. } => "tile_classes",
             Self::ScorePoints { .. } => "score_points",
+            Self::PoolBlocks { .. } => "pool_blocks",
+            Self::PickBlocks { .. } => "pick_blocks",
         }
     }
 
@@ -531,10 +572,13 @@ impl KernelKey {
             | Self::Weights { mask, .. }
             | Self::Materialize { mask }
             | Self::RowsAlone { mask, .. }
+            | Self::BlockBits { mask, .. }
             | Self::SequencesCheck { mask, .. }
             | Self::TileMap { mask, .. }
             | Self::TileClasses { mask, .. }
-            | Self::ScorePoints { mask, .. } => mask,
+            | Self::ScorePoints { mask, .. }
+            | Self::PoolBlocks { mask, .. }
+            | Self::PickBlocks { mask, .. } => mask,
         }
     }
 
@@ -559,10 +603,13 @@ impl KernelKey {
             | Self::Inspect { .. }
             | Self::Materialize { .. }
             | Self::RowsAlone { .. }
+            | Self::BlockBits { .. }
             | Self::SequencesCheck { .. }
             | Self::TileMap { .. }
             | Self::TileClasses { .. }
-            | Self::ScorePoints { .. } => None,
+            | Self::ScorePoints { .. }
+            | Self::PoolBlocks { .. }
+            | Self::PickBlocks { .. } => None,
         }
     }
 
@@ -604,11 +651,22 @@ impl KernelKey {
             Self::Materialize { .. } | Self::TileClasses { .. } => {
                 &[Binding::Mask, Binding::MaskTensor]
             }
-            Self::RowsAlone { .. } | Self::SequencesCheck { .. } | Self::TileMap { .. } => {
-                &[Binding::MaskTables]
-            }
+            Self::RowsAlone { .. }
+            | Self::BlockBits { .. }
+            | Self::SequencesCheck { .. }
+            | Self::TileMap { .. } => &[Binding::MaskTables],
             Self::ScorePoints { .. } => {
                 &[Binding::Mask, Binding::ScorePoints, Binding::ScoreValues]
+            }
+            Self::PoolBlocks { of: PooledSide::Queries, .. } => {
+                &[Binding::Mask, Binding::Q, Binding::Pooled]
+            }
+            Self::PoolBlocks { of: PooledSide::Keys { .. }, .. } => {
+                &[Binding::Mask, Binding::K, Binding::Pooled]
+            }
+            Self::PickBlocks { .. } => {
+                use Binding::{BlockIndices, Mask, PooledK, PooledQ};
+                &[Mask, PooledQ, PooledK, BlockIndices]
             }
         };
         let scored = !matches!(
@@ -672,6 +730,11 @@ pub(crate) enum Binding {
     /// Where a score function is asked for, and what it and its derivative say.
     ScorePoints,
     ScoreValues,
+    /// Pooled rows, written; and as the kernel sees them that picks blocks.
+    Pooled,
+    PooledQ,
+    PooledK,
+    BlockIndices,
 }
 
 impl BackwardPass {
@@ -738,6 +801,8 @@ impl Binding {
                 | Self::Stats
                 | Self::SegmentStats
                 | Self::ScoreValues
+                | Self::Pooled
+                | Self::BlockIndices
         )
     }
 

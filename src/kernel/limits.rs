@@ -3,7 +3,7 @@
 use super::key::{
     BackwardConfig, BackwardForm, BackwardPass, ForwardConfig, ForwardForm, KernelKey,
 };
-use super::source::WORKGROUP_SIZE;
+use super::source::{BIAS_ROWS, WORKGROUP_SIZE};
 use crate::error::{Error, Result};
 
 /// What a kernel needs.
@@ -28,6 +28,10 @@ impl Needs {
             KernelKey::Backward { pass, config, .. } => match pass {
                 BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => backward_workgroup(config),
                 BackwardPass::Sinks => (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize),
+                // As shaders/backward/bias_keys_shared.wgsl declares it: a share of each row.
+                BackwardPass::Bias { shared_by_keys: true, .. } => {
+                    (WORKGROUP_SIZE as usize, 4 * BIAS_ROWS * WORKGROUP_SIZE as usize)
+                }
                 BackwardPass::Terms { .. } | BackwardPass::Bias { .. } => {
                     (WORKGROUP_SIZE as usize, 0)
                 }
@@ -35,6 +39,10 @@ impl Needs {
             // As shaders/mask_tables/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
             KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),
             KernelKey::SequencesCheck { .. } => (WORKGROUP_SIZE as usize, 4),
+            // As shaders/block_index/pick.wgsl declares them: two lists of orders and blocks, each with a run behind it.
+            KernelKey::PickBlocks { config, .. } => {
+                (WORKGROUP_SIZE as usize, 16 * (config.capacity + WORKGROUP_SIZE as usize))
+            }
             // As shaders/inspect/weights.wgsl declares them: shares of a row, and whether one of its scores isn't finite.
             KernelKey::Weights { .. } => {
                 (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize + 16)
@@ -44,7 +52,9 @@ impl Needs {
             | KernelKey::Inspect { .. }
             | KernelKey::Materialize { .. }
             | KernelKey::RowsAlone { .. }
+            | KernelKey::BlockBits { .. }
             | KernelKey::TileClasses { .. }
+            | KernelKey::PoolBlocks { .. }
             | KernelKey::ScorePoints { .. } => (WORKGROUP_SIZE as usize, 0),
         };
         Self { storage_buffers, invocations, workgroup_bytes }
@@ -64,7 +74,7 @@ impl Needs {
         Self {
             storage_buffers: 8,
             invocations: invocations.max(WORKGROUP_SIZE as usize),
-            workgroup_bytes: workgroup_bytes.max(4 * WORKGROUP_SIZE as usize),
+            workgroup_bytes: workgroup_bytes.max(4 * BIAS_ROWS * WORKGROUP_SIZE as usize),
         }
     }
 

@@ -71,7 +71,10 @@ pub(crate) struct Params {
     pub(crate) cells_first_workgroup: u32,
     pub(crate) cells_end_workgroup: u32,
     pub(crate) slice: u32,
-    pub(crate) padding: [u32; 2],
+    pub(crate) index_block: u32,
+    pub(crate) index_count: u32,
+    pub(crate) index_heads: u32,
+    pub(crate) padding: [u32; 3],
 }
 
 impl Params {
@@ -237,7 +240,10 @@ mod tests {
             output_base,
             cells_first_workgroup,
             cells_end_workgroup,
-            slice
+            slice,
+            index_block,
+            index_count,
+            index_heads
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

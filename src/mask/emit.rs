@@ -27,7 +27,7 @@ const SELF_ONLY_IF_ALONE: Fragment = Fragment {
 /// The functions that a mask's structure decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct MaskText {
-    /// The fragments and `mask_keep`, `mask_tile_closed`, `mask_hull`.
+    /// The fragments and `mask_keep`, `mask_tile_closed`, `mask_hull`, `mask_next`.
     pub(crate) functions: String,
     /// Where queries and keys lie, which the fragments ask.
     pub(crate) sequences: SequenceForms,
@@ -37,6 +37,8 @@ pub(crate) struct MaskText {
     pub(crate) needs_tile_map: bool,
     /// For each `self_only_if_alone`, inner ones first: its slot and its inner mask as an expression.
     pub(crate) rows_alone: Vec<RowsAlone>,
+    /// The first slot of each leaf whose lists are read as bits.
+    pub(crate) block_bits: Vec<usize>,
 }
 
 /// A `self_only_if_alone` node.
@@ -51,7 +53,8 @@ pub(crate) struct RowsAlone {
 impl MaskText {
     pub(crate) fn new(mask: &Mask, sequences: SequenceForms) -> Self {
         let mut emitter = Emitter::default();
-        let Expressions { keep, tile, hull } = emitter.node(mask);
+        let Expressions { keep, tile, hull, next } = emitter.node(mask);
+        let next = next.as_deref().unwrap_or(NO_JUMP);
         let mut functions = String::new();
         for fragment in &emitter.fragments {
             // Writing to a String can't fail.
@@ -65,7 +68,8 @@ impl MaskText {
             functions,
             "fn mask_keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {{\n    return {keep};\n}}\n\n\
              fn mask_tile_closed(b: u32, h: u32, tile: Tile) -> u32 {{\n    return {tile};\n}}\n\n\
-             fn mask_hull(b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {{\n    return {hull};\n}}\n"
+             fn mask_hull(b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {{\n    return {hull};\n}}\n\n\
+             fn mask_next(b: u32, h: u32, q0: u32, q1: u32, kv_idx: u32) -> u32 {{\n    return {next};\n}}\n"
         );
         Self {
             functions,
@@ -73,6 +77,7 @@ impl MaskText {
             custom: !emitter.custom.is_empty(),
             needs_tile_map: mask.needs_tile_map(),
             rows_alone: emitter.rows_alone,
+            block_bits: emitter.block_bits,
         }
     }
 }
@@ -82,7 +87,12 @@ struct Expressions {
     keep: String,
     tile: String,
     hull: String,
+    /// The first key from `kv_idx` on that some of the rows may keep, where a leaf knows better than [`NO_JUMP`].
+    next: Option<String>,
 }
+
+/// The next key that may be kept, where none is known not to be.
+const NO_JUMP: &str = "kv_idx";
 
 /// The slots of a user-defined function: where each buffer starts, and its length.
 pub(super) fn custom_slots(custom: &WgslFunction) -> Vec<Slot> {
@@ -150,6 +160,7 @@ struct Emitter {
     fragments: Vec<Fragment>,
     custom: String,
     rows_alone: Vec<RowsAlone>,
+    block_bits: Vec<usize>,
 }
 
 impl Emitter {
@@ -163,6 +174,7 @@ impl Emitter {
                     keep: format!("!{}", inner.keep),
                     tile: format!("tile_not({})", inner.tile),
                     hull: "hull_all(b)".to_owned(),
+                    next: None,
                 }
             }
             Mask::SelfOnlyIfAlone(inner) => {
@@ -176,6 +188,8 @@ impl Emitter {
                     keep: format!("{name}_keep({slot}u, {}, b, h, q_idx, kv_idx)", inner.keep),
                     tile: format!("{name}_tile({slot}u, {}, b, h, tile)", inner.tile),
                     hull: inner.hull,
+                    // A row's own position may be none that the inner mask keeps.
+                    next: None,
                 }
             }
             Mask::PerHead(masks) => self.per_head(masks),
@@ -186,6 +200,7 @@ impl Emitter {
                     keep: format!("keep_{slot}(b, h, q_idx, kv_idx)"),
                     tile: "PARTIAL".to_owned(),
                     hull: "hull_all(b)".to_owned(),
+                    next: None,
                 }
             }
             Mask::Leaf(leaf) => self.leaf(leaf),
@@ -198,13 +213,21 @@ impl Emitter {
                 keep: "true".to_owned(),
                 tile: "FULL".to_owned(),
                 hull: "hull_all(b)".to_owned(),
+                next: None,
             },
             Shader::Functions { name, source } => {
-                let (name, slot) = self.call(Fragment { name, source }, leaf.slots());
+                let slots = leaf.slots();
+                let has_bits = slots.iter().any(|slot| matches!(slot, Slot::BlockBits(..)));
+                let (name, slot) = self.call(Fragment { name, source }, slots);
+                if has_bits {
+                    self.block_bits.push(slot);
+                }
                 Expressions {
                     keep: format!("{name}_keep({slot}u, b, h, q_idx, kv_idx)"),
                     tile: format!("{name}_tile({slot}u, b, h, tile)"),
                     hull: format!("{name}_hull({slot}u, b, h, q0, q1)"),
+                    next: (leaf.spec().jumps())
+                        .then(|| format!("{name}_next({slot}u, b, h, q0, q1, kv_idx)")),
                 }
             }
         }
@@ -223,6 +246,13 @@ impl Emitter {
                 keep: pick(chosen.keep, node.keep),
                 tile: pick(chosen.tile, node.tile),
                 hull: pick(chosen.hull, node.hull),
+                next: match (chosen.next, node.next) {
+                    (None, None) => None,
+                    (a, b) => {
+                        let [a, b] = [a, b].map(|next| next.unwrap_or_else(|| NO_JUMP.to_owned()));
+                        Some(pick(a, b))
+                    }
+                },
             };
         }
         chosen
@@ -235,6 +265,12 @@ impl Emitter {
             keep: format!("({} {operator} {})", a.keep, b.keep),
             tile: format!("tile_{kleene}({}, {})", a.tile, b.tile),
             hull: format!("hull_{kleene}({}, {})", a.hull, b.hull),
+            next: match (kleene, a.next, b.next) {
+                ("and", Some(a), Some(b)) => Some(format!("max({a}, {b})")),
+                ("and", a, b) => a.or(b),
+                (_, Some(a), Some(b)) => Some(format!("min({a}, {b})")),
+                _ => None,
+            },
         }
     }
 

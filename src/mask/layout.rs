@@ -1,7 +1,7 @@
 //! A mask's words in the device's mask buffer: where everything lies, and what is known beforehand.
 //!
 //! ```text
-//! mask buffer: | header | slots of the leaves | inputs | lengths | rows-alone flags | tile map |
+//! mask buffer: | header | slots of the leaves | inputs | lengths | rows-alone flags, bits of lists | tile map |
 //! ```
 
 use std::collections::BTreeMap;
@@ -49,6 +49,8 @@ pub(crate) struct MaskLayout {
     pub(crate) words: usize,
     /// The sizes of the materialized mask: batch and heads are 1 where the mask is the same along them.
     pub(crate) broadcast: [usize; 2],
+    /// Of each table of lists' bits, in the order of their slots: how many lists, and the words of each.
+    pub(crate) block_bits: Vec<[usize; 2]>,
     /// Rows of tiles and words per row of the tile map, where there is one.
     pub(crate) tile_map: Option<[usize; 2]>,
 }
@@ -73,6 +75,7 @@ impl MaskLayout {
             sizes: BTreeMap::new(),
             inputs: Vec::new(),
             head: vec![0; HEADER_SLOTS],
+            block_bits: Vec::new(),
             at: HEADER_SLOTS + slots.len(),
         };
         for tensor in tensors {
@@ -109,6 +112,7 @@ impl MaskLayout {
             inputs: builder.inputs,
             words: builder.at,
             broadcast: builder.broadcast,
+            block_bits: builder.block_bits,
             tile_map,
         })
     }
@@ -142,6 +146,7 @@ struct Builder<'a> {
     sizes: BTreeMap<AuxTensor, Vec<usize>>,
     inputs: Vec<Region>,
     head: Vec<u32>,
+    block_bits: Vec<[usize; 2]>,
     at: usize,
 }
 
@@ -178,11 +183,24 @@ impl Builder<'_> {
             }
             Slot::RowFlagsBatch => (if batch > 1 { heads * rows } else { 0 }) as u32,
             Slot::RowFlagsHead => (if heads > 1 { rows } else { 0 }) as u32,
+            Slot::BlockBits(input, block) => {
+                let sizes = self.sizes(input);
+                let lists = elements("block_indices", &sizes[..sizes.len().saturating_sub(1)])?;
+                let words = self.block_bits_words(block);
+                self.block_bits.push([lists, words]);
+                self.take(elements("bits of block_indices", &[lists, words])?)? as u32
+            }
+            Slot::BlockBitsWords(block) => self.block_bits_words(block) as u32,
             Slot::CustomStart(name) => self.input_at(&InputName::WgslFunction(name)) as u32,
             Slot::CustomLen(len) => len as u32,
         };
         self.head.push(word);
         Ok(())
+    }
+
+    /// The words of a bit for each block of so many keys.
+    const fn block_bits_words(&self, block: usize) -> usize {
+        self.shape.seq_len_kv.div_ceil(block).div_ceil(32)
     }
 
     fn sizes(&self, input: AuxTensor) -> &[usize] {

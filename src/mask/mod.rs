@@ -7,6 +7,7 @@
 // that keeps a cell, classes a tile and bounds a row (`emit`). What a leaf (`leaf`) reads at run time, lengths or ids,
 // is an auxiliary tensor, found by its name, so one expression compiles once.
 
+mod block_index;
 pub mod compositions;
 pub(crate) mod emit;
 pub(crate) mod eval;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::ops::{BitAnd, BitOr, Not};
 
 pub use crate::error::ParseMaskError;
+pub use block_index::{BlockIndexOptions, BlockIndices, BlockPooling, MAX_LISTED_BLOCKS};
 pub use eval::Evaluator;
 #[doc(hidden)]
 pub use leaf::Random;

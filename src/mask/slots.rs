@@ -56,6 +56,10 @@ pub(crate) enum Slot {
     RowFlagsBatch,
     /// The flags from one head to the next; 0 where all have the same.
     RowFlagsHead,
+    /// Where the bits of lists of blocks start, of so many keys each: a tensor's lists, its last dimension being a list's.
+    BlockBits(AuxTensor, usize),
+    /// The words that the bits of one list take.
+    BlockBitsWords(usize),
     /// Where the buffer of a user-defined function starts.
     CustomStart(Arc<str>),
     /// Its number of elements.
@@ -69,11 +73,13 @@ impl Slot {
             Self::Start(input) => Self::Start(input.numbered(number)),
             Self::Stride(input, dim) => Self::Stride(input.numbered(number), dim),
             Self::Size(input, dim) => Self::Size(input.numbered(number), dim),
+            Self::BlockBits(input, block) => Self::BlockBits(input.numbered(number), block),
             Self::Number(_)
             | Self::Word(_)
             | Self::RowFlags
             | Self::RowFlagsBatch
             | Self::RowFlagsHead
+            | Self::BlockBitsWords(_)
             | Self::CustomStart(_)
             | Self::CustomLen(_) => self,
         }

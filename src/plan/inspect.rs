@@ -200,7 +200,7 @@ impl InspectPlan {
         if tensor == ScoreTensor::Weights {
             stages.push(&self.weights);
         }
-        let windows = |binding| match (binding, bias) {
+        let windows = |_, binding| match (binding, bias) {
             (Binding::Q, _) => Some(Source::Window(q)),
             (Binding::K, _) => Some(Source::Window(k)),
             (Binding::Scores, _) => Some(Source::Window(output)),

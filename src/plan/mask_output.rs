@@ -67,7 +67,8 @@ impl MaskOutput {
         if words == 0 {
             return Ok(());
         }
-        let windows = |binding| (binding == Binding::MaskTensor).then_some(Source::Window(output));
+        let windows =
+            |_, binding| (binding == Binding::MaskTensor).then_some(Source::Window(output));
         self.kernel.record(encoder, self.name, &steps, &[&self.pieces], &mask, windows)
     }
 }

@@ -223,6 +223,11 @@ fn makers(
         makers.push((key, Grid::blocks([1, 1, 1], 1, false, 0)));
     }
     let per_workgroup = WORKGROUP_SIZE as usize;
+    for (&slot, &[lists, words]) in text.block_bits.iter().zip(&layout.block_bits) {
+        let key = KernelKey::BlockBits { slot, mask: Arc::clone(text) };
+        let work = per_workgroup as u64 * WORK_OF_CELL;
+        makers.push((key, Grid::items([1, 1, lists], words, per_workgroup, work)));
+    }
     for node in 0..text.rows_alone.len() {
         let key = KernelKey::RowsAlone { node, mask: Arc::clone(text) };
         let work = (per_workgroup * shape.seq_len_kv) as u64 * WORK_OF_CELL;

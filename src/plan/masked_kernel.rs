@@ -38,7 +38,7 @@ impl MaskedKernel {
     }
 
     /// Records those of the steps (the mask's tables, then the pieces of each kernel) that lie in `steps`. `windows` has the
-    /// tensors; all else that the kernels bind is the mask's buffer. Nothing is recorded where it fails.
+    /// tensors of each kernel; all else that the kernels bind is the mask's buffer. Nothing is recorded where it fails.
     pub(super) fn record<'a>(
         &'a self,
         encoder: &mut wgpu::CommandEncoder,
@@ -46,16 +46,17 @@ impl MaskedKernel {
         steps: &Range<usize>,
         stages: &[&'a Pieces],
         mask_inputs: &[Operand<'_>],
-        windows: impl Fn(Binding) -> Option<Source<'a>>,
+        windows: impl Fn(usize, Binding) -> Option<Source<'a>>,
     ) -> Result<()> {
         let tables = 0..self.mask.steps();
-        let source = |binding| {
-            let mask = || Source::Whole(self.mask.buffer.as_entire_binding());
-            Ok(windows(binding).unwrap_or_else(mask))
-        };
         let mut dispatches = Vec::new();
         let mut start = tables.end;
-        for (&pieces, (bindings, pipeline)) in stages.iter().zip(&self.stages) {
+        for (stage, (&pieces, (bindings, pipeline))) in stages.iter().zip(&self.stages).enumerate()
+        {
+            let source = |binding| {
+                let mask = || Source::Whole(self.mask.buffer.as_entire_binding());
+                Ok(windows(stage, binding).unwrap_or_else(mask))
+            };
             let own = start..start + pieces.count();
             start = own.end;
             for piece in steps_within(steps, own) {

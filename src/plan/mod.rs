@@ -4,7 +4,7 @@
 //! one may take long, `submissions` says in how many command buffers it should be, and `encode_submission` records them.
 
 // `attention` is the forward pass, `backward` its gradients, `merge` puts results over parts of the keys together,
-// `inspect` the tensors for looking inside, `materialize` the mask as a tensor,
+// `block_index` picks the blocks that queries attend to, `inspect` the tensors for looking inside, `materialize` the mask as a tensor,
 // `tiles` the classes of its tiles, `score_points` a user's score function at single points.
 // They share the mask's buffer and tables (`mask_tables`, `masked_kernel`, `mask_output`), the checks of the caller's buffers
 // (`buffers`), the choice of a kernel (`choice`, `candidates`), and how work is cut into pieces (`cut`, `pieces`), by what workgroups
@@ -12,6 +12,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod backward;
+pub(crate) mod block_index;
 pub(crate) mod buffers;
 mod candidates;
 pub(crate) mod choice;
@@ -31,6 +32,7 @@ mod work;
 
 pub use attention::{AttentionBuffers, AttentionPlan, PlanOptions};
 pub use backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
+pub use block_index::{BlockIndexBuffers, BlockIndexPlan};
 pub use inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 pub use materialize::{MaskFormat, MaskPlan, MaskTensor};
 pub use merge::{MergePlan, PartSlices};

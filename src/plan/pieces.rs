@@ -180,10 +180,10 @@ impl Pieces {
 /// Where a kernel finds the first element of what is bound of a tensor.
 fn base_of(params: &mut Params, binding: Binding) -> Option<&mut u32> {
     Some(match binding {
-        Binding::Q => &mut params.q_base,
-        Binding::K | Binding::CacheK => &mut params.k_base,
+        Binding::Q | Binding::PooledQ => &mut params.q_base,
+        Binding::K | Binding::CacheK | Binding::PooledK => &mut params.k_base,
         Binding::V | Binding::CacheV => &mut params.v_base,
-        Binding::O | Binding::OIn => &mut params.o_base,
+        Binding::O | Binding::OIn | Binding::Pooled => &mut params.o_base,
         Binding::Bias | Binding::Dbias => &mut params.bias_base,
         Binding::Dout => &mut params.dout_base,
         Binding::Dq => &mut params.dq_base,
@@ -198,7 +198,7 @@ fn base_of(params: &mut Params, binding: Binding) -> Option<&mut u32> {
         | Binding::Dlse
         | Binding::RowTerms
         | Binding::RowTermsOut => &mut params.lse_base,
-        Binding::Scores | Binding::MaskTensor => &mut params.output_base,
+        Binding::Scores | Binding::MaskTensor | Binding::BlockIndices => &mut params.output_base,
         _ => return None,
     })
 }

@@ -156,8 +156,7 @@ impl<'a> Tensors<'a> {
     /// A tensor of the bias's sizes.
     pub(crate) fn of_bias(&self, binding: Binding, name: &'static str, dtype: Dtype) -> Tensor {
         let (shape, data) = (&self.problem.shape, &self.problem.data);
-        let [batch, heads, rows] = data.bias.dims(shape);
-        let dims = [batch, heads, rows, shape.seq_len_kv];
+        let dims = data.bias.dims(shape);
         let indexing = Indexing::new(dtype, dims, data.bias.element_strides(shape));
         Tensor { binding, name, indexing, reach: self.bias }
     }
@@ -244,7 +243,7 @@ mod tests {
                 & global(4294967295) & causal(offset=-2147483648)",
         ];
         let strides = (size(), size(), size(), size());
-        let options = (any::<bool>(), any::<bool>(), any::<bool>(), 0..MASKS.len(), 0..8usize);
+        let options = (any::<bool>(), any::<bool>(), any::<bool>(), 0..MASKS.len(), 0..16usize);
         (shape(), strides, options).prop_map(|(shape, strides, options)| {
             let (bias, bshd, own_strides, mask, broadcast) = options;
             let mut problem = Problem::new(shape)
@@ -255,6 +254,7 @@ mod tests {
                 broadcast_batch: broadcast & 1 > 0,
                 broadcast_heads: broadcast & 2 > 0,
                 broadcast_q: broadcast & 4 > 0,
+                broadcast_kv: broadcast & 8 > 0,
             };
             if own_strides {
                 let (batch, head, seq, dim) = strides;

@@ -4,7 +4,7 @@ use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::WORK_OF_CELL;
 use super::tensors::{Numbering, Tensors};
 use crate::kernel::key::{BackwardConfig, Binding, ForwardConfig};
-use crate::kernel::source::WORKGROUP_SIZE;
+use crate::kernel::source::{BIAS_ROWS, WORKGROUP_SIZE};
 use crate::problem::{GradientTensors, Resolved};
 use crate::tensor::shape::Shape;
 
@@ -46,9 +46,6 @@ pub(super) fn forward(
     reached.extend(tensors.bias());
     (grid, reached)
 }
-
-/// Rows that an invocation of the kernel for dbias has at a time: `TILE_ROWS` of shaders/backward/bias.wgsl.
-const BIAS_TILE_ROWS: usize = 8;
 
 /// What the backward pass does one after the other. A stage is cut in the same way, whichever gradients are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,10 +124,13 @@ pub(super) fn backward(
             if !problem.score.bias {
                 return (NOTHING, Vec::new());
             }
-            let [batch, heads, rows] = problem.data.bias.dims(shape);
+            let [batch, heads, rows, keys] = problem.data.bias.dims(shape);
             let shared = problem.data.bias.broadcast_q;
-            let key_blocks = shape.seq_len_kv.div_ceil(tile);
-            let cells = tile * if shared { shape.seq_len_q } else { BIAS_TILE_ROWS };
+            let key_blocks = keys.div_ceil(tile);
+            let keys_of_block =
+                if problem.data.bias.broadcast_kv { shape.seq_len_kv } else { tile };
+            let rows_of_block = if shared { shape.seq_len_q } else { BIAS_ROWS };
+            let cells = keys_of_block.saturating_mul(rows_of_block);
             let times = (shape.batch / batch.max(1) * (shape.num_heads / heads)) as u64;
             let mut grid = Grid::items(
                 [batch, heads, if shared { rows.min(1) } else { rows }],
@@ -138,7 +138,7 @@ pub(super) fn backward(
                 1,
                 (cells as u64).saturating_mul(times).saturating_mul(row / 2 + WORK_OF_CELL),
             );
-            grid.block = if shared { 1 } else { BIAS_TILE_ROWS };
+            grid.block = if shared { 1 } else { BIAS_ROWS };
             let tensors = Tensors::by_bias(problem);
             let mut reached = inputs(&tensors);
             reached.push(tensors.of_bias(Binding::Dbias, "dbias", gradients.dtypes.dbias));

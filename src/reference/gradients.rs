@@ -17,7 +17,7 @@ pub struct ReferenceGradients {
     pub dk: Vec<f64>,
     /// In the order of the problem's strides of v
     pub dv: Vec<f64>,
-    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`; empty without one
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]`; empty without one
     pub dbias: Vec<f64>,
     /// `[num_heads]`; empty without sinks
     pub dsinks: Vec<f64>,
@@ -48,14 +48,14 @@ pub fn gradients(
     let [q, k, v, dout] =
         [inputs.q, inputs.k, inputs.v, upstream.dout].map(|operand| operand.to_f32());
     let data = inputs.aux.shape().bias;
-    let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 3] };
+    let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 4] };
     let sinks = if problem.score.sinks { shape.num_heads } else { 0 };
 
     let mut result = ReferenceGradients {
         dq: vec![0.0; q.len()],
         dk: vec![0.0; k.len()],
         dv: vec![0.0; v.len()],
-        dbias: vec![0.0; bias_dims.iter().product::<usize>() * shape.seq_len_kv],
+        dbias: vec![0.0; bias_dims.iter().product()],
         dsinks: vec![0.0; sinks],
     };
     let places = mask.places();
@@ -201,6 +201,7 @@ mod tests {
                 ("causal & key_lengths", [2, 4, 3, 5]),
                 ("causal(upper_left)", [1, 4, 1, 5]),
                 ("key_lengths & not_self", [2, 1, 3, 5]),
+                ("key_lengths | causal", [1, 4, 3, 1]),
             ] {
                 for dropout in [0.0, 0.3] {
                     check(shape, (mask, dropout), score, bias_dims, seed);

@@ -2,8 +2,10 @@
 //!
 //! It shares nothing with the kernels but the mask's own evaluator ([`Evaluator`]).
 
+mod block_index;
 mod gradients;
 
+pub use block_index::block_indices;
 pub use gradients::{ReferenceGradients, gradients};
 
 pub use crate::score::dropout::Dropout;

@@ -71,7 +71,7 @@ impl ScoreModifiers {
 pub struct ScoreModifiers {
     /// `softcap · tanh(score / softcap)` (Gemma 2).
     pub softcap: Option<f32>,
-    /// Adds `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]` (T5, Graphormer).
+    /// Adds `bias`, f32 `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]` (T5, Graphormer).
     pub bias: bool,
     /// Subtracts `alibi_slopes[h]` times the distance from the query's own position (ALiBi).
     pub alibi: bool,

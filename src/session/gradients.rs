@@ -22,7 +22,7 @@ pub struct Gradients<T = f32> {
     pub dk: Vec<T>,
     /// As v
     pub dv: Vec<T>,
-    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`; empty without one
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]`; empty without one
     pub dbias: Vec<T>,
     /// `[num_heads]`; empty without sinks
     pub dsinks: Vec<f32>,

@@ -3,13 +3,17 @@
 mod gradients;
 mod uploaded;
 
+use std::sync::Arc;
+
 use crate::auxiliary::AuxData;
 use crate::device::{self, DeviceOptions, scoped};
 use crate::error::{Error, Result};
 use crate::kernel::key::ForwardKernel;
 use crate::kernel::pipeline::{KernelOptions, Kernels};
 use crate::mask::tile::TileClass;
+use crate::mask::{BlockIndexOptions, BlockIndices};
 use crate::plan::attention::{AttentionBuffers, AttentionPlan, PlanOptions};
+use crate::plan::block_index::{BlockIndexBuffers, BlockIndexPlan};
 use crate::plan::choice::Choice;
 use crate::plan::inspect::{InspectBuffers, InspectPlan, ScoreTensor};
 use crate::plan::materialize::{MaskFormat, MaskPlan, MaskTensor};
@@ -302,6 +306,64 @@ impl Session {
         options: &TileOptions,
     ) -> Result<TileClasses> {
         pollster::block_on(self.tile_classes(problem, data, options))
+    }
+
+    /// The lists of [`crate::Mask::block_sparse`] that [`BlockIndexPlan`] picks from q and k, for
+    /// [`AuxData::block_indices`].
+    ///
+    /// ```no_run
+    /// use wgpu_attention::mask::BlockIndexOptions;
+    /// use wgpu_attention::{AuxData, Inputs, Mask, Problem, Session, Shape};
+    /// let attention = Session::open_blocking(&Default::default())?;
+    /// let problem = Problem::new(Shape::new(1, 2, 256, 32)).mask(Mask::causal() & Mask::block_sparse(32));
+    /// let x = vec![0.5; 2 * 256 * 32];
+    /// let inputs = Inputs::new(&x, &x, &x);
+    /// let options = BlockIndexOptions::new(32, 3).causal(true).keep_own(true);
+    /// let lists = attention.block_indices_blocking(&problem, &inputs, &options)?;
+    /// let data = AuxData::new().block_indices(lists.dims, lists.blocks);
+    /// let result = attention.run_blocking(&problem, &inputs.aux(&data), &Default::default())?;
+    /// # Ok::<(), wgpu_attention::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::run`] and [`BlockIndexPlan::new`]; the mask's data need not be there.
+    pub async fn block_indices(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        options: &BlockIndexOptions,
+    ) -> Result<BlockIndices> {
+        let problem = Arc::new(Resolved::new(problem.rows_alone())?);
+        inputs.check(&problem)?;
+        let plan = BlockIndexPlan::of(&self.kernels, &problem, options)?;
+        let dims = plan.dims();
+        let words = dims.iter().product();
+        let q = self.filled("q", &inputs.q.encode(problem.dtypes.q))?;
+        let k = self.filled("k", &inputs.k.encode(problem.dtypes.k))?;
+        let uploads = self.upload_aux(&problem, inputs.aux)?;
+        let lists = self.allocate("block_indices", words)?;
+        let buffers = BlockIndexBuffers {
+            q: q.slice(..),
+            k: k.slice(..),
+            aux: uploads.buffers(),
+            block_indices: lists.slice(..),
+        };
+        self.submit(plan.submissions(), |encoder, submission| {
+            plan.encode_submission(encoder, &buffers, submission)
+        })?;
+        let blocks = readback::read(self.device(), &self.queue, &lists, words).await?;
+        Ok(BlockIndices { dims, blocks })
+    }
+
+    /// [`Session::block_indices`], waiting for them. Errors likewise.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn block_indices_blocking(
+        &self,
+        problem: &Problem,
+        inputs: &Inputs<'_>,
+        options: &BlockIndexOptions,
+    ) -> Result<BlockIndices> {
+        pollster::block_on(self.block_indices(problem, inputs, options))
     }
 
     /// Reads `elements` f32 from the start of a buffer with `BufferUsages::COPY_SRC`, in pieces of bounded size.

@@ -2,6 +2,7 @@
 
 mod backward;
 mod bad_input;
+mod block_index;
 mod cache;
 mod custom;
 mod decode;

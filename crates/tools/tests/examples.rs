@@ -183,6 +183,12 @@ fn reformer() {
 }
 
 #[test]
+fn block_sparse() {
+    let expected = ["what block 5 of 16 holds", "They pick the blocks [0, ", "% is on it."];
+    check_with("block_sparse", &["--tokens", "1024", "--k", "4"], &expected);
+}
+
+#[test]
 fn peeking() {
     check(
         "peeking",

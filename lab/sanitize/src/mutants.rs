@@ -118,6 +118,7 @@ pub const KERNELS: &[Kernel] = &[
     on_gpu("append", "append", &["append"]),
     on_gpu("sequences_check", "sequences_check", &["lengths beyond the cache", "append"]),
     on_gpu("weights", "weights", &["inspect, kept infinity", "inspect"]),
+    on_gpu("pick_blocks", "pick_blocks", &["block indices"]),
     on_gpu("tile_map", "tile_map", &["forward tiled, kept infinity", "masks"]),
 ];
 

@@ -9,7 +9,7 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 22] = [
+const PROOFS: [(&str, &[&str]); 25] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
@@ -18,6 +18,7 @@ const PROOFS: [(&str, &[&str]); 22] = [
     ("backward dq tiled", &["kernels::backward_tiled", "backward::"]),
     ("backward sinks", &["backward::"]),
     ("backward terms", &["kernels::backward_tiled", "backward::"]),
+    ("block bits", &["block_index::", "leaves::"]),
     ("forward broadcast", &["kernels::forward_broadcast", "forward::", "scores::", "dtypes::"]),
     ("forward decode", &["kernels::forward_decode", "decode::"]),
     ("forward decode_lanes", &["kernels::forward_decode_lanes", "decode::"]),
@@ -26,6 +27,8 @@ const PROOFS: [(&str, &[&str]); 22] = [
     ("inspect", &["inspect::"]),
     ("materialize", &["masks::"]),
     ("merge", &["merge::", "decode::"]),
+    ("pick blocks", &["block_index::"]),
+    ("pool blocks", &["block_index::"]),
     ("rows alone", &["masks::"]),
     ("score points", &["backward::scores::"]),
     ("sequences check", &["sequences::"]),

@@ -1,6 +1,6 @@
 //! The kernels of the backward pass.
 
-use super::{Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
+use super::{BIAS_ROWS, Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
 use crate::kernel::key::{
     BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat, Slices,
 };
@@ -144,7 +144,8 @@ impl Source {
                     }
                 }
             }
-            _ => {
+            BackwardPass::Terms { .. } | BackwardPass::Sinks => {}
+            BackwardPass::Bias { shared_by_keys, .. } => {
                 let dtype = config.gradients.dbias;
                 let write = match dtype {
                     // `BackwardPlan` refuses quantized rows.
@@ -159,6 +160,10 @@ impl Source {
                     }
                 };
                 self.template(&write, &[Fill::Half(dtype.name()), Fill::Tensor("dbias")]);
+                self.part(&match shared_by_keys {
+                    true => shader!("backward/bias_keys_shared"),
+                    false => shader!("backward/bias_keys_own"),
+                });
                 self.part(&shader!("backward/bias"));
             }
         }
@@ -213,9 +218,11 @@ impl Source {
             BackwardPass::Sinks => {
                 return self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
             }
-            BackwardPass::Bias { shared_by_rows } => {
+            BackwardPass::Bias { shared_by_rows, shared_by_keys } => {
                 self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.constant("TILE_ROWS", BIAS_ROWS);
                 self.flag("BIAS_SHARED_BY_ROWS", shared_by_rows);
+                self.flag("BIAS_SHARED_BY_KEYS", shared_by_keys);
                 return self.row_lengths(config);
             }
             BackwardPass::Dq { .. } => config.dq_grid,

@@ -12,12 +12,15 @@ use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
 
 use super::key::{
-    BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, RowAccess,
-    RowFormat, RowLength, SumSteps,
+    BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, PickConfig,
+    PooledSide, RowAccess, RowFormat, RowLength, SumSteps,
 };
 
 /// Invocations in a workgroup of the kernels that have no tiles.
 pub(crate) const WORKGROUP_SIZE: u32 = 64;
+
+/// Rows that an invocation of the kernel for dbias has at a time.
+pub(crate) const BIAS_ROWS: usize = 8;
 
 /// Keys of a segment, and queries: no running sum has more terms, but those of sums. A running sum in f32 of n equal terms
 /// may be off by n 2^-26 of itself, 6e-5 for so many.
@@ -222,6 +225,10 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             ));
             source.part(&shader!("mask_tables/rows_alone"));
         }
+        KernelKey::BlockBits { slot, .. } => {
+            source.constant("SLOT", *slot);
+            source.part(&shader!("mask_tables/block_bits"));
+        }
         KernelKey::SequencesCheck { appends, .. } => {
             source.constant("FAULT_SLOT", FAULT_SLOT);
             source.part(&match appends {
@@ -236,6 +243,8 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.part(&shader!("inspect/tile_classes"));
         }
         KernelKey::ScorePoints { score, .. } => source.score_points(score),
+        KernelKey::PoolBlocks { rows, of, .. } => source.pool(*rows, *of),
+        KernelKey::PickBlocks { .. } => source.part(&shader!("block_index/pick")),
     }
     match source.fault {
         Some(message) => Err(Error::Device { during: "the composition of a kernel", message }),
@@ -262,7 +271,9 @@ fn rows_of(key: &KernelKey) -> RowFormat {
     match key {
         KernelKey::Forward { config, .. } => config.rows,
         KernelKey::Backward { config, .. } => config.rows,
-        KernelKey::Inspect { rows, .. } | KernelKey::Merge { rows, .. } => *rows,
+        KernelKey::Inspect { rows, .. }
+        | KernelKey::Merge { rows, .. }
+        | KernelKey::PoolBlocks { rows, .. } => *rows,
         KernelKey::Append { config, .. } => {
             let dtypes = Dtypes { k: config.cache, v: config.cache, ..Dtypes::from(config.tokens) };
             RowFormat { access: config.access, dtypes }
@@ -400,6 +411,18 @@ impl Source {
         self.part(&shader!("cpu/prefetch/keys"));
     }
 
+    /// Pooled rows of blocks.
+    fn pool(&mut self, RowFormat { access, dtypes }: RowFormat, of: PooledSide) {
+        let (tensor, side, dtype, heads) = match of {
+            PooledSide::Queries => ("q", "q", dtypes.q, "params.num_heads / params.index_heads"),
+            PooledSide::Keys { .. } => ("k", "kv", dtypes.k, "1u"),
+        };
+        self.rows(access, dtype, tensor, "params.head_dim");
+        self.title("generated: kernel::source");
+        self.line(&format!("fn pooled_heads() -> u32 {{\n    return {heads};\n}}\n"));
+        self.template(&shader!("block_index/pool"), &[Fill::Tensor(tensor), Fill::Side(side)]);
+    }
+
     /// A part that several others need, where it isn't there yet.
     fn once(&mut self, part: &Part) {
         if !self.text.contains(part.text) {
@@ -420,6 +443,18 @@ impl Source {
                 self.constant("BLOCK_Q", grid.block_q);
                 self.constant("BLOCK_KV", grid.block_kv);
                 self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            KernelKey::PoolBlocks { of, .. } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.flag("MAXIMUM", *of == PooledSide::Keys { maximum: true });
+            }
+            KernelKey::PickBlocks { config, .. } => {
+                let PickConfig { capacity, keep_first, keep_own, causal } = *config;
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.constant("CAPACITY", capacity);
+                self.flag("KEEP_FIRST", keep_first);
+                self.flag("KEEP_OWN", keep_own);
+                self.flag("CAUSAL", causal);
             }
             _ => self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize),
         }
@@ -528,6 +563,7 @@ impl Source {
         };
         let dbias = if gradients.dbias == Dtype::F32 { "f32" } else { "atomic<u32>" };
         let cache = "the cache's rows, at cache_place";
+        let pooled = "[batch, heads, blocks, head_dim up to a multiple of 4]";
         let bias = if dtypes.bias == Dtype::F32 { "f32" } else { "u32" };
         let (shape, name, element) = match binding {
             Binding::Params => ("the problem's sizes", "params", "Params"),
@@ -556,9 +592,9 @@ impl Source {
             Binding::Dv => {
                 ("[batch, num_kv_heads, seq_len_kv, head_dim_v]", "dv", written(gradients.dv))
             }
-            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "dbias", dbias),
+            Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "dbias", dbias),
             Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
-            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]", "bias", bias),
+            Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
             Binding::Rotary => ("the rotary embedding's angles", "rotary", "Rotary"),
             Binding::RotatedQ => {
@@ -594,6 +630,12 @@ impl Source {
             }
             Binding::ScorePoints => ("[points]", "points", "ScorePoint"),
             Binding::ScoreValues => ("[points]: score_mod, score_mod_grad", "values", "vec2<f32>"),
+            Binding::Pooled => (pooled, "pooled", "vec4<f32>"),
+            Binding::PooledQ => (pooled, "pooled_q", "vec4<f32>"),
+            Binding::PooledK => (pooled, "pooled_k", "vec4<f32>"),
+            Binding::BlockIndices => {
+                ("[batch, index_heads, blocks of queries, index_count]", "output", "u32")
+            }
         };
         let declaration = match binding {
             _ if binding.is_uniform() => format!("var<uniform> {name}: {element};"),

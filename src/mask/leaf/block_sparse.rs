@@ -104,11 +104,12 @@ impl LeafSpec for BlockSparse {
     fn slots(&self, leaf: &Leaf) -> Vec<Slot> {
         vec![
             Slot::Start(AuxTensor::BlockIndices),
-            Slot::Stride(AuxTensor::BlockIndices, 0),
-            Slot::Stride(AuxTensor::BlockIndices, 1),
             Slot::Size(AuxTensor::BlockIndices, 1),
-            Slot::Number(leaf.count(0)),
+            Slot::Size(AuxTensor::BlockIndices, 2),
             Slot::Size(AuxTensor::BlockIndices, 3),
+            Slot::Number(leaf.count(0)),
+            Slot::BlockBits(AuxTensor::BlockIndices, block(leaf)),
+            Slot::BlockBitsWords(block(leaf)),
         ]
     }
 
@@ -127,8 +128,12 @@ impl LeafSpec for BlockSparse {
         shader!("block_sparse")
     }
 
+    fn jumps(&self) -> bool {
+        true
+    }
+
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::ClosedForm
     }
 
     fn samples(&self) -> Vec<MaskSample> {

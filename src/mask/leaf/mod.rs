@@ -101,6 +101,11 @@ pub(crate) trait LeafSpec: fmt::Debug + Send + Sync {
     /// How its tiles are classed.
     fn tiles(&self) -> Tiles;
 
+    /// Whether its WGSL has `NAME_next`, too: the next key that some rows may keep, for leaves that keep few tiles far apart.
+    fn jumps(&self) -> bool {
+        false
+    }
+
     /// Whether it can be computed for a shape, beyond what its arguments and tensors say.
     ///
     /// # Errors
@@ -121,7 +126,7 @@ pub(crate) trait LeafSpec: fmt::Debug + Send + Sync {
 pub(crate) enum Shader {
     /// It keeps every cell.
     Everything,
-    /// `shaders/mask/NAME.wgsl` with `NAME_keep`, `NAME_tile` and `NAME_hull`.
+    /// `shaders/mask/NAME.wgsl` with `NAME_keep`, `NAME_tile`, `NAME_hull`, and `NAME_next` where it jumps.
     Functions { name: &'static str, source: &'static str },
 }
 

@@ -49,7 +49,7 @@ pub struct GradientBuffers<'a> {
     pub dk: Option<BufferSlice<'a>>,
     /// `[batch, num_kv_heads, seq_len_kv, head_dim_v]`
     pub dv: Option<BufferSlice<'a>>,
-    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv]`
+    /// As the bias, `[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]`
     pub dbias: Option<BufferSlice<'a>>,
     /// f32 `[num_heads]`
     pub dsinks: Option<BufferSlice<'a>>,

@@ -409,9 +409,10 @@ impl BackwardPlan {
             Stage::DkDv | Stage::SecondDkDv => {
                 self.columns(stage, wanted.dk.is_some(), wanted.dv.is_some())
             }
-            Stage::Bias => wanted
-                .dbias
-                .map(|_| BackwardPass::Bias { shared_by_rows: self.problem.data.bias.broadcast_q }),
+            Stage::Bias => wanted.dbias.map(|_| BackwardPass::Bias {
+                shared_by_rows: self.problem.data.bias.broadcast_q,
+                shared_by_keys: self.problem.data.bias.broadcast_kv,
+            }),
             Stage::Sinks => wanted.dsinks.map(|_| BackwardPass::Sinks),
         }
     }

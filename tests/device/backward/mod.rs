@@ -91,7 +91,7 @@ fn check(shape: Shape, mask: &str, seed: u64) {
     check_problem(&problem, &mask, &Operands::random(&shape, seed), seed);
 }
 
-fn check_problem(problem: &Problem, mask: &Mask, operands: &Operands, seed: u64) {
+pub(crate) fn check_problem(problem: &Problem, mask: &Mask, operands: &Operands, seed: u64) {
     check_kernels(problem, mask, operands, seed, &kernels(problem));
 }
 

@@ -51,7 +51,15 @@ fn a_broadcast_bias_has_the_sum() {
     let mut operands = Operands::random(&shape, 2);
     let data = operands.mask.clone();
     let upstream = RandomUpstream::random(&shape, 2);
-    for dims in [[1, 1, 37, 70], [2, 1, 1, 70], [1, 3, 1, 70], [1, 1, 1, 70], [2, 1, 37, 70]] {
+    for dims in [
+        [1, 1, 37, 70],
+        [2, 1, 1, 70],
+        [1, 3, 1, 70],
+        [1, 1, 1, 70],
+        [2, 1, 37, 70],
+        [1, 3, 37, 1],
+        [2, 1, 1, 1],
+    ] {
         let cells: usize = dims.iter().product();
         let value = |at: usize| (at * 37 % 101) as f32 / 25.0 - 2.0;
         operands.mask = data.clone().bias(dims, (0..cells).map(value));

@@ -26,9 +26,9 @@ use crate::tensors::{self, Names, Readers};
 ///
 /// IN holds q, k, v (f32, f16 or bf16) and the tensors that the mask reads. If it holds bias (floats that broadcast to [batch,
 /// heads, seq_len_q, seq_len_kv]), alibi_slopes (floats [heads] or [batch, heads]) or sinks (floats [heads]), these are applied,
-/// in the order scale, softcap, bias, ALiBi, mask, softmax with sinks. A bias with 1 in place of seq_len_kv is expanded in
-/// memory, to 4 bytes per key. If IN holds q_starts and kv_starts (integers [batch + 1], cu_seqlens), q_lengths, kv_lengths or
-/// block_tables, the sequences are packed, left-padded, cached or paged. Tensors of IN that aren't used cause a warning.
+/// in the order scale, softcap, bias, ALiBi, mask, softmax with sinks. If IN holds q_starts and kv_starts (integers
+/// [batch + 1], cu_seqlens), q_lengths, kv_lengths or block_tables, the sequences are packed, left-padded, cached or paged.
+/// Tensors of IN that aren't used cause a warning.
 ///
 /// OUT holds the outputs by name: o in the layout and type of q, the others in f32: lse [batch, heads, seq_len_q], gradients in
 /// the sizes of their tensors, the others [batch, heads, seq_len_q, seq_len_kv]. It is written completely or not at all.
@@ -437,25 +437,12 @@ fn gradients(
             "dq" => found.dq.clone(),
             "dk" => found.dk.clone(),
             "dv" => found.dv.clone(),
-            "dbias" => along_the_keys(&found.dbias, &dims, shape.seq_len_kv),
+            "dbias" => found.dbias.clone(),
             _ => found.dsinks.clone(),
         };
         Written { name, dims, values, dtype: Dtype::F32 }
     };
     Ok(wanted.iter().zip(dims).map(gradient).collect())
-}
-
-/// The gradient of a bias that has one value for all keys of a row is the sum over them.
-fn along_the_keys(gradient: &[f32], dims: &[usize], keys: usize) -> Vec<f32> {
-    let elements = dims.iter().product();
-    if keys == 0 || gradient.is_empty() {
-        return vec![0.0; elements];
-    }
-    if gradient.len() == elements {
-        return gradient.to_vec();
-    }
-    let sum = |row: &[f32]| row.iter().copied().map(f64::from).sum::<f64>() as f32;
-    gradient.chunks(keys).map(sum).collect()
 }
 
 /// What is asked of the library, each once.

@@ -46,9 +46,6 @@ impl TensorFile {
                 let read = self.read_i32(&name)?;
                 (data.ints(input, read.values), read.dims)
             }
-            AuxElement::F32 if input == AuxTensor::Bias => {
-                return self.read_bias(data, tensor, &name);
-            }
             AuxElement::F32 => {
                 let read = self.read_f32(&name)?;
                 (data.floats(input, read.values), read.dims)
@@ -77,26 +74,6 @@ impl TensorFile {
             check_sizes(&name, &found, &expected)?;
         }
         Ok(data)
-    }
-
-    /// `data` with the bias, which kernels don't broadcast along the keys: what is the same for all is repeated.
-    fn read_bias(&self, data: AuxData, tensor: &AuxSpec, name: &str) -> Result<AuxData> {
-        let read = self.read_f32(name)?;
-        let mut sizes = broadcast_sizes(name, &read.dims)?;
-        let mut full: Vec<usize> = tensor.dims().iter().map(AuxDim::default_size).collect();
-        let keys = full.pop().unwrap_or(1);
-        if sizes[3] != 1 || keys == 1 {
-            return Ok(data.floats(tensor.tensor(), read.values).sized(tensor.tensor(), sizes));
-        }
-        sizes[3] = keys;
-        tensor.sizes(Some(&sizes))?;
-        if full.contains(&0) {
-            // Nobody reads it, and the number of keys may be anything.
-            full.push(keys);
-            return Ok(data.floats(tensor.tensor(), []).sized(tensor.tensor(), full));
-        }
-        let repeated = read.values.into_iter().flat_map(|x| std::iter::repeat_n(x, keys));
-        Ok(data.floats(tensor.tensor(), repeated).sized(tensor.tensor(), sizes))
     }
 
     /// A user-defined function with the tensors of this file that its text names for buffers: floats as f32, signed integers as

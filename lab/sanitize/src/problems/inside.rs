@@ -1,6 +1,6 @@
 //! What looks inside: scores and weights, masks and tiles; and user-defined functions, which nothing else runs.
 
-use wgpu_attention::mask::{Evaluator, TileGrid};
+use wgpu_attention::mask::{BlockIndexOptions, Evaluator, TileGrid};
 use wgpu_attention::plan::{MaskFormat, ScoreTensor, TileOptions};
 use wgpu_attention::wgsl::{GradientCheck, WgslBuffer, WgslFunction};
 use wgpu_attention::{AuxData, Inputs, Mask, Problem, RunOptions, Session, Shape, reference};
@@ -65,6 +65,26 @@ pub(super) fn masks(attention: &Session) -> Result<(), Failure> {
         let grid = TileGrid { block_q: 5, block_kv: 7 };
         attention.tile_classes_blocking(&problem, &data, &TileOptions::default().grid(grid))?;
     }
+    Ok(())
+}
+
+/// Lists of blocks that are picked, of more blocks than are ranked at a time, and what attends by them.
+pub(super) fn block_indices(attention: &Session) -> Result<(), Failure> {
+    let shape = Shape::new(1, 2, 9, 8).seq_len_kv(150).num_kv_heads(1);
+    let options = BlockIndexOptions::new(2, 5).causal(true).keep_own(true).share_group(true);
+    let mask = Mask::causal() & Mask::block_sparse(2);
+    let problem = Problem::new(shape).mask(mask.clone());
+    let mut operands = Operands::random(&shape, 51);
+    let found = attention.block_indices_blocking(&problem, &operands.inputs(), &options)?;
+    let truth = reference::block_indices(&problem, &operands.inputs(), &options)?;
+    if found != truth {
+        return Err(format!("block indices: {found:?} instead of {truth:?}").into());
+    }
+    operands.mask = AuxData::new().block_indices(found.dims, found.blocks);
+    let output = attention.run_blocking(&problem, &operands.inputs(), &RunOptions::default())?;
+    let problem = problem.aux_shape(operands.mask.shape());
+    let truth = reference::attention(&problem, &operands.inputs())?;
+    close("o", &output.o, &naive(&problem, &mask, &operands.inputs()).o, &truth.o)?;
     Ok(())
 }
 

@@ -105,6 +105,7 @@ pub const CASES: &[Case] = cases! {
     "inspect": inside::inspect;
     "inspect, kept infinity": inside::inspect_infinity;
     "masks": inside::masks;
+    "block indices": inside::block_indices;
     "user-defined functions": inside::functions;
 };
 
