@@ -1,7 +1,8 @@
 // New tokens to the end of each sequence's cache, at its own length, which moves on by as many; with a rotary embedding,
 // keys are turned on the way by their positions, and so are the tokens' queries, to rotated_q.
 //
-//   new_k -> k, new_v -> v          at cache_place(b, cached_len(b) + token)
+//   new_k -> k                      at cache_place(b, cached_len(b) + token)
+//   new_v -> v                      the same, where HAS_VALUES: else values are components of the keys
 //   q -> rotated_q                  where ROTATES_Q
 //   cache_lengths[b]                cached_len(b) + q_len(b)
 //   cache_lengths[batch]            what was wrong so far: 0, or 3 b + append_fault(b) of the last such sequence
@@ -15,7 +16,7 @@
 // needs cache/: append_k, append_rotated_q, append_v
 // needs cache/capacity: NO_FAULT, append_fault
 // needs common/problem: linear_workgroup
-// needs constants: PARTS, ROTATES_Q, WORKGROUP_SIZE
+// needs constants: HAS_VALUES, PARTS, ROTATES_Q, WORKGROUP_SIZE
 // needs sequences/: cache_place, cached_len, q_place
 // needs sequences/lengths_checked: q_len
 // offers append
@@ -30,7 +31,7 @@ fn append(
     let index = number * WORKGROUP_SIZE + invocation;
     let kv_heads = params.num_heads / params.group_size;
     let query_heads = select(0u, params.num_heads, ROTATES_Q);
-    let heads = query_heads + 2u * kv_heads;
+    let heads = query_heads + select(1u, 2u, HAS_VALUES) * kv_heads;
     let part = index % PARTS;
     let token = index / PARTS % params.seq_len_q;
     let head = index / PARTS / params.seq_len_q % heads;

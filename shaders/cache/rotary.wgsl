@@ -10,8 +10,9 @@
 struct Rotary {
     // Two pairs to a vector: high and low word of each.
     steps: array<vec4<u32>, 144>,
-    // The components of a row that are turned, from the first one on.
+    // How many components of a row are turned, and the first one.
     dim: u32,
+    first: u32,
 }
 
 // The high 32 bits of a * b.

@@ -9,9 +9,10 @@
 fn {{KIND}}_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
     var x = load_{{TENSOR}}4(place.x, h, place.y, d);
     for (var i = 0u; i < 4u; i += 1u) {
-        let own = d + i;
+        // Before the first one it wraps around.
+        let own = d + i - rotary.first;
         if (own < rotary.dim) {
-            let other = rotary_partner(own);
+            let other = rotary.first + rotary_partner(own);
             let y = load_{{TENSOR}}4(place.x, h, place.y, other & ~3u)[other & 3u];
             let turn = rotary_turn(rotary_pair(own), position);
             let sine = select(turn.y, -turn.y, is_first(own));

@@ -107,7 +107,7 @@ struct TokenTensors {
 pub struct AppendBuffers<'a> {
     /// `[batch, num_kv_heads, seq_len, head_dim]`
     pub k: BufferSlice<'a>,
-    /// `[batch, num_kv_heads, seq_len, head_dim_v]`
+    /// `[batch, num_kv_heads, seq_len, head_dim_v]`; of a cache whose values are in its keys it isn't read.
     pub v: BufferSlice<'a>,
     /// `[batch, query_heads, seq_len, head_dim]`, where queries are rotated
     pub q: Option<BufferSlice<'a>>,
@@ -125,6 +125,11 @@ impl<'a> AppendBuffers<'a> {
     /// Keys and values alone, as many for each sequence.
     pub fn new(k: BufferSlice<'a>, v: BufferSlice<'a>) -> Self {
         Self { k, v, q: None, rotated_q: None, sequences: AuxBuffers::new(), lengths: None }
+    }
+
+    /// Keys alone, for a cache whose values are in its keys ([`CacheShape::values_in_keys`]).
+    pub fn keys(k: BufferSlice<'a>) -> Self {
+        Self::new(k, k)
     }
 
     setters! {
@@ -155,6 +160,13 @@ impl AppendPlan {
                 "hadamard",
                 "query_heads, as queries need the same rotation as keys",
                 "none",
+            ));
+        }
+        if tokens.hadamard && shape.values_in_keys {
+            return Err(Error::operand(
+                "hadamard",
+                "a cache with values of its own, which no query undoes a rotation of",
+                "values in the keys",
             ));
         }
         if tokens.hadamard && !shape.head_dim.is_multiple_of(32) {
@@ -199,6 +211,7 @@ impl AppendPlan {
             pairing: tokens.rotary.as_ref().map(Rotary::pairing),
             hadamard: tokens.hadamard,
             rotates_q,
+            values: !shape.values_in_keys,
         };
         let rotary =
             tokens.rotary.as_ref().map(|rotary| rotary.block(shape.head_dim)).transpose()?;
@@ -213,7 +226,8 @@ impl AppendPlan {
             ..Params::new(&problem, &mask.layout, 1)?
         };
         let query_heads = tokens.query_heads.unwrap_or(0);
-        let sizes = [shape.batch, query_heads + 2 * shape.num_kv_heads, tokens.seq_len];
+        let tensors = if shape.values_in_keys { 1 } else { 2 };
+        let sizes = [shape.batch, query_heads + tensors * shape.num_kv_heads, tokens.seq_len];
         let per_workgroup = WORKGROUP_SIZE as usize;
         let grid = Grid::items(sizes, config.parts, per_workgroup, 16 * per_workgroup as u64);
         let reached = reached(&problem, shape, &own, query_heads);
@@ -332,7 +346,9 @@ impl AppendPlan {
         let own = &self.own;
         let k = Operand::placed("k", buffers.k, &own.k);
         let v = Operand::placed("v", buffers.v, &own.v);
-        let (mut inputs, mut outputs) = (vec![k, v], Vec::new());
+        let v = cache.v.as_ref().map(|cache_v| (v, cache_v));
+        let (mut inputs, mut outputs) = (vec![k], Vec::new());
+        inputs.extend(v.map(|(v, _)| v));
         let mut queries = Vec::new();
         if self.tokens.query_heads.is_some() {
             let (Some(q), Some(rotated)) = (buffers.q, buffers.rotated_q) else {
@@ -352,10 +368,11 @@ impl AppendPlan {
             bytes: buffer.size(),
         };
         let cache_k = of_cache("the cache's k", &cache.k);
-        let cache_v = of_cache("the cache's v", &cache.v);
-        outputs.extend([cache_k, cache_v]);
+        let v = v.map(|(v, cache_v)| (v, of_cache("the cache's v", cache_v)));
+        outputs.push(cache_k);
+        outputs.extend(v.map(|(_, cache_v)| cache_v));
         check_outputs_apart(&inputs, &outputs)?;
-        for operand in queries.iter().chain([&k, &v]) {
+        for operand in queries.iter().chain([&k]).chain(v.iter().map(|(v, _)| v)) {
             operand.check_storage(&self.kernels)?;
         }
         if self.pieces.count() == 0 {
@@ -367,9 +384,12 @@ impl AppendPlan {
                 (Binding::Q, _, [q, _]) => Source::Window(*q),
                 (Binding::RotatedQ, _, [_, rotated]) => Source::Window(*rotated),
                 (Binding::NewK, ..) => Source::Window(k),
-                (Binding::NewV, ..) => Source::Window(v),
+                (Binding::NewV | Binding::CacheV, ..) => match (v, binding) {
+                    (Some((v, _)), Binding::NewV) => Source::Window(v),
+                    (Some((_, cache_v)), _) => Source::Window(cache_v),
+                    (None, _) => Source::Whole(self.empty.as_entire_binding()),
+                },
                 (Binding::CacheK, ..) => Source::Window(cache_k),
-                (Binding::CacheV, ..) => Source::Window(cache_v),
                 (Binding::CacheLengths, ..) => Source::Whole(cache.lengths.as_entire_binding()),
                 _ => Source::Whole(self.mask.buffer.as_entire_binding()),
             })

@@ -56,7 +56,8 @@ pub struct KvCache {
     kernels: Kernels,
     shape: CacheShape,
     k: wgpu::Buffer,
-    v: wgpu::Buffer,
+    /// None where values are in the keys.
+    v: Option<wgpu::Buffer>,
     /// i32 `[batch]`, then what was wrong.
     lengths: wgpu::Buffer,
     /// i32 `[batch, blocks_per_sequence]`, where there are blocks.
@@ -91,7 +92,10 @@ impl KvCache {
             kernels: kernels.clone(),
             shape: *shape,
             k: buffer("the cache's k", k)?,
-            v: buffer("the cache's v", v)?,
+            v: match shape.values_in_keys {
+                true => None,
+                false => Some(buffer("the cache's v", v)?),
+            },
             lengths: buffer("cache lengths", (shape.batch as u64 + 1) * 4)?,
             tables: match table {
                 0 => None,
@@ -118,9 +122,9 @@ impl KvCache {
         self.k.slice(..)
     }
 
-    /// The values.
+    /// The values; the keys, where values are in them ([`CacheShape::values_in_keys`]).
     pub fn v(&self) -> BufferSlice<'_> {
-        self.v.slice(..)
+        self.v.as_ref().unwrap_or(&self.k).slice(..)
     }
 
     /// i32 `[batch]`: how many tokens each sequence has, or has had in a ring. An application's own kernels may write it.

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::kernel::key::Pairing;
 use crate::tensor::shape::MAX_HEAD_DIM;
 
-/// A rotary position embedding (RoPE, arXiv 2104.09864): pair i of the first `dim` components of a query or key at a
-/// position is turned by `position · frequencies[i]`.
+/// A rotary position embedding (RoPE, arXiv 2104.09864): pair i of `dim` components of a query or key at a position is turned
+/// by `position · frequencies[i]`. They are the first ones, unless [`Rotary::starting_at`] says otherwise.
 ///
 /// ```
 /// use wgpu_attention::cache::{Pairing, Rotary};
@@ -18,6 +18,7 @@ use crate::tensor::shape::MAX_HEAD_DIM;
 pub struct Rotary {
     frequencies: Vec<f64>,
     pairing: Pairing,
+    first: usize,
 }
 
 impl Rotary {
@@ -29,7 +30,21 @@ impl Rotary {
 
     /// Given angles per position, in radians, one for each pair: for models that scale them.
     pub fn with_frequencies(frequencies: impl IntoIterator<Item = f64>, pairing: Pairing) -> Self {
-        Self { frequencies: frequencies.into_iter().collect(), pairing }
+        Self { frequencies: frequencies.into_iter().collect(), pairing, first: 0 }
+    }
+
+    /// The same for the components from `first` on: in MLA's rows they stand behind the latent ones.
+    ///
+    /// ```
+    /// use wgpu_attention::cache::{Pairing, Rotary};
+    /// // DeepSeek: 512 latent components, then 64 that are turned.
+    /// let rotary = Rotary::new(64, 10_000.0, Pairing::Interleaved).starting_at(512);
+    /// let turned = rotary.turn(&vec![1.0; 576], 3);
+    /// assert!(turned[..512].iter().all(|&x| x == 1.0) && turned[512] != 1.0);
+    /// ```
+    #[must_use]
+    pub fn starting_at(self, first: usize) -> Self {
+        Self { first, ..self }
     }
 
     /// The angle per position of each pair, in radians.
@@ -42,7 +57,7 @@ impl Rotary {
         self.pairing
     }
 
-    /// The row of a token at a position in f64: what the kernels are compared with. Components behind the pairs stay.
+    /// The row of a token at a position in f64: what the kernels are compared with. Components beside the pairs stay.
     pub fn turn(&self, row: &[f32], position: usize) -> Vec<f64> {
         let mut turned: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
         let pairs = self.frequencies.len();
@@ -51,6 +66,7 @@ impl Rotary {
                 Pairing::Half => (i, i + pairs),
                 Pairing::Interleaved => (2 * i, 2 * i + 1),
             };
+            let [first, second] = [first, second].map(|at| self.first.saturating_add(at));
             let (sin, cos) = (position as f64 * frequency).sin_cos();
             if let (Some(&x), Some(&y)) = (row.get(first), row.get(second)) {
                 let (x, y) = (f64::from(x), f64::from(y));
@@ -67,14 +83,24 @@ impl Rotary {
     /// [`Error::Operand`] where there are more pairs than the row has, none, or an angle that isn't finite.
     pub(super) fn block(&self, head_dim: usize) -> Result<Block> {
         let pairs = self.frequencies.len();
-        if pairs == 0 || 2 * pairs > head_dim {
+        let left = head_dim.saturating_sub(self.first);
+        if pairs == 0 || 2 * pairs > left {
+            let from = match self.first {
+                0 => String::new(),
+                first => format!(" and they begin at component {first}"),
+            };
             return Err(Error::operand(
                 "rotary",
-                format!("1 to {} pairs, as head_dim is {head_dim}", head_dim / 2),
+                format!("1 to {} pairs, as head_dim is {head_dim}{from}", left / 2),
                 pairs,
             ));
         }
-        let mut block = Block { steps: [0; MAX_HEAD_DIM], dim: 2 * pairs as u32, padding: [0; 3] };
+        let mut block = Block {
+            steps: [0; MAX_HEAD_DIM],
+            dim: 2 * pairs as u32,
+            first: self.first as u32,
+            padding: [0; 2],
+        };
         for (i, &frequency) in self.frequencies.iter().enumerate() {
             if !frequency.is_finite() {
                 return Err(Error::operand(
@@ -100,7 +126,8 @@ pub(super) struct Block {
     /// High and low word of each pair's step.
     steps: [u32; MAX_HEAD_DIM],
     dim: u32,
-    padding: [u32; 3],
+    first: u32,
+    padding: [u32; 2],
 }
 
 #[cfg(test)]
@@ -118,7 +145,8 @@ mod tests {
             panic!("Rotary isn't a struct");
         };
         let offsets: Vec<_> = members.iter().map(|member| member.offset as usize).collect();
-        let expected = [std::mem::offset_of!(Block, steps), std::mem::offset_of!(Block, dim)];
+        use std::mem::offset_of;
+        let expected = [offset_of!(Block, steps), offset_of!(Block, dim), offset_of!(Block, first)];
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Block>());
     }

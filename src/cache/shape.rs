@@ -14,6 +14,9 @@ use crate::tensor::shape::{Layout, Shape};
 /// // Room for 4 sequences of up to 4096 tokens, in 1024 blocks of 16 that they share: 8 kv heads of 128 components.
 /// let shape = CacheShape::new(4, 8, 4096, 128).paged(16, 1024).dtype(Dtype::F16);
 /// assert_eq!(shape.bytes()?, 2 * (1024 * 16) * 8 * 128 * 2);
+/// // DeepSeek's latent head: 576 components, the first 512 of which are the value.
+/// let latent = CacheShape::new(1, 1, 4096, 576).head_dim_v(512).values_in_keys(true);
+/// assert_eq!(latent.bytes()?, 4096 * 576 * 4);
 /// # Ok::<(), wgpu_attention::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +32,9 @@ pub struct CacheShape {
     pub head_dim: usize,
     /// Size of a value: 1 to 576.
     pub head_dim_v: usize,
+    /// Whether values are the first `head_dim_v` components of the keys, as of MLA's latent heads: then the cache holds keys
+    /// alone, and attention reads both from them. Not with 8 or 4 bits, whose rows have scales.
+    pub values_in_keys: bool,
     /// The type of keys and values.
     pub dtype: Dtype,
     /// Whether a head's rows stand together, or a token's heads.
@@ -65,6 +71,7 @@ impl CacheShape {
             capacity,
             head_dim,
             head_dim_v: head_dim,
+            values_in_keys: false,
             dtype: Dtype::F32,
             layout: Layout::Bhsd,
             form: CacheForm::Contiguous,
@@ -77,6 +84,7 @@ impl CacheShape {
         const capacity: usize,
         const head_dim: usize,
         const head_dim_v: usize,
+        const values_in_keys: bool,
         const dtype: Dtype,
         const layout: Layout,
         const form: CacheForm,
@@ -102,19 +110,34 @@ impl CacheShape {
         }
     }
 
-    /// The bytes of keys and values together.
+    /// The bytes of keys and values together; of keys alone where values are in them.
     ///
     /// # Errors
     /// Where the sizes aren't valid.
     pub fn bytes(&self) -> Result<usize> {
         let problem = self.resolve()?;
-        Ok((problem.k.bytes + problem.v.bytes) as usize)
+        let values = if self.values_in_keys { 0 } else { problem.v.bytes };
+        Ok((problem.k.bytes + values) as usize)
     }
 
     /// Checks the sizes: attention over the cache, where its keys and values lie as they do here.
     pub(super) fn resolve(&self) -> Result<Resolved> {
         if self.capacity == 0 {
             return Err(Error::operand("the cache's capacity", "at least 1", 0));
+        }
+        if self.values_in_keys && self.head_dim_v > self.head_dim {
+            return Err(Error::operand(
+                "head_dim_v",
+                format!("at most head_dim = {}, as values are in the keys", self.head_dim),
+                self.head_dim_v,
+            ));
+        }
+        if self.values_in_keys && self.dtype.is_quantized() {
+            return Err(Error::operand(
+                "the cache's type",
+                "f32, f16 or bf16, as values are in the keys and a quantized row has scales",
+                self.dtype,
+            ));
         }
         Resolved::new(self.problem(self.num_kv_heads, 1, QuerySequences::Uniform))
     }
@@ -139,6 +162,7 @@ impl CacheShape {
         let dtypes = Dtypes { k: self.dtype, v: self.dtype, ..Dtypes::default() };
         let problem = Problem::new(shape).dtypes(dtypes);
         let [k, v] = [problem.k_dims(), problem.v_dims()].map(|dims| self.layout.strides(dims));
+        let v = if self.values_in_keys { k } else { v };
         problem.k_strides(k).v_strides(v)
     }
 }

@@ -287,6 +287,7 @@ pub(crate) fn appends() -> Vec<KernelKey> {
             pairing: pairings[at % 3],
             hadamard: at % 4 == 2,
             rotates_q: at % 3 != 0 && at.is_multiple_of(2),
+            values: at % 7 < 5 || cache == Dtype::I8,
         };
         let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
         let mask = Arc::new(MaskText::new(&Mask::All, forms));

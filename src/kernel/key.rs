@@ -381,6 +381,8 @@ pub(crate) struct AppendConfig {
     /// Whether keys and queries are multiplied by a Hadamard matrix.
     pub(crate) hadamard: bool,
     pub(crate) rotates_q: bool,
+    /// Whether the cache has values beside its keys.
+    pub(crate) values: bool,
 }
 
 /// Which components of a row a rotary embedding turns together.
@@ -819,7 +821,11 @@ impl Binding {
         if config.rotates_q {
             bindings.extend([Self::Q, Self::RotatedQ]);
         }
-        bindings.extend([Self::NewK, Self::NewV, Self::CacheK, Self::CacheV, Self::CacheLengths]);
+        bindings.push(Self::NewK);
+        bindings.extend(config.values.then_some(Self::NewV));
+        bindings.push(Self::CacheK);
+        bindings.extend(config.values.then_some(Self::CacheV));
+        bindings.push(Self::CacheLengths);
         bindings
     }
 }

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::plan::{BackwardOptions, PlanOptions};
 use wgpu_attention::{
-    Dtype, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, Upstream, reference,
+    Dtype, Inputs, Layout, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, Upstream,
+    reference,
 };
 
 use crate::backward::{RandomUpstream, assert_all_close};
@@ -158,6 +159,25 @@ fn values_that_are_all_alike() {
             let o = session.run_blocking(&problem, &operands.inputs(), &options).unwrap().o;
             assert!(o.iter().all(|x| (x - 3.0).abs() < 2e-6), "{kernel}");
         }
+    }
+}
+
+/// MLA: values are the first components of the keys, whose tensor is bound as both.
+#[test]
+fn values_within_keys() {
+    for (queries, kernel) in [(21, ForwardKernel::Tiled), (2, ForwardKernel::Decode)] {
+        let shape = Shape::new(2, 4, queries, 576).num_kv_heads(1).head_dim_v(512).seq_len_kv(33);
+        let problem = Problem::new(shape).mask(Mask::causal());
+        let Operands { q, k, mask, .. } = Operands::random(&shape, 9);
+        let v: Vec<f32> = k.chunks(576).flat_map(|key| key[..512].to_vec()).collect();
+        let options = RunOptions::default().lse(true).kernel(kernel);
+        let run = |problem: &Problem, v: &[f32]| {
+            let inputs = Inputs::new(&q, &k, v).aux(&mask);
+            ATTENTION.run_blocking(problem, &inputs, &options).unwrap()
+        };
+        let apart = run(&problem, &v);
+        let within = problem.clone().v_strides(Layout::Bhsd.strides(shape.k_dims()));
+        assert_eq!(run(&within, &k[..k.len() - 64]), apart, "{kernel}");
     }
 }
 

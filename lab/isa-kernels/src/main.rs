@@ -27,6 +27,8 @@ struct Line {
     subgroups: bool,
     /// The problem's sizes but for the rows' length.
     shape: fn(usize) -> Shape,
+    /// The lengths of rows that it is compiled for.
+    head_dims: &'static [usize],
     /// The types of its keys and values; the other tensors' too, but for rows of 8 bits, which caches alone have.
     dtypes: &'static [Dtype],
     plan: fn(&Kernels, &Problem) -> wgpu_attention::Result<()>,
@@ -38,6 +40,7 @@ const LINES: &[Line] = &[
         kernels: &["forward tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
@@ -45,6 +48,7 @@ const LINES: &[Line] = &[
         kernels: &["forward tiled, up to 32 queries"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_len_kv(1024),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
     },
@@ -52,6 +56,7 @@ const LINES: &[Line] = &[
         kernels: &["forward matrix"],
         subgroups: true,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
     },
@@ -59,6 +64,7 @@ const LINES: &[Line] = &[
         kernels: &["backward terms", "backward dq tiled", "backward dkdv tiled"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
     },
@@ -66,6 +72,7 @@ const LINES: &[Line] = &[
         kernels: &["merge", "forward decode"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
+        head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
@@ -73,6 +80,7 @@ const LINES: &[Line] = &[
         kernels: &["merge", "forward decode, 8 rows"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(4).seq_len_kv(4096),
+        head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
@@ -80,6 +88,7 @@ const LINES: &[Line] = &[
         kernels: &["forward tiled, dropout"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Tiled),
     },
@@ -87,6 +96,7 @@ const LINES: &[Line] = &[
         kernels: &["forward matrix, dropout"],
         subgroups: true,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F16],
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Matrix),
     },
@@ -98,6 +108,7 @@ const LINES: &[Line] = &[
         ],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, &dropping(problem), BackwardKernel::Tiled),
     },
@@ -105,6 +116,7 @@ const LINES: &[Line] = &[
         kernels: &["merge, dropout", "forward decode, dropout"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Decode),
     },
@@ -112,20 +124,57 @@ const LINES: &[Line] = &[
         kernels: &["sequences check", "append"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 16, head_dim).seq_len_kv(1024),
+        head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F16, Dtype::I8, Dtype::I4],
         plan: append,
+    },
+    Line {
+        kernels: &["forward tiled"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: &[512],
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["backward terms", "backward dq tiled", "backward dkdv tiled"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: &[512],
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
+    },
+    Line {
+        kernels: &["merge", "forward decode"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
+        head_dims: &[512],
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
+    },
+    // One latent head, whose first 512 components are the values.
+    Line {
+        kernels: &["merge", "forward decode, MLA"],
+        subgroups: false,
+        shape: |head_dim| {
+            Shape::new(1, 128, 1, head_dim).num_kv_heads(1).seq_len_kv(4096).head_dim_v(512)
+        },
+        head_dims: &[576],
+        dtypes: &[Dtype::F32, Dtype::F16],
+        plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
     },
     Line {
         kernels: &["inspect scores", "inspect weights"],
         subgroups: false,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| InspectPlan::new(kernels, problem).map(|_| ()),
     },
 ];
 
-/// The lengths of rows that are compiled for.
-const HEAD_DIMS: [usize; 7] = [64, 128, 200, 256, 400, 512, 576];
+/// The lengths of rows that most kernels are compiled for.
+const HEAD_DIMS: &[usize] = &[64, 128, 256];
 
 /// The same with dropout on the weights.
 fn dropping(problem: &Problem) -> Problem {
@@ -238,16 +287,18 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for &dtype in line.dtypes {
-            for head_dim in
-                HEAD_DIMS.into_iter().filter(|n| options.head_dim.is_none_or(|one| one == *n))
+            for head_dim in line
+                .head_dims
+                .iter()
+                .copied()
+                .filter(|n| options.head_dim.is_none_or(|one| one == *n))
             {
                 let dtypes = match dtype {
                     Dtype::I8 | Dtype::I4 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),
                 };
-                let problem = Problem::new((line.shape)(head_dim).head_dim_v(head_dim.min(512)))
-                    .mask(Mask::causal())
-                    .dtypes(dtypes);
+                let problem =
+                    Problem::new((line.shape)(head_dim)).mask(Mask::causal()).dtypes(dtypes);
                 eprintln!("### plan {}; {head_dim}; {dtype}", line.kernels.join(" + "));
                 let kernels = match &kept {
                     Some(kernels) => kernels.clone(),

@@ -108,6 +108,7 @@ impl Source {
     pub(super) fn append(&mut self, config: &AppendConfig) {
         self.constant("PARTS", config.parts);
         self.line(&format!("const ROTATES_Q: bool = {};", config.rotates_q));
+        self.line(&format!("const HAS_VALUES: bool = {};", config.values));
         if let Some(pairing) = config.pairing {
             self.part(&shader!("cache/rotary"));
             self.part(&match pairing {
@@ -115,23 +116,30 @@ impl Source {
                 Pairing::Interleaved => shader!("cache/pairs_interleaved"),
             });
         }
-        for (from, to, length, rotated) in
-            [("new_k", "k", "params.head_dim", true), ("new_v", "v", "params.head_dim_v", false)]
-        {
-            self.incoming(config, from, length, rotated);
-            self.appended(config, config.cache, from, to, length);
+        self.incoming(config, "new_k", "params.head_dim", true);
+        self.appended(config, config.cache, "new_k", "k", "params.head_dim");
+        if config.values {
+            self.incoming(config, "new_v", "params.head_dim_v", false);
+            self.appended(config, config.cache, "new_v", "v", "params.head_dim_v");
+        } else {
+            self.nothing_appended("v");
         }
         if config.rotates_q {
             self.incoming(config, "q", "params.head_dim", true);
             self.appended(config, config.tokens, "q", "rotated_q", "params.head_dim");
         } else {
-            self.title("generated: kernel::source");
-            self.line(
-                "fn append_rotated_q(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {}",
-            );
+            self.nothing_appended("rotated_q");
         }
         self.part(&shader!("cache/capacity"));
         self.part(&shader!("cache/append"));
+    }
+
+    /// `append_TENSOR` of a tensor that isn't there.
+    fn nothing_appended(&mut self, to: &str) {
+        self.title("generated: kernel::source");
+        self.line(&format!(
+            "fn append_{to}(part: u32, to: vec2<u32>, place: vec2<u32>, h: u32, position: u32) {{}}"
+        ));
     }
 
     /// `incoming_TENSOR4`: rows of the new tokens; keys and queries are rotated.

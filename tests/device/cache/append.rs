@@ -200,11 +200,13 @@ fn a_hadamard_matrix_behind_the_rotary_embedding() {
 
 #[test]
 fn rotary_turns_by_positions_as_f64_does() {
-    for (dim, turned, pairing, start) in [
-        (20, 20, Pairing::Half, 0),
-        (20, 12, Pairing::Interleaved, 5),
-        (22, 14, Pairing::Half, 131_071),
-        (16, 16, Pairing::Interleaved, 100_000_007),
+    for (dim, turned, first_turned, pairing, start) in [
+        (20, 20, 0, Pairing::Half, 0),
+        (20, 12, 0, Pairing::Interleaved, 5),
+        (22, 14, 3, Pairing::Half, 131_071),
+        (16, 16, 0, Pairing::Interleaved, 100_000_007),
+        (576, 64, 512, Pairing::Interleaved, 7),
+        (576, 576, 0, Pairing::Half, 7),
     ] {
         // A ring has every position in a little memory.
         let shape = CacheShape::new(2, KV_HEADS, 8, dim).ring();
@@ -213,7 +215,7 @@ fn rotary_turns_by_positions_as_f64_does() {
         ATTENTION.queue().write_buffer(cache.lengths().buffer(), 0, bytemuck::cast_slice(&lengths));
         cache.assume_length(1, start + 3).unwrap();
         cache.assume_length(0, start).unwrap();
-        let rotary = Rotary::new(turned, 10_000.0, pairing);
+        let rotary = Rotary::new(turned, 10_000.0, pairing).starting_at(first_turned);
         let new = NewTokens::new(5).rotary(rotary.clone()).query_heads(HEADS);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
         let tokens = tokens(&shape, 5, dim as u64);

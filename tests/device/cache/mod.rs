@@ -1,6 +1,7 @@
 //! Caches: what is appended, in every form and type, and attention over them, step by step, against one parallel pass.
 
 mod append;
+mod latent;
 mod long_loop;
 mod refusals;
 mod steps;

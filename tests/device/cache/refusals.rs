@@ -338,6 +338,9 @@ fn shapes_and_tokens_are_validated() {
     };
     says(shape.capacity(0), &["capacity", "at least 1"]);
     says(shape.head_dim(577), &["head_dim", "1 to 576"]);
+    let latent = shape.values_in_keys(true);
+    says(latent.head_dim_v(17), &["head_dim_v", "at most head_dim = 16", "17"]);
+    says(latent.dtype(Dtype::I8), &["the cache's type", "f32, f16 or bf16", "i8"]);
     says(shape.paged(0, 3), &["block_size", "0"]);
     says(shape.capacity(1 << 28), &["the cache's k", "max_buffer_size"]);
     let says = |shape: CacheShape, tokens: NewTokens, parts: &[&str]| {
@@ -348,6 +351,7 @@ fn shapes_and_tokens_are_validated() {
     says(shape, NewTokens::new(1).dtype(Dtype::I4), &["tokens' type", "i4"]);
     says(shape, NewTokens::new(1).hadamard(true), &["hadamard", "query_heads"]);
     let hadamard = NewTokens::new(1).hadamard(true).query_heads(2);
+    says(shape.values_in_keys(true), hadamard.clone(), &["hadamard", "values in the keys"]);
     says(shape, hadamard, &["hadamard", "multiple of 32", "16"]);
     let rotary = |dim| Rotary::new(dim, 1e4, Pairing::Half);
     says(

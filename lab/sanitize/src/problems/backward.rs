@@ -4,7 +4,7 @@ use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::{Dtype, Mask, Problem, Session, Shape, Upstream, reference};
 
-use super::{Failure, all_modifiers, hostile_close};
+use super::{Failure, all_modifiers, few_registers, hostile_close};
 use crate::operands::{Operands, ScoreData};
 use crate::tolerance::{gradient_close, naive_gradients, naive_gradients_modified};
 
@@ -17,23 +17,39 @@ pub(super) fn dense(attention: &Session, kernel: BackwardKernel) -> Result<(), F
         (longer_keys, "causal"),
     ];
     for (seed, (shape, mask)) in (6..).zip(cases) {
-        let mask: Mask = mask.parse()?;
-        let problem = Problem::new(shape).mask(mask.clone());
-        let operands = Operands::random(&shape, seed);
-        let inputs = operands.inputs();
-        let dout: Vec<f32> = operands.q[..shape.o_len()?].iter().map(|x| x / 8.0).collect();
-        let upstream = Upstream::new(&dout);
-        let options = BackwardOptions::default().kernel(kernel);
-        let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
-        let truth = reference::gradients(&problem, &inputs, &upstream)?;
-        let naive = naive_gradients(&problem, &mask, &inputs, &upstream);
-        for (name, found, naive, truth) in [
-            ("dq", &found.dq, &naive.dq, &truth.dq),
-            ("dk", &found.dk, &naive.dk, &truth.dk),
-            ("dv", &found.dv, &naive.dv, &truth.dv),
-        ] {
-            gradient_close(&format!("{name} under {mask}"), found, naive, truth)?;
-        }
+        check(attention, kernel, shape, &mask.parse()?, seed)?;
+    }
+    Ok(())
+}
+
+/// Rows whose components are summed up in slices: two of dq, two of dk and dv.
+pub(super) fn long_rows(attention: &Session) -> Result<(), Failure> {
+    let shape = Shape::new(1, 2, 9, 390).seq_len_kv(11).num_kv_heads(1).head_dim_v(20);
+    check(&few_registers(attention), BackwardKernel::Tiled, shape, &Mask::causal(), 10)
+}
+
+fn check(
+    attention: &Session,
+    kernel: BackwardKernel,
+    shape: Shape,
+    mask: &Mask,
+    seed: u64,
+) -> Result<(), Failure> {
+    let problem = Problem::new(shape).mask(mask.clone());
+    let operands = Operands::random(&shape, seed);
+    let inputs = operands.inputs();
+    let dout: Vec<f32> = operands.q[..shape.o_len()?].iter().map(|x| x / 8.0).collect();
+    let upstream = Upstream::new(&dout);
+    let options = BackwardOptions::default().kernel(kernel);
+    let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
+    let truth = reference::gradients(&problem, &inputs, &upstream)?;
+    let naive = naive_gradients(&problem, mask, &inputs, &upstream);
+    for (name, found, naive, truth) in [
+        ("dq", &found.dq, &naive.dq, &truth.dq),
+        ("dk", &found.dk, &naive.dk, &truth.dk),
+        ("dv", &found.dv, &naive.dv, &truth.dv),
+    ] {
+        gradient_close(&format!("{name} under {mask}"), found, naive, truth)?;
     }
     Ok(())
 }

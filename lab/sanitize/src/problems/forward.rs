@@ -5,7 +5,7 @@ use wgpu_attention::mask::Evaluator;
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{Dtype, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, reference};
 
-use super::{Failure, all_modifiers, hostile_close};
+use super::{Failure, all_modifiers, few_registers, hostile_close};
 use crate::operands::{Operands, ScoreData, stored};
 use crate::tolerance::{close, naive_modified};
 
@@ -72,6 +72,17 @@ pub(super) fn segments(
     let operands = stored(Operands::random(&shape, 7), dtypes);
     let outputs = RunOptions::default().lse(true).kernel(kernel);
     check(attention, &problem, &Mask::causal(), &operands, &outputs, dtype)
+}
+
+/// Rows whose components are summed up in slices.
+pub(super) fn long_rows(attention: &Session, kernel: ForwardKernel) -> Result<(), Failure> {
+    let queries = if kernel.is_decode() { 2 } else { 9 };
+    let shape = Shape::new(1, 2, queries, 20).seq_len_kv(35).head_dim_v(520);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let operands = Operands::random(&shape, 8);
+    let outputs = RunOptions::default().lse(true).kernel(kernel);
+    let few = few_registers(attention);
+    check(&few, &problem, &Mask::causal(), &operands, &outputs, Dtype::F32)
 }
 
 fn check(

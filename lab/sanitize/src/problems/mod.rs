@@ -5,9 +5,9 @@ mod cache;
 mod forward;
 mod inside;
 
-use wgpu_attention::kernel::{BackwardKernel, ForwardKernel};
+use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::mask::ParseMaskError;
-use wgpu_attention::{Dtype, Error, ScoreModifiers, Session};
+use wgpu_attention::{Dtype, Error, Kernels, ScoreModifiers, Session};
 
 /// What became of a problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,7 @@ pub const CASES: &[Case] = cases! {
     "forward tiled, bf16": |on| forward::dense(on, ForwardKernel::Tiled, Dtype::Bf16);
     "forward tiled, kept infinity": |on| forward::infinity(on, ForwardKernel::Tiled, Dtype::F32);
     "forward tiled, 4,200 keys": |on| forward::segments(on, ForwardKernel::Tiled, Dtype::F32);
+    "forward tiled, 520 values": |on| forward::long_rows(on, ForwardKernel::Tiled);
     "forward matrix": |on| forward::dense(on, ForwardKernel::Matrix, Dtype::F16);
     "forward matrix, kept infinity": |on| forward::infinity(on, ForwardKernel::Matrix, Dtype::F16);
     "forward matrix, 4,200 keys": |on| forward::segments(on, ForwardKernel::Matrix, Dtype::F16);
@@ -93,12 +94,14 @@ pub const CASES: &[Case] = cases! {
     "forward decode_lanes, kept infinity": |on| forward::infinity(on, ForwardKernel::DecodeLanes, Dtype::F16);
     "forward decode": |on| forward::dense(on, ForwardKernel::Decode, Dtype::F32);
     "forward decode, kept infinity": |on| forward::infinity(on, ForwardKernel::Decode, Dtype::F32);
+    "forward decode, 520 values": |on| forward::long_rows(on, ForwardKernel::Decode);
     "splits": forward::splits;
     "modifiers": forward::modifiers;
     "backward broadcast": |on| backward::dense(on, BackwardKernel::Broadcast);
     "backward broadcast, kept NaN": |on| backward::nan(on, BackwardKernel::Broadcast);
     "backward tiled": |on| backward::dense(on, BackwardKernel::Tiled);
     "backward tiled, kept NaN": |on| backward::nan(on, BackwardKernel::Tiled);
+    "backward tiled, keys of 390": backward::long_rows;
     "backward, modifiers": backward::modifiers;
     "append": cache::append;
     "lengths beyond the cache": cache::refused;
@@ -112,6 +115,12 @@ pub const CASES: &[Case] = cases! {
 /// A problem by its name.
 pub fn case(name: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.name == name)
+}
+
+/// The same device with the tiles of one that has few registers, where long rows are summed up in slices.
+fn few_registers(attention: &Session) -> Session {
+    let kernels = Kernels::new(attention.device(), &KernelOptions::default().registers(96));
+    Session::from_kernels(&kernels, attention.queue())
 }
 
 fn all_modifiers() -> ScoreModifiers {
