@@ -7,7 +7,7 @@ use wgpu_attention::{
 
 use super::{RandomUpstream, assert_all_close, kernels, run};
 use crate::bad_input::assert_says;
-use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData};
+use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, is_brief};
 use crate::tolerance::naive_gradients_modified;
 
 #[test]
@@ -15,8 +15,14 @@ fn every_modifier_alone_and_together() {
     for (seed, score) in (0..).zip(SCORES) {
         for (seq_len_q, seq_len_kv) in [(37, 70), (70, 33)] {
             let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
-            check_score(shape, "causal & key_lengths", score, 0.2, seed);
-            check_score(shape, "all", score, -0.2, seed + 1);
+            // In a brief run, a modifier alone takes one mask or the other: what a mask's text does to a modifier's is nothing.
+            let alone = is_brief() && !(score.softcap.is_some() && score.bias);
+            if !alone || seed % 2 == 0 {
+                check_score(shape, "causal & key_lengths", score, 0.2, seed);
+            }
+            if !alone || seed % 2 == 1 {
+                check_score(shape, "all", score, -0.2, seed + 1);
+            }
         }
     }
 }
