@@ -239,14 +239,21 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
             keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
         }
     }
-    for config in backward_configs() {
+    let configs = backward_configs();
+    if let (KeyForm::Paged, Some(&config)) = (mask.sequences.kv, configs.first()) {
+        keys.extend(PAGES.map(|pass| {
+            let score = ScoreText::default();
+            KernelKey::Backward { pass, config, score, mask: Arc::clone(mask) }
+        }));
+    }
+    for config in configs {
         for score in scores() {
             for pass in PASSES {
                 // One binding too many: the plan takes the two halves.
                 let halved = score.bias && pass == (BackwardPass::DkDv { dk: true, dv: true });
                 // Nothing to write: no plan asks for it.
                 let idle = !config.form.has_cells()
-                    && pass == (BackwardPass::Dq { dq: false, normalizes: false });
+                    && pass == (BackwardPass::Dq { dq: false, normalizes: false, slopes: false });
                 if halved || idle {
                     continue;
                 }
@@ -317,13 +324,15 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 14] = [
+const PASSES: [BackwardPass; 18] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
-    BackwardPass::Dq { dq: true, normalizes: true },
-    BackwardPass::Dq { dq: true, normalizes: false },
-    BackwardPass::Dq { dq: false, normalizes: true },
-    BackwardPass::Dq { dq: false, normalizes: false },
+    BackwardPass::Dq { dq: true, normalizes: true, slopes: false },
+    BackwardPass::Dq { dq: true, normalizes: false, slopes: false },
+    BackwardPass::Dq { dq: false, normalizes: true, slopes: false },
+    BackwardPass::Dq { dq: false, normalizes: false, slopes: false },
+    BackwardPass::Dq { dq: true, normalizes: true, slopes: true },
+    BackwardPass::Dq { dq: false, normalizes: false, slopes: true },
     BackwardPass::DkDv { dk: true, dv: true },
     BackwardPass::DkDv { dk: true, dv: false },
     BackwardPass::DkDv { dk: false, dv: true },
@@ -332,6 +341,16 @@ const PASSES: [BackwardPass; 14] = [
     BackwardPass::Bias { shared_by_rows: true, shared_by_keys: false },
     BackwardPass::Bias { shared_by_rows: true, shared_by_keys: true },
     BackwardPass::Sinks,
+    BackwardPass::Slopes { of_sequences: false },
+    BackwardPass::Slopes { of_sequences: true },
+];
+
+/// The passes that paged caches alone have.
+const PAGES: [BackwardPass; 4] = [
+    BackwardPass::Pages { values: false, dtype: Dtype::F32, access: RowAccess::Vec4 },
+    BackwardPass::Pages { values: true, dtype: Dtype::F32, access: RowAccess::Scalar },
+    BackwardPass::Pages { values: true, dtype: Dtype::F16, access: RowAccess::Vec4 },
+    BackwardPass::Pages { values: false, dtype: Dtype::Bf16, access: RowAccess::Scalar },
 ];
 
 /// Every form of the backward kernels' table; each size with one type, of the tensors and of the gradients.
@@ -467,9 +486,11 @@ mod tests {
         const ONE_OR_BOTH: [[bool; 2]; 3] = [[false, true], [true, false], [true, true]];
         let of_kind = |kind: &PassKind| match kind {
             PassKind::Terms => FLAG.map(|has_dlse| BackwardPass::Terms { has_dlse }).to_vec(),
-            PassKind::Dq => {
-                ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes }).to_vec()
-            }
+            PassKind::Dq => ONE_OR_BOTH
+                .map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes, slopes: false })
+                .into_iter()
+                .chain([BackwardPass::Dq { dq: true, normalizes: true, slopes: true }])
+                .collect(),
             PassKind::DkDv => ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::DkDv { dk, dv }).to_vec(),
             PassKind::Bias => FLAG
                 .iter()
@@ -478,6 +499,10 @@ mod tests {
                 })
                 .collect(),
             PassKind::Sinks => vec![BackwardPass::Sinks],
+            PassKind::Pages => PAGES.to_vec(),
+            PassKind::Slopes => {
+                FLAG.map(|of_sequences| BackwardPass::Slopes { of_sequences }).to_vec()
+            }
         };
         PassKind::VARIANTS.iter().flat_map(of_kind).collect()
     }

@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
-use wgpu_attention::plan::{BackwardOptions, InspectPlan, PlanOptions};
+use wgpu_attention::mask::BlockIndexOptions;
+use wgpu_attention::plan::{BackwardOptions, BlockIndexPlan, InspectPlan, PlanOptions};
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
     AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem, Session,
@@ -104,6 +105,16 @@ const LINES: &[Line] = &[
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Decode),
+    },
+    Line {
+        kernels: &["pool blocks, queries", "pool blocks, keys", "pick blocks"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: DTYPES,
+        plan: |kernels, problem| {
+            let options = BlockIndexOptions::default().causal(true).keep_own(true);
+            BlockIndexPlan::new(kernels, problem, &options).map(|_| ())
+        },
     },
     Line {
         kernels: &["inspect scores", "inspect weights"],
