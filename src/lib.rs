@@ -164,6 +164,7 @@ mod tests {
         is_shared_between_threads::<plan::InspectPlan>();
         is_shared_between_threads::<plan::MaskPlan>();
         is_shared_between_threads::<plan::TilePlan>();
+        is_shared_between_threads::<plan::BlockIndexPlan>();
         is_shared_between_threads::<plan::MergePlan>();
         is_shared_between_threads::<cache::AppendPlan>();
         is_shared_between_threads::<KvCache>();

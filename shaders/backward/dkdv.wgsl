@@ -16,6 +16,7 @@
 // Barriers as in tiled.wgsl; where both are made, `cells` holds p, then ds: one more stands between the reads of the sum for dv
 // and the writes of ds.
 
+// needs backward/: gradient_place
 // needs backward/cell: cell_of
 // needs backward/fold: fold_dk, fold_dv
 // needs backward/key_block: has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
@@ -25,7 +26,6 @@
 // needs constants: BLOCK_Q, DK_SLICE, DV_SLICE, FOLDS, SEGMENT, THREADS_PER_ROW, WRITE_DK, WRITE_DV
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dk4, load_dv4, store_dk4, store_dv4
-// needs sequences/: kv_place
 // needs sequences/positions: lse_index
 // needs tile/product: product_k_q, product_v_dout
 // needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start
@@ -157,7 +157,7 @@ fn backward_dkdv(
         let dv_start = slice_start(DV_SLICE);
         let dv_beyond = min(dv_start + DV_SLICE, params.head_dim_v);
         for (var key = key0; key < min(key0 + 4u, block.kv_len); key += 1u) {
-            let place = kv_place(b, key);
+            let place = gradient_place(b, key);
             for (var d = dk_start + x * 4u; d < dk_beyond; d += THREADS_PER_ROW * 4u) {
                 let sum = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(b, block.h_kv, key, d);
                 store_dk4(place.x, block.h_kv, place.y, d, sum);

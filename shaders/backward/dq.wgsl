@@ -8,6 +8,8 @@
 //       dq = dq + ds k                          STAGED_ROWS keys staged at a time
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
+// With SUMS_SLOPES each row's share of the gradient of ALiBi's slope is summed like l, and left in the row's terms.
+//
 // Where rows have more keys than one running sum in f32 can hold, l and dq are folded into what was summed before, every
 // SEGMENT keys: see segments/folded.wgsl.
 //
@@ -15,7 +17,7 @@
 // Here rows have a kernel of their own, which computes s and dp once more: no atomics, and the same bits each time.
 //
 // Barriers as in tiled.wgsl; at the end `cells` holds the shares of l, written behind the barriers of any_invocation, which
-// follow the last sum's reads, and read behind one more.
+// follow the last sum's reads, and read behind one more; then those of the slope, behind a barrier that follows these reads.
 
 // needs backward/: norm_of
 // needs backward/cell: Cell, cell_of
@@ -24,11 +26,11 @@
 // needs common/nonfinite_keys: kept_nonfinite_k4
 // needs common/problem: linear_workgroup
 // needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
-// needs constants: BLOCK_KV, DQ_SLICE, FOLDS, SEGMENT, THREADS_PER_ROW
+// needs constants: BLOCK_KV, DQ_SLICE, FOLDS, SEGMENT, SUMS_SLOPES, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dq4, store_dq4
 // needs sequences/: q_place
-// needs sequences/positions: lse_index
+// needs sequences/positions: lse_index, own_position
 // needs tile/product: product_dout_v, product_q_k
 // needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, slice_start, sum_of_shares
 // needs tile/staged: Rows, cells
@@ -58,6 +60,7 @@ fn backward_dq(
     let own = Rows(b, h, block.q0, q_last);
 
     var l = vec4<f32>(0.0);
+    var slope = vec4<f32>(0.0);
     var dq_rows: array<array<vec4<f32>, DQ_SLICE / 4u / THREADS_PER_ROW>, 4>;
     for (var r = 0u; r < 4u; r += 1u) {
         for (var i = 0u; i < DQ_SLICE / 4u / THREADS_PER_ROW; i += 1u) {
@@ -66,6 +69,7 @@ fn backward_dq(
     }
     var keeps_nonfinite = false;
     var l_before = vec4<f32>(0.0);
+    var slope_before = vec4<f32>(0.0);
     var summed_keys = 0u;
     var goes_on = false;
 
@@ -96,6 +100,7 @@ fn backward_dq(
             let cell3 = cell_of_row(products.w, dps.w, b, h, min(row0 + 3u, q_last), kv_idx);
             var p = vec4<f32>(cell0.p, cell1.p, cell2.p, cell3.p);
             var ds = vec4<f32>(cell0.ds, cell1.ds, cell2.ds, cell3.ds);
+            var of_score = vec4<f32>(cell0.dbias, cell1.dbias, cell2.dbias, cell3.dbias);
             if (kind == PARTIAL) {
                 let keep = vec4<bool>(
                     cell_kept(block, row0, kv0 + j),
@@ -105,9 +110,14 @@ fn backward_dq(
                 );
                 p = select(vec4<f32>(0.0), p, keep);
                 ds = select(vec4<f32>(0.0), ds, keep);
+                of_score = select(vec4<f32>(0.0), of_score, keep);
                 kept |= select(0u, 1u << j, any(keep));
             }
             l += p;
+            if (SUMS_SLOPES) {
+                let from_key = own_position(b, row0) - i32(kv_idx) + vec4<i32>(0, 1, 2, 3);
+                slope -= of_score * vec4<f32>(abs(from_key));
+            }
             cells[j * CELL_ROW + y] = ds;
         }
         add_k(&dq_rows, other, kind, invocation);
@@ -117,6 +127,8 @@ fn backward_dq(
         if (FOLDS && summed_keys >= SEGMENT) {
             l_before += l;
             l = vec4<f32>(0.0);
+            slope_before += slope;
+            slope = vec4<f32>(0.0);
             fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, vec4<f32>(1.0));
             dq_rows = array<array<vec4<f32>, DQ_SLICE / 4u / THREADS_PER_ROW>, 4>();
             goes_on = true;
@@ -124,18 +136,23 @@ fn backward_dq(
         }
     }
     l += l_before;
+    slope += slope_before;
 
     // The rows' shares of l, from their THREADS_PER_ROW invocations.
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
     l = sum_of_shares(l, y, x);
+    if (SUMS_SLOPES) {
+        workgroupBarrier();
+        slope = sum_of_shares(slope, y, x);
+    }
     // The other invocations of a row have read its terms in buffers, before one writes its norm there.
     storageBarrier();
 
     let norms = vec4<f32>(
-        row_norm(block, row0, x, l.x),
-        row_norm(block, row0 + 1u, x, l.y),
-        row_norm(block, row0 + 2u, x, l.z),
-        row_norm(block, row0 + 3u, x, l.w),
+        row_norm(block, row0, x, l.x, slope.x),
+        row_norm(block, row0 + 1u, x, l.y, slope.y),
+        row_norm(block, row0 + 2u, x, l.z, slope.z),
+        row_norm(block, row0 + 3u, x, l.w, slope.w),
     );
     let scale = params.scale_abs * params.scale_sign;
     fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, norms * scale);
@@ -158,8 +175,9 @@ fn cell_of_row(product: f32, dp: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -
     return cell_of(product, dp, vec4<f32>(terms.xy, 1.0, 0.0), b, h, q_idx, kv_idx);
 }
 
-// A row's norm from the sum of its weights, noted for the kernels that follow; rows beyond the last one have none.
-fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32) -> f32 {
+// A row's norm from the sum of its weights, noted for the kernels that follow with its share of the slope's gradient; rows beyond
+// the last one have none.
+fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32, slope: f32) -> f32 {
     if (row >= block.q_len) {
         return 0.0;
     }
@@ -167,6 +185,9 @@ fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32) -> f32 {
     let norm = norm_of(row_terms[at].x, l, block.h);
     if (x == 0u) {
         row_terms[at].z = norm;
+        if (SUMS_SLOPES) {
+            row_terms[at].w = slope * norm;
+        }
     }
     return norm;
 }

@@ -2,18 +2,18 @@
 //
 //   dsinks[h] = - sum over b and q_idx of exp(sink - lse) delta
 //
-// One workgroup per head; each invocation sums every WORKGROUP_SIZE-th row, and the first adds them up, in order, after the
-// barrier behind which every invocation's element of `sums` is written.
+// One workgroup per head.
 
+// needs backward/row_sums: sum_of_rows
 // needs backward/sink_weight: sink_weight
-// needs bindings: dsinks, params, row_terms
+// needs bindings: dsinks, params
 // needs common/problem: linear_workgroup
 // needs constants: WORKGROUP_SIZE
-// needs sequences/: q_len
-// needs sequences/positions: lse_index
-// offers backward_sinks
+// offers backward_sinks, row_term
 
-var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
+fn row_term(row: vec4<f32>, h: u32) -> f32 {
+    return -(sink_weight(row.x, h) * row.z * row.y);
+}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn backward_sinks(
@@ -25,25 +25,8 @@ fn backward_sinks(
     if (h >= params.end_workgroup) {
         return;
     }
-    // Runs of 1024 rows are summed apart: a running sum in f32 of n equal terms may be off by n 2^-26 of itself.
-    var sum = 0.0;
-    for (var b = 0u; b < params.batch; b += 1u) {
-        for (var run = invocation; run < q_len(b); run += 1024u * WORKGROUP_SIZE) {
-            var run_sum = 0.0;
-            for (var q_idx = run; q_idx < min(run + 1024u * WORKGROUP_SIZE, q_len(b)); q_idx += WORKGROUP_SIZE) {
-                let row = row_terms[lse_index(b, h, q_idx)];
-                run_sum -= sink_weight(row.x, h) * row.z * row.y;
-            }
-            sum += run_sum;
-        }
-    }
-    sums[invocation] = sum;
-    workgroupBarrier();
+    let sum = sum_of_rows(h, vec2<u32>(0u, params.batch), invocation);
     if (invocation == 0u) {
-        var total = 0.0;
-        for (var i = 0u; i < WORKGROUP_SIZE; i += 1u) {
-            total += sums[i];
-        }
-        dsinks[h] = total;
+        dsinks[h] = sum;
     }
 }

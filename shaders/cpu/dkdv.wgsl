@@ -1,6 +1,7 @@
 // Adds a tile's weights and gradients of scores to a lane's rows of dv and dk: those that are kept. Whether a row that keeps
 // one of the keys has numbers that aren't finite, which were left out.
 
+// needs backward/: gradient_place
 // needs backward/key_block: KeyBlock, key_kept
 // needs backward/nonfinite_queries: kept_nonfinite_dout4, kept_nonfinite_q4
 // needs bindings: params
@@ -9,7 +10,6 @@
 // needs cpu/fold: fold_dk, fold_dv
 // needs mask/algebra: PARTIAL
 // needs rows/: load_dk4, load_dv4, store_dk4, store_dv4
-// needs sequences/: kv_place
 // offers add_columns, end_columns
 
 fn add_columns(
@@ -66,7 +66,7 @@ fn end_columns(
     for (var r = 0u; r < ROWS; r += 1u) {
         let key = block.kv0 + r * SUBGROUP_SIZE + lane;
         if (key < block.kv_len) {
-            let place = kv_place(block.b, key);
+            let place = gradient_place(block.b, key);
             fold_dk(place, block.h_kv, (*dk_rows)[r], goes_on, dk_scale);
             fold_dv(place, block.h_kv, (*dv_rows)[r], goes_on, 1.0);
         }
@@ -76,7 +76,7 @@ fn end_columns(
         for (var r = 0u; r < ROWS; r += 1u) {
             let key = block.kv0 + r * SUBGROUP_SIZE + lane;
             if (key < block.kv_len) {
-                let place = kv_place(block.b, key);
+                let place = gradient_place(block.b, key);
                 for (var d = 0u; d < params.head_dim; d += 4u) {
                     let x = load_dk4(place.x, block.h_kv, place.y, d) + kept_nonfinite_q4(block.b, block.h_kv, key, d);
                     store_dk4(place.x, block.h_kv, place.y, d, x);

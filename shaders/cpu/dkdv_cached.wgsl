@@ -11,6 +11,7 @@
 // WRITE_DK and WRITE_DV say which of the two are made.
 
 // needs backward/key_block: SKIPPED_RUN, has_no_keys, key_block, q_tile_class, skipped_rows
+// needs backward/key_rows_own: gradient_place
 // needs bindings: params, row_terms, score_cache
 // needs common/problem: linear_workgroup
 // needs constants: BLOCK_Q, GROUPS, HEAD_DIM, HEAD_DIM_V, ROWS, SUBGROUP_SIZE
@@ -19,7 +20,6 @@
 // needs cpu/score_cache: score_cache_at
 // needs mask/algebra: SKIP
 // needs rows/: load_dk4, load_dv4
-// needs sequences/kv_uniform: kv_place
 // needs sequences/positions: lse_index
 // offers backward_dkdv
 
@@ -63,7 +63,7 @@ fn backward_dkdv(
     }
     if ((b * params.num_heads + first_head) * params.q_blocks < params.cells_first_workgroup) {
         for (var r = 0u; r < ROWS; r += 1u) {
-            let place = kv_place(b, min(block.kv0 + r * SUBGROUP_SIZE + lane, block.kv_len - 1u));
+            let place = gradient_place(b, min(block.kv0 + r * SUBGROUP_SIZE + lane, block.kv_len - 1u));
             for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
                 dk_rows[r][i] = load_dk4(place.x, h_kv, place.y, i * 4u);
             }

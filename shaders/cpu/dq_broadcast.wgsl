@@ -7,6 +7,8 @@
 //       l  = l + sum p,  dq = dq + ds k         see cpu/broadcast/sums
 //   norm = 1 / l,  dq = dq scale norm           see norm.wgsl
 //
+// With SUMS_SLOPES each row's share of the gradient of ALiBi's slope is summed like l, and left in the row's terms.
+//
 // FlashAttention-2 (arXiv 2307.08691, algorithm 2) adds to dq atomically from the loop over keys that makes dk and dv.
 // Here rows have a kernel of their own: no atomics, and the same bits each time.
 
@@ -16,7 +18,7 @@
 // needs common/nonfinite_keys: kept_nonfinite_k4
 // needs common/problem: linear_workgroup
 // needs common/query_block: cell_kept, is_empty, kv_tile_class, last_skipped, query_block
-// needs constants: BLOCK_KV, FOLDS, HEAD_DIM, HEAD_DIM_V, ROWS, SEGMENT, SUBGROUP_SIZE
+// needs constants: BLOCK_KV, FOLDS, HEAD_DIM, HEAD_DIM_V, ROWS, SEGMENT, SUBGROUP_SIZE, SUMS_SLOPES
 // needs cpu/: write_score_cache
 // needs cpu/broadcast/: add_k
 // needs cpu/broadcast/products: products_with_k, products_with_v
@@ -24,7 +26,7 @@
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dout4, load_dq4, load_q4, store_dq4
 // needs sequences/: q_place
-// needs sequences/positions: lse_index
+// needs sequences/positions: lse_index, own_position
 // {{DROPOUT}} needs cpu/dropout: dropped_weights
 // offers backward_dq
 
@@ -51,6 +53,7 @@ fn backward_dq(
     var dq_rows: array<array<vec4<f32>, HEAD_DIM / 4u>, ROWS>;
     var terms: array<vec4<f32>, ROWS>;
     var l: array<f32, ROWS>;
+    var slopes: array<f32, ROWS>;
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = min(block.q0 + r * SUBGROUP_SIZE + lane, block.q_len - 1u);
         let place = q_place(b, row);
@@ -65,9 +68,11 @@ fn backward_dq(
         let at = lse_index(b, h, row);
         terms[r] = vec4<f32>(row_terms[at].x, row_terms[at].y, 1.0, 0.0);
         l[r] = 0.0;
+        slopes[r] = 0.0;
     }
     var keeps_nonfinite = false;
     var l_before: array<f32, ROWS>;
+    var slopes_before: array<f32, ROWS>;
     var summed_keys = 0u;
     var goes_on = false;
 
@@ -87,12 +92,14 @@ fn backward_dq(
             var kept: array<u32, ROWS>;
             for (var r = 0u; r < ROWS; r += 1u) {
                 let row = block.q0 + r * SUBGROUP_SIZE + lane;
+                var of_scores: array<f32, SUBGROUP_SIZE>;
                 for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
                     let q_idx = min(row, block.q_len - 1u);
                     let kv_idx = min(kv0 + j, block.kv_len - 1u);
                     let cell = cell_of(s[r][j], dp[r][j], terms[r], b, h, q_idx, kv_idx);
                     s[r][j] = cell.ds;
                     dp[r][j] = cell.p;
+                    of_scores[j] = cell.dbias;
                 }
                 kept[r] = 0u;
                 if (kind == PARTIAL) {
@@ -101,6 +108,7 @@ fn backward_dq(
                         kept[r] |= select(0u, 1u << j, keep);
                         s[r][j] = select(0.0, s[r][j], keep);
                         dp[r][j] = select(0.0, dp[r][j], keep);
+                        of_scores[j] = select(0.0, of_scores[j], keep);
                     }
                 }
                 var tile_sum = dp[r][0];
@@ -108,6 +116,13 @@ fn backward_dq(
                     tile_sum += dp[r][j];
                 }
                 l[r] += tile_sum;
+                if (SUMS_SLOPES) {
+                    var slope = 0.0;
+                    for (var j = 0u; j < SUBGROUP_SIZE; j += 1u) {
+                        slope -= of_scores[j] * f32(abs(own_position(b, row) - i32(kv0 + j)));
+                    }
+                    slopes[r] += slope;
+                }
                 {{DROPOUT}} dp[r] = dropped_weights(b, h, row, kv0, dp[r]);
                 write_score_cache(index, r, kv0, lane, dp[r], s[r]);
             }
@@ -123,6 +138,8 @@ fn backward_dq(
                 for (var r = 0u; r < ROWS; r += 1u) {
                     l_before[r] += l[r];
                     l[r] = 0.0;
+                    slopes_before[r] += slopes[r];
+                    slopes[r] = 0.0;
                     let row = block.q0 + r * SUBGROUP_SIZE + lane;
                     if (row < block.q_len) {
                         fold_dq(q_place(b, row), h, dq_rows[r], goes_on, 1.0);
@@ -142,6 +159,9 @@ fn backward_dq(
             let place = q_place(b, row);
             let norm = norm_of(terms[r].x, l_before[r] + l[r], h);
             row_terms[lse_index(b, h, row)].z = norm;
+            if (SUMS_SLOPES) {
+                row_terms[lse_index(b, h, row)].w = (slopes_before[r] + slopes[r]) * norm;
+            }
             fold_dq(place, h, dq_rows[r], goes_on, scale * norm);
         }
     }

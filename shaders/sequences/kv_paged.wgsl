@@ -4,7 +4,7 @@
 // needs bindings: mask_words, params
 // needs constants: BLOCK_TABLES_SLOT, KV_SEQUENCES_SLOT
 // needs mask/words: slot_u32
-// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached, table_entry
 
 fn cached_len(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.seq_len_kv);

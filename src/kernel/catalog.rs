@@ -85,6 +85,7 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
     }
     add("all", appends());
+    add("all", pages());
     for forms in sequence_forms() {
         add("all", block_indexes(&mask_text("all", forms)));
     }
@@ -257,7 +258,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
                 let halved = score.bias && pass == (BackwardPass::DkDv { dk: true, dv: true });
                 // Nothing to write: no plan asks for it.
                 let idle = !config.form.has_cells()
-                    && pass == (BackwardPass::Dq { dq: false, normalizes: false });
+                    && pass == (BackwardPass::Dq { dq: false, normalizes: false, slopes: false });
                 if halved || idle {
                     continue;
                 }
@@ -297,6 +298,19 @@ pub(crate) fn appends() -> Vec<KernelKey> {
     types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
 }
 
+/// The kernels that bring gradients into the blocks of a paged cache.
+fn pages() -> Vec<KernelKey> {
+    let mask = mask_text("all", SequenceForms { q: QueryForm::Uniform, kv: KeyForm::Paged });
+    let config = backward_configs().into_iter().next();
+    let of = |config| {
+        PAGES.map(|pass| {
+            let score = ScoreText::default();
+            KernelKey::Backward { pass, config, score, mask: Arc::clone(&mask) }
+        })
+    };
+    config.into_iter().flat_map(of).collect()
+}
+
 /// The kernels that pick the lists of `block_sparse`: of each type with either way to read rows, and of each option both.
 fn block_indexes(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     let mut keys = Vec::new();
@@ -330,13 +344,15 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 14] = [
+const PASSES: [BackwardPass; 18] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
-    BackwardPass::Dq { dq: true, normalizes: true },
-    BackwardPass::Dq { dq: true, normalizes: false },
-    BackwardPass::Dq { dq: false, normalizes: true },
-    BackwardPass::Dq { dq: false, normalizes: false },
+    BackwardPass::Dq { dq: true, normalizes: true, slopes: false },
+    BackwardPass::Dq { dq: true, normalizes: false, slopes: false },
+    BackwardPass::Dq { dq: false, normalizes: true, slopes: false },
+    BackwardPass::Dq { dq: false, normalizes: false, slopes: false },
+    BackwardPass::Dq { dq: true, normalizes: true, slopes: true },
+    BackwardPass::Dq { dq: false, normalizes: false, slopes: true },
     BackwardPass::DkDv { dk: true, dv: true },
     BackwardPass::DkDv { dk: true, dv: false },
     BackwardPass::DkDv { dk: false, dv: true },
@@ -345,6 +361,16 @@ const PASSES: [BackwardPass; 14] = [
     BackwardPass::Bias { shared_by_rows: true, shared_by_keys: false },
     BackwardPass::Bias { shared_by_rows: true, shared_by_keys: true },
     BackwardPass::Sinks,
+    BackwardPass::Slopes { of_sequences: false },
+    BackwardPass::Slopes { of_sequences: true },
+];
+
+/// The passes that paged caches alone have.
+const PAGES: [BackwardPass; 4] = [
+    BackwardPass::Pages { values: false, dtype: Dtype::F32, access: RowAccess::Vec4 },
+    BackwardPass::Pages { values: true, dtype: Dtype::F32, access: RowAccess::Scalar },
+    BackwardPass::Pages { values: true, dtype: Dtype::F16, access: RowAccess::Vec4 },
+    BackwardPass::Pages { values: false, dtype: Dtype::Bf16, access: RowAccess::Scalar },
 ];
 
 /// Every form of the backward kernels' table; each size with one type, of the tensors and of the gradients.
@@ -486,9 +512,11 @@ mod tests {
         const ONE_OR_BOTH: [[bool; 2]; 3] = [[false, true], [true, false], [true, true]];
         let of_kind = |kind: &PassKind| match kind {
             PassKind::Terms => FLAG.map(|has_dlse| BackwardPass::Terms { has_dlse }).to_vec(),
-            PassKind::Dq => {
-                ONE_OR_BOTH.map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes }).to_vec()
-            }
+            PassKind::Dq => ONE_OR_BOTH
+                .map(|[dq, normalizes]| BackwardPass::Dq { dq, normalizes, slopes: false })
+                .into_iter()
+                .chain([BackwardPass::Dq { dq: true, normalizes: true, slopes: true }])
+                .collect(),
             PassKind::DkDv => ONE_OR_BOTH.map(|[dk, dv]| BackwardPass::DkDv { dk, dv }).to_vec(),
             PassKind::Bias => FLAG
                 .iter()
@@ -497,6 +525,10 @@ mod tests {
                 })
                 .collect(),
             PassKind::Sinks => vec![BackwardPass::Sinks],
+            PassKind::Pages => PAGES.to_vec(),
+            PassKind::Slopes => {
+                FLAG.map(|of_sequences| BackwardPass::Slopes { of_sequences }).to_vec()
+            }
         };
         PassKind::VARIANTS.iter().flat_map(of_kind).collect()
     }

@@ -195,14 +195,18 @@ impl BackwardConfig {
 pub(crate) enum BackwardPass {
     /// lse and delta of each row.
     Terms { has_dlse: bool },
-    /// dq, and what makes each row's weights add up to 1, where they do.
-    Dq { dq: bool, normalizes: bool },
+    /// dq, what makes each row's weights add up to 1, where they do, and its share of the gradient of ALiBi's slope.
+    Dq { dq: bool, normalizes: bool, slopes: bool },
     /// dk, dv or both.
     DkDv { dk: bool, dv: bool },
     /// dbias.
     Bias { shared_by_rows: bool, shared_by_keys: bool },
     /// dsinks.
     Sinks,
+    /// dalibi_slopes.
+    Slopes { of_sequences: bool },
+    /// dk or dv of a paged cache from those of each sequence.
+    Pages { values: bool, dtype: Dtype, access: RowAccess },
 }
 
 /// Everything that a forward kernel's text depends on but the mask.
@@ -547,6 +551,8 @@ impl KernelKey {
                 BackwardPass::DkDv { .. } => "backward_dkdv",
                 BackwardPass::Bias { .. } => "backward_bias",
                 BackwardPass::Sinks => "backward_sinks",
+                BackwardPass::Slopes { .. } => "backward_slopes",
+                BackwardPass::Pages { .. } => "backward_pages",
             },
             Self::Append { .. } => "append",
             Self::Merge { .. } => "merge",
@@ -673,7 +679,13 @@ impl KernelKey {
         };
         let scored = !matches!(
             self,
-            Self::Backward { pass: BackwardPass::Terms { .. } | BackwardPass::Sinks, .. }
+            Self::Backward {
+                pass: BackwardPass::Terms { .. }
+                    | BackwardPass::Sinks
+                    | BackwardPass::Slopes { .. }
+                    | BackwardPass::Pages { .. },
+                ..
+            }
         );
         let bias = self.score().is_some_and(|score| score.bias && scored).then_some(Binding::Bias);
         [Binding::Params].iter().chain(own).copied().chain(bias).collect()
@@ -721,6 +733,9 @@ pub(crate) enum Binding {
     Dv,
     Dbias,
     Dsinks,
+    DalibiSlopes,
+    /// dk or dv of each sequence, where these share rows.
+    KeyGradients,
     /// Of the rotary embedding.
     Rotary,
     RotatedQ,
@@ -743,8 +758,8 @@ impl BackwardPass {
     /// What the kernel is bound to besides the sizes and the bias: with these, at most 8 storage buffers.
     const fn bindings(self, form: BackwardForm) -> &'static [Binding] {
         use Binding::{
-            Cells, CellsOut, Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, LseIn, Mask, OIn, Q,
-            RowTerms, RowTermsOut, V,
+            Cells, CellsOut, DalibiSlopes, Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, KeyGradients,
+            LseIn, Mask, OIn, Q, RowTerms, RowTermsOut, V,
         };
         if form.has_cells() {
             match self {
@@ -761,7 +776,11 @@ impl BackwardPass {
                     return &[Mask, Q, Dout, RowTerms, Cells, Dk];
                 }
                 Self::DkDv { dk: false, .. } => return &[Mask, Q, Dout, RowTerms, Cells, Dv],
-                Self::Terms { .. } | Self::Bias { .. } | Self::Sinks => {}
+                Self::Terms { .. }
+                | Self::Bias { .. }
+                | Self::Sinks
+                | Self::Slopes { .. }
+                | Self::Pages { .. } => {}
             }
         }
         match self {
@@ -774,6 +793,9 @@ impl BackwardPass {
             Self::DkDv { dk: false, .. } => &[Mask, Q, K, V, Dout, RowTerms, Dv],
             Self::Bias { .. } => &[Mask, Q, K, V, Dout, RowTerms, Dbias],
             Self::Sinks => &[Mask, RowTerms, Dsinks],
+            Self::Slopes { .. } => &[Mask, RowTerms, DalibiSlopes],
+            Self::Pages { values: false, .. } => &[Mask, KeyGradients, Dk],
+            Self::Pages { values: true, .. } => &[Mask, KeyGradients, Dv],
         }
     }
 }
@@ -795,6 +817,7 @@ impl Binding {
                 | Self::Dv
                 | Self::Dbias
                 | Self::Dsinks
+                | Self::DalibiSlopes
                 | Self::RotatedQ
                 | Self::CacheK
                 | Self::CacheV

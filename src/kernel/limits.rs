@@ -27,7 +27,9 @@ impl Needs {
             KernelKey::Forward { config, .. } => forward_workgroup(config),
             KernelKey::Backward { pass, config, .. } => match pass {
                 BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => backward_workgroup(config),
-                BackwardPass::Sinks => (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize),
+                BackwardPass::Sinks | BackwardPass::Slopes { .. } | BackwardPass::Pages { .. } => {
+                    (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize)
+                }
                 // As shaders/backward/bias_keys_shared.wgsl declares it: a share of each row.
                 BackwardPass::Bias { shared_by_keys: true, .. } => {
                     (WORKGROUP_SIZE as usize, 4 * BIAS_ROWS * WORKGROUP_SIZE as usize)

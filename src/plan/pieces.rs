@@ -187,6 +187,7 @@ fn base_of(params: &mut Params, binding: Binding) -> Option<&mut u32> {
         Binding::Bias | Binding::Dbias => &mut params.bias_base,
         Binding::Dout => &mut params.dout_base,
         Binding::Dq => &mut params.dq_base,
+        Binding::KeyGradients => &mut params.part_base,
         Binding::Dk => &mut params.dk_base,
         Binding::Dv => &mut params.dv_base,
         Binding::NewK => &mut params.new_k_base,

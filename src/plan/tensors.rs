@@ -302,11 +302,11 @@ mod tests {
         }
         let options = BackwardOptions::default();
         let gradients = options.resolve(problem)?;
-        let (strides, dtypes) = (&gradients.strides, options.dtypes);
-        for (_, form) in backward_candidates(problem, strides, dtypes, &traits) {
+        let made = gradients.of_sequences(problem)?;
+        for (_, form) in backward_candidates(problem, &made.strides, made.dtypes, &traits) {
             let Ok(config) = form else { continue };
             for stage in Stage::ALL {
-                tried(work::backward(problem, &config, &gradients, stage));
+                tried(work::backward(problem, &config, &made, &gradients, stage));
             }
         }
         let _ = problem.shape.scores_len();

@@ -3,9 +3,11 @@
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::WORK_OF_CELL;
 use super::tensors::{Numbering, Tensors};
+use crate::auxiliary::AuxTensor;
 use crate::kernel::key::{BackwardConfig, Binding, ForwardConfig};
 use crate::kernel::source::{BIAS_ROWS, WORKGROUP_SIZE};
 use crate::problem::{GradientTensors, Resolved};
+use crate::tensor::sequences::KeySequences;
 use crate::tensor::shape::Shape;
 
 /// How many blocks of `rows` rows the queries of a kv head's query heads are.
@@ -58,21 +60,35 @@ pub(super) enum Stage {
     SecondDkDv,
     Bias,
     Sinks,
+    Slopes,
+    /// dk and dv of a paged cache, from those of each sequence.
+    PagesDk,
+    PagesDv,
 }
 
 impl Stage {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Terms, Self::Dq, Self::DkDv, Self::SecondDkDv, Self::Bias, Self::Sinks];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Terms,
+        Self::Dq,
+        Self::DkDv,
+        Self::SecondDkDv,
+        Self::Bias,
+        Self::Sinks,
+        Self::Slopes,
+        Self::PagesDk,
+        Self::PagesDv,
+    ];
 }
 
 /// No work.
 const NOTHING: Grid = Grid::blocks([0; 3], 1, false, 0);
 
-/// Of a stage of the backward pass.
+/// Of a stage of the backward pass, with what the dk/dv pass writes, and, where sequences share rows, what is made of that.
 pub(super) fn backward(
     problem: &Resolved,
     config: &BackwardConfig,
     gradients: &GradientTensors,
+    pool: &GradientTensors,
     stage: Stage,
 ) -> (Grid, Vec<Tensor>) {
     let shape = &problem.shape;
@@ -116,8 +132,13 @@ pub(super) fn backward(
             let grid = Grid::blocks(keys, block, false, work);
             let tensors = Tensors::new(problem, Numbering::Keys);
             let mut reached = inputs(&tensors);
-            reached.push(tensors.of_keys(Binding::Dk, "dk", gradients.dk.indexing));
-            reached.push(tensors.of_keys(Binding::Dv, "dv", gradients.dv.indexing));
+            for (binding, name, placed) in
+                [(Binding::Dk, "dk", gradients.dk), (Binding::Dv, "dv", gradients.dv)]
+            {
+                let lie_apart = matches!(shape.sequences.kv, KeySequences::Paged { .. });
+                let reach = if lie_apart { [Axis::Own; 3] } else { tensors.keys };
+                reached.push(Tensor { reach, ..tensors.of_keys(binding, name, placed.indexing) });
+            }
             (grid, reached)
         }
         Stage::Bias => {
@@ -158,6 +179,49 @@ pub(super) fn backward(
             };
             let all = [Axis::All; 3];
             (grid, vec![terms, Tensor::dense(Binding::Dsinks, "dsinks", dsinks, 4, all)])
+        }
+        Stage::PagesDk | Stage::PagesDv => {
+            let KeySequences::Paged { block_size, blocks, blocks_per_sequence } =
+                shape.sequences.kv
+            else {
+                return (NOTHING, Vec::new());
+            };
+            let (binding, name, length, own) = match stage {
+                Stage::PagesDk => (Binding::Dk, "dk", shape.head_dim, pool.dk),
+                _ => (Binding::Dv, "dv", shape.head_dim_v, pool.dv),
+            };
+            let parts = block_size.saturating_mul(length.div_ceil(4)).div_ceil(tile);
+            let entries = shape.batch.saturating_mul(blocks_per_sequence);
+            let grid = Grid::items([blocks, shape.num_kv_heads, 1], parts, 1, entries as u64);
+            let dims = [shape.batch, shape.num_kv_heads, shape.seq_len_kv, length];
+            let of_sequences = [Axis::All, Axis::Own, Axis::All];
+            let name_apart = "gradients of each sequence's keys";
+            let reached = vec![
+                Tensor::dense(Binding::KeyGradients, name_apart, dims, 4, of_sequences),
+                Tensor {
+                    binding,
+                    name,
+                    indexing: own.indexing,
+                    reach: [Axis::Own, Axis::Own, Axis::All],
+                },
+            ];
+            (grid, reached)
+        }
+        Stage::Slopes => {
+            let Some(sizes) = problem.sizes_of(AuxTensor::AlibiSlopes) else {
+                return (NOTHING, Vec::new());
+            };
+            let (sequences, len) = (sizes[0], sizes.iter().product());
+            let rows = (shape.batch / sequences.max(1) * shape.seq_len_q) as u64;
+            let grid = Grid::blocks([sequences, shape.num_heads, 1], 1, false, rows * 4);
+            let [batch, heads, _] = tensors.queries;
+            let batch = if sequences == shape.batch { batch } else { Axis::All };
+            let terms = Tensor {
+                reach: [batch, heads, Axis::All],
+                ..tensors.of_rows(Binding::RowTerms, "lse and delta", 16)
+            };
+            let (name, all) = ("dalibi_slopes", [Axis::All; 3]);
+            (grid, vec![terms, Tensor::dense(Binding::DalibiSlopes, name, [1, 1, 1, len], 4, all)])
         }
     }
 }

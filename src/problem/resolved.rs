@@ -5,11 +5,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::{GradientStrides, Inputs, Problem, TensorStrides};
-use crate::auxiliary::TensorSizes;
+use crate::auxiliary::{AuxTensor, TensorSizes};
 use crate::error::{Error, Result};
 use crate::score::ScoreText;
 use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
-use crate::tensor::shape::{Indexing, Strides};
+use crate::tensor::sequences::KeySequences;
+use crate::tensor::shape::{Indexing, Layout, Shape, Strides};
 
 /// A checked problem. The problem's own fields are found through it.
 #[derive(Debug, Clone)]
@@ -110,6 +111,31 @@ impl GradientTensors {
             strides,
         })
     }
+
+    /// What the dk/dv pass writes: these, or, where sequences share rows of keys, dk and dv of each sequence in f32, dense.
+    ///
+    /// # Errors
+    /// Where they don't fit the address space.
+    pub(crate) fn of_sequences(&self, problem: &Resolved) -> Result<Self> {
+        let KeySequences::Paged { .. } = problem.shape.sequences.kv else {
+            return Ok(*self);
+        };
+        let Shape { batch, num_kv_heads, seq_len_kv, head_dim, head_dim_v, .. } = problem.shape;
+        let dense = |name, dim| -> Result<_> {
+            let dims = [batch, num_kv_heads, seq_len_kv, dim];
+            let strides = Layout::Bhsd.strides(dims);
+            Ok((strides, Placed::new(name, Dtype::F32, dims, strides)?))
+        };
+        let (dk_strides, dk) = dense("dk of each sequence", head_dim)?;
+        let (dv_strides, dv) = dense("dv of each sequence", head_dim_v)?;
+        Ok(Self {
+            dtypes: self.dtypes.dk(Dtype::F32).dv(Dtype::F32),
+            strides: GradientStrides { dk: dk_strides, dv: dv_strides, ..self.strides },
+            dk,
+            dv,
+            ..*self
+        })
+    }
 }
 
 impl Resolved {
@@ -173,6 +199,12 @@ impl Resolved {
             strides,
             problem,
         })
+    }
+
+    /// The sizes of an auxiliary tensor, on the device, if the problem reads it.
+    pub(crate) fn sizes_of(&self, input: AuxTensor) -> Option<&[usize]> {
+        let tensor = self.tensors.iter().find(|tensor| tensor.input == input)?;
+        Some(&tensor.sizes)
     }
 
     /// Checks a problem and the operands for it, which bring the sizes of their auxiliary tensors.

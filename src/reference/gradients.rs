@@ -1,10 +1,11 @@
 //! Gradients in f64, by the formulas; finite differences of [`attention`] check them.
 
 use super::score_cell;
+use crate::auxiliary::AuxTensor;
 use crate::error::Result;
 use crate::mask::Evaluator;
 use crate::problem::{Inputs, Problem, Resolved, Upstream};
-use crate::score::BIAS;
+use crate::score::{ALIBI, BIAS};
 use crate::tensor::shape::Strides;
 
 /// The gradients of a loss with respect to every operand, in f64.
@@ -21,6 +22,8 @@ pub struct ReferenceGradients {
     pub dbias: Vec<f64>,
     /// `[num_heads]`; empty without sinks
     pub dsinks: Vec<f64>,
+    /// As ALiBi's slopes, `[batch|1, num_heads]`; empty without ALiBi
+    pub dalibi_slopes: Vec<f64>,
 }
 
 /// The gradients of a loss whose gradients with respect to o and lse are `upstream`.
@@ -51,12 +54,16 @@ pub fn gradients(
     let bias_dims = if problem.score.bias { data.dims(shape) } else { [0; 4] };
     let sinks = if problem.score.sinks { shape.num_heads } else { 0 };
 
+    // [batch|1, num_heads]
+    let slopes = problem.sizes_of(AuxTensor::AlibiSlopes).unwrap_or(&[0]);
+
     let mut result = ReferenceGradients {
         dq: vec![0.0; q.len()],
         dk: vec![0.0; k.len()],
         dv: vec![0.0; v.len()],
         dbias: vec![0.0; bias_dims.iter().product()],
         dsinks: vec![0.0; sinks],
+        dalibi_slopes: vec![0.0; slopes.iter().product()],
     };
     let places = mask.places();
     for b in 0..shape.batch {
@@ -111,6 +118,12 @@ pub fn gradients(
                             let place = at(data.element_strides(shape), [b, h, q_idx, kv_idx]);
                             result.dbias[place] += ds;
                         }
+                        // a slope's is that of all scores that it lowers, by their distances
+                        if modifier.name == ALIBI.name {
+                            let of_b = if slopes[0] > 1 { b } else { 0 };
+                            result.dalibi_slopes[of_b * shape.num_heads + h] -=
+                                ds * of_cell.distance;
+                        }
                         ds *= (modifier.slope)(score, &of_cell);
                     }
                     // dq += scale ds k, dk += scale ds q
@@ -155,14 +168,13 @@ mod tests {
         v: Vec<f32>,
         bias: Vec<f32>,
         sinks: Vec<f32>,
+        slopes: Vec<f32>,
     }
 
     impl Point {
         fn tensor(&mut self, which: usize) -> &mut Vec<f32> {
-            [&mut self.q, &mut self.k, &mut self.v, &mut self.bias, &mut self.sinks]
-                .into_iter()
-                .nth(which)
-                .unwrap()
+            let data = [&mut self.bias, &mut self.sinks, &mut self.slopes];
+            [&mut self.q, &mut self.k, &mut self.v].into_iter().chain(data).nth(which).unwrap()
         }
 
         fn data(&self, dims: [usize; 4]) -> AuxData {
@@ -170,7 +182,7 @@ mod tests {
                 .key_lengths([5, 2])
                 .bias(dims, self.bias.iter().copied())
                 .sinks(self.sinks.iter().copied())
-                .alibi_slopes([0.3, 0.1, 0.2, 0.7])
+                .alibi_slopes_per_sequence([self.slopes.len() / 4, 4], self.slopes.iter().copied())
                 .dropout_seed(11)
         }
     }
@@ -226,6 +238,8 @@ mod tests {
             v: numbers(seed + 20, shape.v_len().unwrap()),
             bias: numbers(seed + 30, bias_dims.iter().product()),
             sinks: numbers(seed + 40, 4),
+            // Of all sequences, or of each.
+            slopes: numbers(seed + 70, if dropout == 0.0 { 4 } else { 8 }),
         };
         let dout = numbers(seed + 50, shape.o_len().unwrap());
         let dlse = numbers(seed + 60, shape.lse_len().unwrap());
@@ -234,8 +248,9 @@ mod tests {
         let problem = problem.aux_shape(data.shape());
         let inputs = Inputs::new(&point.q, &point.k, &point.v).aux(&data);
         let found = gradients(&problem, &inputs, &upstream).unwrap();
-        let found = [found.dq, found.dk, found.dv, found.dbias, found.dsinks];
-        for (which, gradient) in found.into_iter().enumerate() {
+        let data = [found.dbias, found.dsinks, found.dalibi_slopes];
+        let found = [found.dq, found.dk, found.dv].into_iter().chain(data);
+        for (which, gradient) in found.enumerate() {
             for (at, analytic) in gradient.into_iter().enumerate() {
                 let value = point.tensor(which)[at];
                 let mut moved = |to: f32| {

@@ -2,7 +2,7 @@
 
 use super::Modifier;
 
-pub(super) const ALIBI: Modifier = Modifier {
+pub(crate) const ALIBI: Modifier = Modifier {
     name: "ALiBi",
     is_used: |score| score.alibi,
     is_in: |text| text.alibi,

@@ -8,10 +8,11 @@ mod softcap;
 
 use std::hash::{Hash, Hasher};
 
+pub(crate) use alibi::ALIBI;
 pub(crate) use bias::BIAS;
 
 /// Every modifier but the user-defined function, which comes last, in the order in which they are applied.
-pub(crate) const MODIFIERS: [&Modifier; 3] = [&softcap::SOFTCAP, &BIAS, &alibi::ALIBI];
+pub(crate) const MODIFIERS: [&Modifier; 3] = [&softcap::SOFTCAP, &BIAS, &ALIBI];
 
 /// Everything about a score modifier but its data, which `auxiliary` has.
 pub(crate) struct Modifier {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::uploaded::Uploaded;
+use crate::auxiliary::AuxTensor;
 use crate::error::Result;
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
@@ -26,6 +27,8 @@ pub struct Gradients<T = f32> {
     pub dbias: Vec<T>,
     /// `[num_heads]`; empty without sinks
     pub dsinks: Vec<f32>,
+    /// As ALiBi's slopes, `[batch|1, num_heads]`; empty without ALiBi
+    pub dalibi_slopes: Vec<f32>,
 }
 
 impl Session {
@@ -43,7 +46,7 @@ impl Session {
         self.gradients_as(problem, inputs, upstream, options).await
     }
 
-    /// [`Session::gradients`] in a type of the caller's choice, but for dsinks: as they are stored, where the options store
+    /// [`Session::gradients`] in a type of the caller's choice, but for dsinks and dalibi_slopes: as they are stored, where the options store
     /// them in this type.
     ///
     /// # Errors
@@ -79,6 +82,9 @@ impl Session {
             true => Some(self.dense("dsinks", problem.shape.num_heads, Dtype::F32)?),
             false => None,
         };
+        let dalibi_slopes = (problem.sizes_of(AuxTensor::AlibiSlopes))
+            .map(|sizes| self.dense("dalibi_slopes", sizes.iter().product(), Dtype::F32))
+            .transpose()?;
         let buffers = AttentionBuffers { lse: Some(lse.slice(..)), ..uploaded.buffers() };
         self.submit(forward.submissions(), |encoder, submission| {
             forward.encode_submission(encoder, &buffers, submission)
@@ -99,6 +105,7 @@ impl Session {
                 dv: Some(dv.buffer.slice(..)),
                 dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
                 dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
+                dalibi_slopes: dalibi_slopes.as_ref().map(|tensor| tensor.buffer.slice(..)),
             },
         };
         self.submit(backward.submissions(), |encoder, submission| {
@@ -114,6 +121,10 @@ impl Session {
             },
             dsinks: match &dsinks {
                 Some(dsinks) => self.download(dsinks).await?,
+                None => Vec::new(),
+            },
+            dalibi_slopes: match &dalibi_slopes {
+                Some(slopes) => self.download(slopes).await?,
                 None => Vec::new(),
             },
         })

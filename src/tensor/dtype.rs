@@ -132,7 +132,7 @@ pub struct Dtypes {
     pub bias: Dtype,
 }
 
-/// How each gradient is stored: f32 unless said otherwise. dout is of o's type; dlse and dsinks are f32.
+/// How each gradient is stored: f32 unless said otherwise. dout is of o's type; dlse, dsinks and dalibi_slopes are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub struct GradientDtypes {

@@ -252,6 +252,7 @@ pub(crate) fn naive_gradients_modified(
     result.dv = vec![0.0; v.len()];
     result.dbias = vec![0.0; if score.bias { shape.scores_len().unwrap() } else { 0 }];
     result.dsinks = vec![0.0; if score.sinks { shape.num_heads } else { 0 }];
+    result.dalibi_slopes = vec![0.0; if score.alibi { shape.num_heads } else { 0 }];
     for row in 0..shape.lse_len().unwrap() {
         let q_idx = row % shape.seq_len_q;
         let h = row / shape.seq_len_q % shape.num_heads;
@@ -276,6 +277,10 @@ pub(crate) fn naive_gradients_modified(
             }
             if score.bias {
                 result.dbias[cell] = ds;
+            }
+            if score.alibi {
+                let own = (q_idx + shape.seq_len_kv) as f32 - shape.seq_len_q as f32;
+                result.dalibi_slopes[h] -= ds * (own - kv_idx as f32).abs();
             }
             if let Some(softcap) = score.softcap {
                 ds *= 1.0 - (forward.scores[cell] / softcap).tanh().powi(2);

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use wgpu_attention::cache::{AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
-use wgpu_attention::plan::{BackwardOptions, InspectPlan, PlanOptions};
+use wgpu_attention::mask::BlockIndexOptions;
+use wgpu_attention::plan::{BackwardOptions, BlockIndexPlan, InspectPlan, PlanOptions};
 use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
     AttentionPlan, BackwardPlan, DeviceOptions, Dtype, Error, Kernels, Mask, Problem, Session,
@@ -162,6 +163,17 @@ const LINES: &[Line] = &[
         head_dims: &[576],
         dtypes: &[Dtype::F32, Dtype::F16],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
+    },
+    Line {
+        kernels: &["pool blocks, queries", "pool blocks, keys", "pick blocks"],
+        subgroups: false,
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        head_dims: HEAD_DIMS,
+        dtypes: DTYPES,
+        plan: |kernels, problem| {
+            let options = BlockIndexOptions::default().causal(true).keep_own(true);
+            BlockIndexPlan::new(kernels, problem, &options).map(|_| ())
+        },
     },
     Line {
         kernels: &["inspect scores", "inspect weights"],

@@ -114,6 +114,7 @@ pub const KERNELS: &[Kernel] = &[
         &["backward broadcast, kept NaN", "backward broadcast"],
     ),
     on_gpu("backward sinks", "backward_sinks", &["backward, modifiers"]),
+    on_gpu("backward slopes", "backward_slopes", &["backward, modifiers"]),
     on_gpu("backward bias", "backward_bias", &["backward, modifiers"]),
     on_gpu("append", "append", &["append"]),
     on_gpu("sequences_check", "sequences_check", &["lengths beyond the cache", "append"]),

@@ -9,14 +9,16 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 25] = [
+const PROOFS: [(&str, &[&str]); 27] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
     ("backward dkdv tiled", &["kernels::backward_tiled", "backward::"]),
     ("backward dq broadcast", &["kernels::backward_broadcast", "backward::"]),
     ("backward dq tiled", &["kernels::backward_tiled", "backward::"]),
+    ("backward pages", &["backward::sequences::"]),
     ("backward sinks", &["backward::"]),
+    ("backward slopes", &["backward::"]),
     ("backward terms", &["kernels::backward_tiled", "backward::"]),
     ("block bits", &["block_index::", "leaves::"]),
     ("forward broadcast", &["kernels::forward_broadcast", "forward::", "scores::", "dtypes::"]),

@@ -8,6 +8,7 @@ use crate::mask::emit::MaskText;
 use crate::mask::slots::SINKS_SLOT;
 use crate::score::ScoreText;
 use crate::tensor::dtype::Dtype;
+use crate::tensor::sequences::KeyForm;
 
 impl Source {
     /// The kernels of the backward pass.
@@ -32,7 +33,20 @@ impl Source {
         if pass == BackwardPass::Sinks {
             self.constant("SINKS_SLOT", SINKS_SLOT);
             self.part(&shader!("backward/sink_weight"));
+            self.part(&shader!("backward/row_sums"));
             return self.part(&shader!("backward/sinks"));
+        }
+        if let BackwardPass::Pages { values, dtype, access } = pass {
+            let (tensor, length) =
+                if values { ("dv", "params.head_dim_v") } else { ("dk", "params.head_dim") };
+            self.written_rows(access, dtype, tensor, length);
+            let values = [Fill::Tensor(tensor), Fill::RowLength(length)];
+            return self.template(&shader!("backward/pages"), &values);
+        }
+        if let BackwardPass::Slopes { of_sequences } = pass {
+            self.flag("SLOPES_OF_SEQUENCES", of_sequences);
+            self.part(&shader!("backward/row_sums"));
+            return self.part(&shader!("backward/slopes"));
         }
         self.rows(access, dtypes.q, "q", length);
         self.rows(access, dtypes.o, "dout", v_length);
@@ -53,7 +67,8 @@ impl Source {
             self.part(&shader!("backward/cell"));
         }
         match pass {
-            BackwardPass::Dq { dq, normalizes } => {
+            BackwardPass::Dq { dq, normalizes, slopes } => {
+                self.flag("SUMS_SLOPES", slopes);
                 self.part(&tile_class(mask));
                 self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
@@ -102,8 +117,12 @@ impl Source {
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
                 self.folds(config.dkdv_folds);
-                self.folded("dk", "kv", ["HEAD_DIM", "DK_SLICE"], config.form);
-                self.folded("dv", "kv", ["HEAD_DIM_V", "DV_SLICE"], config.form);
+                self.part(&match mask.sequences.kv {
+                    KeyForm::Paged => shader!("backward/key_rows_apart"),
+                    _ => shader!("backward/key_rows_own"),
+                });
+                self.folded("dk", "gradient", ["HEAD_DIM", "DK_SLICE"], config.form);
+                self.folded("dv", "gradient", ["HEAD_DIM_V", "DV_SLICE"], config.form);
                 self.part(&shader!("common/nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
@@ -144,7 +163,10 @@ impl Source {
                     }
                 }
             }
-            BackwardPass::Terms { .. } | BackwardPass::Sinks => {}
+            BackwardPass::Terms { .. }
+            | BackwardPass::Sinks
+            | BackwardPass::Slopes { .. }
+            | BackwardPass::Pages { .. } => {}
             BackwardPass::Bias { shared_by_keys, .. } => {
                 let dtype = config.gradients.dbias;
                 let write = match dtype {
@@ -215,7 +237,7 @@ impl Source {
                 self.line("const NOTHING_KEPT: f32 = 1.0e38;");
                 return self.row_lengths(config);
             }
-            BackwardPass::Sinks => {
+            BackwardPass::Sinks | BackwardPass::Slopes { .. } | BackwardPass::Pages { .. } => {
                 return self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
             }
             BackwardPass::Bias { shared_by_rows, shared_by_keys } => {

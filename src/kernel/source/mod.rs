@@ -270,6 +270,9 @@ const fn row_end(sinks: bool) -> Part {
 fn rows_of(key: &KernelKey) -> RowFormat {
     match key {
         KernelKey::Forward { config, .. } => config.rows,
+        KernelKey::Backward { pass: BackwardPass::Pages { access, .. }, config, .. } => {
+            RowFormat { access: *access, ..config.rows }
+        }
         KernelKey::Backward { config, .. } => config.rows,
         KernelKey::Inspect { rows, .. }
         | KernelKey::Merge { rows, .. }
@@ -285,6 +288,9 @@ fn rows_of(key: &KernelKey) -> RowFormat {
 /// The types of the gradients that the kernel writes.
 fn gradients_of(key: &KernelKey) -> GradientDtypes {
     match key {
+        KernelKey::Backward { pass: BackwardPass::Pages { dtype, .. }, .. } => {
+            GradientDtypes::from(*dtype)
+        }
         KernelKey::Backward { config, .. } => config.gradients,
         _ => GradientDtypes::default(),
     }
@@ -594,6 +600,12 @@ impl Source {
             }
             Binding::Dbias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "dbias", dbias),
             Binding::Dsinks => ("[num_heads]", "dsinks", "f32"),
+            Binding::KeyGradients => (
+                "dk or dv of each sequence, [batch, num_kv_heads, seq_len_kv, dim]",
+                "key_gradients",
+                "f32",
+            ),
+            Binding::DalibiSlopes => ("[batch|1, num_heads]", "dalibi_slopes", "f32"),
             Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),
             Binding::Rotary => ("the rotary embedding's angles", "rotary", "Rotary"),

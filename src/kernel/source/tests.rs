@@ -209,7 +209,7 @@ fn whole_kernels_are_as_they_were() {
         ("forward_matrix", forward(ForwardKernel::Matrix, 1024)),
         ("forward_decode", forward(ForwardKernel::Decode, 2)),
         ("forward_broadcast", forward(ForwardKernel::Broadcast, 1024)),
-        ("backward_dq", backward(BackwardPass::Dq { dq: true, normalizes: true })),
+        ("backward_dq", backward(BackwardPass::Dq { dq: true, normalizes: true, slopes: false })),
         ("backward_dkdv", backward(BackwardPass::DkDv { dk: true, dv: true })),
     ];
     for (name, key) in kernels {

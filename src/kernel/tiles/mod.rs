@@ -12,7 +12,7 @@ use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::GradientDtypes;
 
 pub(crate) use device::DeviceTraits;
-pub(crate) use rows::row_format;
+pub(crate) use rows::{backward_row_format, row_format};
 pub(crate) use splits::{MAX_SPLITS, Splitting};
 
 use splits::MAX_DECODE_QUERIES;

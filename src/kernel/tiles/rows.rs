@@ -28,10 +28,7 @@ pub(crate) fn row_format(problem: &Resolved) -> RowFormat {
 }
 
 /// The same for the backward pass, whose own tensors count too.
-pub(in crate::kernel) fn backward_row_format(
-    problem: &Resolved,
-    strides: &GradientStrides,
-) -> RowFormat {
+pub(crate) fn backward_row_format(problem: &Resolved, strides: &GradientStrides) -> RowFormat {
     let shape = &problem.shape;
     let aligned = forward_rows_are_aligned(problem)
         && are_aligned(&[

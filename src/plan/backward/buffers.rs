@@ -3,7 +3,7 @@
 use wgpu::BufferSlice;
 
 use super::BackwardPlan;
-use crate::auxiliary::AuxBuffers;
+use crate::auxiliary::{AuxBuffers, AuxTensor};
 use crate::error::{Error, Result};
 use crate::plan::buffers::Operand;
 
@@ -53,6 +53,8 @@ pub struct GradientBuffers<'a> {
     pub dbias: Option<BufferSlice<'a>>,
     /// f32 `[num_heads]`
     pub dsinks: Option<BufferSlice<'a>>,
+    /// f32, as ALiBi's slopes, `[batch|1, num_heads]`
+    pub dalibi_slopes: Option<BufferSlice<'a>>,
 }
 
 impl<'a> GradientBuffers<'a> {
@@ -62,6 +64,7 @@ impl<'a> GradientBuffers<'a> {
         option dv: BufferSlice<'a>,
         option dbias: BufferSlice<'a>,
         option dsinks: BufferSlice<'a>,
+        option dalibi_slopes: BufferSlice<'a>,
     }
 }
 
@@ -80,6 +83,7 @@ pub(super) struct Operands<'a> {
     pub(super) dv: Option<Operand<'a>>,
     pub(super) dbias: Option<Operand<'a>>,
     pub(super) dsinks: Option<Operand<'a>>,
+    pub(super) dalibi_slopes: Option<Operand<'a>>,
 }
 
 impl<'a> Operands<'a> {
@@ -89,9 +93,10 @@ impl<'a> Operands<'a> {
         for (name, given, used) in [
             ("dbias", wanted.dbias.is_some(), problem.score.bias),
             ("dsinks", wanted.dsinks.is_some(), problem.score.sinks),
+            ("dalibi_slopes", wanted.dalibi_slopes.is_some(), problem.score.alibi),
         ] {
             if given && !used {
-                let what = name.trim_start_matches('d');
+                let what = name.strip_prefix('d').unwrap_or(name);
                 return Err(Error::operand(
                     name,
                     format!("none, for the problem has no {what}"),
@@ -119,6 +124,10 @@ impl<'a> Operands<'a> {
                 .map(|dbias| Operand::of("dbias", dbias, problem.bias_len, gradients.dtypes.dbias)),
             dsinks: (wanted.dsinks)
                 .map(|dsinks| Operand::new("dsinks", dsinks, problem.shape.num_heads)),
+            dalibi_slopes: wanted.dalibi_slopes.map(|slopes| {
+                let sizes = problem.sizes_of(AuxTensor::AlibiSlopes).unwrap_or_default();
+                Operand::new("dalibi_slopes", slopes, sizes.iter().product())
+            }),
         })
     }
 
@@ -128,6 +137,7 @@ impl<'a> Operands<'a> {
     }
 
     pub(super) fn outputs(&self) -> Vec<Operand<'a>> {
-        [self.dq, self.dk, self.dv, self.dbias, self.dsinks].into_iter().flatten().collect()
+        let data = [self.dbias, self.dsinks, self.dalibi_slopes];
+        [self.dq, self.dk, self.dv].into_iter().chain(data).flatten().collect()
     }
 }

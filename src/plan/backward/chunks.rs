@@ -69,6 +69,17 @@ pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> 
             order.extend(own.map(|piece| (stage, piece)));
         }
     }
-    order.extend([Stage::SecondDkDv, Stage::Bias, Stage::Sinks].into_iter().flat_map(all));
+    order.extend(
+        [
+            Stage::SecondDkDv,
+            Stage::Bias,
+            Stage::Sinks,
+            Stage::Slopes,
+            Stage::PagesDk,
+            Stage::PagesDv,
+        ]
+        .into_iter()
+        .flat_map(all),
+    );
     order
 }

@@ -16,16 +16,17 @@ use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Schedule, Source, steps_within};
 use super::work::{self, Stage};
 use super::{BindGroups, begin_pass, empty_buffer};
+use crate::auxiliary::AuxTensor;
 use crate::custom::CustomUse;
 use crate::error::{Error, Result};
 use crate::kernel::cpu::broadcast::cell_bytes;
 use crate::kernel::key::{BackwardConfig, BackwardKernel, BackwardPass, Binding, KernelKey};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
-use crate::kernel::tiles::backward_candidates;
+use crate::kernel::tiles::{backward_candidates, backward_row_format};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
-use crate::problem::{GradientStrides, GradientTensors, Problem, Resolved};
+use crate::problem::{GradientStrides, GradientTensors, Placed, Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::dtype::GradientDtypes;
 use crate::tensor::sequences::KeySequences;
@@ -73,6 +74,8 @@ pub struct BackwardPlan {
     row_terms: wgpu::Buffer,
     /// The weights and gradients of scores of a chunk of rows, where dk and dv are made of them.
     cells: wgpu::Buffer,
+    /// dk and dv of each sequence, where sequences may share rows.
+    apart: Option<[wgpu::Buffer; 2]>,
     empty: wgpu::Buffer,
     partial_keys: bool,
     /// What has been asked for so far.
@@ -107,7 +110,7 @@ pub struct BackwardOptions {
     /// split among devices (ring attention) or a shared prefix lies apart ([`crate::plan::MergePlan`]).
     ///
     /// The rows' gradient is then the sum of what each part gives as dq, and each part's dk, dv and dbias are those of its own
-    /// keys; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
+    /// keys, and the parts' dalibi_slopes add up; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
     /// f32 lse: to 2e-6 where it is below 64, to 2.5e-7 below 8. Without this option they are made to add up to 1.
     pub partial_keys: bool,
 }
@@ -125,13 +128,6 @@ impl BackwardOptions {
 
     /// The backward pass's own tensors, checked.
     pub(crate) fn resolve(&self, problem: &Resolved) -> Result<GradientTensors> {
-        if let KeySequences::Paged { .. } = problem.shape.sequences.kv {
-            return Err(Error::operand(
-                "sequences",
-                "keys with a row of their own, where gradients are to be written",
-                "a paged cache, whose blocks several sequences may share",
-            ));
-        }
         let own = problem.strides;
         let strides = GradientStrides {
             dout: self.dout_strides.unwrap_or(own.o),
@@ -175,12 +171,12 @@ impl BackwardPlan {
         gradients: &GradientTensors,
         options: &BackwardOptions,
     ) -> Result<Self> {
-        let strides = &gradients.strides;
+        let made = gradients.of_sequences(problem)?;
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
             kernels.check_custom(custom, CustomUse::ScoreGradient)?;
         }
-        let considered = backward_candidates(problem, strides, gradients.dtypes, kernels.traits());
+        let considered = backward_candidates(problem, &made.strides, made.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
         let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
         let own_map = rows_mask.text.needs_tile_map && config.dq_grid != config.dkdv_grid;
@@ -189,9 +185,10 @@ impl BackwardPlan {
             false => None,
         };
         let params = Params::new(problem, &rows_mask.layout, config.dq_grid.block_q)?
-            .with_gradients(strides)?;
+            .with_gradients(&made.strides)?;
+        let params_of_pool = params.with_gradients(&gradients.strides)?;
         let terms_bytes = problem.lse_len.max(1) as u64 * 16;
-        let of_stage = |stage| work::backward(problem, &config, gradients, stage);
+        let of_stage = |stage| work::backward(problem, &config, &made, gradients, stage);
         let grids = [Stage::Dq, Stage::DkDv].map(|stage| of_stage(stage).0.workgroups());
         let [rows, columns] = grids;
         let limits = &kernels.traits().limits;
@@ -206,12 +203,20 @@ impl BackwardPlan {
                     Stage::DkDv => {
                         chunks.iter().map(|c| (c.columns.clone(), c.params(params))).collect()
                     }
+                    Stage::PagesDk | Stage::PagesDv => {
+                        vec![(0..grid.workgroups()?, params_of_pool)]
+                    }
                     _ => vec![(0..grid.workgroups()?, params)],
                 };
                 let dispatches = match stage {
                     Stage::Dq => config.dq_dispatches(),
                     Stage::DkDv | Stage::SecondDkDv => config.dkdv_dispatches(),
-                    Stage::Terms | Stage::Bias | Stage::Sinks => 1,
+                    Stage::Terms
+                    | Stage::Bias
+                    | Stage::Sinks
+                    | Stage::Slopes
+                    | Stage::PagesDk
+                    | Stage::PagesDv => 1,
                 };
                 let sliced: Vec<_> = (ranges.into_iter())
                     .flat_map(|(range, params)| {
@@ -240,6 +245,17 @@ impl BackwardPlan {
             terms_bytes,
             wgpu::BufferUsages::STORAGE,
         )?;
+        let apart = match problem.shape.sequences.kv {
+            KeySequences::Paged { .. } => {
+                let apart = |name, placed: &Placed| {
+                    let (bytes, usage) = (placed.bytes.max(4), wgpu::BufferUsages::STORAGE);
+                    crate::device::buffer(kernels.device(), name, bytes, usage)
+                };
+                let [dk, dv] = ["dk of each sequence", "dv of each sequence"];
+                Some([apart(dk, &made.dk)?, apart(dv, &made.dv)?])
+            }
+            _ => None,
+        };
         let plan = Self {
             kernels: kernels.clone(),
             problem: Arc::clone(problem),
@@ -254,6 +270,7 @@ impl BackwardPlan {
             schedule,
             row_terms,
             cells,
+            apart,
             empty: empty_buffer(kernels)?,
             partial_keys: options.partial_keys,
             kernels_of_passes: Mutex::default(),
@@ -262,7 +279,7 @@ impl BackwardPlan {
         // What most callers want is compiled now, the rest when it is asked for.
         for pass in [
             Some(BackwardPass::Terms { has_dlse: false }),
-            Some(BackwardPass::Dq { dq: true, normalizes: !plan.partial_keys }),
+            Some(BackwardPass::Dq { dq: true, normalizes: !plan.partial_keys, slopes: false }),
             plan.columns(Stage::DkDv, true, true),
             plan.columns(Stage::SecondDkDv, true, true),
         ]
@@ -279,13 +296,15 @@ impl BackwardPlan {
         self.kernel
     }
 
-    /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row; and on
-    /// CPUs weights and gradients of scores for a chunk of rows, at most 64 MiB whatever the lengths are.
+    /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row; on
+    /// CPUs weights and gradients of scores for a chunk of rows, at most 64 MiB whatever the lengths are; and for a paged
+    /// cache dk and dv of each sequence in f32, `[batch, num_kv_heads, seq_len_kv, dim]`.
     pub fn scratch_bytes(&self) -> u64 {
         let masks = [Some(&self.rows_mask), self.columns_mask.as_ref()];
         let masks: u64 = masks.into_iter().flatten().map(MaskTables::bytes).sum();
         let blocks: u64 = self.pieces.iter().map(Pieces::bytes).sum();
-        self.row_terms.size() + self.cells.size() + self.empty.size() + masks + blocks
+        let apart: u64 = self.apart.iter().flatten().map(wgpu::Buffer::size).sum();
+        self.row_terms.size() + self.cells.size() + self.empty.size() + masks + blocks + apart
     }
 
     /// In how many submissions [`BackwardPlan::encode_submission`] records the work: 1 where it's short.
@@ -402,9 +421,14 @@ impl BackwardPlan {
             // Whatever is asked for, it is this one that says what each row's weights add up to.
             Stage::Dq => {
                 let (dq, normalizes) = (wanted.dq.is_some(), !self.partial_keys);
+                let slopes = wanted.dalibi_slopes.is_some();
                 let cells =
                     self.config.form.has_cells() && (wanted.dk.is_some() || wanted.dv.is_some());
-                (dq || normalizes || cells).then_some(BackwardPass::Dq { dq, normalizes })
+                (dq || normalizes || cells || slopes).then_some(BackwardPass::Dq {
+                    dq,
+                    normalizes,
+                    slopes,
+                })
             }
             Stage::DkDv | Stage::SecondDkDv => {
                 self.columns(stage, wanted.dk.is_some(), wanted.dv.is_some())
@@ -414,6 +438,12 @@ impl BackwardPlan {
                 shared_by_keys: self.problem.data.bias.broadcast_kv,
             }),
             Stage::Sinks => wanted.dsinks.map(|_| BackwardPass::Sinks),
+            Stage::PagesDk => self.pages(wanted.dk.is_some(), false),
+            Stage::PagesDv => self.pages(wanted.dv.is_some(), true),
+            Stage::Slopes => wanted.dalibi_slopes.map(|_| {
+                let sizes = self.problem.sizes_of(AuxTensor::AlibiSlopes).unwrap_or_default();
+                BackwardPass::Slopes { of_sequences: sizes.first().is_some_and(|&batch| batch > 1) }
+            }),
         }
     }
 
@@ -428,10 +458,21 @@ impl BackwardPlan {
         }
     }
 
+    /// The kernel that makes a pool's dk or dv of those of each sequence, where there is a pool.
+    fn pages(&self, wanted: bool, values: bool) -> Option<BackwardPass> {
+        let GradientTensors { dtypes, strides, .. } = &self.gradients;
+        let access = backward_row_format(&self.problem, strides).access;
+        let dtype = if values { dtypes.dv } else { dtypes.dk };
+        (wanted && self.apart.is_some()).then_some(BackwardPass::Pages { values, dtype, access })
+    }
+
     fn key(&self, pass: BackwardPass) -> KernelKey {
         let (score, mask) = match pass {
             // The mask and the scores play no part in these, so that all masks share them.
-            BackwardPass::Terms { .. } | BackwardPass::Sinks => (
+            BackwardPass::Terms { .. }
+            | BackwardPass::Sinks
+            | BackwardPass::Slopes { .. }
+            | BackwardPass::Pages { .. } => (
                 ScoreText::default(),
                 Arc::new(MaskText::new(&Mask::All, self.problem.shape.sequences.forms())),
             ),
@@ -463,6 +504,19 @@ impl BackwardPlan {
         binding: Binding,
         operands: &Operands<'a>,
     ) -> Source<'a> {
+        if let Some([dk, dv]) = &self.apart {
+            let buffer = match (pass, binding) {
+                (BackwardPass::DkDv { .. }, Binding::Dk)
+                | (BackwardPass::Pages { values: false, .. }, Binding::KeyGradients) => Some(dk),
+                (BackwardPass::DkDv { .. }, Binding::Dv)
+                | (BackwardPass::Pages { values: true, .. }, Binding::KeyGradients) => Some(dv),
+                _ => None,
+            };
+            if let Some(buffer) = buffer {
+                let (name, slice) = ("gradients of each sequence's keys", buffer.slice(..));
+                return Source::Window(Operand { name, slice, bytes: buffer.size() });
+            }
+        }
         let operand = match binding {
             Binding::RowTermsOut | Binding::RowTerms => {
                 let bytes = self.row_terms.size();
@@ -485,6 +539,7 @@ impl BackwardPlan {
             Binding::Dv => operands.dv,
             Binding::Dbias => operands.dbias,
             Binding::Dsinks => operands.dsinks,
+            Binding::DalibiSlopes => operands.dalibi_slopes,
             _ => {
                 let mask = match pass {
                     BackwardPass::DkDv { .. } => self.columns_mask.as_ref(),

@@ -1,6 +1,5 @@
 //! Gradients through dropout: those of what the forward pass gave with the same seed.
 
-use wgpu_attention::tensor::KeySequences;
 use wgpu_attention::{Dtype, Layout, Mask, Problem, Shape, reference};
 
 use super::{RandomUpstream, assert_all_close, check_kernels, check_problem, kernels, run};
@@ -75,9 +74,7 @@ fn with_every_modifier() {
 /// Packed, padded and cached sequences have the gradients of the reference, whose positions are the sequence's own.
 #[test]
 fn every_form_of_sequences() {
-    // Blocks may be shared, so that they have no gradients.
-    let is_paged = |kv: KeySequences| matches!(kv, KeySequences::Paged { .. });
-    for &(q, kv) in FORMS.iter().filter(|(_, kv)| !is_paged(*kv)) {
+    for &(q, kv) in FORMS {
         let batch = Batch::new(q, kv, Layout::Bhsd);
         let (operands, problem) = (batch.operands(), batch.problem("causal").dropout(0.3));
         let upstream = RandomUpstream::random(&batch.shape, 4);

@@ -79,6 +79,7 @@ pub(crate) fn assert_all_close(
         ("dv", &found.dv, &naive.dv, &truth.dv),
         ("dbias", &found.dbias, &naive.dbias, &truth.dbias),
         ("dsinks", &found.dsinks, &naive.dsinks, &truth.dsinks),
+        ("dalibi_slopes", &found.dalibi_slopes, &naive.dalibi_slopes, &truth.dalibi_slopes),
     ] {
         assert_gradient_close(&format!("{name} of {what}"), found, naive, truth);
     }

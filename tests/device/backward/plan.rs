@@ -103,6 +103,10 @@ fn bad_input() {
     says(encode(&|x| x.gradients.dq = Some(x.q)), &["dq:", "another buffer", "q"]);
     says(encode(&|x| x.lse = x.q.buffer().slice(..16)), &["lse:", "40 bytes", "16 bytes"]);
     says(encode(&|x| x.gradients.dsinks = Some(x.q)), &["dsinks:", "no sinks"]);
+    says(
+        encode(&|x| x.gradients.dalibi_slopes = Some(x.q)),
+        &["dalibi_slopes:", "no alibi_slopes"],
+    );
     says(encode(&|x| x.gradients.dbias = Some(x.q)), &["dbias:", "no bias"]);
 }
 

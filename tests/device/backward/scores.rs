@@ -5,7 +5,7 @@ use wgpu_attention::{
     AuxData, BackwardPlan, Dtype, Mask, Problem, ScoreModifiers, Shape, reference,
 };
 
-use super::{RandomUpstream, assert_all_close, kernels, run};
+use super::{RandomUpstream, assert_all_close, bits, kernels, run};
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, is_brief};
 use crate::tolerance::naive_gradients_modified;
@@ -102,6 +102,36 @@ fn a_broadcast_bias_has_the_sum() {
     }
 }
 
+/// Slopes of each sequence have gradients of their own, and the same bits each time; so has what a sequence's keys don't reach.
+#[test]
+fn slopes_of_each_sequence() {
+    let shape = Shape::new(3, 4, 37, 20).seq_len_kv(70).num_kv_heads(2);
+    let score = ScoreModifiers::default().alibi(true).softcap(20.0);
+    let mut operands = Operands::random(&shape, 4);
+    operands.mask =
+        operands.mask.key_lengths([70, 0, 33]).alibi_slopes_per_sequence([3, 4], [0.25; 12]);
+    // NaN behind the mask.
+    let rows = 2 * 70 * 20;
+    operands.k[2 * rows + 33 * 20..2 * rows + 70 * 20].fill(f32::NAN);
+    operands.v[2 * rows + 33 * 20..2 * rows + 70 * 20].fill(f32::NAN);
+    let mask: Mask = "causal & key_lengths".parse().unwrap();
+    let problem = Problem::new(shape).mask(mask.clone()).score(score);
+    let problem = problem.aux_shape(operands.mask.shape());
+    let upstream = RandomUpstream::random(&shape, 4);
+    let (inputs, upstream) = (operands.inputs(), upstream.of_o());
+    let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
+    assert_eq!(truth.dalibi_slopes.len(), 12);
+    assert!(truth.dalibi_slopes[4..8].iter().all(|&x| x == 0.0));
+    for kernel in kernels(&problem) {
+        let [found, again] = [(); 2].map(|()| run(&problem, &operands, &upstream, kernel));
+        assert_eq!(bits(&found.dalibi_slopes), bits(&again.dalibi_slopes));
+        let most = truth.dalibi_slopes.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        for (x, y) in found.dalibi_slopes.iter().zip(&truth.dalibi_slopes) {
+            assert!((f64::from(*x) - y).abs() <= 1e-5 * most, "{kernel}: {x} instead of {y}");
+        }
+    }
+}
+
 /// A user-defined function with its derivative, against the crate's own softcap and ALiBi; without it, an error.
 #[test]
 fn a_score_function_with_its_derivative() {
@@ -128,10 +158,12 @@ fn a_score_function_with_its_derivative() {
     operands.mask = data.add_to(&shape, operands.mask).custom_f32("slopes", data.slopes.clone());
     let upstream = RandomUpstream::random(&shape, 1);
     let (inputs, upstream) = (operands.inputs(), upstream.of_o());
-    let truth = reference::gradients(&known, &inputs, &upstream).unwrap();
+    let mut truth = reference::gradients(&known, &inputs, &upstream).unwrap();
     let score = ScoreModifiers::default().softcap(20.0).alibi(true);
-    let naive =
+    let mut naive =
         naive_gradients_modified(&known, &mask, &inputs, &upstream, &score, &data, Dtype::F32);
+    // What a function reads has no gradient.
+    (truth.dalibi_slopes, naive.dalibi_slopes) = (Vec::new(), Vec::new());
     let full = own.clone().score_mod(custom(format!("{score_mod}{derivative}")));
     for kernel in kernels(&full) {
         let found = run(&full, &operands, &upstream, kernel);

@@ -5,10 +5,12 @@ use rand::{RngExt as _, SeedableRng as _};
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::ReferenceGradients;
-use wgpu_attention::tensor::{KeySequences, QuerySequences};
-use wgpu_attention::{BackwardPlan, Gradients, Layout, Mask, Problem, Shape, Upstream, reference};
+use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
+use wgpu_attention::{
+    AuxData, BackwardPlan, Dtype, Gradients, Layout, Mask, Problem, Shape, reference,
+};
 
-use super::{RandomUpstream, assert_all_close, kernels, run};
+use super::{RandomUpstream, assert_all_close, bits, kernels, run};
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands};
 use crate::sequences::{Batch, DIM, FORMS, HEADS, KV_HEADS, LENGTHS};
@@ -117,43 +119,109 @@ fn check(batch: &Batch, mask: &str, every_kernel: bool) {
     }
 }
 
-/// Packed, left-padded, cached and ring sequences, some of them without queries, keys or both.
+/// Packed, left-padded, cached, ring and paged sequences, some of them without queries, keys or both.
 #[test]
 fn gradients_of_sequences_are_those_of_each_alone() {
-    for (at, (&(q, kv), mask)) in FORMS[..4]
+    for (at, (&(q, kv), mask)) in FORMS
         .iter()
         .zip([
             "causal & window(19,inf) | global(2)",
             "causal",
             "documents & causal",
             "chunk(24) & !not_self | dilated(5,3)",
+            "causal | documents",
         ])
         .enumerate()
     {
         let batch = Batch::new(q, kv, [Layout::Bhsd, Layout::Bshd][at % 2]);
-        // One form stands for the others where the way that rows are found is concerned.
-        check(&batch, mask, at == 0);
+        // One form stands for the others where the way that rows are found is concerned; blocks have a kernel of their own.
+        check(&batch, mask, at == 0 || at == 4);
+    }
+}
+
+/// Blocks that sequences share have the sum of what they have unshared, in the same bits each time, whatever they are stored in.
+#[test]
+fn shared_blocks_have_the_sum() {
+    // Two sequences share their first two blocks, a third the first alone; one block is none's, and a row has three components.
+    let (block_size, blocks, dim) = (7, 9, 19);
+    let kv = KeySequences::Paged { block_size, blocks, blocks_per_sequence: 3 };
+    let shape = Shape::new(3, 4, 10, dim).seq_len_kv(21).num_kv_heads(2);
+    let paged = shape.sequences(Sequences { kv, ..Sequences::default() });
+    let tables = [4, 7, 2, 4, 7, 0, 4, 5, -1];
+    let lengths = [21, 18, 9];
+    let data = AuxData::new().kv_lengths(lengths).block_tables(tables);
+    let mut operands = Operands { mask: data, ..Operands::random(&paged, 6) };
+    // The rows that no sequence has.
+    for block in [1, 3, 6, 8] {
+        let rows = 2 * block_size * dim;
+        operands.k[block * rows..][..rows].fill(f32::NAN);
+        operands.v[block * rows..][..rows].fill(f32::NAN);
+    }
+    // The same unpaged, each sequence with rows of its own.
+    let mut apart = Operands { q: operands.q.clone(), ..Operands::random(&shape, 6) };
+    let place = |b: usize, h: usize, i: usize, d: usize| {
+        let block = tables[b * 3 + i / block_size] as usize;
+        ((block * 2 + h) * block_size + i % block_size) * dim + d
+    };
+    let cells = |b: usize| {
+        let rows = (0..2).flat_map(move |h| (0..lengths[b] as usize).map(move |i| (h, i)));
+        rows.flat_map(move |(h, i)| (0..dim).map(move |d| (h, i, d)))
+    };
+    for b in 0..3 {
+        for (h, i, d) in cells(b) {
+            let at = ((b * 2 + h) * 21 + i) * dim + d;
+            (apart.k[at], apart.v[at]) =
+                (operands.k[place(b, h, i, d)], operands.v[place(b, h, i, d)]);
+        }
+    }
+    let cached = KeySequences::Cached { left_padded: false };
+    let unpaged = shape.sequences(Sequences { kv: cached, ..Sequences::default() });
+    apart.mask = AuxData::new().kv_lengths(lengths);
+    let upstream = RandomUpstream::random(&shape, 6);
+    let problem = |shape| Problem::new(shape).mask(Mask::causal());
+    let truth =
+        reference::gradients(&problem(paged), &operands.inputs(), &upstream.of_o()).unwrap();
+    for kernel in kernels(&problem(paged)) {
+        let [found, again] =
+            [(); 2].map(|()| run(&problem(paged), &operands, &upstream.of_o(), kernel));
+        let single = run(&problem(unpaged), &apart, &upstream.of_o(), kernel);
+        let mut sums = [vec![0.0; found.dk.len()], vec![0.0; found.dv.len()]];
+        for b in 0..3 {
+            for (h, i, d) in cells(b) {
+                let at = ((b * 2 + h) * 21 + i) * dim + d;
+                sums[0][place(b, h, i, d)] += single.dk[at];
+                sums[1][place(b, h, i, d)] += single.dv[at];
+            }
+        }
+        assert_eq!(bits(&found.dq), bits(&single.dq), "{kernel}");
+        assert_eq!(
+            [bits(&found.dk), bits(&found.dv)],
+            sums.each_ref().map(|x| bits(x)),
+            "{kernel}"
+        );
+        assert_eq!(bits(&found.dk), bits(&again.dk), "{kernel}");
+        let options = BackwardOptions::default().kernel(kernel).dtypes(Dtype::F16);
+        let inputs = operands.inputs();
+        let halves =
+            ATTENTION.gradients_blocking(&problem(paged), &inputs, &upstream.of_o(), &options);
+        let halves = halves.unwrap();
+        for (half, whole, truth) in
+            [(&halves.dk, &found.dk, &truth.dk), (&halves.dv, &found.dv, &truth.dv)]
+        {
+            for ((half, whole), truth) in half.iter().zip(whole).zip(truth) {
+                assert_eq!(*half, Dtype::F16.round(*whole), "{kernel}");
+                assert!((f64::from(*whole) - truth).abs() <= 1e-4 * truth.abs().max(1.0));
+            }
+        }
     }
 }
 
 #[test]
 fn what_has_no_place_for_a_gradient_is_refused() {
-    let (q, kv) = FORMS[4];
-    assert!(matches!(kv, KeySequences::Paged { .. }));
-    let batch = Batch::new(q, kv, Layout::Bhsd);
-    let operands = batch.operands();
-    let dout = vec![0.0; batch.shape.o_len().unwrap()];
-    let upstream = Upstream::new(&dout);
-    let problem = batch.problem("causal");
-    let none = BackwardOptions::default();
-    let error = ATTENTION.gradients_blocking(&problem, &operands.inputs(), &upstream, &none);
-    assert_says(&error.unwrap_err(), &["sequences", "a row of their own", "paged cache"]);
     // 8 bits are a cache's storage.
     let (q, kv) = (QuerySequences::Uniform, KeySequences::Cached { left_padded: false });
     let cached = Batch::new(q, kv, Layout::Bhsd);
-    let dtypes = wgpu_attention::tensor::Dtypes::default()
-        .k(wgpu_attention::Dtype::I8)
-        .v(wgpu_attention::Dtype::I8);
+    let dtypes = wgpu_attention::tensor::Dtypes::default().k(Dtype::I8).v(Dtype::I8);
     let problem = cached.problem("causal").dtypes(dtypes);
     let error = BackwardPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap_err();
     assert_says(&error, &["k:", "f32, f16 or bf16 in a backward pass", "i8"]);

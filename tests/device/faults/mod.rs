@@ -3,6 +3,7 @@
 
 mod driver;
 
+use std::any::Any;
 use std::future::Future as _;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -12,9 +13,10 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom as _;
 use wgpu::util::DeviceExt as _;
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
+use wgpu_attention::mask::BlockIndexOptions;
 use wgpu_attention::plan::{
-    BackwardBuffers, GradientBuffers, InspectBuffers, InspectPlan, MaskFormat, MaskPlan, MergePlan,
-    PlanOptions, ScoreTensor, TilePlan,
+    BackwardBuffers, BlockIndexBuffers, BlockIndexPlan, GradientBuffers, InspectBuffers,
+    InspectPlan, MaskFormat, MaskPlan, MergePlan, PlanOptions, ScoreTensor, TilePlan,
 };
 use wgpu_attention::tensor::QuerySequences;
 use wgpu_attention::{
@@ -116,6 +118,8 @@ fn a_device_lost_between_any_two_calls() {
             assert_lost("inspect", InspectPlan::new(kernels, &problem()));
             assert_lost("mask", MaskPlan::new(kernels, &problem(), MaskFormat::Keep));
             assert_lost("tiles", TilePlan::new(kernels, &problem(), &Default::default()));
+            let options = BlockIndexOptions::default();
+            assert_lost("block index", BlockIndexPlan::new(kernels, &problem(), &options));
             assert_lost("merge", MergePlan::new(kernels, &problem(), 2));
             let cache = CacheShape::new(1, 1, 9, 20);
             assert_lost("append", AppendPlan::new(kernels, &cache, &NewTokens::new(1)));
@@ -249,17 +253,8 @@ fn threads_that_encode_from_one_plan() {
     });
 }
 
-/// A plan of some kind, and what it has encoded.
-#[expect(dead_code, reason = "held until it is dropped")]
-enum Plan {
-    Session(AttentionPlan),
-    Backward(BackwardPlan),
-    Inspect(InspectPlan),
-    Mask(MaskPlan),
-    Tiles(TilePlan),
-    Merge(MergePlan),
-    Append(AppendPlan, KvCache),
-}
+/// A plan of some kind, and what it has encoded: held until it is dropped.
+type Plan = Box<dyn Any + Send>;
 
 /// Plans of every kind are made, encoded, and dropped in any order, some before their work is submitted: all of their
 /// buffers go.
@@ -278,7 +273,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
             0 => {
                 let plan = AttentionPlan::new(kernels, &problem(), &Default::default())?;
                 plan.encode(encoder, &buffers.attention())?;
-                Ok(Plan::Session(plan))
+                Ok(Box::new(plan) as Plan)
             }
             1 => {
                 let plan = BackwardPlan::new(kernels, &problem(), &Default::default())?;
@@ -292,7 +287,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                 let buffers =
                     BackwardBuffers { q, k, v, o, lse, dout: o, dlse, aux: mask, gradients };
                 plan.encode(encoder, &buffers)?;
-                Ok(Plan::Backward(plan))
+                Ok(Box::new(plan) as Plan)
             }
             2 => {
                 let plan = InspectPlan::new(kernels, &problem())?;
@@ -303,22 +298,27 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                     output: tensor.slice(..),
                 };
                 plan.encode(encoder, ScoreTensor::Weights, &inspect)?;
-                Ok(Plan::Inspect(plan))
+                let options = BlockIndexOptions::new(8, 2);
+                let index = BlockIndexPlan::new(kernels, &problem(), &options)?;
+                let InspectBuffers { q, k, output: block_indices, .. } = inspect;
+                let aux = AuxBuffers::new();
+                index.encode(encoder, &BlockIndexBuffers { q, k, aux, block_indices })?;
+                Ok(Box::new((plan, index)) as Plan)
             }
             3 => {
                 let plan = MaskPlan::new(kernels, &problem(), MaskFormat::Keep)?;
                 plan.encode(encoder, &buffers.mask(), tensor.slice(..))?;
-                Ok(Plan::Mask(plan))
+                Ok(Box::new(plan) as Plan)
             }
             4 => {
                 let plan = TilePlan::new(kernels, &problem(), &Default::default())?;
                 plan.encode(encoder, &buffers.mask(), tensor.slice(..))?;
-                Ok(Plan::Tiles(plan))
+                Ok(Box::new(plan) as Plan)
             }
             5 => {
                 let plan = MergePlan::new(kernels, &problem(), 2)?;
                 plan.encode(encoder, merged.slice(..), None)?;
-                Ok(Plan::Merge(plan))
+                Ok(Box::new(plan) as Plan)
             }
             _ => {
                 let mut cache = KvCache::new(kernels, &cache_shape)?;
@@ -332,7 +332,7 @@ fn plans_dropped_in_any_order_leave_nothing_behind() {
                     &Default::default(),
                 )?;
                 drop(attention);
-                Ok::<_, Error>(Plan::Append(plan, cache))
+                Ok::<_, Error>(Box::new((plan, cache)) as Plan)
             }
         }
     };

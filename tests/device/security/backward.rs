@@ -30,6 +30,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let has = |input| problem.aux_tensors().contains(&input);
     let dbias = has(AuxTensor::Bias).then(|| written(shape.scores_len().unwrap()));
     let dsinks = has(AuxTensor::Sinks).then(|| written(shape.num_heads));
+    let slopes = has(AuxTensor::AlibiSlopes).then(|| written(shape.num_heads));
 
     let forward = AttentionPlan::new(ATTENTION.kernels(), problem, &Default::default()).unwrap();
     let options = BackwardOptions::default().kernel(kernel);
@@ -51,7 +52,8 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
             .dk(dk.slice())
             .dv(dv.slice())
             .dbias(dbias.as_ref().map(Guarded::slice))
-            .dsinks(dsinks.as_ref().map(Guarded::slice)),
+            .dsinks(dsinks.as_ref().map(Guarded::slice))
+            .dalibi_slopes(slopes.as_ref().map(Guarded::slice)),
     };
     submit(|encoder| {
         forward.encode(encoder, &results).unwrap();
@@ -60,7 +62,7 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     bound.check();
     let read = [("o", &o), ("lse", &lse), ("dout", &dout), ("dlse", &dlse)];
     let gradients = [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter();
-    let of_data = [("dbias", &dbias), ("dsinks", &dsinks)];
+    let of_data = [("dbias", &dbias), ("dsinks", &dsinks), ("dalibi_slopes", &slopes)];
     let of_data = of_data.into_iter().filter_map(|(name, found)| Some((name, found.as_ref()?)));
     (read.into_iter().chain(gradients).chain(of_data))
         .map(|(name, guarded)| guarded.read(&format!("{name} of {kernel}, {problem:?}")))

@@ -7,7 +7,7 @@ use operators::{Dispatch, Mailbox, Picker, Then};
 use wgpu_attention::cache::{AppendBuffers, AppendPlan, CacheShape, NewTokens};
 use wgpu_attention::plan::{InspectBuffers, InspectPlan, ScoreTensor};
 use wgpu_attention::tensor::QuerySequences;
-use wgpu_attention::{AttentionPlan, AuxBuffers, AuxTensor, KvCache, Layout, Mask, Problem};
+use wgpu_attention::{AttentionPlan, AuxBuffers, AuxTensor, Dtype, KvCache, Layout, Mask, Problem};
 
 use super::Llama;
 use crate::layers::ADD;
@@ -76,6 +76,7 @@ impl<'m> Stage<'m> {
             .sequences(sequences)
             .layout(Layout::Bshd)
             .rotary(model.rotary())
+            .hadamard(shape.dtype == Dtype::I4 && shape.head_dim.is_multiple_of(32))
             .query_heads(sizes.heads);
         let problem = shape
             .problem(sizes.heads, seq_len, sequences)

@@ -197,13 +197,16 @@ enum OutputName {
     Dbias,
     /// The gradient of the loss with respect to the sinks
     Dsinks,
+    /// The gradient of the loss with respect to the slopes of ALiBi
+    DalibiSlopes,
 }
 
 impl OutputName {
     const fn tensor(self) -> Option<ScoreTensor> {
         match self {
             Self::O | Self::Lse => None,
-            Self::Dq | Self::Dk | Self::Dv | Self::Dbias | Self::Dsinks => None,
+            Self::Dq | Self::Dk | Self::Dv => None,
+            Self::Dbias | Self::Dsinks | Self::DalibiSlopes => None,
             Self::Scores => Some(ScoreTensor::Scores),
             Self::MaskedScores => Some(ScoreTensor::MaskedScores),
             Self::Weights => Some(ScoreTensor::Weights),
@@ -218,6 +221,7 @@ impl OutputName {
             Self::Dv => Some(["dv", "v"]),
             Self::Dbias => Some(["dbias", "bias"]),
             Self::Dsinks => Some(["dsinks", "sinks"]),
+            Self::DalibiSlopes => Some(["dalibi_slopes", "alibi_slopes"]),
             _ => None,
         }
     }
@@ -438,6 +442,7 @@ fn gradients(
             "dk" => found.dk.clone(),
             "dv" => found.dv.clone(),
             "dbias" => found.dbias.clone(),
+            "dalibi_slopes" => found.dalibi_slopes.clone(),
             _ => found.dsinks.clone(),
         };
         Written { name, dims, values, dtype: Dtype::F32 }

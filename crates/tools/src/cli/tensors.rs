@@ -85,8 +85,19 @@ const FOREIGN: [(&str, &str, &str); 14] = [
 ];
 
 /// What is written: a file that has it was written by a run.
-const RESULTS: [&str; 10] =
-    ["o", "lse", "scores", "masked_scores", "weights", "dq", "dk", "dv", "dbias", "dsinks"];
+const RESULTS: [&str; 11] = [
+    "o",
+    "lse",
+    "scores",
+    "masked_scores",
+    "weights",
+    "dq",
+    "dk",
+    "dv",
+    "dbias",
+    "dsinks",
+    "dalibi_slopes",
+];
 
 /// What reads the file's tensors.
 pub(crate) struct Readers<'a> {

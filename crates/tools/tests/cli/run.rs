@@ -239,7 +239,7 @@ fn a_run_gives_gradients() {
         (0..len).map(|at| ((at * 37 + seed * 11) % 29) as f32 / 10.0 - 1.4).collect()
     };
     let (q, k, v) = (numbers(1, 40), numbers(2, 48), numbers(3, 48));
-    let (bias, sinks) = (numbers(4, 60), numbers(5, 2));
+    let (bias, sinks, slopes) = (numbers(4, 60), numbers(5, 2), numbers(8, 2));
     let (dout, dlse) = (numbers(6, 40), numbers(7, 10));
     let contents = TensorWriter::new()
         .f32("q", &[1, 2, 5, 4], &q)
@@ -247,17 +247,18 @@ fn a_run_gives_gradients() {
         .f32("v", &[1, 2, 6, 4], &v)
         .f32("bias", &[1, 2, 5, 6], &bias)
         .f32("sinks", &[2], &sinks)
+        .f32("alibi_slopes", &[2], &slopes)
         .f32("dlse", &[1, 2, 5], &dlse);
-    let options = words("--mask causal --outputs o,dq,dk,dv,dbias,dsinks,dq");
+    let options = words("--mask causal --outputs o,dq,dk,dv,dbias,dsinks,dalibi-slopes,dq");
     let message = Scratch::new(&contents).refused(&options);
     assert!(message.contains("dout"), "{message}");
     let scratch = Scratch::new(&contents.f32("dout", &[1, 2, 5, 4], &dout));
     let written = scratch.run(&options);
 
-    let data = AuxData::new().bias([1, 2, 5, 6], bias).sinks(sinks);
+    let data = AuxData::new().bias([1, 2, 5, 6], bias).sinks(sinks).alibi_slopes(slopes);
     let problem = Problem::new(shape)
         .mask(Mask::causal())
-        .score(ScoreModifiers::default().bias(true).sinks(true))
+        .score(ScoreModifiers::default().bias(true).alibi(true).sinks(true))
         .aux_shape(data.shape());
     let inputs = Inputs::new(&q, &k, &v).aux(&data);
     let upstream = Upstream::new(&dout).dlse(&dlse);
@@ -268,6 +269,7 @@ fn a_run_gives_gradients() {
         ("dv", &truth.dv, vec![1, 2, 6, 4]),
         ("dbias", &truth.dbias, vec![1, 2, 5, 6]),
         ("dsinks", &truth.dsinks, vec![2]),
+        ("dalibi_slopes", &truth.dalibi_slopes, vec![2]),
     ] {
         let tensor = written.read_f32(name).unwrap();
         assert_eq!(tensor.dims, dims, "{name}");

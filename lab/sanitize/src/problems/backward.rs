@@ -111,6 +111,7 @@ pub(super) fn modifiers(attention: &Session) -> Result<(), Failure> {
         ("dv", &found.dv, &naive.dv, &truth.dv),
         ("dbias", &found.dbias, &naive.dbias, &truth.dbias),
         ("dsinks", &found.dsinks, &naive.dsinks, &truth.dsinks),
+        ("dalibi_slopes", &found.dalibi_slopes, &naive.dalibi_slopes, &truth.dalibi_slopes),
     ] {
         gradient_close(&format!("{name} with modifiers"), found, naive, truth)?;
     }
