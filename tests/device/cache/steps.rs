@@ -364,8 +364,8 @@ fn blocks_give_the_bits_of_a_contiguous_cache() {
 fn every_kernel_reads_rows_of_8_bits() {
     const KEYS: usize = 27;
     // Rows of whole runs of 16 bytes that fill a kernel's room and that don't, and rows of other lengths; some of them no
-    // multiple of four, as rows stand together.
-    for (dim, dim_v) in [(16, 64), (80, 48), (20, 13)] {
+    // multiple of four, as rows stand together; and long ones.
+    for (dim, dim_v) in [(16, 64), (80, 48), (20, 13), (576, 512), (300, 257)] {
         let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).head_dim_v(dim_v).dtype(Dtype::I8);
         let (mut cache, _) = cache(&shape);
         let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &NewTokens::new(KEYS)).unwrap();
