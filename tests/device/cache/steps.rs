@@ -373,9 +373,9 @@ fn stored_rows(slice: BufferSlice<'_>, rows: usize, dim: usize, dtype: Dtype) ->
 fn every_kernel_reads_quantized_rows() {
     const KEYS: usize = 27;
     // Rows of whole runs of 16 bytes that fill a kernel's room and that don't, and rows of other lengths; some of them no
-    // multiple of four, as rows stand together.
-    let of_8_bits = [(16, 64), (80, 48), (20, 13)].map(|dims| (dims, Dtype::I8));
-    let of_4_bits = [(64, 128), (96, 32), (70, 13)].map(|dims| (dims, Dtype::I4));
+    // multiple of four, as rows stand together; and long ones.
+    let of_8_bits = [(16, 64), (80, 48), (20, 13), (576, 512)].map(|dims| (dims, Dtype::I8));
+    let of_4_bits = [(64, 128), (96, 32), (70, 13), (300, 257)].map(|dims| (dims, Dtype::I4));
     for ((dim, dim_v), dtype) in of_8_bits.into_iter().chain(of_4_bits) {
         let shape = CacheShape::new(1, KV_HEADS, KEYS, dim).head_dim_v(dim_v).dtype(dtype);
         let (mut cache, _) = cache(&shape);

@@ -28,7 +28,7 @@ EXAMPLES
   wgpu-attention devices --json | jq -r .name";
 
 /// The head sizes for which the choice of kernels is shown.
-const HEAD_DIMS: [usize; 4] = [32, 64, 128, 256];
+const HEAD_DIMS: [usize; 5] = [32, 64, 128, 256, 512];
 
 /// The numbers of queries and keys, likewise.
 const PHASES: [(&str, usize, usize); 2] = [("prefill", 1024, 1024), ("decode", 1, 4096)];
