@@ -76,6 +76,9 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
     add("all", appends());
     for forms in sequence_forms() {
         add("all", block_indexes(&mask_text("all", forms)));
+        if forms.kv == KeyForm::Paged {
+            add("all", pages(&mask_text("all", forms)));
+        }
     }
     let problem = own_functions();
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
@@ -239,14 +242,7 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
             keys.push(KernelKey::Forward { config, score, mask: Arc::clone(mask) });
         }
     }
-    let configs = backward_configs();
-    if let (KeyForm::Paged, Some(&config)) = (mask.sequences.kv, configs.first()) {
-        keys.extend(PAGES.map(|pass| {
-            let score = ScoreText::default();
-            KernelKey::Backward { pass, config, score, mask: Arc::clone(mask) }
-        }));
-    }
-    for config in configs {
+    for config in backward_configs() {
         for score in scores() {
             for pass in PASSES {
                 // One binding too many: the plan takes the two halves.
@@ -289,6 +285,18 @@ pub(crate) fn appends() -> Vec<KernelKey> {
         [check, KernelKey::Append { config, mask }]
     };
     types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
+}
+
+/// The kernels that make a pool's gradients of those of each sequence.
+fn pages(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let configs = backward_configs().into_iter().take(1);
+    let of = |config| {
+        PAGES.map(|pass| {
+            let (score, mask) = (ScoreText::default(), Arc::clone(mask));
+            KernelKey::Backward { pass, config, score, mask }
+        })
+    };
+    configs.flat_map(of).collect()
 }
 
 /// The kernels that pick the lists of `block_sparse`: of each type with either way to read rows, and of each option both.
@@ -473,7 +481,7 @@ mod tests {
                 assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
-        let single = ["score points"];
+        let single = ["score points", "block bits"];
         for KernelText { kernel, .. } in &texts {
             assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
         }
