@@ -11,7 +11,7 @@
 // needs bindings: key_gradients, params
 // needs common/problem: linear_workgroup
 // needs constants: WORKGROUP_SIZE
-// needs rows/store_scalar: store_{{TENSOR}}4
+// needs rows/: store_{{TENSOR}}4
 // needs sequences/kv_paged: table_entry
 // needs sequences/lengths_checked: kv_len
 // offers backward_pages
