@@ -85,9 +85,11 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
     }
     add("all", appends());
-    add("all", pages());
     for forms in sequence_forms() {
         add("all", block_indexes(&mask_text("all", forms)));
+        if forms.kv == KeyForm::Paged {
+            add("all", pages(&mask_text("all", forms)));
+        }
     }
     let problem = own_functions();
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
@@ -298,17 +300,16 @@ pub(crate) fn appends() -> Vec<KernelKey> {
     types.into_iter().cycle().take(24).enumerate().flat_map(of).collect()
 }
 
-/// The kernels that bring gradients into the blocks of a paged cache.
-fn pages() -> Vec<KernelKey> {
-    let mask = mask_text("all", SequenceForms { q: QueryForm::Uniform, kv: KeyForm::Paged });
-    let config = backward_configs().into_iter().next();
+/// The kernels that make a pool's gradients of those of each sequence.
+fn pages(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+    let configs = backward_configs().into_iter().take(1);
     let of = |config| {
         PAGES.map(|pass| {
-            let score = ScoreText::default();
-            KernelKey::Backward { pass, config, score, mask: Arc::clone(&mask) }
+            let (score, mask) = (ScoreText::default(), Arc::clone(mask));
+            KernelKey::Backward { pass, config, score, mask }
         })
     };
-    config.into_iter().flat_map(of).collect()
+    configs.flat_map(of).collect()
 }
 
 /// The kernels that pick the lists of `block_sparse`: of each type with either way to read rows, and of each option both.
@@ -499,7 +500,7 @@ mod tests {
                 assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
-        let single = ["block bits", "score points"];
+        let single = ["score points", "block bits"];
         for KernelText { kernel, .. } in &texts {
             assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
         }
