@@ -249,7 +249,7 @@ fn a_run_gives_gradients() {
         .f32("sinks", &[2], &sinks)
         .f32("alibi_slopes", &[2], &slopes)
         .f32("dlse", &[1, 2, 5], &dlse);
-    let options = words("--mask causal --outputs o,dq,dk,dv,dbias,dsinks,dalibi-slopes,dq");
+    let options = words("--mask causal --outputs o,dq,dk,dv,dbias,dsinks,dalibi_slopes,dq");
     let message = Scratch::new(&contents).refused(&options);
     assert!(message.contains("dout"), "{message}");
     let scratch = Scratch::new(&contents.f32("dout", &[1, 2, 5, 4], &dout));

@@ -83,7 +83,7 @@ fn devices_are_listed_with_their_kernels() {
     for (name, record) in names.lines().zip(&records) {
         assert_eq!(name, format!("{}: {}", record["index"], record["name"].as_str().unwrap()));
         let kernels = record["kernels"].as_array().unwrap();
-        assert_eq!(kernels.len(), 8);
+        assert_eq!(kernels.len(), 10);
         assert!(kernels.iter().all(|kernel| kernel["tiles"][0].as_u64() > Some(0)), "{record}");
     }
 }
