@@ -75,17 +75,22 @@ pub enum BackwardKernel {
     Broadcast,
     /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
     Tiled,
+    /// All products by cooperative matrices of f16, summed in f32, for tensors in f16 (but the gradients, which may be of any
+    /// type): for devices that were opened with them ([`DeviceOptions::matrices`](crate::DeviceOptions::matrices)). Weights
+    /// and gradients of scores are rounded to f16's 11 bits.
+    Matrix,
 }
 
 impl BackwardKernel {
     /// Every form of the backward kernels, in the order in which they are considered.
-    pub const ALL: [Self; 2] = [Self::Broadcast, Self::Tiled];
+    pub const ALL: [Self; 3] = [Self::Broadcast, Self::Tiled, Self::Matrix];
 
     /// The name on the command line and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Broadcast => "broadcast",
             Self::Tiled => "tiled",
+            Self::Matrix => "matrix",
         }
     }
 }
@@ -141,12 +146,29 @@ pub(crate) enum BackwardForm {
         /// Rows that are staged at a time for the sums.
         staged_rows: usize,
     },
+    Matrix {
+        /// Rows and columns of a cooperative matrix.
+        size: usize,
+        /// Rows of a tile of the other side whose products are there at a time.
+        part: usize,
+        /// The least and the most lanes that a subgroup may have.
+        subgroups: (usize, usize),
+        /// Whether a subgroup rescales its sums only where it has to, instead of always.
+        votes: bool,
+        /// Whether dk and dv have a kernel each, since registers don't hold both.
+        apart: bool,
+    },
 }
 
 impl BackwardForm {
     /// Whether dk and dv are made of what the kernel for dq leaves behind.
     pub(crate) const fn has_cells(self) -> bool {
         matches!(self, Self::Broadcast { cells: true, .. })
+    }
+
+    /// Whether dk and dv have a kernel each, whatever is bound.
+    pub(crate) const fn makes_apart(self) -> bool {
+        matches!(self, Self::Matrix { apart: true, .. })
     }
 }
 
@@ -512,13 +534,20 @@ impl KernelKey {
         }
     }
 
-    /// Whether it multiplies cooperative matrices.
-    #[cfg(all(feature = "spirv", not(target_family = "wasm")))]
-    pub(crate) const fn has_matrices(&self) -> bool {
-        matches!(
-            self,
-            Self::Forward { config: ForwardConfig { form: ForwardForm::Matrix { .. }, .. }, .. }
-        )
+    /// Rows and columns of the cooperative matrices that it multiplies, if it does.
+    pub(crate) const fn matrix_size(&self) -> Option<usize> {
+        match self {
+            Self::Forward {
+                config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
+                ..
+            }
+            | Self::Backward {
+                pass: BackwardPass::Dq { .. } | BackwardPass::DkDv { .. },
+                config: BackwardConfig { form: BackwardForm::Matrix { size, .. }, .. },
+                ..
+            } => Some(*size),
+            _ => None,
+        }
     }
 
     /// Whether some of the text is the user's own.

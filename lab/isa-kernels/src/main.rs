@@ -22,6 +22,8 @@ struct Line {
     kernels: &'static [&'static str],
     /// Whether they use subgroups, so that the driver isn't free to choose their size.
     subgroups: bool,
+    /// The lengths of rows that it is compiled for.
+    head_dims: &'static [usize],
     /// The problem's sizes but for the rows' length.
     shape: fn(usize) -> Shape,
     /// The types of its keys and values; the other tensors' too, but for rows of 8 bits, which caches alone have.
@@ -34,6 +36,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
@@ -41,6 +44,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled, up to 32 queries"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_len_kv(1024),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Tiled),
@@ -48,6 +52,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward matrix"],
         subgroups: true,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Matrix),
@@ -55,13 +60,37 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["backward terms", "backward dq tiled", "backward dkdv tiled"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
     },
     Line {
+        kernels: &["backward terms, matrix", "backward dq matrix", "backward dkdv matrix"],
+        subgroups: true,
+        head_dims: &[64],
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Matrix),
+    },
+    // Longer rows have a kernel each for dk and dv.
+    Line {
+        kernels: &[
+            "backward terms, matrix",
+            "backward dq matrix",
+            "backward dk matrix",
+            "backward dv matrix",
+        ],
+        subgroups: true,
+        head_dims: &[128],
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Matrix),
+    },
+    Line {
         kernels: &["merge", "forward decode"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
@@ -69,6 +98,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["merge", "forward decode, 8 rows"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(4).seq_len_kv(4096),
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8],
         plan: |kernels, problem| forward(kernels, problem, ForwardKernel::Decode),
@@ -76,6 +106,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled, dropout"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Tiled),
@@ -83,6 +114,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward matrix, dropout"],
         subgroups: true,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: &[Dtype::F16],
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Matrix),
@@ -94,6 +126,7 @@ const LINES: &[Line] = &[
             "backward dkdv tiled, dropout",
         ],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, &dropping(problem), BackwardKernel::Tiled),
@@ -101,6 +134,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["merge, dropout", "forward decode, dropout"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         dtypes: DTYPES,
         plan: |kernels, problem| forward(kernels, &dropping(problem), ForwardKernel::Decode),
@@ -108,14 +142,15 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["inspect scores", "inspect weights"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         dtypes: DTYPES,
         plan: |kernels, problem| InspectPlan::new(kernels, problem).map(|_| ()),
     },
 ];
 
-/// The lengths of rows that are compiled for.
-const HEAD_DIMS: [usize; 3] = [64, 128, 256];
+/// The lengths of rows that most are compiled for.
+const HEAD_DIMS: &[usize] = &[64, 128, 256];
 
 /// The same with dropout on the weights.
 fn dropping(problem: &Problem) -> Problem {
@@ -209,9 +244,8 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for &dtype in line.dtypes {
-            for head_dim in
-                HEAD_DIMS.into_iter().filter(|n| options.head_dim.is_none_or(|one| one == *n))
-            {
+            let is_wanted = |n: &usize| options.head_dim.is_none_or(|one| one == *n);
+            for head_dim in line.head_dims.iter().copied().filter(is_wanted) {
                 let dtypes = match dtype {
                     Dtype::I8 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),

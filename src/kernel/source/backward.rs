@@ -46,6 +46,9 @@ impl Source {
                 (BackwardPass::DkDv { .. }, BackwardForm::Tiled { .. }) => {
                     Some(shader!("backward/dropout"))
                 }
+                (BackwardPass::DkDv { .. }, BackwardForm::Matrix { .. }) => {
+                    Some(shader!("backward/dropout_queries"))
+                }
                 _ => None,
             });
             self.part(&shader!("backward/cell"));
@@ -56,7 +59,7 @@ impl Source {
                 self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
                 self.folds(config.dq_folds);
-                self.folded("dq", "q", "HEAD_DIM", config.form);
+                self.folded("dq", "q", "HEAD_DIM", length, config.form);
                 if normalizes {
                     self.part(&if score.sinks {
                         shader!("backward/sink_weight")
@@ -92,6 +95,20 @@ impl Source {
                         self.sum("k", "kv", "HEAD_DIM");
                         self.part(&shader!("backward/dq"));
                     }
+                    BackwardForm::Matrix { size, subgroups, .. } => {
+                        self.lanes(size, subgroups);
+                        self.matrix_rows("k", "HEAD_DIM");
+                        self.matrix_rows("v", "HEAD_DIM_V");
+                        self.turned("k", "HEAD_DIM");
+                        self.staged_rows(["q", "k"], "q", "HEAD_DIM");
+                        self.staged_rows(["dout", "v"], "q", "HEAD_DIM_V");
+                        self.staged_rows(["v", "v"], "kv", "HEAD_DIM_V");
+                        self.staged_tile("k", "kv", "HEAD_DIM", [true, true]);
+                        self.part(&shader!("backward/scaled_gradients"));
+                        let inner = Fill::Each("INNER", config.head_dim.capacity / size);
+                        let output = Fill::Each("OUTPUT", config.head_dim_v.capacity / size);
+                        self.template(&shader!("backward/dq_matrix"), &[inner, output]);
+                    }
                 }
             }
             BackwardPass::DkDv { dk, dv } => {
@@ -100,8 +117,8 @@ impl Source {
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);
                 self.folds(config.dkdv_folds);
-                self.folded("dk", "kv", "HEAD_DIM", config.form);
-                self.folded("dv", "kv", "HEAD_DIM_V", config.form);
+                self.folded("dk", "kv", "HEAD_DIM", length, config.form);
+                self.folded("dv", "kv", "HEAD_DIM_V", v_length, config.form);
                 self.part(&shader!("common/nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
@@ -140,6 +157,34 @@ impl Source {
                         self.sum("dout", "q", "HEAD_DIM_V");
                         self.part(&shader!("backward/dkdv"));
                     }
+                    BackwardForm::Matrix { size, subgroups, .. } => {
+                        self.lanes(size, subgroups);
+                        self.matrix_rows("q", "HEAD_DIM");
+                        self.staged_rows(["k", "q"], "kv", "HEAD_DIM");
+                        if dk {
+                            self.turned("q", "HEAD_DIM");
+                            self.matrix_rows("dout", "HEAD_DIM_V");
+                            self.staged_rows(["v", "dout"], "kv", "HEAD_DIM_V");
+                        }
+                        if dv {
+                            self.turned("dout", "HEAD_DIM_V");
+                        }
+                        self.staged_tile("q", "q", "HEAD_DIM", [true, dk]);
+                        self.staged_tile("dout", "q", "HEAD_DIM_V", [dk, dv]);
+                        self.part(&shader!("backward/terms_tile"));
+                        self.part(&shader!("backward/scaled_gradients"));
+                        let [inner, output] =
+                            [config.head_dim, config.head_dim_v].map(|row| row.capacity / size);
+                        let [of_dk, of_dv] = [dk, dv].map(usize::from);
+                        let values = [
+                            Fill::Each("INNER", inner),
+                            Fill::Each("DP", of_dk * output),
+                            Fill::Each("DK", of_dk * inner),
+                            Fill::Each("DV", of_dv * output),
+                            Fill::Where("WITH_DP", dk),
+                        ];
+                        self.template(&shader!("backward/dkdv_matrix"), &values);
+                    }
                 }
             }
             _ => {
@@ -170,12 +215,26 @@ impl Source {
     }
 
     /// `fold_TENSOR`, for rows of `side`.
-    fn folded(&mut self, tensor: &str, side: &str, capacity: &str, form: BackwardForm) {
-        let part = match form {
-            BackwardForm::Broadcast { .. } => shader!("cpu/fold"),
-            BackwardForm::Tiled { .. } => shader!("backward/fold"),
-        };
-        self.lane_part(&part, tensor, side, capacity);
+    fn folded(
+        &mut self,
+        tensor: &str,
+        side: &str,
+        capacity: &str,
+        length: &str,
+        form: BackwardForm,
+    ) {
+        match form {
+            BackwardForm::Broadcast { .. } => {
+                self.lane_part(&shader!("cpu/fold"), tensor, side, capacity);
+            }
+            BackwardForm::Tiled { .. } => {
+                self.lane_part(&shader!("backward/fold"), tensor, side, capacity);
+            }
+            BackwardForm::Matrix { .. } => {
+                let values = [Fill::Tensor(tensor), Fill::RowLength(length)];
+                self.template(&shader!("backward/fold_matrix"), &values);
+            }
+        }
     }
 
     /// The rows of a gradient that is written, if it is.
@@ -231,19 +290,26 @@ impl Source {
                 self.constant("GROUPS", config.dq_grid.block_q / subgroup_size);
             }
             BackwardForm::Tiled { threads_per_row, chunk, staged_rows } => {
-                let [own, other] = match pass {
-                    BackwardPass::DkDv { .. } => ["BLOCK_KV", "BLOCK_Q"],
-                    _ => ["BLOCK_Q", "BLOCK_KV"],
-                };
-                self.line(&format!(
-                    "const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};\n\
-                     const SUMMED_LENGTH: u32 = max(HEAD_DIM, HEAD_DIM_V);"
-                ));
+                self.sides(pass);
+                self.line("const SUMMED_LENGTH: u32 = max(HEAD_DIM, HEAD_DIM_V);");
                 self.constant("THREADS_PER_ROW", threads_per_row);
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", staged_rows);
             }
+            BackwardForm::Matrix { size, part, subgroups, votes, .. } => {
+                self.sides(pass);
+                self.matrix_constants(config.dq_grid.block_q, size, part, subgroups, votes);
+            }
         }
+    }
+
+    /// The rows of a workgroup's own side, and of a tile of the other.
+    fn sides(&mut self, pass: BackwardPass) {
+        let [own, other] = match pass {
+            BackwardPass::DkDv { .. } => ["BLOCK_KV", "BLOCK_Q"],
+            _ => ["BLOCK_Q", "BLOCK_KV"],
+        };
+        self.line(&format!("const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"));
     }
 
     fn row_lengths(&mut self, config: &BackwardConfig) {
