@@ -21,7 +21,8 @@ pub struct DeviceOptions {
     /// Which adapter.
     pub adapter: AdapterChoice,
     /// Whether it is opened with cooperative matrices where it has them, for
-    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix).
+    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) and
+    /// [`BackwardKernel::Matrix`](crate::kernel::BackwardKernel::Matrix).
     ///
     /// They are an experimental feature of wgpu's, whose validation isn't complete: a shader that misuses them may do
     /// anything. The kernels of this crate don't; what else the application runs on the device is the application's

@@ -29,7 +29,8 @@
 // needs sequences/positions: lse_index
 // needs tile/product: product_k_q, product_v_dout
 // needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start
-// needs tile/staged: Rows, cells
+// needs tile/side: Rows
+// needs tile/staged: cells
 // needs tile/sum: add_dout, add_q
 // {{DROPOUT}} needs backward/dropout: dropout_factors
 // offers backward_dkdv

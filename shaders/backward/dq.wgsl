@@ -33,7 +33,8 @@
 // needs sequences/positions: lse_index, own_position
 // needs tile/product: product_dout_v, product_q_k
 // needs tile/rows: CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, slice_start, sum_of_shares
-// needs tile/staged: Rows, cells
+// needs tile/side: Rows
+// needs tile/staged: cells
 // needs tile/sum: add_k
 // offers backward_dq
 

@@ -16,57 +16,35 @@
 // holds. So o is seldom rescaled (FlashAttention-4's rule). What lies where in a matrix is the device's affair, so that rows of o
 // are rescaled and written by way of the strip.
 //
-// Workgroup memory: k_tile and v_tile are written between two barriers of the workgroup, which follow the last reads. The strips
-// belong to one subgroup each, whose barriers order them: `s_strips` is written as matrices, read by lanes behind a barrier, and
-// written again behind the one that follows the weights; `p_strips` is written by lanes before that barrier and read as matrices
-// behind it. `nonfinite_keys` has two words that PARTIAL tiles use in turns: one is added to while the tile is written and read
-// until the next one is; the other is cleared meanwhile. What lies between rows for the banks' sake is never read.
-//
-// naga holds every branch on a subgroup's number or vote to be divergent, and refuses loads and products of matrices in it, but
-// looks into no function: so these stand in functions.
-//
-// Left, Right and Sum are the types of the matrices: MATRIX x MATRIX.
+// Workgroup memory: k_tile and v_turned are written between two barriers of the workgroup, which follow the last reads.
+// `s_strips` is written as matrices, read by lanes behind a barrier of the subgroup, and written again behind the one that follows
+// the weights; `p_strips` is written by lanes before that barrier and read as matrices behind it.
 
 // needs bindings: params
-// needs common/nonfinite: is_nonfinite, without_nonfinite
 // needs common/online_softmax: LOWEST
 // needs common/problem: linear_workgroup
 // needs common/query_block: QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
-// needs constants: BLOCK_KV, BLOCK_Q, HEAD_DIM, HEAD_DIM_V, INVOCATIONS, MATRIX, MODIFIED, PART, VECTORS, VOTES
+// needs constants: BLOCK_KV, BLOCK_Q, HEAD_DIM_V, INVOCATIONS, MATRIX, MODIFIED, PART, VECTORS, VOTES
 // needs forward/output: add_kept_nonfinite, write_output
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP
+// needs matrix/kept: keeps_some_of, kept_bits, kept_vector
 // needs matrix/lanes: Lane, lane_of, row_maximum, row_sum
-// needs rows/: load_k4, load_q4, load_v4
+// needs matrix/nonfinite_rows: clear_nonfinite_rows, noted_nonfinite_rows
+// needs matrix/rows: k_matrix, own_k_matrix
+// needs matrix/stage_blocks: stage_tile_of_v
+// needs matrix/stage_rows: stage_k, stage_q
+// needs matrix/strips: PART4, P_ROW, S_ROW, p_strips, plus_product, rescaled, s_strips, store_in_strip, strip_matrix
+// needs matrix/turned: turned_v_matrix
 // needs segments/one: SegmentEnd, await_stats, first_segment, is_last_segment, next_segment, segment_end, segment_stats
-// needs sequences/: kv_place, q_place
-// needs tile/turns: is_turn, turns
+// needs sequences/: q_place
+// needs tile/side: Rows
 // {{DROPOUT}} needs matrix/dropout: dropped_weights
 // {{DROPOUT}} needs score/dropout: dropout_scale
 // offers forward
 
-const K4: u32 = HEAD_DIM / 4u;
-const V4: u32 = HEAD_DIM_V / 4u;
-const KV4: u32 = BLOCK_KV / 4u;
-const PART4: u32 = PART / 4u;
-// Vectors from one row to the next: 16 bytes more than they hold, for the banks' sake.
-const K_ROW: u32 = K4 + 2u;
-const V_ROW: u32 = KV4 + 2u;
-const S_ROW: u32 = PART4 + 1u;
-const P_ROW: u32 = PART4 + 2u;
 // In powers of two.
 const GROWTH: f32 = 8.0;
-
-// k: [BLOCK_KV, HEAD_DIM]; before that q, as many rows at a time
-var<workgroup> k_tile: array<vec4<f16>, BLOCK_KV * K_ROW>;
-// v, transposed: [HEAD_DIM_V, BLOCK_KV]
-var<workgroup> v_tile: array<vec4<f16>, HEAD_DIM_V * V_ROW>;
-// [BLOCK_Q, PART]: scores; or MATRIX components of o
-var<workgroup> s_strips: array<vec4<f32>, BLOCK_Q * S_ROW>;
-// [BLOCK_Q, PART]: weights
-var<workgroup> p_strips: array<vec4<f16>, BLOCK_Q * P_ROW>;
-// Bit j: key j of the tile has a value that isn't finite.
-var<workgroup> nonfinite_keys: array<atomic<u32>, 4>;
 
 @compute @workgroup_size(INVOCATIONS)
 fn forward(
@@ -87,20 +65,17 @@ fn forward(
         block.hull = vec2<u32>(0u);
     }
     let lane = lane_of(subgroup, subgroup_invocation, subgroup_size);
-    if (invocation == 0u) {
-        atomicStore(&nonfinite_keys[0], 0u);
-        atomicStore(&nonfinite_keys[1], 0u);
-    }
+    clear_nonfinite_rows(invocation);
     var noted = 0u;
 
     var q_{{INNER}}: Left;
     for (var first = 0u; first < BLOCK_Q && !is_idle; first += BLOCK_KV) {
         workgroupBarrier();
-        stage_queries(block, first, invocation);
+        stage_q(Rows(block.b, block.h, block.q0 + first, block.q_len - 1u), params.scale_sign, invocation);
         workgroupBarrier();
         let row = lane.strip * MATRIX;
         if (lane.has_strip && row >= first && row < first + BLOCK_KV) {
-            q_{{INNER}} = query_matrix(row - first, {{INNER}}u);
+            q_{{INNER}} = own_k_matrix(row - first, {{INNER}}u);
         }
     }
 
@@ -119,16 +94,14 @@ fn forward(
                 continue;
             }
             workgroupBarrier();
-            stage_keys(block, kv0, invocation);
-            stage_values(block, kv0, kind, noted, invocation);
+            let tile = Rows(block.b, block.h_kv, kv0, block.kv_len - 1u);
+            stage_k(tile, 1.0, invocation);
+            stage_tile_of_v(tile, kind, noted, invocation);
             workgroupBarrier();
             var nonfinite = 0u;
             if (kind == PARTIAL) {
-                nonfinite = atomicLoad(&nonfinite_keys[noted]);
+                nonfinite = noted_nonfinite_rows(noted, invocation);
                 noted = 1u - noted;
-                if (invocation == 0u) {
-                    atomicStore(&nonfinite_keys[noted], 0u);
-                }
             }
             if (!lane.has_strip) {
                 continue;
@@ -136,7 +109,7 @@ fn forward(
             for (var part = 0u; part < BLOCK_KV; part += PART) {
                 for (var j = 0u; j < PART; j += MATRIX) {
                     var scores = Sum();
-                    scores = plus_product(q_{{INNER}}, key_matrix(part + j, {{INNER}}u), scores);
+                    scores = plus_product(q_{{INNER}}, k_matrix(part + j, {{INNER}}u), scores);
                     store_in_strip(scores, lane, j);
                 }
                 subgroupBarrier();
@@ -166,7 +139,7 @@ fn forward(
                     let column = i * lane.lanes + lane.x;
                     var p = exp2((s[i] - m) * params.softmax_scale_log2);
                     if (kind == PARTIAL) {
-                        p = select(vec4<f32>(0.0), p, key_bits(kept, i) != vec4<u32>(0u));
+                        p = select(vec4<f32>(0.0), p, kept_vector(kept, i));
                     }
                     let stored = vec4<f16>(p);
                     p_strips[lane.row * P_ROW + column] = stored;
@@ -180,8 +153,8 @@ fn forward(
                 }
                 subgroupBarrier();
                 for (var j = 0u; j < PART; j += MATRIX) {
-                    let weights = weight_matrix(lane, j);
-                    o_{{OUTPUT}} = plus_product(weights, value_matrix({{OUTPUT}}u, part + j), o_{{OUTPUT}});
+                    let weights = strip_matrix(lane, j);
+                    o_{{OUTPUT}} = plus_product(weights, turned_v_matrix({{OUTPUT}}u, part + j), o_{{OUTPUT}});
                 }
             }
         }
@@ -216,104 +189,8 @@ fn forward(
     }
 }
 
-// Rows [first, first + BLOCK_KV) of the workgroup's queries, where k will lie.
-fn stage_queries(block: QueryBlock, first: u32, invocation: u32) {
-    for (var i = 0u; i < turns(BLOCK_KV * K4); i += 1u) {
-        let at = i * INVOCATIONS + invocation;
-        if (is_turn(at, BLOCK_KV * K4)) {
-            let place = q_place(block.b, min(block.q0 + first + at / K4, block.q_len - 1u));
-            let value = load_q4(place.x, block.h, place.y, at % K4 * 4u) * params.scale_sign;
-            k_tile[at / K4 * K_ROW + at % K4] = vec4<f16>(value);
-        }
-    }
-}
-
-fn stage_keys(block: QueryBlock, kv0: u32, invocation: u32) {
-    for (var i = 0u; i < turns(BLOCK_KV * K4); i += 1u) {
-        let at = i * INVOCATIONS + invocation;
-        if (is_turn(at, BLOCK_KV * K4)) {
-            let place = kv_place(block.b, min(kv0 + at / K4, block.kv_len - 1u));
-            k_tile[at / K4 * K_ROW + at % K4] = vec4<f16>(load_k4(place.x, block.h_kv, place.y, at % K4 * 4u));
-        }
-    }
-}
-
-// Four keys' four components at a time. Neighbours have neighbouring keys, so that they write to different banks. In PARTIAL
-// tiles what isn't finite counts as 0 and is noted.
-fn stage_values(block: QueryBlock, kv0: u32, kind: u32, noted: u32, invocation: u32) {
-    for (var i = 0u; i < turns(KV4 * V4); i += 1u) {
-        let at = i * INVOCATIONS + invocation;
-        if (is_turn(at, KV4 * V4)) {
-            let j = at % KV4 * 4u;
-            let d = at / KV4 * 4u;
-            var values = mat4x4<f32>(
-                value_to_stage(block, kv0 + j, d),
-                value_to_stage(block, kv0 + j + 1u, d),
-                value_to_stage(block, kv0 + j + 2u, d),
-                value_to_stage(block, kv0 + j + 3u, d),
-            );
-            if (kind == PARTIAL) {
-                for (var r = 0u; r < 4u; r += 1u) {
-                    if (any(is_nonfinite(values[r]))) {
-                        atomicOr(&nonfinite_keys[noted], 1u << (j + r));
-                        values[r] = without_nonfinite(values[r]);
-                    }
-                }
-            }
-            let turned = transpose(values);
-            let to = d * V_ROW + j / 4u;
-            v_tile[to] = vec4<f16>(turned[0]);
-            v_tile[to + V_ROW] = vec4<f16>(turned[1]);
-            v_tile[to + 2u * V_ROW] = vec4<f16>(turned[2]);
-            v_tile[to + 3u * V_ROW] = vec4<f16>(turned[3]);
-        }
-    }
-}
-
-fn value_to_stage(block: QueryBlock, key: u32, d: u32) -> vec4<f32> {
-    let place = kv_place(block.b, min(key, block.kv_len - 1u));
-    return load_v4(place.x, block.h_kv, place.y, d);
-}
-
-fn query_matrix(row: u32, inner: u32) -> Left {
-    return coopLoadT<Left>(&k_tile[row * K_ROW + inner * MATRIX / 4u], K_ROW);
-}
-
-fn key_matrix(key: u32, inner: u32) -> Right {
-    return coopLoad<Right>(&k_tile[key * K_ROW + inner * MATRIX / 4u], K_ROW);
-}
-
-fn weight_matrix(lane: Lane, j: u32) -> Left {
-    return coopLoadT<Left>(&p_strips[lane.strip * MATRIX * P_ROW + j / 4u], P_ROW);
-}
-
-fn value_matrix(output: u32, key: u32) -> Right {
-    return coopLoad<Right>(&v_tile[output * MATRIX * V_ROW + key / 4u], V_ROW);
-}
-
-fn plus_product(left: Left, right: Right, sum: Sum) -> Sum {
-    return coopMultiplyAdd(left, right, sum);
-}
-
-fn store_in_strip(sum: Sum, lane: Lane, column: u32) {
-    let at = lane.strip * MATRIX * S_ROW + column / 4u;
-    coopStoreT(sum, &s_strips[at], S_ROW);
-}
-
-// The strip's rows, each times its lanes' factor.
-fn rescaled(sum: Sum, lane: Lane, factor: f32) -> Sum {
-    subgroupBarrier();
-    store_in_strip(sum, lane, 0u);
-    subgroupBarrier();
-    for (var c = lane.x; c < MATRIX / 4u; c += lane.lanes) {
-        s_strips[lane.row * S_ROW + c] *= factor;
-    }
-    subgroupBarrier();
-    return coopLoadT<Sum>(&s_strips[lane.strip * MATRIX * S_ROW], S_ROW);
-}
-
-// From products to scores, in the strip: modified, and LOWEST where the mask says so. Bit 4 i + j of the result: the row keeps
-// key j of the lane's vector i of a PARTIAL tile.
+// From products to scores, in the strip: modified, and LOWEST where the mask says so. The result is which keys of a
+// PARTIAL tile the row keeps: see matrix/kept.wgsl.
 fn score_part(block: QueryBlock, kv0: u32, kind: u32, lane: Lane) -> u32 {
     let row = block.q0 + lane.row;
     let q_idx = min(row, block.q_len - 1u);
@@ -339,30 +216,11 @@ fn score_part(block: QueryBlock, kv0: u32, kind: u32, lane: Lane) -> u32 {
                 cell_kept(block, row, key + 3u),
             );
             score = select(vec4<f32>(LOWEST), score, keep);
-            let bits = select(vec4<u32>(0u), KEY_BITS, keep);
-            kept |= (bits.x | bits.y | bits.z | bits.w) << (i * 4u);
+            kept |= kept_bits(keep, i);
         }
         s_strips[lane.row * S_ROW + column] = score;
     }
     return kept;
-}
-
-const KEY_BITS: vec4<u32> = vec4<u32>(1u, 2u, 4u, 8u);
-const_assert VECTORS <= 8u;
-
-// Of the lane's vector i, those of its keys that are kept.
-fn key_bits(kept: u32, i: u32) -> vec4<u32> {
-    return vec4<u32>(kept >> (i * 4u)) & KEY_BITS;
-}
-
-// Whether the row keeps one of the keys whose bits are set in `keys`; `kept` is score_part's.
-fn keeps_some_of(keys: u32, kept: u32, lane: Lane) -> bool {
-    var found = 0u;
-    for (var i = 0u; i < PART4 / lane.lanes; i += 1u) {
-        let column = i * lane.lanes + lane.x;
-        found |= (keys >> (column * 4u)) & (kept >> (i * 4u)) & 15u;
-    }
-    return found != 0u;
 }
 
 // Writes MATRIX components of o, from d0 on; whether one of the row's sums isn't finite.

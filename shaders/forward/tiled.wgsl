@@ -21,8 +21,9 @@
 // needs segments/: first_segment, is_last_segment, next_segment
 // needs tile/product: product_q_k
 // needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
+// needs tile/side: Rows
 // needs tile/softmax: KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
-// needs tile/staged: Rows, cells
+// needs tile/staged: cells
 // needs tile/sum: add_v
 // {{DROPOUT}} needs tile/dropout: drop_weights
 // offers forward, tile_key

@@ -1,12 +1,12 @@
-// How a workgroup's subgroups share its BLOCK_Q rows, in kernels of cooperative matrices: each subgroup has a strip of MATRIX
+// How a workgroup's subgroups share its OWN_BLOCK rows, in kernels of cooperative matrices: each subgroup has a strip of MATRIX
 // rows, and each row has as many neighbouring lanes as there are. What passes between lanes of a strip needs no barrier of the
 // workgroup.
 
-// needs constants: BLOCK_Q, MATRIX, SUBGROUPS_ARE_FIXED
+// needs constants: MATRIX, OWN_BLOCK, SUBGROUPS_ARE_FIXED
 // needs generated: lanes_per_row
 // offers Lane, lane_of, row_maximum, row_sum
 
-const STRIPS: u32 = BLOCK_Q / MATRIX;
+const STRIPS: u32 = OWN_BLOCK / MATRIX;
 
 struct Lane {
     strip: u32,

@@ -4,7 +4,8 @@
 // needs constants: CHUNK, OTHER_BLOCK, OWN_BLOCK, THREADS_PER_ROW
 // needs rows/: load_{{FAR_TENSOR}}4, load_{{NEAR_TENSOR}}4
 // needs tile/rows: INVOCATIONS, OTHERS
-// needs tile/staged: CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, dot4, stage
+// needs tile/side: Rows
+// needs tile/staged: CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, dot4, stage
 // needs tile/turns: is_turn, turns
 // offers product_{{NEAR_TENSOR}}_{{FAR_TENSOR}}
 

@@ -10,7 +10,7 @@
 
 // needs constants: CHUNK, LONGEST_SLICE, OTHER_BLOCK, OWN_BLOCK, STAGED_ROWS
 // needs tile/rows: CELL_ROW
-// offers CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, Rows, cells, dot4, stage
+// offers CHUNK4, OTHER_ROW, OTHER_START, OWN_ROW, cells, dot4, stage
 
 const CHUNK4: u32 = CHUNK / 4u;
 const OWN_ROW: u32 = OWN_BLOCK + 2u;
@@ -22,14 +22,6 @@ const STAGE: u32 = max(OTHER_START + CHUNK4 * OTHER_ROW, STAGED_ROWS * LONGEST_S
 var<workgroup> stage: array<vec4<f32>, STAGE>;
 // Weights or gradients of scores: [OTHER_BLOCK, CELL_ROW]; or shares of the rows: [THREADS_PER_ROW, CELL_ROW]
 var<workgroup> cells: array<vec4<f32>, OTHER_BLOCK * CELL_ROW>;
-
-// Rows [first, ..) of one head; what lies beyond `last` reads as `last`.
-struct Rows {
-    b: u32,
-    h: u32,
-    first: u32,
-    last: u32,
-}
 
 fn dot4(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));

@@ -6,7 +6,8 @@
 // needs mask/algebra: PARTIAL
 // needs rows/: load_{{FAR_TENSOR}}4
 // needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows, slice_start
-// needs tile/staged: Rows, cells, stage
+// needs tile/side: Rows
+// needs tile/staged: cells, stage
 // needs tile/turns: is_turn, turns
 // offers add_{{FAR_TENSOR}}
 

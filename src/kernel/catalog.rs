@@ -147,6 +147,7 @@ fn name(key: &KernelKey) -> String {
             let kernel = match config.form {
                 BackwardForm::Broadcast { .. } => BackwardKernel::Broadcast,
                 BackwardForm::Tiled { .. } => BackwardKernel::Tiled,
+                BackwardForm::Matrix { .. } => BackwardKernel::Matrix,
             };
             match pass {
                 BackwardPass::Dq { .. } => format!("backward dq {kernel}"),
@@ -256,8 +257,9 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     for config in backward_configs() {
         for score in scores() {
             for pass in PASSES {
-                // One binding too many: the plan takes the two halves.
-                let halved = score.bias && pass == (BackwardPass::DkDv { dk: true, dv: true });
+                // One binding too many, or too many registers: the plan takes the two halves.
+                let halved = (score.bias || config.form.makes_apart())
+                    && pass == (BackwardPass::DkDv { dk: true, dv: true });
                 // Nothing to write: no plan asks for it.
                 let idle = !config.form.has_cells()
                     && pass == (BackwardPass::Dq { dq: false, normalizes: false, slopes: false });
@@ -380,15 +382,17 @@ fn backward_configs() -> Vec<BackwardConfig> {
     for (device, head_dim) in devices().into_iter().zip([16, 33, 64, 100].into_iter().cycle()) {
         for head_dim in [head_dim, 3, 128, 255, 576] {
             let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][head_dim % 3];
-            // Long rows of one length, whose sums are folded.
-            let rows = if head_dim == 3 { SEGMENT + 1 } else { 1 };
+            // Long rows of one length in f32 and of one in f16, whose sums are folded.
+            let is_long = [3, 64].contains(&head_dim);
+            let rows = if is_long { SEGMENT + 1 } else { 1 };
+            let gradients = if is_long { Dtype::F32 } else { dtype };
             let shape = Shape::new(1, 1, rows, head_dim).head_dim_v(head_dim.min(512));
             let problem = Problem::new(shape).dtypes(dtype);
             // The sizes are ones that are served, as a test sees.
             let Ok(problem) = Resolved::new(problem) else { continue };
             let TensorStrides { q, k, v, o } = problem.strides;
             let options = GradientStrides { dout: o, dq: q, dk: k, dv: v };
-            let forms = backward_candidates(&problem, &options, dtype.into(), &device);
+            let forms = backward_candidates(&problem, &options, gradients.into(), &device);
             for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
                 if !configs.contains(&config) {
                     configs.push(config);

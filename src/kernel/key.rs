@@ -75,17 +75,22 @@ pub enum BackwardKernel {
     Broadcast,
     /// Tiles staged in workgroup memory, a register micro-tile per invocation: for every GPU.
     Tiled,
+    /// All products by cooperative matrices of f16, summed in f32, for tensors in f16 (but the gradients, which may be of any
+    /// type): for devices that were opened with them ([`DeviceOptions::matrices`](crate::DeviceOptions::matrices)). Weights
+    /// and gradients of scores are rounded to f16's 11 bits.
+    Matrix,
 }
 
 impl BackwardKernel {
     /// Every form of the backward kernels, in the order in which they are considered.
-    pub const ALL: [Self; 2] = [Self::Broadcast, Self::Tiled];
+    pub const ALL: [Self; 3] = [Self::Broadcast, Self::Tiled, Self::Matrix];
 
     /// The name on the command line and in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Broadcast => "broadcast",
             Self::Tiled => "tiled",
+            Self::Matrix => "matrix",
         }
     }
 }
@@ -142,6 +147,18 @@ pub(crate) enum BackwardForm {
         staged_rows: usize,
         slices: Slices,
     },
+    Matrix {
+        /// Rows and columns of a cooperative matrix.
+        size: usize,
+        /// Rows of a tile of the other side whose products are there at a time.
+        part: usize,
+        /// The least and the most lanes that a subgroup may have.
+        subgroups: (usize, usize),
+        /// Whether a subgroup rescales its sums only where it has to, instead of always.
+        votes: bool,
+        /// Whether dk and dv have a kernel each, since registers don't hold both.
+        apart: bool,
+    },
 }
 
 /// How many components of its rows a workgroup sums up: fewer than there are where registers don't hold all of them. Then there
@@ -165,13 +182,18 @@ impl BackwardForm {
     pub(crate) const fn has_cells(self) -> bool {
         matches!(self, Self::Broadcast { cells: true, .. })
     }
+
+    /// Whether dk and dv have a kernel each, whatever is bound.
+    pub(crate) const fn makes_apart(self) -> bool {
+        matches!(self, Self::Matrix { apart: true, .. })
+    }
 }
 
 impl BackwardConfig {
     /// In how many dispatches all components of dq are made.
     pub(crate) const fn dq_dispatches(&self) -> usize {
         match self.form {
-            BackwardForm::Broadcast { .. } => 1,
+            BackwardForm::Broadcast { .. } | BackwardForm::Matrix { .. } => 1,
             BackwardForm::Tiled { slices, .. } => self.head_dim.capacity.div_ceil(slices.dq),
         }
     }
@@ -179,7 +201,7 @@ impl BackwardConfig {
     /// The same of dk and dv.
     pub(crate) fn dkdv_dispatches(&self) -> usize {
         match self.form {
-            BackwardForm::Broadcast { .. } => 1,
+            BackwardForm::Broadcast { .. } | BackwardForm::Matrix { .. } => 1,
             BackwardForm::Tiled { slices: Slices { dk, dv, .. }, .. } => {
                 let of_dk = self.head_dim.capacity.div_ceil(dk);
                 of_dk.max(self.head_dim_v.capacity.div_ceil(dv))
@@ -621,13 +643,20 @@ impl KernelKey {
         }
     }
 
-    /// Whether it multiplies cooperative matrices.
-    #[cfg(all(feature = "spirv", not(target_family = "wasm")))]
-    pub(crate) const fn has_matrices(&self) -> bool {
-        matches!(
-            self,
-            Self::Forward { config: ForwardConfig { form: ForwardForm::Matrix { .. }, .. }, .. }
-        )
+    /// Rows and columns of the cooperative matrices that it multiplies, if it does.
+    pub(crate) const fn matrix_size(&self) -> Option<usize> {
+        match self {
+            Self::Forward {
+                config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
+                ..
+            }
+            | Self::Backward {
+                pass: BackwardPass::Dq { .. } | BackwardPass::DkDv { .. },
+                config: BackwardConfig { form: BackwardForm::Matrix { size, .. }, .. },
+                ..
+            } => Some(*size),
+            _ => None,
+        }
     }
 
     /// Whether some of the text is the user's own.

@@ -26,7 +26,9 @@ impl Needs {
         let (invocations, workgroup_bytes) = match key {
             KernelKey::Forward { config, .. } => forward_workgroup(config),
             KernelKey::Backward { pass, config, .. } => match pass {
-                BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => backward_workgroup(config),
+                BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => {
+                    backward_workgroup(*pass, config)
+                }
                 BackwardPass::Sinks | BackwardPass::Slopes { .. } | BackwardPass::Pages { .. } => {
                     (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize)
                 }
@@ -72,12 +74,17 @@ impl Needs {
 
     /// What the largest of the backward kernels needs.
     pub(crate) fn of_backward(config: &BackwardConfig) -> Self {
-        let (invocations, workgroup_bytes) = backward_workgroup(config);
-        Self {
-            storage_buffers: 8,
-            invocations: invocations.max(WORKGROUP_SIZE as usize),
-            workgroup_bytes: workgroup_bytes.max(4 * BIAS_ROWS * WORKGROUP_SIZE as usize),
-        }
+        let both = !config.form.makes_apart();
+        let passes = [
+            BackwardPass::Dq { dq: true, normalizes: true, slopes: true },
+            BackwardPass::DkDv { dk: true, dv: both },
+            BackwardPass::DkDv { dk: both, dv: true },
+        ];
+        let least = (WORKGROUP_SIZE as usize, 4 * BIAS_ROWS * WORKGROUP_SIZE as usize);
+        let (invocations, workgroup_bytes) = (passes.into_iter())
+            .map(|pass| backward_workgroup(pass, config))
+            .fold(least, |most, own| (most.0.max(own.0), most.1.max(own.1)));
+        Self { storage_buffers: 8, invocations, workgroup_bytes }
     }
 
     fn shortfall(&self, limits: &wgpu::Limits) -> Option<Shortfall> {
@@ -167,14 +174,31 @@ fn forward_workgroup(config: &ForwardConfig) -> (usize, usize) {
     }
 }
 
-/// The same of the backward kernels for rows and columns.
-fn backward_workgroup(config: &BackwardConfig) -> (usize, usize) {
+/// The same of the backward kernels for dq, dk and dv.
+fn backward_workgroup(pass: BackwardPass, config: &BackwardConfig) -> (usize, usize) {
     match config.form {
         BackwardForm::Broadcast { subgroup_size, .. } => (subgroup_size, 0),
         BackwardForm::Tiled { threads_per_row, chunk, staged_rows, slices } => {
             let (own, other) = (config.dq_grid.block_q, config.dq_grid.block_kv);
             let stage = (chunk / 4 * (own + 2 + other + 2)).max(staged_rows * slices.longest() / 4);
             (own / 4 * threads_per_row, 16 * (stage + other * (own / 4 + 1)) + 16)
+        }
+        BackwardForm::Matrix { size, part, subgroups: (_, most), .. } => {
+            let (own, other) = (config.dq_grid.block_q, config.dq_grid.block_kv);
+            let (head_dim, head_dim_v) = (config.head_dim.capacity, config.head_dim_v.capacity);
+            let rows = |capacity: usize| other * (capacity / 4 + 2);
+            let turned = |capacity: usize| capacity * (other / 4 + 2);
+            let (tiles, terms) = match pass {
+                BackwardPass::DkDv { dk, dv } => {
+                    let of_dk = rows(head_dim_v) + turned(head_dim);
+                    let of_dv = turned(head_dim_v);
+                    let both = usize::from(dk) * of_dk + usize::from(dv) * of_dv;
+                    (rows(head_dim) + both, 16 * other)
+                }
+                _ => (rows(head_dim) + turned(head_dim) + rows(head_dim_v), 0),
+            };
+            let halves = tiles + own * (part / 4 + 2);
+            (own / size * most, 8 * halves + 16 * own * (part / 4 + 1) + 16 + terms)
         }
     }
 }

@@ -77,7 +77,8 @@ pub struct KernelOptions {
     /// Measurements that plans prefer to the tile table.
     pub profile: Option<Profile>,
     /// What the adapter's `cooperative_matrix_properties` lists, which a device doesn't tell: with it,
-    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) serves where the device was opened with
+    /// [`ForwardKernel::Matrix`](crate::kernel::ForwardKernel::Matrix) and
+    /// [`BackwardKernel::Matrix`](crate::kernel::BackwardKernel::Matrix) serve where the device was opened with
     /// `Features::EXPERIMENTAL_COOPERATIVE_MATRIX`, `SHADER_F16`, `SUBGROUP` and `SUBGROUP_BARRIER`.
     pub matrices: Vec<wgpu::CooperativeMatrixProperties>,
     /// The most multiply-adds of a submission of a plan ([`AttentionPlan::encode_submission`](crate::AttentionPlan::encode_submission)),
@@ -342,7 +343,7 @@ fn compile(
 fn spirv_of(device: &wgpu::Device, key: &KernelKey, text: &str) -> Result<Option<Vec<u32>>> {
     let takes_spirv = device.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
         && device.adapter_info().backend == wgpu::Backend::Vulkan;
-    if !(takes_spirv && key.has_matrices()) {
+    if !(takes_spirv && key.matrix_size().is_some()) {
         return Ok(None);
     }
     let words = super::spirv::compile(text, key.entry_point(), !key.is_custom());

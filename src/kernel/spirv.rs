@@ -270,7 +270,7 @@ mod tests {
         let mut kernels = 0;
         for mask in ["causal", "self_only_if_alone(causal & documents)"] {
             let mask = MaskText::new(&mask.parse().unwrap(), SequenceForms::default());
-            for key in keys(&Arc::new(mask)).into_iter().filter(|key| key.has_matrices()) {
+            for key in keys(&Arc::new(mask)).into_iter().filter(|key| key.matrix_size().is_some()) {
                 let text = source::wgsl(&key).unwrap();
                 for trusted in [true, false] {
                     let words = compile(&text, key.entry_point(), trusted).unwrap();

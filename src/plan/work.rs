@@ -56,7 +56,8 @@ pub(super) enum Stage {
     Dq,
     /// dk and dv, or dk alone.
     DkDv,
-    /// dv, where a bias takes the last of 8 bindings of the kernel for both.
+    /// dv, where dk and dv have a kernel each: a bias takes the last of 8 bindings of the kernel for both, or this one's form has
+    /// no kernel for both.
     SecondDkDv,
     Bias,
     Sinks,
@@ -123,7 +124,9 @@ pub(super) fn backward(
             reached.push(tensors.of_queries(Binding::Dq, "dq", gradients.dq.indexing));
             (grid, reached)
         }
-        Stage::SecondDkDv if !problem.score.bias => (NOTHING, Vec::new()),
+        Stage::SecondDkDv if !problem.score.bias && !config.form.makes_apart() => {
+            (NOTHING, Vec::new())
+        }
         Stage::DkDv | Stage::SecondDkDv => {
             let block = config.dkdv_grid.block_kv;
             let keys = [shape.batch, shape.num_kv_heads, shape.seq_len_kv];

@@ -9,7 +9,9 @@ use wgpu_attention::{
 use crate::dtypes::stored;
 use crate::fixture::{ATTENTION, Operands, ScoreData, limited, serving};
 use crate::matrix::WITH_MATRICES;
-use crate::tolerance::{assert_close, assert_gradient_close, naive_gradients, naive_modified};
+use crate::tolerance::{
+    assert_close, assert_gradient_close, naive_gradients_modified, naive_modified,
+};
 
 /// One whose tiles are classed by closed forms, one with a tile map and a table of rows.
 const MASKS: [&str; 2] = ["causal & key_lengths", "self_only_if_alone(causal & documents)"];
@@ -82,23 +84,28 @@ fn forward_decode() {
     forward(&ATTENTION, ForwardKernel::Decode, &DTYPES);
 }
 
-fn backward(kernel: BackwardKernel) {
+fn backward(attention: &Session, kernel: BackwardKernel, dtype: Dtype) {
     let shape = Shape::new(2, 4, 65, 20).seq_len_kv(33).num_kv_heads(2);
-    for (shape, mask) in [(shape, MASKS[0]), (shape, MASKS[1]), (LONG_ROWS, MASKS[0])] {
+    // Rows that long need more registers than matrices leave.
+    let is_long = kernel != BackwardKernel::Matrix;
+    let long = is_long.then_some((LONG_ROWS, MASKS[0]));
+    for (shape, mask) in MASKS.map(|mask| (shape, mask)).into_iter().chain(long) {
         let mask: Mask = mask.parse().unwrap();
-        let problem = Problem::new(shape).mask(mask.clone());
-        let operands = Operands::random(&shape, 6);
+        let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
+        let operands = stored(Operands::random(&shape, 6), dtype.into());
         let inputs = operands.inputs();
-        let dout: Vec<f32> = operands.q.iter().map(|x| x / 8.0).collect();
+        let dout: Vec<f32> = operands.q.iter().map(|x| dtype.round(x / 8.0)).collect();
         let upstream = Upstream::new(&dout);
         let options = BackwardOptions::default().kernel(kernel);
-        let found = match ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options) {
+        let found = match attention.gradients_blocking(&problem, &inputs, &upstream, &options) {
             Ok(found) => found,
             Err(Error::KernelRefused { reason, .. }) => return refused(&reason),
             Err(error) => panic!("{error}"),
         };
         let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
-        let naive = naive_gradients(&problem, &mask, &inputs, &upstream);
+        let none = (ScoreModifiers::default(), ScoreData::default());
+        let naive =
+            naive_gradients_modified(&problem, &mask, &inputs, &upstream, &none.0, &none.1, dtype);
         for (name, found, naive, truth) in [
             ("dq", &found.dq, &naive.dq, &truth.dq),
             ("dk", &found.dk, &naive.dk, &truth.dk),
@@ -111,12 +118,17 @@ fn backward(kernel: BackwardKernel) {
 
 #[test]
 fn backward_broadcast() {
-    backward(BackwardKernel::Broadcast);
+    backward(&ATTENTION, BackwardKernel::Broadcast, Dtype::F32);
 }
 
 #[test]
 fn backward_tiled() {
-    backward(BackwardKernel::Tiled);
+    backward(&ATTENTION, BackwardKernel::Tiled, Dtype::F32);
+}
+
+#[test]
+fn backward_matrix() {
+    backward(&WITH_MATRICES, BackwardKernel::Matrix, Dtype::F16);
 }
 
 /// A CPU's kernels read rows in words of 64 bits where the device has them enabled, which changes nothing but the time; all

@@ -26,6 +26,8 @@ struct Line {
     kernels: &'static [&'static str],
     /// Whether they use subgroups, so that the driver isn't free to choose their size.
     subgroups: bool,
+    /// The lengths of rows that it is compiled for.
+    head_dims: &'static [usize],
     /// The problem's sizes but for the rows' length.
     shape: fn(usize) -> Shape,
     /// The lengths of rows that it is compiled for.
@@ -40,6 +42,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I4],
@@ -48,6 +51,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled, up to 32 queries"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 32, head_dim).seq_len_kv(1024),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -56,6 +60,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward matrix"],
         subgroups: true,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -64,14 +69,38 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["backward terms", "backward dq tiled", "backward dkdv tiled"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
         plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Tiled),
     },
     Line {
+        kernels: &["backward terms, matrix", "backward dq matrix", "backward dkdv matrix"],
+        subgroups: true,
+        head_dims: &[64],
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Matrix),
+    },
+    // Longer rows have a kernel each for dk and dv.
+    Line {
+        kernels: &[
+            "backward terms, matrix",
+            "backward dq matrix",
+            "backward dk matrix",
+            "backward dv matrix",
+        ],
+        subgroups: true,
+        head_dims: &[128],
+        shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
+        dtypes: &[Dtype::F16],
+        plan: |kernels, problem| backward(kernels, problem, BackwardKernel::Matrix),
+    },
+    Line {
         kernels: &["merge", "forward decode"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
@@ -80,6 +109,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["merge", "forward decode, 8 rows"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(4).seq_len_kv(4096),
         head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4],
@@ -88,6 +118,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward tiled, dropout"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -96,6 +127,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["forward matrix, dropout"],
         subgroups: true,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: &[Dtype::F16],
@@ -108,6 +140,7 @@ const LINES: &[Line] = &[
             "backward dkdv tiled, dropout",
         ],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -116,6 +149,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["merge, dropout", "forward decode, dropout"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 32, 1, head_dim).num_kv_heads(8).seq_len_kv(4096),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -178,6 +212,7 @@ const LINES: &[Line] = &[
     Line {
         kernels: &["inspect scores", "inspect weights"],
         subgroups: false,
+        head_dims: HEAD_DIMS,
         shape: |head_dim| Shape::new(1, 8, 1024, head_dim),
         head_dims: HEAD_DIMS,
         dtypes: DTYPES,
@@ -299,12 +334,8 @@ fn main() -> Result<()> {
     let begun = Instant::now();
     for line in LINES.iter().filter(wanted) {
         for &dtype in line.dtypes {
-            for head_dim in line
-                .head_dims
-                .iter()
-                .copied()
-                .filter(|n| options.head_dim.is_none_or(|one| one == *n))
-            {
+            let is_wanted = |n: &usize| options.head_dim.is_none_or(|one| one == *n);
+            for head_dim in line.head_dims.iter().copied().filter(is_wanted) {
                 let dtypes = match dtype {
                     Dtype::I8 | Dtype::I4 => Dtypes::default().k(dtype).v(dtype),
                     _ => dtype.into(),

@@ -78,6 +78,9 @@ const fn on_cpu(
     Kernel { name, entry_point, subgroup_size: 8, device_type, cases }
 }
 
+const BACKWARD_MATRIX: &[&str] =
+    &["backward matrix, kept NaN", "backward matrix", "backward matrix, 4,200 rows"];
+
 /// All that have a barrier, and of the others enough for their bounds.
 pub const KERNELS: &[Kernel] = &[
     on_gpu(
@@ -108,6 +111,8 @@ pub const KERNELS: &[Kernel] = &[
         "backward_dkdv",
         &["backward tiled, kept NaN", "backward tiled"],
     ),
+    on_gpu("backward matrix, dq", "backward_dq", BACKWARD_MATRIX),
+    on_gpu("backward matrix, dk and dv", "backward_dkdv", BACKWARD_MATRIX),
     on_cpu(
         "backward broadcast, dq",
         "backward_dq",
@@ -128,7 +133,11 @@ pub const KERNELS: &[Kernel] = &[
 pub const EXPLAINED: &[(&str, &str, &str, usize, &str)] = &[
     ("forward matrix", "await_stats", "storageBarrier();", 1, STATS_OF_MATRIX),
     ("forward matrix", "forward", "await_stats();", 1, STATS_OF_MATRIX),
+    ("backward matrix, dk and dv", "rescaled", "subgroupBarrier();", 1, SAME_LANES),
 ];
+
+const SAME_LANES: &str = "the strip's last readers have passed a barrier before; between one matrix and the next it orders a load and \
+    a store whose elements lie in the same lanes in the sanitizer, and on devices needn't";
 
 const STATS_OF_MATRIX: &str = "a row's lanes are of one subgroup, whose own barriers lie between; the sanitizer takes these as an \
     order of storage, too, and drivers needn't";

@@ -157,8 +157,8 @@ impl Listing {
                 head_dim,
                 dtype: dtype.to_owned(),
                 stats,
-                // Merges and the backward pass have no step of both products.
-                step: (is_others || name.starts_with("forward"))
+                // Merges have no step of products; how often loops of `tiled` run in the backward pass isn't known.
+                step: (is_others || name.starts_with("forward") || name.ends_with(" matrix"))
                     .then(|| code.step(known))
                     .flatten(),
             }

@@ -9,12 +9,14 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 27] = [
+const PROOFS: [(&str, &[&str]); 29] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
+    ("backward dkdv matrix", &["kernels::backward_matrix", "backward::matrix::"]),
     ("backward dkdv tiled", &["kernels::backward_tiled", "backward::"]),
     ("backward dq broadcast", &["kernels::backward_broadcast", "backward::"]),
+    ("backward dq matrix", &["kernels::backward_matrix", "backward::matrix::"]),
     ("backward dq tiled", &["kernels::backward_tiled", "backward::"]),
     ("backward pages", &["backward::sequences::"]),
     ("backward sinks", &["backward::"]),

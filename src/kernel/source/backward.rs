@@ -62,6 +62,9 @@ impl Source {
                 (BackwardPass::DkDv { .. }, BackwardForm::Tiled { .. }) => {
                     Some(shader!("backward/dropout"))
                 }
+                (BackwardPass::DkDv { .. }, BackwardForm::Matrix { .. }) => {
+                    Some(shader!("backward/dropout_queries"))
+                }
                 _ => None,
             });
             self.part(&shader!("backward/cell"));
@@ -73,7 +76,7 @@ impl Source {
                 self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
                 self.folds(config.dq_folds);
-                self.folded("dq", "q", ["HEAD_DIM", "DQ_SLICE"], config.form);
+                self.folded("dq", "q", ["HEAD_DIM", "DQ_SLICE", length], config.form);
                 if normalizes {
                     self.part(&if score.sinks {
                         shader!("backward/sink_weight")
@@ -109,6 +112,20 @@ impl Source {
                         self.sum("k", "kv", "DQ_SLICE");
                         self.part(&shader!("backward/dq"));
                     }
+                    BackwardForm::Matrix { size, subgroups, .. } => {
+                        self.lanes(size, subgroups);
+                        self.matrix_rows("k", "HEAD_DIM");
+                        self.matrix_rows("v", "HEAD_DIM_V");
+                        self.turned("k", "HEAD_DIM");
+                        self.staged_rows(["q", "k"], "q", "HEAD_DIM");
+                        self.staged_rows(["dout", "v"], "q", "HEAD_DIM_V");
+                        self.staged_rows(["v", "v"], "kv", "HEAD_DIM_V");
+                        self.staged_tile("k", "kv", "HEAD_DIM", [true, true]);
+                        self.part(&shader!("backward/scaled_gradients"));
+                        let inner = Fill::Each("INNER", config.head_dim.capacity / size);
+                        let output = Fill::Each("OUTPUT", config.head_dim_v.capacity / size);
+                        self.template(&shader!("backward/dq_matrix"), &[inner, output]);
+                    }
                 }
             }
             BackwardPass::DkDv { dk, dv } => {
@@ -121,8 +138,8 @@ impl Source {
                     KeyForm::Paged => shader!("backward/key_rows_apart"),
                     _ => shader!("backward/key_rows_own"),
                 });
-                self.folded("dk", "gradient", ["HEAD_DIM", "DK_SLICE"], config.form);
-                self.folded("dv", "gradient", ["HEAD_DIM_V", "DV_SLICE"], config.form);
+                self.folded("dk", "gradient", ["HEAD_DIM", "DK_SLICE", length], config.form);
+                self.folded("dv", "gradient", ["HEAD_DIM_V", "DV_SLICE", v_length], config.form);
                 self.part(&shader!("common/nonfinite"));
                 for tensor in ["q", "dout"] {
                     self.template(&shader!("backward/nonfinite_queries"), &[Fill::Tensor(tensor)]);
@@ -160,6 +177,34 @@ impl Source {
                         self.sum("q", "q", "DK_SLICE");
                         self.sum("dout", "q", "DV_SLICE");
                         self.part(&shader!("backward/dkdv"));
+                    }
+                    BackwardForm::Matrix { size, subgroups, .. } => {
+                        self.lanes(size, subgroups);
+                        self.matrix_rows("q", "HEAD_DIM");
+                        self.staged_rows(["k", "q"], "kv", "HEAD_DIM");
+                        if dk {
+                            self.turned("q", "HEAD_DIM");
+                            self.matrix_rows("dout", "HEAD_DIM_V");
+                            self.staged_rows(["v", "dout"], "kv", "HEAD_DIM_V");
+                        }
+                        if dv {
+                            self.turned("dout", "HEAD_DIM_V");
+                        }
+                        self.staged_tile("q", "q", "HEAD_DIM", [true, dk]);
+                        self.staged_tile("dout", "q", "HEAD_DIM_V", [dk, dv]);
+                        self.part(&shader!("backward/terms_tile"));
+                        self.part(&shader!("backward/scaled_gradients"));
+                        let [inner, output] =
+                            [config.head_dim, config.head_dim_v].map(|row| row.capacity / size);
+                        let [of_dk, of_dv] = [dk, dv].map(usize::from);
+                        let values = [
+                            Fill::Each("INNER", inner),
+                            Fill::Each("DP", of_dk * output),
+                            Fill::Each("DK", of_dk * inner),
+                            Fill::Each("DV", of_dv * output),
+                            Fill::Where("WITH_DP", dk),
+                        ];
+                        self.template(&shader!("backward/dkdv_matrix"), &values);
                     }
                 }
             }
@@ -203,14 +248,17 @@ impl Source {
         &mut self,
         tensor: &str,
         side: &str,
-        [capacity, slice]: [&str; 2],
+        [capacity, slice, length]: [&str; 3],
         form: BackwardForm,
     ) {
-        let (part, length) = match form {
+        let (part, last) = match form {
             BackwardForm::Broadcast { .. } => (shader!("cpu/fold"), Fill::Capacity(capacity)),
             BackwardForm::Tiled { .. } => (shader!("backward/fold"), Fill::Slice(slice)),
+            BackwardForm::Matrix { .. } => {
+                (shader!("backward/fold_matrix"), Fill::RowLength(length))
+            }
         };
-        self.template(&part, &[Fill::Tensor(tensor), Fill::Side(side), length]);
+        self.template(&part, &[Fill::Tensor(tensor), Fill::Side(side), last]);
     }
 
     /// The rows of a gradient that is written, if it is.
@@ -290,7 +338,20 @@ impl Source {
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", staged_rows);
             }
+            BackwardForm::Matrix { size, part, subgroups, votes, .. } => {
+                self.sides(pass);
+                self.matrix_constants(config.dq_grid.block_q, size, part, subgroups, votes);
+            }
         }
+    }
+
+    /// The rows of a workgroup's own side, and of a tile of the other.
+    fn sides(&mut self, pass: BackwardPass) {
+        let [own, other] = match pass {
+            BackwardPass::DkDv { .. } => ["BLOCK_KV", "BLOCK_Q"],
+            _ => ["BLOCK_Q", "BLOCK_KV"],
+        };
+        self.line(&format!("const OWN_BLOCK: u32 = {own};\nconst OTHER_BLOCK: u32 = {other};"));
     }
 
     fn row_lengths(&mut self, config: &BackwardConfig) {

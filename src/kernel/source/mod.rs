@@ -44,6 +44,7 @@ macro_rules! shader {
 mod backward;
 #[cfg(test)]
 mod interfaces;
+mod matrix;
 mod rows;
 mod score;
 mod template;
@@ -69,12 +70,8 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.line(&format!("//     {line}"));
         }
     }
-    if let KernelKey::Forward {
-        config: ForwardConfig { form: ForwardForm::Matrix { size, .. }, .. },
-        ..
-    } = key
-    {
-        source.matrices(*size);
+    if let Some(size) = key.matrix_size() {
+        source.matrices(size);
     }
     source.constants(key);
     if key.mask().sequences != SequenceForms::default() {
@@ -154,6 +151,11 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                     source.part(&shader!("forward/output"));
                     if let ForwardForm::Matrix { size, subgroups, .. } = config.form {
                         source.lanes(size, subgroups);
+                        source.matrix_rows("k", "HEAD_DIM");
+                        source.staged_rows(["q", "k"], "q", "HEAD_DIM");
+                        source.staged_rows(["k", "k"], "kv", "HEAD_DIM");
+                        source.turned("v", "HEAD_DIM_V");
+                        source.staged_tile("v", "kv", "HEAD_DIM_V", [false, true]);
                     } else {
                         source.tile();
                         source.product(["q", "k"], ["q", "kv"]);
@@ -166,8 +168,8 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
                 ForwardForm::Broadcast { .. } => source.part(&shader!("cpu/forward_broadcast")),
                 ForwardForm::Tiled { .. } => source.part(&shader!("forward/tiled")),
                 ForwardForm::Matrix { size, .. } => {
-                    let inner = Fill::Inner(config.head_dim.capacity / size);
-                    let outputs = Fill::Output(config.head_dim_v.capacity / size);
+                    let inner = Fill::Each("INNER", config.head_dim.capacity / size);
+                    let outputs = Fill::Each("OUTPUT", config.head_dim_v.capacity / size);
                     source.template(&shader!("forward/matrix"), &[inner, outputs]);
                 }
                 ForwardForm::DecodeLanes { .. } => {
@@ -489,12 +491,9 @@ impl Source {
                 self.constant("CHUNK", chunk);
                 self.constant("STAGED_ROWS", v_keys);
             }
-            ForwardForm::Matrix { size, part, subgroups: (least, most), votes } => {
-                self.flag("VOTES", votes);
-                self.constant("INVOCATIONS", config.grid.block_q / size * most);
-                self.constant("MATRIX", size);
-                self.constant("PART", part);
-                self.constant("VECTORS", part / 4 / (least / size));
+            ForwardForm::Matrix { size, part, subgroups, votes } => {
+                self.line("const OWN_BLOCK: u32 = BLOCK_Q;\nconst OTHER_BLOCK: u32 = BLOCK_KV;");
+                self.matrix_constants(config.grid.block_q, size, part, subgroups, votes);
             }
             ForwardForm::DecodeLanes { subgroup_size, rows, .. } => {
                 self.constant("SUBGROUP_SIZE", subgroup_size);
@@ -509,32 +508,6 @@ impl Source {
                 self.constant("V_RUN", v_run);
             }
         }
-    }
-
-    /// The types of cooperative matrices, and what enables them; it comes before every declaration.
-    fn matrices(&mut self, size: usize) {
-        self.line("enable f16;\nenable wgpu_cooperative_matrix;\n");
-        for (name, scalar, role) in
-            [("Left", "f16", "A"), ("Right", "f16", "B"), ("Sum", "f32", "C")]
-        {
-            self.line(&format!("alias {name} = coop_mat{size}x{size}<{scalar}, {role}>;"));
-        }
-    }
-
-    /// How subgroups share rows of matrices.
-    fn lanes(&mut self, size: usize, (least, most): (usize, usize)) {
-        self.title("generated: kernel::source");
-        self.flag("SUBGROUPS_ARE_FIXED", least == most);
-        // A constant where there is one, by which compilers unroll loops.
-        let lanes = match least == most {
-            true => format!("{}u", most / size),
-            false => "subgroup_size / MATRIX".to_owned(),
-        };
-        self.line(&format!(
-            "fn lanes_per_row(subgroup_size: u32) -> u32 {{\n    return {lanes};\n}}\n"
-        ));
-        self.part(&shader!("tile/turns"));
-        self.part(&shader!("matrix/lanes"));
     }
 
     fn constant(&mut self, name: &str, value: usize) {

@@ -1,7 +1,7 @@
 //! Files of shaders/ as templates: what stands in double braces is filled in.
 //!
-//! A line with `{{INNER}}` or `{{OUTPUT}}` is written once for each number, so that what must be in registers is a variable of
-//! its own, not an element that a loop indexes. A line that begins with `{{DROPOUT}}` is for kernels with dropout alone, one with
+//! A line with the placeholder of an [`Fill::Each`], as `{{INNER}}`, is written once for each number, so that what must be in
+//! registers is a variable of its own, not an element that a loop indexes. A line that begins with `{{DROPOUT}}` is for kernels with dropout alone, one with
 //! `{{PLAIN}}` for those without.
 
 use std::fmt;
@@ -39,10 +39,8 @@ pub(super) enum Fill<'a> {
     Line(usize),
     /// `{{AT_ONCE}}`: the rows that are summed at a time.
     AtOnce(usize),
-    /// `{{INNER}}`: the matrices that a row of q or k is cut into, each with a line of its own.
-    Inner(usize),
-    /// `{{OUTPUT}}`: the same of a row of sums.
-    Output(usize),
+    /// A placeholder of that name: the number of one of so many matrices that a row is cut into, each with a line of its own.
+    Each(&'static str, usize),
     /// `{{KIND}}`: which of several functions it is, a part of its name.
     Kind(&'a str),
     /// `{{HALF}}`: `f16` or `bf16`.
@@ -61,8 +59,9 @@ impl<'a> Fill<'a> {
     fn each_of(self, line: &str) -> Option<Vec<Fill<'a>>> {
         let is_in = || line.contains(&format!("{{{{{}}}}}", self.name()));
         match self {
-            Self::Inner(count) => is_in().then(|| (0..count).map(Fill::Inner).collect()),
-            Self::Output(count) => is_in().then(|| (0..count).map(Fill::Output).collect()),
+            Self::Each(name, count) => {
+                is_in().then(|| (0..count).map(|number| Fill::Each(name, number)).collect())
+            }
             Self::Where(_, there) => is_in().then(|| there.then_some(self).into_iter().collect()),
             _ => None,
         }
@@ -84,12 +83,10 @@ impl<'a> Fill<'a> {
             Self::Run(_) => "RUN",
             Self::Line(_) => "LINE",
             Self::AtOnce(_) => "AT_ONCE",
-            Self::Inner(_) => "INNER",
-            Self::Output(_) => "OUTPUT",
             Self::Kind(_) => "KIND",
             Self::Half(_) => "HALF",
             Self::Word(_) => "WORD",
-            Self::Where(name, _) => name,
+            Self::Each(name, _) | Self::Where(name, _) => name,
             Self::ScoreMod(_) => "SCORE_MOD",
             Self::ScoreGradient(_) => "SCORE_GRADIENT",
         }
@@ -117,7 +114,7 @@ impl fmt::Display for Fill<'_> {
             | Self::ScoreMod(text)
             | Self::ScoreGradient(text) => f.write_str(text),
             Self::Line(count) | Self::AtOnce(count) => write!(f, "{count}u"),
-            Self::Inner(number) | Self::Output(number) => write!(f, "{number}"),
+            Self::Each(_, number) => write!(f, "{number}"),
             Self::Where(..) => Ok(()),
         }
     }
@@ -179,7 +176,7 @@ mod tests {
         let values = [Fill::Tensor("k"), Fill::Line(8)];
         let filled = part("load_{{TENSOR}}4(d + {{LINE}}) {").fill(&values).unwrap();
         assert_eq!(filled, "load_k4(d + 8u) {");
-        let values = [Fill::Output(2), Fill::Tensor("v")];
+        let values = [Fill::Each("OUTPUT", 2), Fill::Tensor("v")];
         let filled =
             part("{\n  o_{{OUTPUT}} = f({{TENSOR}}, {{OUTPUT}}u);\n}").fill(&values).unwrap();
         assert_eq!(filled, "{\n  o_0 = f(v, 0u);\n  o_1 = f(v, 1u);\n}");

@@ -160,7 +160,7 @@ fn every_part_is_under_the_name_of_its_file() {
     }
 }
 
-/// Six whole kernels as they are compiled, so that a change of any part shows. `INSTA_UPDATE=always` writes them anew.
+/// Whole kernels as they are compiled, so that a change of any part shows. `INSTA_UPDATE=always` writes them anew.
 #[test]
 fn whole_kernels_are_as_they_were() {
     let mask = MaskText::new(&"causal & key_lengths".parse().unwrap(), SequenceForms::default());
@@ -179,19 +179,20 @@ fn whole_kernels_are_as_they_were() {
         },
         most_work: u64::MAX,
     };
-    let problem = |seq_len_q| {
+    let problem_of = |seq_len_q, o| {
         let shape = Shape::new(1, 4, seq_len_q, 64).num_kv_heads(2).seq_len_kv(1024);
-        let problem = Problem::new(shape).dtypes(Dtypes::all(Dtype::F16).o(Dtype::F32));
+        let problem = Problem::new(shape).dtypes(Dtypes::all(Dtype::F16).o(o));
         Resolved::new(problem).unwrap()
     };
+    let problem = |seq_len_q| problem_of(seq_len_q, Dtype::F32);
     let forward = |kernel: ForwardKernel, seq_len_q| {
         let all = candidates(&problem(seq_len_q), &device, Splitting::Suitable);
         let (_, config) = all.into_iter().find(|(other, _)| *other == kernel).unwrap();
         let (score, mask) = (score.clone(), Arc::clone(&mask));
         KernelKey::Forward { config: config.unwrap(), score, mask }
     };
-    let backward = |pass| {
-        let problem = problem(1024);
+    let backward = |wanted: BackwardKernel, o, pass| {
+        let problem = problem_of(1024, o);
         let strides = GradientStrides {
             dout: problem.strides().o,
             dq: problem.strides().q,
@@ -199,18 +200,21 @@ fn whole_kernels_are_as_they_were() {
             dv: problem.strides().v,
         };
         let all = backward_candidates(&problem, &strides, Dtype::F32.into(), &device);
-        let (_, config) =
-            all.into_iter().find(|(kernel, _)| *kernel == BackwardKernel::Tiled).unwrap();
+        let (_, config) = all.into_iter().find(|(kernel, _)| *kernel == wanted).unwrap();
         let score = ScoreText { softcap: true, ..ScoreText::default() };
         KernelKey::Backward { pass, config: config.unwrap(), score, mask: Arc::clone(&mask) }
     };
+    let dq = BackwardPass::Dq { dq: true, normalizes: true, slopes: false };
+    let dkdv = BackwardPass::DkDv { dk: true, dv: true };
     let kernels = [
         ("forward_tiled", forward(ForwardKernel::Tiled, 1024)),
         ("forward_matrix", forward(ForwardKernel::Matrix, 1024)),
         ("forward_decode", forward(ForwardKernel::Decode, 2)),
         ("forward_broadcast", forward(ForwardKernel::Broadcast, 1024)),
-        ("backward_dq", backward(BackwardPass::Dq { dq: true, normalizes: true, slopes: false })),
-        ("backward_dkdv", backward(BackwardPass::DkDv { dk: true, dv: true })),
+        ("backward_dq", backward(BackwardKernel::Tiled, Dtype::F32, dq)),
+        ("backward_dkdv", backward(BackwardKernel::Tiled, Dtype::F32, dkdv)),
+        ("backward_dq_matrix", backward(BackwardKernel::Matrix, Dtype::F16, dq)),
+        ("backward_dkdv_matrix", backward(BackwardKernel::Matrix, Dtype::F16, dkdv)),
     ];
     for (name, key) in kernels {
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {

@@ -6,6 +6,7 @@ impl Source {
     /// How invocations share a tile, and what of it lies in workgroup memory.
     pub(super) fn tile(&mut self) {
         self.part(&shader!("tile/turns"));
+        self.part(&shader!("tile/side"));
         self.part(&shader!("tile/rows"));
         self.part(&shader!("tile/staged"));
     }

@@ -98,6 +98,7 @@ pub(crate) fn backward_candidates(
                 BackwardKernel::Tiled => {
                     Ok(tiled::backward(problem, strides, gradients, device.registers))
                 }
+                BackwardKernel::Matrix => matrix::backward(problem, strides, gradients, device),
             };
             let config = config.and_then(|config| {
                 Needs::of_backward(&config).refusal(&device.limits)?;

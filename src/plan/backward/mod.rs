@@ -447,9 +447,9 @@ impl BackwardPlan {
         }
     }
 
-    /// The kernels for dk and dv: one for both, unless the bias takes the last of 8 bindings.
+    /// The kernels for dk and dv: one for both, unless the bias takes the last of 8 bindings or they need too many registers.
     fn columns(&self, stage: Stage, dk: bool, dv: bool) -> Option<BackwardPass> {
-        let apart = dk && dv && self.score.bias;
+        let apart = dk && dv && (self.score.bias || self.config.form.makes_apart());
         match (stage, apart) {
             (Stage::SecondDkDv, true) => Some(BackwardPass::DkDv { dk: false, dv: true }),
             (Stage::SecondDkDv, false) => None,

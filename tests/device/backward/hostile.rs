@@ -3,7 +3,7 @@
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::{Mask, Problem, Shape, Upstream};
 
-use super::{RandomUpstream, bits, kernels, run};
+use super::{RandomUpstream, bits, kernels_and_matrix, run};
 use crate::fixture::Operands;
 
 const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
@@ -53,7 +53,7 @@ fn what_nobody_keeps_never_matters() {
         }
         assert!(rows > 0 && replaced > rows, "{mask} keeps everything, so it tests nothing");
         let problem = Problem::new(shape).mask(mask.clone());
-        for kernel in kernels(&problem) {
+        for (problem, kernel) in kernels_and_matrix(&problem, seed == 0) {
             let expected = run(&problem, &clean, &upstream.of_o(), kernel);
             let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
             for (name, expected, found) in [
@@ -104,7 +104,7 @@ fn hostile_numbers_reach_who_keeps_them_and_no_other() {
             };
             let key_is_hit =
                 |kv_idx: usize| (0..70).any(|q_idx| kept(q_idx, kv_idx) && row_is_hit(q_idx));
-            for kernel in kernels(&problem) {
+            for (problem, kernel) in kernels_and_matrix(&problem, mask == Mask::causal()) {
                 let expected = run(&problem, &clean, &upstream.of_o(), kernel);
                 let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
                 for at in 0..140 {

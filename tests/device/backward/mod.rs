@@ -2,6 +2,7 @@
 
 mod dropout;
 mod hostile;
+mod matrix;
 mod parts;
 mod plan;
 mod random;
@@ -15,16 +16,27 @@ use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::{self, ReferenceGradients};
 use wgpu_attention::wgsl::WgslFunction;
-use wgpu_attention::{BackwardPlan, Error, Gradients, Mask, Problem, Shape, Upstream};
+use wgpu_attention::{
+    BackwardPlan, Dtype, Error, Gradients, Mask, Problem, Session, Shape, Upstream,
+};
 
-use crate::fixture::{ATTENTION, Operands, masks_of_this_run, of_this_run};
+use crate::fixture::{ATTENTION, Operands, is_brief, masks_of_this_run, of_this_run};
+use crate::matrix::{WITH_MATRICES, has_matrices};
 use crate::tolerance::{assert_gradient_close, naive_gradients};
+
+/// The session that a kernel is tested with: matrices have a device of their own.
+pub(crate) fn session_of(kernel: BackwardKernel) -> &'static Session {
+    match kernel {
+        BackwardKernel::Matrix => &WITH_MATRICES,
+        _ => &ATTENTION,
+    }
+}
 
 /// The backward kernels that serve `problem` here.
 pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
     let serves = |kernel: &BackwardKernel| {
         let options = BackwardOptions::default().kernel(*kernel);
-        match BackwardPlan::new(ATTENTION.kernels(), problem, &options) {
+        match BackwardPlan::new(session_of(*kernel).kernels(), problem, &options) {
             Ok(_) => true,
             Err(Error::KernelRefused { .. }) => false,
             Err(error) => panic!("{error}"),
@@ -33,6 +45,16 @@ pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
     let serving: Vec<_> = BackwardKernel::ALL.into_iter().filter(serves).collect();
     assert!(!serving.is_empty(), "some kernel serves every problem");
     of_this_run(problem, serving, |kernel| *kernel == BackwardKernel::Broadcast)
+}
+
+/// The kernels that serve a problem in f32, and the one of matrices for the same problem in f16, where the adapter has them. What
+/// they give is compared with itself: the numbers are rounded as they are stored. A brief run takes matrices where it is told to.
+fn kernels_and_matrix(problem: &Problem, in_brief: bool) -> Vec<(Problem, BackwardKernel)> {
+    let f16 = problem.clone().dtypes(Dtype::F16);
+    let takes_matrix = (in_brief || !is_brief()) && has_matrices();
+    let matrix = takes_matrix.then_some((f16, BackwardKernel::Matrix));
+    let others = kernels(problem).into_iter().map(|kernel| (problem.clone(), kernel));
+    others.chain(matrix).collect()
 }
 
 /// What a loss gives back: dout and dlse.
@@ -64,7 +86,8 @@ fn run(
     kernel: BackwardKernel,
 ) -> Gradients {
     let options = BackwardOptions::default().kernel(kernel);
-    ATTENTION.gradients_blocking(problem, &operands.inputs(), upstream, &options).unwrap()
+    let session = session_of(kernel);
+    session.gradients_blocking(problem, &operands.inputs(), upstream, &options).unwrap()
 }
 
 pub(crate) fn assert_all_close(
@@ -146,7 +169,7 @@ fn two_runs_give_the_same_bits() {
     let problem = Problem::new(shape).mask("documents & causal".parse().unwrap());
     let operands = Operands::random(&shape, 3);
     let upstream = RandomUpstream::random(&shape, 3);
-    for kernel in kernels(&problem) {
+    for (problem, kernel) in kernels_and_matrix(&problem, false) {
         let [first, second] = [(); 2].map(|()| run(&problem, &operands, &upstream.of_o(), kernel));
         for (a, b) in [(&first.dq, &second.dq), (&first.dk, &second.dk), (&first.dv, &second.dv)] {
             assert!(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernel}");

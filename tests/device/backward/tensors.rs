@@ -4,8 +4,8 @@ use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::tensor::Strides;
 use wgpu_attention::{Dtype, Mask, Problem, ScoreModifiers, Shape, Upstream, reference};
 
-use super::{RandomUpstream, assert_all_close, kernels, run};
-use crate::fixture::{ATTENTION, Operands, ScoreData};
+use super::{RandomUpstream, assert_all_close, kernels, run, session_of};
+use crate::fixture::{Operands, ScoreData};
 use crate::tolerance::naive_gradients_modified;
 
 /// 16-bit tensors and gradients, rows that are read four at a time and rows of odd lengths that share words.
@@ -30,8 +30,8 @@ fn every_type() {
             for kernel in kernels(&problem) {
                 for stored in [Dtype::F32, dtype] {
                     let options = BackwardOptions::default().kernel(kernel).dtypes(stored);
-                    let found =
-                        ATTENTION.gradients_blocking(&problem, &inputs, &upstream, &options);
+                    let session = session_of(kernel);
+                    let found = session.gradients_blocking(&problem, &inputs, &upstream, &options);
                     let found = found.unwrap();
                     let what = format!("{kernel}, {dtype} to {stored}, {shape:?}");
                     assert_all_close(&what, &found, &naive, &truth);

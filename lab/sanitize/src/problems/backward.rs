@@ -2,13 +2,19 @@
 
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
-use wgpu_attention::{Dtype, Mask, Problem, Session, Shape, Upstream, reference};
+use wgpu_attention::{
+    Dtype, Gradients, Mask, Problem, ScoreModifiers, Session, Shape, Upstream, reference,
+};
 
 use super::{Failure, all_modifiers, few_registers, hostile_close};
-use crate::operands::{Operands, ScoreData};
-use crate::tolerance::{gradient_close, naive_gradients, naive_gradients_modified};
+use crate::operands::{Operands, ScoreData, stored};
+use crate::tolerance::{gradient_close, naive_gradients_modified};
 
-pub(super) fn dense(attention: &Session, kernel: BackwardKernel) -> Result<(), Failure> {
+pub(super) fn dense(
+    attention: &Session,
+    kernel: BackwardKernel,
+    dtype: Dtype,
+) -> Result<(), Failure> {
     let shape = Shape::new(2, 4, 41, 20).seq_len_kv(35).num_kv_heads(2);
     let longer_keys = Shape::new(1, 2, 19, 64).seq_len_kv(21).head_dim_v(16);
     let cases = [
@@ -17,7 +23,7 @@ pub(super) fn dense(attention: &Session, kernel: BackwardKernel) -> Result<(), F
         (longer_keys, "causal"),
     ];
     for (seed, (shape, mask)) in (6..).zip(cases) {
-        check(attention, kernel, shape, &mask.parse()?, seed)?;
+        check(attention, kernel, dtype, shape, mask, seed)?;
     }
     Ok(())
 }
@@ -25,25 +31,38 @@ pub(super) fn dense(attention: &Session, kernel: BackwardKernel) -> Result<(), F
 /// Rows whose components are summed up in slices: two of dq, two of dk and dv.
 pub(super) fn long_rows(attention: &Session) -> Result<(), Failure> {
     let shape = Shape::new(1, 2, 9, 390).seq_len_kv(11).num_kv_heads(1).head_dim_v(20);
-    check(&few_registers(attention), BackwardKernel::Tiled, shape, &Mask::causal(), 10)
+    let few = few_registers(attention);
+    check(&few, BackwardKernel::Tiled, Dtype::F32, shape, "causal", 10)
+}
+
+/// More queries and more keys than one running sum takes.
+pub(super) fn segments(
+    attention: &Session,
+    kernel: BackwardKernel,
+    dtype: Dtype,
+) -> Result<(), Failure> {
+    check(attention, kernel, dtype, Shape::new(1, 1, 33, 8).seq_len_kv(4200), "causal", 7)?;
+    check(attention, kernel, dtype, Shape::new(1, 1, 4200, 8).seq_len_kv(33), "causal", 8)
 }
 
 fn check(
     attention: &Session,
     kernel: BackwardKernel,
+    dtype: Dtype,
     shape: Shape,
-    mask: &Mask,
+    mask: &str,
     seed: u64,
 ) -> Result<(), Failure> {
-    let problem = Problem::new(shape).mask(mask.clone());
-    let operands = Operands::random(&shape, seed);
+    let mask: Mask = mask.parse()?;
+    let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
+    let operands = stored(Operands::random(&shape, seed), dtype.into());
     let inputs = operands.inputs();
-    let dout: Vec<f32> = operands.q[..shape.o_len()?].iter().map(|x| x / 8.0).collect();
+    let dout = eighths(&operands.q[..shape.o_len()?], dtype);
     let upstream = Upstream::new(&dout);
     let options = BackwardOptions::default().kernel(kernel);
     let found = attention.gradients_blocking(&problem, &inputs, &upstream, &options)?;
     let truth = reference::gradients(&problem, &inputs, &upstream)?;
-    let naive = naive_gradients(&problem, mask, &inputs, &upstream);
+    let naive = naive_plain(&problem, &mask, &operands, &upstream, dtype);
     for (name, found, naive, truth) in [
         ("dq", &found.dq, &naive.dq, &truth.dq),
         ("dk", &found.dk, &naive.dk, &truth.dk),
@@ -54,16 +73,36 @@ fn check(
     Ok(())
 }
 
+/// Of each number an eighth, as it is stored.
+fn eighths(values: &[f32], dtype: Dtype) -> Vec<f32> {
+    values.iter().map(|x| dtype.round(x / 8.0)).collect()
+}
+
+fn naive_plain(
+    problem: &Problem,
+    mask: &Mask,
+    operands: &Operands,
+    upstream: &Upstream<'_>,
+    dtype: Dtype,
+) -> Gradients {
+    let (score, data) = (ScoreModifiers::default(), ScoreData::default());
+    naive_gradients_modified(problem, mask, &operands.inputs(), upstream, &score, &data, dtype)
+}
+
 /// A number that isn't finite in k, then in dout, in tiles that aren't FULL.
-pub(super) fn nan(attention: &Session, kernel: BackwardKernel) -> Result<(), Failure> {
+pub(super) fn nan(
+    attention: &Session,
+    kernel: BackwardKernel,
+    dtype: Dtype,
+) -> Result<(), Failure> {
     let shape = Shape::new(1, 2, 70, 20);
     let mask: Mask = "causal & not_self".parse()?;
-    let problem = Problem::new(shape).mask(mask.clone());
-    let clean = Operands::random(&shape, 9);
-    let clean_dout: Vec<f32> = clean.q.iter().map(|x| x / 8.0).collect();
-    let naive = naive_gradients(&problem, &mask, &clean.inputs(), &Upstream::new(&clean_dout));
+    let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
+    let clean = stored(Operands::random(&shape, 9), dtype.into());
+    let clean_dout = eighths(&clean.q, dtype);
+    let naive = naive_plain(&problem, &mask, &clean, &Upstream::new(&clean_dout), dtype);
     for is_k in [true, false] {
-        let mut hostile = Operands::random(&shape, 9);
+        let mut hostile = stored(Operands::random(&shape, 9), dtype.into());
         let mut dout = clean_dout.clone();
         let (tensor, row) = if is_k { (&mut hostile.k, 37) } else { (&mut dout, 45) };
         tensor[row * 20 + 3] = f32::NAN;

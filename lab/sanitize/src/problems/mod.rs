@@ -97,11 +97,14 @@ pub const CASES: &[Case] = cases! {
     "forward decode, 520 values": |on| forward::long_rows(on, ForwardKernel::Decode);
     "splits": forward::splits;
     "modifiers": forward::modifiers;
-    "backward broadcast": |on| backward::dense(on, BackwardKernel::Broadcast);
-    "backward broadcast, kept NaN": |on| backward::nan(on, BackwardKernel::Broadcast);
-    "backward tiled": |on| backward::dense(on, BackwardKernel::Tiled);
-    "backward tiled, kept NaN": |on| backward::nan(on, BackwardKernel::Tiled);
+    "backward broadcast": |on| backward::dense(on, BackwardKernel::Broadcast, Dtype::F32);
+    "backward broadcast, kept NaN": |on| backward::nan(on, BackwardKernel::Broadcast, Dtype::F32);
+    "backward tiled": |on| backward::dense(on, BackwardKernel::Tiled, Dtype::F32);
+    "backward tiled, kept NaN": |on| backward::nan(on, BackwardKernel::Tiled, Dtype::F32);
     "backward tiled, keys of 390": backward::long_rows;
+    "backward matrix": |on| backward::dense(on, BackwardKernel::Matrix, Dtype::F16);
+    "backward matrix, kept NaN": |on| backward::nan(on, BackwardKernel::Matrix, Dtype::F16);
+    "backward matrix, 4,200 rows": |on| backward::segments(on, BackwardKernel::Matrix, Dtype::F16);
     "backward, modifiers": backward::modifiers;
     "append": cache::append;
     "lengths beyond the cache": cache::refused;

@@ -90,7 +90,11 @@ pub(super) fn all() -> Vec<Check> {
     }
     for kernel in BackwardKernel::ALL {
         for (at, &sizes) in SIZES.iter().enumerate() {
-            checks.push(backward(kernel, sizes, MASKS[at]));
+            let dtype = match kernel {
+                BackwardKernel::Matrix => Dtype::F16,
+                _ => Dtype::F32,
+            };
+            checks.push(backward(kernel, sizes, dtype, MASKS[at]));
         }
     }
     checks.extend(MASKS.map(materialized));
@@ -115,14 +119,16 @@ fn operands(problem: &Problem) -> Result<[Vec<f32>; 4], Error> {
     Ok([(1, q), (2, k), (3, v), (4, o)].map(|(seed, len)| uniform(seed, len)))
 }
 
+/// Numbers as they are stored.
+fn stored(values: &[f32], dtype: Dtype) -> Vec<f32> {
+    values.iter().map(|&x| round(x, dtype)).collect()
+}
+
 fn forward(kernel: ForwardKernel, sizes: [usize; 6], dtype: Dtype, mask: &'static str) -> Check {
     let work = move |session: &Session| {
         let (problem, data) = problem(sizes, mask)?;
         let problem = problem.dtypes(dtype);
-        let stored =
-            |values: &Vec<f32>| -> Vec<f32> { values.iter().map(|&x| round(x, dtype)).collect() };
-        let [q, k, v, _] = operands(&problem)?;
-        let [q, k, v] = [&q, &k, &v].map(stored);
+        let [q, k, v, _] = operands(&problem)?.map(|values| stored(&values, dtype));
         let inputs = Inputs::new(&q, &k, &v).aux(&data);
         let options = RunOptions::default().lse(true).kernel(kernel);
         let first = session.run_blocking(&problem, &inputs, &options)?;
@@ -137,10 +143,11 @@ fn forward(kernel: ForwardKernel, sizes: [usize; 6], dtype: Dtype, mask: &'stati
     Check { name: format!("{kernel}, {dtype}, {mask}, {sizes:?}"), work: Box::new(work) }
 }
 
-fn backward(kernel: BackwardKernel, sizes: [usize; 6], mask: &'static str) -> Check {
+fn backward(kernel: BackwardKernel, sizes: [usize; 6], dtype: Dtype, mask: &'static str) -> Check {
     let work = move |session: &Session| {
         let (problem, data) = problem(sizes, mask)?;
-        let [q, k, v, dout] = operands(&problem)?;
+        let problem = problem.dtypes(dtype);
+        let [q, k, v, dout] = operands(&problem)?.map(|values| stored(&values, dtype));
         let inputs = Inputs::new(&q, &k, &v).aux(&data);
         let upstream = Upstream::new(&dout);
         let options = BackwardOptions::default().kernel(kernel);
@@ -157,9 +164,13 @@ fn backward(kernel: BackwardKernel, sizes: [usize; 6], mask: &'static str) -> Ch
         let errors =
             [error(&first.dq, &truth.dq), error(&first.dk, &truth.dk), error(&first.dv, &truth.dv)];
         let error = errors.into_iter().fold(0.0, f64::max);
-        Ok(Found { error, allowed: 10.0 * allowed(Dtype::F32), same_bits })
+        Ok(Found { error, allowed: 10.0 * allowed(dtype), same_bits })
     };
-    Check { name: format!("backward {kernel}, {mask}, {sizes:?}"), work: Box::new(work) }
+    let of = match kernel {
+        BackwardKernel::Matrix => "matrix, backward".to_owned(),
+        _ => format!("backward {kernel}"),
+    };
+    Check { name: format!("{of}, {mask}, {sizes:?}"), work: Box::new(work) }
 }
 
 /// The mask as a tensor, against the evaluator.
