@@ -24,7 +24,7 @@
 // needs bindings: params, row_terms
 // needs common/nonfinite_keys: kept_nonfinite_k4
 // needs common/problem: linear_workgroup
-// needs common/query_block: cell_kept, is_empty, kv_tile_class, query_block
+// needs common/query_block: cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, BLOCK_Q, FOLDS, HEAD_DIM, INVOCATIONS, MATRIX, PART, SEGMENT, SUMS_SLOPES, VECTORS, VOTES
 // needs mask/algebra: PARTIAL, SKIP
 // needs matrix/kept: keeps_some_of, kept_bits
@@ -101,6 +101,7 @@ fn backward_dq(
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
         if (kind == SKIP) {
+            kv0 = last_skipped(block, kv0);
             continue;
         }
         let kv_last = block.kv_len - 1u;
