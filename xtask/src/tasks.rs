@@ -72,6 +72,9 @@ const FASTER_ON_SWIFTSHADER: &[&str] = &[
     "sequences::",
 ];
 
+/// Of these, what SwiftShader has no matrices for.
+const NEEDS_MATRICES: &[&str] = &["backward::matrix::"];
+
 /// And SwiftShader then leaves these to lavapipe.
 const FASTER_ON_LAVAPIPE: &[&str] = &["decode::", "limits::with_lowered_limits"];
 
@@ -265,6 +268,7 @@ fn test_passes(
         if is_shared {
             let skipped = skip(FASTER_ON_SWIFTSHADER);
             steps.push(pass("part of the device tests", &device, DEVICE_TESTS, &skipped));
+            steps.push(pass("gradients by matrices", &device, DEVICE_TESTS, NEEDS_MATRICES));
         } else {
             steps.push(pass("device tests, one half,", &device, DEVICE_TESTS, &skip(HALF)));
             steps.push(pass("device tests, the other half,", &device, DEVICE_TESTS, HALF));
