@@ -241,15 +241,14 @@ fn step(wgsl: &str, shape: &Shape) -> Option<[usize; 3]> {
         value.split_once("u;")?.0.parse().ok()
     };
     let keys = constant("BLOCK_KV")?;
-    let (cells, turns) = match (constant("ROWS"), constant("STAGED_ROWS")) {
-        (Some(rows), _) => (rows * keys / constant("INVOCATIONS")?, [1, 1]),
+    let (rows, invocations, turns) = match (constant("ROWS"), constant("STAGED_ROWS")) {
+        (Some(rows), _) => (rows, constant("INVOCATIONS")?, [1, 1]),
         // Four rows, as shaders/tile/rows.wgsl says.
-        (None, Some(staged)) => {
-            (4 * keys / constant("THREADS_PER_ROW")?, [constant("CHUNK")? / 4, staged])
-        }
+        (None, Some(staged)) => (4, constant("THREADS_PER_ROW")?, [constant("CHUNK")? / 4, staged]),
         (None, None) => return None,
     };
-    Some([cells * (shape.head_dim + shape.head_dim_v), turns[0], turns[1]])
+    let products = rows * keys * (shape.head_dim + shape.head_dim_v) / invocations;
+    Some([products, turns[0], turns[1]])
 }
 
 /// With all that a new key can go through on its way.
@@ -300,7 +299,8 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let device = DeviceOptions::default().matrices(true);
     let adapter = pollster::block_on(wgpu_attention::device::adapters()).into_iter().next();
-    let matrices = adapter.context("there is no device")?.cooperative_matrix_properties();
+    let adapter = adapter.context("there is no device")?;
+    let matrices = adapter.cooperative_matrix_properties();
     if let Some(folder) = &options.wavo {
         return wavo::compile(&Session::open_blocking(&device)?, folder);
     }
@@ -309,10 +309,16 @@ fn main() -> Result<()> {
         line.kernels.iter().any(|name| name.contains(&filter))
             && !(options.without_subgroups && line.subgroups)
     };
-    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs: on a
-    // device of its own, since Turnip has a cache per device that no variable switches off.
+    // All from the same kernels where they are kept; else from ones of its own, so that every plan compiles what it needs. On
+    // Adreno on a device of its own, too, since Turnip has a cache per device that no variable switches off; elsewhere on one for
+    // all, since RADV's GPU that isn't there has memory for sixty.
+    let has_device_cache = adapter.get_info().name.contains("Adreno");
+    let shared = (!has_device_cache).then(|| Session::open_blocking(&device)).transpose()?;
     let new = |cache_dir: Option<&Path>| -> Result<Kernels> {
-        let session = Session::open_blocking(&device)?;
+        let session = match &shared {
+            Some(session) => session.clone(),
+            None => Session::open_blocking(&device)?,
+        };
         let cache_dir = cache_dir.map(Path::to_owned);
         let options = KernelOptions::default().cache_dir(cache_dir).matrices(matrices.clone());
         Ok(Kernels::new(session.device(), &options))

@@ -65,6 +65,10 @@ pub(crate) struct Options {
 /// GPUs that the page has columns of: one per vendor.
 const COLUMNS: [&str; 4] = ["ga102", "navi31", "m1", "a740"];
 
+/// GPUs that its tables of work per step have lines for: what neighbours among the others repeat is in the JSON.
+const LINES: [&str; 9] =
+    ["tu104", "ga102", "vega10", "navi21", "navi31", "gfx1201", "m1", "a660", "a740"];
+
 /// What CI compiles: on the compilers that unroll least and have fewest registers.
 const CHECKED_GPUS: [&str; 2] = ["ga102", "m1"];
 const CHECKED: [(&str, usize); 4] =
@@ -152,8 +156,10 @@ fn write(workspace: &Workspace, package: &str, rows: &[Row], gpus: &[Gpu]) -> Re
     // A kernel per line.
     let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     let json = format!("{{\"package\": {package:?}, \"compiled\": [\n{}\n]}}\n", lines.join(",\n"));
-    let is_column = |gpu: &&Gpu| COLUMNS.contains(&gpu.name);
-    let columns: Vec<Gpu> = gpus.iter().filter(is_column).copied().collect();
+    let named = |names: &[&str]| -> Vec<Gpu> {
+        gpus.iter().filter(|gpu| names.contains(&gpu.name)).copied().collect()
+    };
+    let columns = named(&COLUMNS);
     let chips: Vec<String> =
         gpus.iter().map(|gpu| format!("{} ({})", gpu.name, gpu.chips)).collect();
     let in_memory = match table::in_memory(rows) {
@@ -165,7 +171,7 @@ fn write(workspace: &Workspace, package: &str, rows: &[Row], gpus: &[Gpu]) -> Re
         .replace("GPUS", &chips.join(", "))
         .replace("COUNT", &rows.iter().filter(|row| !row.is_others()).count().to_string())
         .replace("IN_MEMORY", &in_memory)
-        .replace("STEPS\n", &table::steps(rows, gpus))
+        .replace("STEPS\n", &table::steps(rows, &named(&LINES)))
         .replace("TABLES\n", &table::markdown(&table::of_page(rows), &columns));
     let page = page.trim_end().to_owned() + "\n";
     for (name, text) in

@@ -99,11 +99,23 @@ pub(super) fn markdown(rows: &[Row], gpus: &[Gpu]) -> String {
     text
 }
 
-/// The rows that the page has room for: kernels with products, with keys and values of 16 or 8 bits.
+/// The rows that the page has room for: this crate's kernels with products, as models call them, with keys and values of 16 bits
+/// and less.
 pub(super) fn of_page(rows: &[Row]) -> Vec<Row> {
-    const SMALL: [&str; 3] = ["merge", "backward terms", "inspect"];
-    let is_small = |row: &Row| SMALL.iter().any(|name| row.compiled.kernel.starts_with(name));
-    rows.iter().filter(|row| row.compiled.dtype != "f32" && !is_small(row)).cloned().collect()
+    const LEFT_OUT: [&str; 9] = [
+        "merge",
+        "backward terms",
+        "inspect",
+        "sequences check",
+        "append",
+        "pool blocks",
+        "pick blocks",
+        ", dropout",
+        "up to 32 queries",
+    ];
+    let is_left_out = |row: &Row| LEFT_OUT.iter().any(|name| row.compiled.kernel.contains(name));
+    let is_there = |row: &&Row| row.compiled.dtype != "f32" && !is_left_out(row);
+    rows.iter().filter(|row| !row.is_others()).filter(is_there).cloned().collect()
 }
 
 /// Every kernel that has something in memory that was meant for registers, in words.
