@@ -51,7 +51,7 @@ fn next_visited(b: u32, h: u32, q0: u32, q1: u32, kv_idx: u32) -> u32 {
     if (word >= mask_words[3]) {
         return kv_idx;
     }
-    var rest = mask_words[row + word] >> (tile % TILES_PER_WORD * 2u) << (tile % TILES_PER_WORD * 2u);
+    var rest = (mask_words[row + word] >> (tile % TILES_PER_WORD * 2u)) << (tile % TILES_PER_WORD * 2u);
     while (rest == 0u && word + 1u < mask_words[3]) {
         word += 1u;
         rest = mask_words[row + word];

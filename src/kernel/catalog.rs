@@ -61,7 +61,7 @@ pub fn kernel_texts() -> Vec<KernelText> {
             form: format!("mask `{mask}`, {}", form(&key)),
             entry_point: key.entry_point(),
             browser_prelude: if needs_subgroups(&key) { BROWSER_SUBGROUPS } else { "" },
-            matrices: name(&key) == "forward matrix",
+            matrices: name(&key).ends_with(" matrix"),
             wgsl,
         })
     };
