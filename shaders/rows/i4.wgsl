@@ -26,7 +26,8 @@ fn unpack_{{TENSOR}}4(elements: u32, group: u32) -> vec4<f32> {
     // As the first bits of 16's mantissa they stand for 16 more than what they say.
     let zero = bitcast<f32>(((group & 15u) << 19u) | 0x41800000u);
     let mantissas = (vec4<u32>(elements) << vec4<u32>(19u, 15u, 11u, 7u)) & vec4<u32>(0x00780000u);
-    return (bitcast<vec4<f32>>(mantissas | vec4<u32>(0x41800000u)) - zero) * scale;
+    // Exact: each product has ten bits at most.
+    return fma(bitcast<vec4<f32>>(mantissas | vec4<u32>(0x41800000u)), vec4<f32>(scale), vec4<f32>(-zero * scale));
 }
 
 // The four elements from `d` on of that row.
