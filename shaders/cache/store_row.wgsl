@@ -1,6 +1,6 @@
 // Part of a row from {{FROM}} to {{TENSOR}}: four components.
 
-// needs cache/hadamard_rows: incoming_{{FROM}}4
+// needs cache/: incoming_{{FROM}}4
 // needs rows/: store_{{TENSOR}}4
 // offers append_{{TENSOR}}
 

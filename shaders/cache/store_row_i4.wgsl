@@ -3,7 +3,7 @@
 // word. A group with a NaN, an infinity or a range of more than 1e36 reads as NaN.
 
 // needs bindings: params
-// needs cache/hadamard_rows: incoming_{{FROM}}4
+// needs cache/: incoming_{{FROM}}4
 // needs common/problem: EXPONENT_BITS, element
 // needs rows/i4: groups_of_{{TENSOR}}, words_of_{{TENSOR}}
 // offers append_{{TENSOR}}

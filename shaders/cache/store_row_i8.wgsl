@@ -2,7 +2,7 @@
 // at most 1/254 of the row's largest component. A row with a NaN or an infinity reads as NaN throughout.
 
 // needs bindings: params
-// needs cache/hadamard_rows: incoming_{{FROM}}4
+// needs cache/: incoming_{{FROM}}4
 // needs common/problem: EXPONENT_BITS, NAN_BITS, element
 // needs rows/i8: scale_of_{{TENSOR}}, words_of_{{TENSOR}}
 // offers append_{{TENSOR}}

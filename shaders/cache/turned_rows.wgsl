@@ -4,9 +4,9 @@
 // needs cache/: is_first, rotary_pair, rotary_partner
 // needs cache/rotary: rotary_turn
 // needs rows/: load_{{TENSOR}}4
-// offers {{KIND}}_{{TENSOR}}4
+// offers turned_{{TENSOR}}4
 
-fn {{KIND}}_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
+fn turned_{{TENSOR}}4(place: vec2<u32>, h: u32, d: u32, position: u32) -> vec4<f32> {
     var x = load_{{TENSOR}}4(place.x, h, place.y, d);
     for (var i = 0u; i < 4u; i += 1u) {
         // Before the first one it wraps around.

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::kernel::key::Binding;
+use crate::kernel::binding::Binding;
 use crate::tensor::shape::{Indexing, Layout, elements};
 
 /// The most ranges that work is cut into: each has its own uniform block and bind group.

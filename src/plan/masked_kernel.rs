@@ -8,7 +8,8 @@ use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Source, steps_within};
 use super::{begin_pass, bind, empty_buffer};
 use crate::error::Result;
-use crate::kernel::key::{Binding, KernelKey};
+use crate::kernel::binding::Binding;
+use crate::kernel::key::KernelKey;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 
 /// Kernels that run one after the other, and their mask with the tables that are made before.

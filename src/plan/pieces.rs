@@ -6,7 +6,7 @@ use super::buffers::Operand;
 use super::cut::{Bounds, Grid, Piece, Tensor, cut};
 use super::filled_buffer;
 use crate::error::{Error, Result};
-use crate::kernel::key::Binding;
+use crate::kernel::binding::Binding;
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 

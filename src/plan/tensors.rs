@@ -1,7 +1,7 @@
 //! Which tensors kernels are bound to, and what of them a workgroup reaches: what [`super::cut`] goes by.
 
 use super::cut::{Axis, Reach, Tensor};
-use crate::kernel::key::Binding;
+use crate::kernel::binding::Binding;
 use crate::problem::Resolved;
 use crate::tensor::dtype::Dtype;
 use crate::tensor::sequences::{KeySequences, QuerySequences};

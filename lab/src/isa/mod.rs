@@ -66,8 +66,7 @@ pub(crate) struct Options {
 const COLUMNS: [&str; 4] = ["ga102", "navi31", "m1", "a740"];
 
 /// GPUs that its tables of work per step have lines for: what neighbours among the others repeat is in the JSON.
-const LINES: [&str; 9] =
-    ["tu104", "ga102", "vega10", "navi21", "navi31", "gfx1201", "m1", "a660", "a740"];
+const LINES: [&str; 6] = ["ga102", "navi21", "navi31", "gfx1201", "m1", "a740"];
 
 /// What CI compiles: on the compilers that unroll least and have fewest registers.
 const CHECKED_GPUS: [&str; 2] = ["ga102", "m1"];

@@ -11,8 +11,9 @@ use crate::mask::slots::{
 use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
 
+use super::binding::Binding;
 use super::key::{
-    BackwardForm, BackwardPass, Binding, ForwardConfig, ForwardForm, KernelKey, Parts, PickConfig,
+    BackwardForm, BackwardPass, ForwardConfig, ForwardForm, KernelKey, Parts, PickConfig,
     PooledSide, RowAccess, RowFormat, RowLength, SumSteps,
 };
 

@@ -149,11 +149,12 @@ impl Source {
             true => shader!("cache/turned_rows"),
             false => shader!("cache/plain_rows"),
         };
-        let spreads = rotated && config.hadamard;
-        let kind = if spreads { "rotated" } else { "incoming" };
-        self.template(&rows, &[Fill::Tensor(tensor), Fill::Kind(kind)]);
-        if spreads {
-            self.template(&shader!("cache/hadamard_rows"), &[Fill::Tensor(tensor)]);
+        let incoming = match rotated && config.hadamard {
+            true => shader!("cache/hadamard_rows"),
+            false => shader!("cache/no_hadamard"),
+        };
+        for part in [rows, incoming] {
+            self.template(&part, &[Fill::Tensor(tensor)]);
         }
     }
 
