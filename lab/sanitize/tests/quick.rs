@@ -136,17 +136,19 @@ fn operands(shape: &Shape) -> [Vec<f32>; 3] {
         .map(|(seed, len)| uniform(seed, len))
 }
 
-/// The problems of `matrix`, which refuses subgroups with fewer lanes than a matrix has rows.
-const OF_MATRIX: usize = 3;
+/// The problems but those of `matrix`, which refuses subgroups with fewer lanes than a matrix has rows.
+fn without_matrices() -> usize {
+    CASES.iter().filter(|case| !case.name.contains("matrix")).count()
+}
 
 #[test]
 fn subgroups_of_4() {
-    every_kernel((4, Cpu), 8, Order::Forward, CASES.len() - OF_MATRIX);
+    every_kernel((4, Cpu), 8, Order::Forward, without_matrices());
 }
 
 #[test]
 fn subgroups_of_8() {
-    every_kernel((8, Cpu), 16, Order::Backward, CASES.len() - OF_MATRIX);
+    every_kernel((8, Cpu), 16, Order::Backward, without_matrices());
 }
 
 #[test]

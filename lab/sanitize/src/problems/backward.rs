@@ -2,8 +2,9 @@
 
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
+use wgpu_attention::tensor::{KeySequences, Sequences};
 use wgpu_attention::{
-    Dtype, Gradients, Mask, Problem, ScoreModifiers, Session, Shape, Upstream, reference,
+    AuxData, Dtype, Gradients, Mask, Problem, ScoreModifiers, Session, Shape, Upstream, reference,
 };
 
 use super::{Failure, all_modifiers, few_registers, hostile_close};
@@ -33,6 +34,30 @@ pub(super) fn long_rows(attention: &Session) -> Result<(), Failure> {
     let shape = Shape::new(1, 2, 9, 390).seq_len_kv(11).num_kv_heads(1).head_dim_v(20);
     let few = few_registers(attention);
     check(&few, BackwardKernel::Tiled, Dtype::F32, shape, "causal", 10)
+}
+
+/// Keys and values in blocks, of which two sequences share the first: its gradients are the sums of theirs.
+pub(super) fn paged(attention: &Session) -> Result<(), Failure> {
+    let kv = KeySequences::Paged { block_size: 5, blocks: 4, blocks_per_sequence: 2 };
+    let sequences = Sequences { kv, ..Sequences::default() };
+    let shape = Shape::new(2, 2, 7, 18).seq_len_kv(10).num_kv_heads(1).sequences(sequences);
+    let data = AuxData::new().kv_lengths([9, 7]).block_tables([2, 0, 2, 3]);
+    let operands = Operands { mask: data, ..Operands::random(&shape, 11) };
+    let inputs = operands.inputs();
+    let dout = eighths(&operands.q[..shape.o_len()?], Dtype::F32);
+    let upstream = Upstream::new(&dout);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let found =
+        attention.gradients_blocking(&problem, &inputs, &upstream, &BackwardOptions::default())?;
+    let truth = reference::gradients(&problem, &inputs, &upstream)?;
+    for (name, found, truth) in [("dk", &found.dk, &truth.dk), ("dv", &found.dv, &truth.dv)] {
+        for (at, (&x, &y)) in found.iter().zip(truth).enumerate() {
+            if (f64::from(x) - y).abs() > 1e-4 * y.abs().max(1.0) {
+                return Err(format!("{name} of blocks, at {at}: {x} instead of {y}").into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// More queries and more keys than one running sum takes.

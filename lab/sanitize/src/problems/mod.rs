@@ -102,6 +102,7 @@ pub const CASES: &[Case] = cases! {
     "backward tiled": |on| backward::dense(on, BackwardKernel::Tiled, Dtype::F32);
     "backward tiled, kept NaN": |on| backward::nan(on, BackwardKernel::Tiled, Dtype::F32);
     "backward tiled, keys of 390": backward::long_rows;
+    "backward of blocks": backward::paged;
     "backward matrix": |on| backward::dense(on, BackwardKernel::Matrix, Dtype::F16);
     "backward matrix, kept NaN": |on| backward::nan(on, BackwardKernel::Matrix, Dtype::F16);
     "backward matrix, 4,200 rows": |on| backward::segments(on, BackwardKernel::Matrix, Dtype::F16);
