@@ -9,7 +9,7 @@ use wgpu_attention::{
     Shape, reference,
 };
 
-use crate::fixture::{ATTENTION, Operands, ScoreData, masks_of_this_run, serving};
+use crate::fixture::{ATTENTION, Operands, ScoreData, is_brief, masks_of_this_run, serving};
 use crate::tolerance::{assert_close, naive, naive_modified};
 
 /// None: as many as suit the device, 1 for short caches. 3 divides few numbers of tiles, 128 are more than there are tiles.
@@ -85,7 +85,11 @@ fn every_group_size() {
         (9, 1),
         (32, 2),
     ]) {
-        for seq_len_q in [1, 3, 15] {
+        for (at, seq_len_q) in (0..).zip([1, 3, 15]) {
+            // How many rows are packed makes a pipeline of each.
+            if is_brief() && seed % 3 != at {
+                continue;
+            }
             let shape =
                 Shape::new(4, num_heads, seq_len_q, 20).seq_len_kv(113).num_kv_heads(num_kv_heads);
             check(shape, "causal & key_lengths", seed);
