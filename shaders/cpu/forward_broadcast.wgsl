@@ -22,6 +22,7 @@
 // needs cpu/prefetch/keys: fetch_keys
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP
+// needs mask_tables/: next_visited
 // needs rows/: load_o4, load_q4, store_o4
 // needs segments/: first_segment, folded_o4, is_last_segment, next_segment, segment_end, segment_stats
 // needs sequences/: q_place
@@ -49,6 +50,7 @@ fn forward(
             break;
         }
         keys = next_segment(keys, block.hull);
+        {{BOUNDS}} keys = first_segment(vec2<u32>(next_visited(block.b, block.h, block.q0, block.q1, keys.x), block.hull.y));
     }
 }
 

@@ -28,6 +28,7 @@
 // needs forward/output: add_kept_nonfinite, write_output
 // needs generated: modified_score
 // needs mask/algebra: PARTIAL, SKIP
+// needs mask_tables/: next_visited
 // needs matrix/kept: keeps_some_of, kept_bits, kept_vector
 // needs matrix/lanes: Lane, lane_of, row_maximum, row_sum
 // needs matrix/nonfinite_rows: clear_nonfinite_rows, noted_nonfinite_rows
@@ -186,6 +187,7 @@ fn forward(
             break;
         }
         keys = next_segment(keys, block.hull);
+        {{BOUNDS}} keys = first_segment(vec2<u32>(next_visited(block.b, block.h, block.q0, block.q1, keys.x), block.hull.y));
     }
 }
 

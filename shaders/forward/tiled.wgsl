@@ -18,6 +18,7 @@
 // needs common/query_block: QueryBlock, is_empty, kv_tile_class, last_skipped, query_block
 // needs constants: BLOCK_KV, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL, SKIP
+// needs mask_tables/: next_visited
 // needs segments/: first_segment, is_last_segment, next_segment
 // needs tile/product: product_q_k
 // needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
@@ -53,6 +54,7 @@ fn forward(
             break;
         }
         keys = next_segment(keys, block.hull);
+        {{BOUNDS}} keys = first_segment(vec2<u32>(next_visited(block.b, block.h, block.q0, block.q1, keys.x), block.hull.y));
     }
 }
 

@@ -3,9 +3,8 @@
 // A tile is [q0, q1) x [kv0, kv1), not empty, within its sequence. Its class holds for all of its cells:
 // SKIP keeps none, FULL keeps all, PARTIAL may do either. A hull [x, y) bounds the keys that any of some rows keeps.
 
-// needs mask/words: slot_i32
 // needs sequences/: kv_len
-// offers FULL, PARTIAL, SKIP, Tile, hull_all, hull_and, hull_of, hull_or, tile_and, tile_class, tile_not, tile_or, words_range
+// offers FULL, PARTIAL, SKIP, Tile, hull_all, hull_and, hull_of, hull_or, tile_and, tile_class, tile_not, tile_or
 
 const SKIP: u32 = 0u;
 const PARTIAL: u32 = 1u;
@@ -16,16 +15,6 @@ struct Tile {
     q1: u32,
     kv0: u32,
     kv1: u32,
-}
-
-// The least and the greatest of the words [first, end), as signed numbers.
-fn words_range(first: u32, end: u32) -> vec2<i32> {
-    var range = vec2<i32>(slot_i32(first));
-    for (var at = first + 1u; at < end; at += 1u) {
-        let word = slot_i32(at);
-        range = vec2<i32>(min(range.x, word), max(range.y, word));
-    }
-    return range;
 }
 
 // The class of a tile of which `all` or at least `some` cells are kept.

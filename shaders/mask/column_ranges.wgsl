@@ -1,5 +1,5 @@
 // column_ranges (FlashMask, arXiv 2410.01359): each key column masks rows, from `start` below and from `start` above the
-// diagonal. Its tiles are classed by the tile map.
+// diagonal. Its tiles are classed by the least and the greatest of each bound.
 //
 //   form   bounds of a column                        masked rows
 //   1      start                                     [start, seq_len_q)
@@ -13,6 +13,7 @@
 // needs bindings: params
 // needs mask/algebra: Tile, hull_all, tile_class
 // needs mask/words: slot_i32, slot_u32
+// needs mask_tables/: words_range
 // offers column_ranges_hull, column_ranges_keep, column_ranges_tile
 
 struct MaskedRows {
@@ -42,21 +43,33 @@ fn column_ranges_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> boo
 }
 
 fn column_ranges_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
-    let q0 = i32(tile.q0);
-    let q1 = i32(tile.q1);
-    var all_kept = true;
-    var some_kept = false;
-    for (var kv_idx = tile.kv0; kv_idx < tile.kv1; kv_idx += 1u) {
-        let masked = column_ranges_of(slot, b, h, kv_idx);
-        let below = masked.below;
-        let above = masked.above;
-        let meets_below = max(below.x, q0) < min(below.y, q1);
-        let meets_above = max(above.x, q0) < min(above.y, q1);
-        let fills = ((below.x <= q0) & (below.y >= q1)) | ((above.x <= q0) & (above.y >= q1));
-        all_kept &= !(meets_below | meets_above);
-        some_kept |= !fills;
-    }
-    return tile_class(all_kept, some_kept);
+    let form = slot_u32(slot + 3u);
+    let bounds = select(form, 2u, form == 3u);
+    let row = slot_u32(slot) + b * slot_u32(slot + 1u) + h * slot_u32(slot + 2u);
+    let first = row + tile.kv0 * bounds;
+    let end = row + tile.kv1 * bounds;
+    let rows = vec2<i32>(i32(tile.q0), i32(tile.q1));
+    let none = vec2<i32>(0);
+    let start = words_range(first, end, bounds);
+    let second = words_range(first + min(1u, bounds - 1u), end, bounds);
+    let third = words_range(first + min(2u, bounds - 1u), end, bounds);
+    let fourth = words_range(first + min(3u, bounds - 1u), end, bounds);
+    let end_below = select(vec2<i32>(i32(params.seq_len_q)), second, (form == 2u) | (form == 4u));
+    let start_above = select(none, third, form == 4u);
+    let end_above = select(select(none, second, form == 3u), fourth, form == 4u);
+    let fills = column_ranges_fill(start, end_below, rows) | column_ranges_fill(start_above, end_above, rows);
+    let meets = column_ranges_meet(start, end_below, rows) | column_ranges_meet(start_above, end_above, rows);
+    return tile_class(!meets, !fills);
+}
+
+// Of ranges from some start to some end, each in [least, greatest]: whether all have all of the rows.
+fn column_ranges_fill(starts: vec2<i32>, ends: vec2<i32>, rows: vec2<i32>) -> bool {
+    return (starts.y <= rows.x) & (ends.x >= rows.y);
+}
+
+// Whether some may have some of the rows.
+fn column_ranges_meet(starts: vec2<i32>, ends: vec2<i32>, rows: vec2<i32>) -> bool {
+    return (starts.x < rows.y) & (ends.y > rows.x) & (starts.x < ends.y);
 }
 
 fn column_ranges_hull(slot: u32, b: u32, h: u32, q0: u32, q1: u32) -> vec2<u32> {

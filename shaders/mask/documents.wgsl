@@ -1,9 +1,10 @@
-// documents: document_ids_q[b, q_idx] == document_ids_kv[b, kv_idx]. Its tiles are classed by the tile map.
+// documents: document_ids_q[b, q_idx] == document_ids_kv[b, kv_idx]. Its tiles are classed by bounds of the ids.
 // slots: [where the queries' ids lie, i32 [batch, seq_len_q]; where the keys' ids lie, i32 [batch, seq_len_kv]]
 
 // needs bindings: mask_words, params
-// needs mask/algebra: Tile, hull_all, tile_class, words_range
+// needs mask/algebra: Tile, hull_all, tile_class
 // needs mask/words: slot_u32
+// needs mask_tables/: words_range
 // offers documents_hull, documents_keep, documents_tile
 
 fn documents_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
@@ -15,8 +16,8 @@ fn documents_keep(slot: u32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool {
 fn documents_tile(slot: u32, b: u32, h: u32, tile: Tile) -> u32 {
     let ids_q = slot_u32(slot) + b * params.seq_len_q;
     let ids_kv = slot_u32(slot + 1u) + b * params.seq_len_kv;
-    let q = words_range(ids_q + tile.q0, ids_q + tile.q1);
-    let kv = words_range(ids_kv + tile.kv0, ids_kv + tile.kv1);
+    let q = words_range(ids_q + tile.q0, ids_q + tile.q1, 1u);
+    let kv = words_range(ids_kv + tile.kv0, ids_kv + tile.kv1, 1u);
     return tile_class((q.x == kv.y) & (q.y == kv.x), (q.x <= kv.y) & (q.y >= kv.x));
 }
 

@@ -1,6 +1,6 @@
 // tree: the last q_len(b) keys are the queries' own tokens, a tree given by each token's parent, -1 for a root. A query
 // keeps the keys before the tree, itself and its ancestors. Parents come before their children: an id that doesn't is
-// taken for a root, so the walk ends. Its tiles are classed by the tile map.
+// taken for a root, so the walk ends.
 // slots: [where the parents lie, i32 [batch, seq_len_q]]
 
 // needs bindings: mask_words, params

@@ -94,7 +94,8 @@ impl KernelKey {
             Self::RowsAlone { .. }
             | Self::BlockBits { .. }
             | Self::SequencesCheck { .. }
-            | Self::TileMap { .. } => &[Binding::MaskTables],
+            | Self::TileMap { .. }
+            | Self::Bounds { .. } => &[Binding::MaskTables],
             Self::ScorePoints { .. } => {
                 &[Binding::Mask, Binding::ScorePoints, Binding::ScoreValues]
             }

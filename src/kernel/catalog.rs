@@ -14,7 +14,7 @@ use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
 use crate::custom::{WgslBuffer, WgslFunction};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
-use crate::mask::tile::TileGrid;
+use crate::mask::tile::{ClassedBy, TileGrid};
 use crate::problem::{GradientStrides, Problem, Resolved, TensorStrides};
 use crate::score::ScoreText;
 use crate::tensor::dtype::{Dtype, Dtypes};
@@ -83,6 +83,10 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
     }
     for forms in sequence_forms() {
         add(SEQUENCES_MASK, one_of_each(&mask_text(SEQUENCES_MASK, forms)));
+    }
+    for mask in masks().into_iter().filter(Mask::has_bounds) {
+        let text = MaskText::classed(&mask, SequenceForms::default(), ClassedBy::Bounds);
+        add(&format!("{mask}, by bounds"), one_of_each(&Arc::new(text)));
     }
     add("all", appends());
     for forms in sequence_forms() {
@@ -183,6 +187,7 @@ fn form(key: &KernelKey) -> String {
         KernelKey::BlockBits { slot, .. } => format!("slot {slot}"),
         KernelKey::TileMap { grid, parts, .. } => format!("{grid:?}, parts: {parts}"),
         KernelKey::TileClasses { grid, .. } => format!("{grid:?}"),
+        KernelKey::Bounds { mask } => format!("{:?}", mask.sequences),
         KernelKey::Materialize { mask } => format!("{:?}", mask.sequences),
         KernelKey::SequencesCheck { appends, mask } => {
             format!("{:?}, appends: {appends}", mask.sequences)
@@ -229,6 +234,9 @@ pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     }
     let grid = TileGrid { block_q: 3, block_kv: 5 };
     keys.push(KernelKey::TileMap { grid, parts: 4, mask: Arc::clone(mask) });
+    if mask.classed_by == ClassedBy::Bounds {
+        keys.push(KernelKey::Bounds { mask: Arc::clone(mask) });
+    }
     keys.push(KernelKey::TileClasses { grid, mask: Arc::clone(mask) });
     for config in configs() {
         for score in scores() {
@@ -418,6 +426,7 @@ fn devices() -> [DeviceTraits; 4] {
             ..wgpu::Limits::defaults()
         },
         most_work: u64::MAX,
+        largest_tile_map: u64::MAX,
     })
 }
 

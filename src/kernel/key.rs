@@ -505,6 +505,10 @@ pub(crate) enum KernelKey {
         parts: usize,
         mask: Arc<MaskText>,
     },
+    /// The bounds of blocks of the mask's data, of a mask that is classed by them.
+    Bounds {
+        mask: Arc<MaskText>,
+    },
     TileClasses {
         grid: TileGrid,
         mask: Arc<MaskText>,
@@ -571,6 +575,7 @@ impl KernelKey {
             Self::BlockBits { .. } => "block_bits",
             Self::SequencesCheck { .. } => "sequences_check",
             Self::TileMap { .. } => "tile_map",
+            Self::Bounds { .. } => "bounds",
             Self::TileClasses { .. } => "tile_classes",
             Self::ScorePoints { .. } => "score_points",
             Self::PoolBlocks { .. } => "pool_blocks",
@@ -591,6 +596,7 @@ impl KernelKey {
             | Self::BlockBits { mask, .. }
             | Self::SequencesCheck { mask, .. }
             | Self::TileMap { mask, .. }
+            | Self::Bounds { mask }
             | Self::TileClasses { mask, .. }
             | Self::ScorePoints { mask, .. }
             | Self::PoolBlocks { mask, .. }
@@ -622,6 +628,7 @@ impl KernelKey {
             | Self::BlockBits { .. }
             | Self::SequencesCheck { .. }
             | Self::TileMap { .. }
+            | Self::Bounds { .. }
             | Self::TileClasses { .. }
             | Self::ScorePoints { .. }
             | Self::PoolBlocks { .. }

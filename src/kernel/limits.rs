@@ -57,6 +57,7 @@ impl Needs {
             | KernelKey::Materialize { .. }
             | KernelKey::RowsAlone { .. }
             | KernelKey::BlockBits { .. }
+            | KernelKey::Bounds { .. }
             | KernelKey::TileClasses { .. }
             | KernelKey::PoolBlocks { .. }
             | KernelKey::ScorePoints { .. } => (WORKGROUP_SIZE as usize, 0),

@@ -88,6 +88,11 @@ pub struct KernelOptions {
     /// The registers of 32 bits that an invocation may have, by which the tiles of kernels for GPUs are chosen: 128 on Apple's
     /// GPUs, 96 on Adreno 6xx, 192 on later ones, 255 on NVIDIA's and AMD's. Otherwise it follows from the adapter's name, which browsers don't tell.
     pub registers: Option<usize>,
+    /// The largest map of a mask's tiles, in bytes for each sequence: 2 bits for each tile of queries × keys. A mask whose map would
+    /// be larger has its tiles classed by bounds of its data instead. They take two sevenths of the data's memory, however many tiles
+    /// there are, and leave more tiles in which the mask is evaluated where ids or flags are mixed. 0 takes bounds for all
+    /// sizes. Otherwise 1 MiB. Masks that read neither ids, flags nor ranges of columns need the map, however large.
+    pub largest_tile_map: Option<u64>,
 }
 
 impl KernelOptions {
@@ -97,6 +102,7 @@ impl KernelOptions {
         into matrices: Vec<wgpu::CooperativeMatrixProperties>,
         option most_work: u64,
         option registers: usize,
+        option largest_tile_map: u64,
     }
 }
 

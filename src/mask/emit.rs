@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Mask;
-use super::leaf::{Leaf, Shader};
+use super::leaf::{Leaf, Shader, Tiles};
 use super::slots::{HEADER_SLOTS, Slot};
+use super::tile::ClassedBy;
 use crate::auxiliary::AuxTensor;
 use crate::custom::{CustomBuffer, CustomUse, WgslFunction};
 use crate::score::dropout;
@@ -33,8 +34,8 @@ pub(crate) struct MaskText {
     pub(crate) sequences: SequenceForms,
     /// Whether some of the text is the user's own.
     pub(crate) custom: bool,
-    /// Whether the classes of tiles are read from the tile map.
-    pub(crate) needs_tile_map: bool,
+    /// Where the classes of tiles come from.
+    pub(crate) classed_by: ClassedBy,
     /// For each `self_only_if_alone`, inner ones first: its slot and its inner mask as an expression.
     pub(crate) rows_alone: Vec<RowsAlone>,
     /// The first slot of each leaf whose lists are read as bits.
@@ -50,16 +51,36 @@ pub(crate) struct RowsAlone {
     pub(crate) inner_keep: String,
 }
 
+/// The functions of shaders/mask_tables/ that tell a leaf the bounds of its data.
+const RANGE_WORDS: Fragment = Fragment {
+    name: "range_words",
+    source: include_str!("../../shaders/mask_tables/range_words.wgsl"),
+};
+const RANGE_BOUNDS: Fragment = Fragment {
+    name: "range_bounds",
+    source: include_str!("../../shaders/mask_tables/range_bounds.wgsl"),
+};
+
 impl MaskText {
+    /// With a tile map, where the mask has leaves that look at data.
     pub(crate) fn new(mask: &Mask, sequences: SequenceForms) -> Self {
-        let mut emitter = Emitter::default();
+        let classed_by = if mask.reads_tiles() { ClassedBy::Map } else { ClassedBy::ClosedForms };
+        Self::classed(mask, sequences, classed_by)
+    }
+
+    pub(crate) fn classed(mask: &Mask, sequences: SequenceForms, classed_by: ClassedBy) -> Self {
+        let by_bounds = classed_by == ClassedBy::Bounds;
+        let mut emitter = Emitter { by_bounds, ..Emitter::default() };
         let Expressions { keep, tile, hull, next } = emitter.node(mask);
         let next = next.as_deref().unwrap_or(NO_JUMP);
+        let range = if by_bounds { RANGE_BOUNDS } else { RANGE_WORDS };
+        let ranges = mask.has_bounds().then_some(("mask_tables", &range));
+        let fragments = emitter.fragments.iter().map(|fragment| ("mask", fragment));
         let mut functions = String::new();
-        for fragment in &emitter.fragments {
+        for (folder, Fragment { name, source }) in ranges.into_iter().chain(fragments) {
             // Writing to a String can't fail.
-            let _ = writeln!(functions, "// ---- shaders/mask/{}.wgsl ----", fragment.name);
-            functions.push_str(fragment.source);
+            let _ = writeln!(functions, "// ---- shaders/{folder}/{name}.wgsl ----");
+            functions.push_str(source);
             functions.push('\n');
         }
         functions.push_str(&emitter.custom);
@@ -75,7 +96,7 @@ impl MaskText {
             functions,
             sequences,
             custom: !emitter.custom.is_empty(),
-            needs_tile_map: mask.needs_tile_map(),
+            classed_by,
             rows_alone: emitter.rows_alone,
             block_bits: emitter.block_bits,
         }
@@ -155,6 +176,8 @@ pub(crate) fn score_mod_gradient(mask: &Mask) -> String {
 /// Goes through an expression once, and leaves what its nodes need.
 #[derive(Default)]
 struct Emitter {
+    /// Whether there is no tile map that knows more than the leaves' own classes.
+    by_bounds: bool,
     /// What the slots behind the header hold.
     slots: Vec<Slot>,
     fragments: Vec<Fragment>,
@@ -222,9 +245,14 @@ impl Emitter {
                 if has_bits {
                     self.block_bits.push(slot);
                 }
+                // To look at each cell whenever a kernel asks would take longer than to evaluate the mask.
+                let unknown = self.by_bounds && leaf.spec().tiles() == Tiles::Map;
                 Expressions {
                     keep: format!("{name}_keep({slot}u, b, h, q_idx, kv_idx)"),
-                    tile: format!("{name}_tile({slot}u, b, h, tile)"),
+                    tile: match unknown {
+                        true => "PARTIAL".to_owned(),
+                        false => format!("{name}_tile({slot}u, b, h, tile)"),
+                    },
                     hull: format!("{name}_hull({slot}u, b, h, q0, q1)"),
                     next: (leaf.spec().jumps())
                         .then(|| format!("{name}_next({slot}u, b, h, q0, q1, kv_idx)")),

@@ -166,16 +166,14 @@ impl Mask {
     }
 
     /// Whether some leaf's tiles can be classed only by looking at its data.
-    pub(crate) fn needs_tile_map(&self) -> bool {
-        match self {
-            Self::Leaf(leaf) => leaf.spec().tiles() == Tiles::Map,
-            Self::Wgsl(_) => true,
-            Self::SelfOnlyIfAlone(_)
-            | Self::PerHead(_)
-            | Self::And(..)
-            | Self::Or(..)
-            | Self::Not(_) => self.children().into_iter().any(Self::needs_tile_map),
-        }
+    pub(crate) fn reads_tiles(&self) -> bool {
+        !self.customs().is_empty()
+            || self.leaves_below().iter().any(|leaf| leaf.spec().tiles() != Tiles::ClosedForm)
+    }
+
+    /// Whether bounds of some leaf's data class its tiles.
+    pub(crate) fn has_bounds(&self) -> bool {
+        self.leaves_below().iter().any(|leaf| leaf.spec().tiles() == Tiles::Bounds)
     }
 
     /// Along which dimensions the mask may differ, with tensors of these sizes.

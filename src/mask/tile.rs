@@ -9,6 +9,17 @@ pub struct TileGrid {
     pub block_kv: usize,
 }
 
+/// How kernels over tiles learn what a mask makes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum ClassedBy {
+    /// Closed forms alone.
+    ClosedForms,
+    /// A map of all tiles, made on the device.
+    Map,
+    /// Closed forms that read bounds of the mask's data.
+    Bounds,
+}
+
 /// What a forward kernel does with a tile of queries × keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TileClass {

@@ -308,7 +308,7 @@ impl AttentionPlan {
 
     /// In words: the kernel, its tiles, and why the others weren't taken.
     pub fn explain(&self) -> String {
-        self.choice.explain(&self.problem)
+        self.choice.explain(&self.problem, self.mask.layout.classed_by)
     }
 
     /// Lets go of the caller's buffers.

@@ -4,13 +4,13 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use super::attention::PlanOptions;
+use super::mask_tables;
 use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, Splitting, candidates, variants};
-use crate::mask::emit::MaskText;
-use crate::mask::tile::TileGrid;
+use crate::mask::tile::{ClassedBy, TileGrid};
 use crate::problem::{Problem, Resolved};
 use crate::profile::Advice;
 
@@ -94,7 +94,7 @@ impl Choice {
     }
 
     /// The choice in words: the kernel, its tiles, and why the others weren't taken.
-    pub(crate) fn explain(&self, problem: &Resolved) -> String {
+    pub(crate) fn explain(&self, problem: &Resolved, classed_by: ClassedBy) -> String {
         let Self { kernel, config, num_splits, .. } = self;
         let grid = config.grid;
         let mut text = format!(
@@ -107,10 +107,10 @@ impl Choice {
                 RowAccess::Scalar => "one by one (a length or stride isn't a multiple of 4)",
             },
             problem.mask,
-            if problem.mask.needs_tile_map() {
-                "by a map made on the device"
-            } else {
-                "by closed forms"
+            match classed_by {
+                ClassedBy::ClosedForms => "by closed forms",
+                ClassedBy::Map => "by a map made on the device",
+                ClassedBy::Bounds => "by bounds of its data, found on the device",
             },
         );
         let score = problem.score.words();
@@ -215,7 +215,8 @@ impl Kernels {
     pub fn wgsl(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
         let problem = Resolved::new(problem.clone())?;
         let config = Choice::new(self, &problem, options)?.config;
-        let mask = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
+        let layout = mask_tables::layout(self, &problem, Some(config.grid))?;
+        let mask = Arc::new(mask_tables::text(&problem, &layout));
         source::wgsl(&KernelKey::Forward { config, score: problem.score_text.clone(), mask })
     }
 
@@ -239,7 +240,9 @@ impl Kernels {
     /// As [`crate::AttentionPlan::new`]; nothing is compiled.
     pub fn explain(&self, problem: &Problem, options: &PlanOptions) -> Result<String> {
         let problem = Resolved::new(problem.clone())?;
-        Ok(Choice::new(self, &problem, options)?.explain(&problem))
+        let choice = Choice::new(self, &problem, options)?;
+        let layout = mask_tables::layout(self, &problem, Some(choice.config.grid))?;
+        Ok(choice.explain(&problem, layout.classed_by))
     }
 }
 

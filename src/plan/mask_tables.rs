@@ -8,7 +8,7 @@ use super::cut::Grid;
 use super::pieces::{Pieces, Source, steps_within};
 use super::{begin_pass, bind};
 use crate::auxiliary::{AuxBuffers, AuxTensor, TensorSizes};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::binding::Binding;
 use crate::kernel::key::KernelKey;
 use crate::kernel::limits::{Needs, check_binding_size};
@@ -17,7 +17,7 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::kernel::tiles::tile_map_parts;
 use crate::mask::emit::MaskText;
-use crate::mask::layout::{MaskLayout, Region};
+use crate::mask::layout::{BLOCKS_OF_WORKGROUP, MaskLayout, Region, Tiling};
 use crate::mask::slots::FAULT_SLOT;
 use crate::mask::tile::TileGrid;
 use crate::problem::Resolved;
@@ -68,26 +68,19 @@ impl MaskTables {
         for (custom, usage) in problem.customs() {
             kernels.check_custom(custom, usage)?;
         }
-        let text = Arc::new(MaskText::new(&problem.mask, problem.shape.sequences.forms()));
-        let layout = MaskLayout::new(
-            &problem.mask,
-            &copied_tensors(problem),
-            problem.score_mod.as_ref(),
-            problem.drops(),
-            &problem.shape,
-            grid,
-        )?;
+        let layout = layout(kernels, problem, grid)?;
+        let text = Arc::new(text(problem, &layout));
         let bytes = layout.words as u64 * 4;
         // Whichever tile it is about, a mask may read any of its data, so that this isn't bound in pieces.
         let limits = &kernels.traits().limits;
         let map = 4 * layout.tile_map_words() as u64;
         let instead = "broadcast what is the same for all heads or queries, split the batch, or use a device that binds more";
         check_binding_size(limits, "the mask's data", bytes - map, instead)?;
-        let instead = "a mask that reads no data, or only key_lengths or prefix, needs none (windows and documents of fixed \
-                       sizes can be written as `window` and `chunk`); or split the batch, or use a device that binds more";
+        let instead = "a mask without `dense` and user-defined functions needs none so large; or split the batch, or use a \
+                       device that binds more";
         check_binding_size(limits, "the mask's tile map, with its data,", bytes, instead)?;
-        let makers = makers(kernels, problem, grid, appends, &text, &layout);
-        for (key, _) in &makers {
+        let makers = makers(kernels, problem, grid, appends, &text, &layout)?;
+        for (key, ..) in &makers {
             Needs::of(key).check(key.entry_point(), &kernels.traits().limits)?;
         }
         let buffer = crate::device::filled_buffer(
@@ -102,7 +95,9 @@ impl MaskTables {
         // The makers look at whole rows and tiles of the map; blocks of queries mean nothing to them.
         let params = Params::new(problem, &layout, 1)?;
         let makers = (makers.into_iter())
-            .map(|(key, grid)| Maker::new(kernels, key, &grid, &params, &buffer))
+            .map(|(key, grid, dispatches)| {
+                Maker::new(kernels, key, &grid, &dispatches, &params, &buffer)
+            })
             .collect::<Result<_>>()?;
         Ok(Self { text, layout, buffer, makers })
     }
@@ -188,12 +183,14 @@ impl Maker {
         kernels: &Kernels,
         key: KernelKey,
         grid: &Grid,
+        dispatches: &[Range<usize>],
         params: &Params,
         buffer: &wgpu::Buffer,
     ) -> Result<Self> {
         let bindings = key.bindings();
         let pipeline = kernels.pipeline(key)?;
-        let pieces = Pieces::new(kernels, grid, &[], params)?;
+        let dispatches: Vec<_> = dispatches.iter().map(|range| (range.clone(), *params)).collect();
+        let pieces = Pieces::of_chunks(kernels, grid, &[], &dispatches)?;
         let whole = |_: Binding| Ok(Source::Whole(buffer.as_entire_binding()));
         let bind_groups = (0..pieces.count())
             .map(|piece| {
@@ -207,6 +204,31 @@ impl Maker {
     }
 }
 
+/// Where everything lies in the mask buffer of a plan whose kernels walk over tiles of `grid`.
+pub(crate) fn layout(
+    kernels: &Kernels,
+    problem: &Resolved,
+    grid: Option<TileGrid>,
+) -> Result<MaskLayout> {
+    let largest_map = kernels.traits().largest_tile_map;
+    MaskLayout::new(
+        &problem.mask,
+        &copied_tensors(problem),
+        problem.score_mod.as_ref(),
+        problem.drops(),
+        &problem.shape,
+        grid.map(|grid| Tiling { grid, largest_map }),
+    )
+}
+
+/// The mask's functions, as kernels have them that go by such a buffer.
+pub(crate) fn text(problem: &Resolved, layout: &MaskLayout) -> MaskText {
+    MaskText::classed(&problem.mask, problem.shape.sequences.forms(), layout.classed_by)
+}
+
+/// A kernel, its workgroups, and which of them are dispatched together, after those before.
+type Make = (KernelKey, Grid, Vec<Range<usize>>);
+
 /// The kernels that fill in a mask's tables, in order.
 fn makers(
     kernels: &Kernels,
@@ -215,33 +237,51 @@ fn makers(
     appends: bool,
     text: &Arc<MaskText>,
     layout: &MaskLayout,
-) -> Vec<(KernelKey, Grid)> {
+) -> Result<Vec<Make>> {
     let [batch, heads] = layout.broadcast;
     let shape = &problem.shape;
     let mut makers = Vec::new();
+    let mut make = |key, grid: Grid| {
+        let all = 0..grid.workgroups()?;
+        makers.push((key, grid, vec![all]));
+        Ok::<_, Error>(())
+    };
     if !shape.sequences.are_uniform() {
         let key = KernelKey::SequencesCheck { appends, mask: Arc::clone(text) };
-        makers.push((key, Grid::blocks([1, 1, 1], 1, false, 0)));
+        make(key, Grid::blocks([1, 1, 1], 1, false, 0))?;
     }
     let per_workgroup = WORKGROUP_SIZE as usize;
     for (&slot, &[lists, words]) in text.block_bits.iter().zip(&layout.block_bits) {
         let key = KernelKey::BlockBits { slot, mask: Arc::clone(text) };
         let work = per_workgroup as u64 * WORK_OF_CELL;
-        makers.push((key, Grid::items([1, 1, lists], words, per_workgroup, work)));
+        make(key, Grid::items([1, 1, lists], words, per_workgroup, work))?;
     }
     for node in 0..text.rows_alone.len() {
         let key = KernelKey::RowsAlone { node, mask: Arc::clone(text) };
         let work = (per_workgroup * shape.seq_len_kv) as u64 * WORK_OF_CELL;
         let sizes = [batch, heads, shape.seq_len_q];
-        makers.push((key, Grid::items(sizes, 1, per_workgroup, work)));
+        make(key, Grid::items(sizes, 1, per_workgroup, work))?;
     }
     if let (Some(grid), Some([map_rows, row_words])) = (grid, layout.tile_map) {
         let parts = tile_map_parts(kernels.traits());
         let key = KernelKey::TileMap { grid, parts, mask: Arc::clone(text) };
         let work = (16 * grid.block_q * grid.block_kv) as u64 * WORK_OF_CELL;
-        makers.push((key, Grid::items([batch, heads, map_rows], row_words, 1, work)));
+        make(key, Grid::items([batch, heads, map_rows], row_words, 1, work))?;
     }
-    makers
+    if !layout.bounds.is_empty() {
+        let key = KernelKey::Bounds { mask: Arc::clone(text) };
+        let work = BLOCKS_OF_WORKGROUP as u64 * WORK_OF_CELL;
+        let grid = Grid::items([1, 1, layout.bounds.iter().sum()], 1, BLOCKS_OF_WORKGROUP, work);
+        let mut end = 0;
+        let levels = layout.bounds.iter().map(|blocks| {
+            let first = end;
+            end += blocks / BLOCKS_OF_WORKGROUP;
+            first..end
+        });
+        let levels = levels.collect();
+        makers.push((key, grid, levels));
+    }
+    Ok(makers)
 }
 
 /// What is copied to the mask buffer: all that the problem reads but the bias, which is as large as it is.

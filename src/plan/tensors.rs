@@ -175,7 +175,7 @@ mod tests {
     use crate::kernel::params::Params;
     use crate::kernel::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
     use crate::mask::Mask;
-    use crate::mask::layout::MaskLayout;
+    use crate::mask::layout::{MaskLayout, Tiling};
     use crate::plan::backward::BackwardOptions;
     use crate::problem::Problem;
     use crate::score::ScoreModifiers;
@@ -283,6 +283,7 @@ mod tests {
             matrix: Ok(8),
             limits,
             most_work: u64::MAX,
+            largest_tile_map: u64::MAX,
         };
         let tried = |(grid, tensors): (super::super::cut::Grid, Vec<Tensor>)| {
             if let Ok(workgroups @ 1..) = grid.workgroups() {
@@ -295,10 +296,13 @@ mod tests {
             let Ok(config) = form else { continue };
             let splits = Splitting::Suitable.count(problem, &traits, &config);
             tried(work::forward(problem, &config, splits));
-            let grid = Some(config.grid);
             let tensors: Vec<_> = problem.tensors.iter().collect();
-            let layout = MaskLayout::new(&problem.mask, &tensors, None, None, &problem.shape, grid);
-            let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
+            for largest_map in [0, u64::MAX] {
+                let tiling = Some(Tiling { grid: config.grid, largest_map });
+                let (mask, shape) = (&problem.mask, &problem.shape);
+                let layout = MaskLayout::new(mask, &tensors, None, None, shape, tiling);
+                let _ = layout.and_then(|layout| Params::new(problem, &layout, 1));
+            }
         }
         let options = BackwardOptions::default();
         let gradients = options.resolve(problem)?;

@@ -3,6 +3,7 @@
 mod backward;
 mod bad_input;
 mod block_index;
+mod bounds;
 mod cache;
 mod custom;
 mod decode;

@@ -2,7 +2,7 @@
 
 use wgpu_attention::mask::{Evaluator, TileClass, TileGrid, compositions};
 use wgpu_attention::plan::{MaskFormat, MaskPlan, TileOptions};
-use wgpu_attention::{AuxBuffers, AuxData, Mask, Problem, Shape};
+use wgpu_attention::{AuxBuffers, AuxData, Mask, Problem, Session, Shape};
 
 use crate::fixture::{ATTENTION, mask_data};
 use crate::forward::MASKS;
@@ -31,11 +31,20 @@ pub(crate) fn check_materialized(mask: &Mask, shape: &Shape, data: &AuxData) {
 
 /// Compares the classes of all tiles with their cells: SKIP keeps none, FULL all; exact where a tile map is made.
 pub(crate) fn check_tiles(mask: &Mask, shape: &Shape, data: &AuxData, grid: TileGrid) {
+    check_tiles_on(&ATTENTION, mask, shape, data, grid);
+}
+
+pub(crate) fn check_tiles_on(
+    session: &Session,
+    mask: &Mask,
+    shape: &Shape,
+    data: &AuxData,
+    grid: TileGrid,
+) {
     let evaluator = Evaluator::new(mask, data, shape).unwrap();
     let problem = Problem::new(*shape).mask(mask.clone());
-    let tiles = ATTENTION
-        .tile_classes_blocking(&problem, data, &TileOptions::default().grid(grid))
-        .unwrap();
+    let tiles =
+        session.tile_classes_blocking(&problem, data, &TileOptions::default().grid(grid)).unwrap();
     let [batch, heads, rows, columns] = tiles.dims;
     assert_eq!(rows, shape.seq_len_q.div_ceil(grid.block_q));
     assert_eq!(columns, shape.seq_len_kv.div_ceil(grid.block_kv));

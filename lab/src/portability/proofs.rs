@@ -9,7 +9,7 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 29] = [
+const PROOFS: [(&str, &[&str]); 30] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
@@ -23,6 +23,7 @@ const PROOFS: [(&str, &[&str]); 29] = [
     ("backward slopes", &["backward::"]),
     ("backward terms", &["kernels::backward_tiled", "backward::"]),
     ("block bits", &["block_index::", "leaves::"]),
+    ("bounds", &["bounds::"]),
     ("forward broadcast", &["kernels::forward_broadcast", "forward::", "scores::", "dtypes::"]),
     ("forward decode", &["kernels::forward_decode", "decode::"]),
     ("forward decode_lanes", &["kernels::forward_decode_lanes", "decode::"]),

@@ -108,6 +108,7 @@ mod tests {
                         matrix: Err(String::new()),
                         limits: wgpu::Limits::defaults(),
                         most_work: u64::MAX,
+                        largest_tile_map: u64::MAX,
                     };
                     let problem = Resolved::new(problem).unwrap();
                     let config = forward(&problem, &device, Splitting::Given(1)).unwrap();

@@ -127,6 +127,7 @@ mod tests {
             matrix: Ok(size),
             limits: wgpu::Limits::defaults(),
             most_work: u64::MAX,
+            largest_tile_map: u64::MAX,
         };
         for (subgroups, size) in
             [((32, 32), 16), ((32, 64), 16), ((64, 64), 16), ((8, 8), 8), ((32, 32), 8)]

@@ -8,6 +8,7 @@ use crate::mask::slots::{
     BLOCK_TABLES_SLOT, FAULT_SLOT, KV_FIRST_SLOT, KV_SEQUENCES_SLOT, LENGTHS_SLOT,
     Q_SEQUENCES_SLOT, SINKS_SLOT,
 };
+use crate::mask::tile::ClassedBy;
 use crate::tensor::dtype::{Dtype, Dtypes, GradientDtypes};
 use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
 
@@ -63,7 +64,8 @@ pub(super) const BROWSER_SUBGROUPS: &str =
 /// # Errors
 /// Where a placeholder of a file isn't filled in.
 pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
-    let mut source = Source { dropout: key.dropout(), ..Source::default() };
+    let by_bounds = key.mask().classed_by == ClassedBy::Bounds;
+    let mut source = Source { dropout: key.dropout(), by_bounds, ..Source::default() };
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
@@ -241,6 +243,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.part(&shader!("sequences/check"));
         }
         KernelKey::TileMap { .. } => source.part(&shader!("mask_tables/tile_map")),
+        KernelKey::Bounds { .. } => source.part(&shader!("mask_tables/bounds")),
         KernelKey::TileClasses { mask, .. } => {
             source.part(&tile_class(mask));
             source.part(&shader!("inspect/tile_classes"));
@@ -257,10 +260,10 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
 
 /// Where the classes of tiles come from.
 const fn tile_class(mask: &MaskText) -> Part {
-    if mask.needs_tile_map {
-        shader!("mask_tables/tile_class_map")
-    } else {
-        shader!("mask_tables/tile_class_closed")
+    match mask.classed_by {
+        ClassedBy::ClosedForms => shader!("mask_tables/tile_class_closed"),
+        ClassedBy::Map => shader!("mask_tables/tile_class_map"),
+        ClassedBy::Bounds => shader!("mask_tables/tile_class_bounds"),
     }
 }
 
@@ -333,6 +336,8 @@ struct Source {
     text: String,
     /// The first slot of the dropout's, if there is dropout.
     dropout: Option<usize>,
+    /// Whether bounds of the mask's data class tiles.
+    by_bounds: bool,
     /// The first placeholder that wasn't filled in.
     fault: Option<String>,
 }
@@ -376,7 +381,11 @@ impl Source {
     fn template(&mut self, part: &Part, values: &[Fill<'_>]) {
         self.title(part.file);
         let drops = self.dropout.is_some();
-        let lines = [Fill::Where("DROPOUT", drops), Fill::Where("PLAIN", !drops)];
+        let lines = [
+            Fill::Where("DROPOUT", drops),
+            Fill::Where("PLAIN", !drops),
+            Fill::Where("BOUNDS", self.by_bounds),
+        ];
         match part.fill(&[values, &lines].concat()) {
             Ok(text) => self.line(&text),
             Err(fault) => {

@@ -107,9 +107,11 @@ fn every_form_of_sequences_is_valid() {
     let kernels = Kernels::new(&noop_device(), &Default::default());
     let mask: Mask = SEQUENCES_MASK.parse().unwrap();
     for forms in sequence_forms() {
-        for key in one_of_each(&Arc::new(MaskText::new(&mask, forms))) {
-            let text = wgsl(&key).unwrap();
-            kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        for classed_by in [ClassedBy::Map, ClassedBy::Bounds] {
+            for key in one_of_each(&Arc::new(MaskText::classed(&mask, forms, classed_by))) {
+                let text = wgsl(&key).unwrap();
+                kernels.pipeline(key).unwrap_or_else(|error| panic!("{error}\n{text}"));
+            }
         }
     }
 }
@@ -132,6 +134,7 @@ fn every_variant_is_valid() {
         matrix: Ok(8),
         limits: wgpu::Limits::defaults(),
         most_work: u64::MAX,
+        largest_tile_map: u64::MAX,
     };
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
     for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
@@ -178,6 +181,7 @@ fn whole_kernels_are_as_they_were() {
             ..wgpu::Limits::defaults()
         },
         most_work: u64::MAX,
+        largest_tile_map: u64::MAX,
     };
     let problem_of = |seq_len_q, o| {
         let shape = Shape::new(1, 4, seq_len_q, 64).num_kv_heads(2).seq_len_kv(1024);

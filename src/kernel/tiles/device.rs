@@ -21,7 +21,12 @@ pub(crate) struct DeviceTraits {
     pub(crate) limits: wgpu::Limits,
     /// The most multiply-adds of a submission.
     pub(crate) most_work: u64,
+    /// In bytes of one sequence.
+    pub(crate) largest_tile_map: u64,
 }
+
+/// The largest tile map unless options say otherwise, in bytes: see docs/decisions/0031-bounds-of-mask-data.md.
+pub(crate) const LARGEST_TILE_MAP: u64 = 1 << 20;
 
 impl DeviceTraits {
     pub(crate) fn new(device: &wgpu::Device, options: &KernelOptions) -> Self {
@@ -36,6 +41,7 @@ impl DeviceTraits {
             matrix: matrix_size(device.features(), &options.matrices),
             limits: device.limits(),
             most_work: options.most_work.unwrap_or_else(|| suitable_work(info.device_type)),
+            largest_tile_map: options.largest_tile_map.unwrap_or(LARGEST_TILE_MAP),
         }
     }
 }

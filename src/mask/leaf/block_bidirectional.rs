@@ -90,7 +90,7 @@ impl LeafSpec for BlockBidirectional {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

@@ -85,7 +85,7 @@ impl LeafSpec for Buckets {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

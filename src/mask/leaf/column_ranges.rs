@@ -144,7 +144,7 @@ impl LeafSpec for ColumnRanges {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

@@ -89,7 +89,7 @@ impl LeafSpec for Documents {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

@@ -146,7 +146,10 @@ use shader;
 pub(crate) enum Tiles {
     /// By a few comparisons, whenever a kernel asks: `NAME_tile` is cheap.
     ClosedForm,
-    /// By looking at data: once for each tile, in the tile map.
+    /// By what `words_range` says of its data over the tile's rows and columns, for tiles of any size: in the tile map, or,
+    /// where that would be too large, whenever a kernel asks.
+    Bounds,
+    /// By looking at cells: in the tile map, without which all of its tiles are PARTIAL.
     Map,
 }
 

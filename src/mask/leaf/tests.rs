@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::{LEAVES, Leaf, LeafSpec, MaskLeaf, Random, Shader};
 use crate::auxiliary::{AuxData, AuxShape};
 use crate::error::Result;
-use crate::mask::layout::MaskLayout;
+use crate::mask::layout::{MaskLayout, Tiling};
 use crate::mask::slots::HEADER_SLOTS;
 use crate::mask::tile::TileGrid;
 use crate::mask::{Evaluator, Mask};
@@ -18,16 +18,12 @@ use crate::tensor::sequences::SequenceForms;
 use crate::tensor::shape::Shape;
 
 /// The buffer of a mask, with sizes that are given.
-fn layout(
-    mask: &Mask,
-    shape: &Shape,
-    data: &AuxShape,
-    grid: Option<TileGrid>,
-) -> Result<MaskLayout> {
+fn layout(mask: &Mask, shape: &Shape, data: &AuxShape, largest_map: u64) -> Result<MaskLayout> {
     let tensors = (mask.aux_specs(shape).iter())
         .map(|tensor| tensor.resolve(data.sizes(tensor.input)))
         .collect::<Result<Vec<_>>>()?;
-    MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, None, shape, grid)
+    let tiling = Tiling { grid: TileGrid { block_q: 4, block_kv: 4 }, largest_map };
+    MaskLayout::new(mask, &tensors.iter().collect::<Vec<_>>(), None, None, shape, Some(tiling))
 }
 
 /// Calls `test` with each leaf's arguments and data at random, a few times.
@@ -190,8 +186,7 @@ fn text_and_buffer_agree_about_slots() {
     let before = Mask::window(1, 2).self_only_if_alone();
     for_each_leaf(&shape, 10, |spec, leaf, data| {
         let mask = before.clone() & (Mask::Leaf(*leaf) | Mask::chunk(77));
-        let grid = Some(TileGrid { block_q: 4, block_kv: 4 });
-        let layout = layout(&mask, &shape, &data.shape(), grid).unwrap();
+        let layout = layout(&mask, &shape, &data.shape(), u64::MAX).unwrap();
         let text = crate::mask::emit::MaskText::new(&mask, SequenceForms::default()).functions;
         let slots_before = 2 + 3;
         if let Shader::Functions { name, .. } = spec.shader() {
@@ -281,7 +276,7 @@ fn shared_tensors_have_sizes_that_all_take() {
 #[test]
 fn sizes_for_plans_are_checked() {
     let shape = Shape::new(2, 2, 3, 8);
-    let of = |data: &AuxShape| layout(&Mask::Dense, &shape, data, None);
+    let of = |data: &AuxShape| layout(&Mask::Dense, &shape, data, u64::MAX);
     use crate::auxiliary::AuxTensor;
     let dense = |sizes: [usize; 4]| of(&AuxShape::new().with(AuxTensor::Dense, sizes));
     assert_eq!(of(&AuxShape::new()).unwrap().broadcast, [2, 2]);

@@ -66,7 +66,7 @@ impl LeafSpec for TokenPadding {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

@@ -97,7 +97,7 @@ impl LeafSpec for Tree {
     }
 
     fn tiles(&self) -> Tiles {
-        Tiles::Map
+        Tiles::Bounds
     }
 
     fn samples(&self) -> Vec<MaskSample> {

@@ -27,6 +27,7 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::tiles::{backward_candidates, backward_row_format};
 use crate::mask::Mask;
 use crate::mask::emit::MaskText;
+use crate::mask::tile::ClassedBy;
 use crate::problem::{GradientStrides, GradientTensors, Placed, Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::dtype::GradientDtypes;
@@ -180,7 +181,8 @@ impl BackwardPlan {
         let considered = backward_candidates(problem, &made.strides, made.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
         let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
-        let own_map = rows_mask.text.needs_tile_map && config.dq_grid != config.dkdv_grid;
+        let own_map =
+            rows_mask.layout.classed_by == ClassedBy::Map && config.dq_grid != config.dkdv_grid;
         let columns_mask = match own_map {
             true => Some(MaskTables::new(kernels, problem, Some(config.dkdv_grid))?),
             false => None,

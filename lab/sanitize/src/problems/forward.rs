@@ -1,9 +1,11 @@
 //! Forward passes.
 
-use wgpu_attention::kernel::ForwardKernel;
+use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::tensor::Dtypes;
-use wgpu_attention::{Dtype, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, reference};
+use wgpu_attention::{
+    Dtype, Kernels, Mask, Problem, RunOptions, ScoreModifiers, Session, Shape, reference,
+};
 
 use super::{Failure, all_modifiers, few_registers, hostile_close};
 use crate::operands::{Operands, ScoreData, stored};
@@ -27,6 +29,19 @@ pub(super) fn dense(
         check(attention, &problem, &mask, &operands, &outputs, dtype)?;
     }
     Ok(())
+}
+
+/// Masks whose tiles are classed by two levels of bounds of their data.
+pub(super) fn by_bounds(attention: &Session) -> Result<(), Failure> {
+    let options = KernelOptions::default().largest_tile_map(0);
+    let kernels = Kernels::new(attention.device(), &options);
+    let attention = Session::from_kernels(&kernels, attention.queue());
+    let shape = Shape::new(1, 2, 33, 8).seq_len_kv(290);
+    let mask: Mask = "per_head(documents & causal, column_ranges | key_padding)".parse()?;
+    let problem = Problem::new(shape).mask(mask.clone());
+    let operands = Operands::random(&shape, 7);
+    let outputs = RunOptions::default().lse(true);
+    check(&attention, &problem, &mask, &operands, &outputs, Dtype::F32)
 }
 
 /// Several tiles of which none is FULL, and among their values one that isn't finite.

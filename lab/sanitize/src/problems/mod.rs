@@ -97,6 +97,7 @@ pub const CASES: &[Case] = cases! {
     "forward decode, 520 values": |on| forward::long_rows(on, ForwardKernel::Decode);
     "splits": forward::splits;
     "modifiers": forward::modifiers;
+    "masks by bounds": forward::by_bounds;
     "backward broadcast": |on| backward::dense(on, BackwardKernel::Broadcast, Dtype::F32);
     "backward broadcast, kept NaN": |on| backward::nan(on, BackwardKernel::Broadcast, Dtype::F32);
     "backward tiled": |on| backward::dense(on, BackwardKernel::Tiled, Dtype::F32);
