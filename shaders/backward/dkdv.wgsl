@@ -16,7 +16,7 @@
 // Barriers as in tiled.wgsl; where both are made, `cells` holds p, then ds: one more stands between the reads of the sum for dv
 // and the writes of ds.
 
-// needs backward/: gradient_place
+// needs backward/: bound_heads, bound_queries, follows_queries, gradient_place, precedes_queries
 // needs backward/cell: cell_of
 // needs backward/fold: fold_dk, fold_dv
 // needs backward/key_block: has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
@@ -68,10 +68,12 @@ fn backward_dkdv(
     }
     var keeps_nonfinite = false;
     var summed_queries = 0u;
-    var goes_on = false;
+    var goes_on = follows_queries();
 
-    for (var h = block.h_kv * params.group_size; h < (block.h_kv + 1u) * params.group_size; h += 1u) {
-        for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
+    let heads = bound_heads(block.h_kv);
+    let queries = bound_queries(block.q_len);
+    for (var h = heads.x; h < heads.y; h += 1u) {
+        for (var q0 = queries.x; q0 < queries.y; q0 += BLOCK_Q) {
             let skipped = skipped_rows(block, h, q0);
             if (skipped != 0u) {
                 q0 += skipped - BLOCK_Q;
@@ -149,7 +151,7 @@ fn backward_dkdv(
     }
 
     let add_nonfinite = any_invocation(keeps_nonfinite, invocation);
-    let scale = params.scale_abs * params.scale_sign;
+    let scale = select(params.scale_abs * params.scale_sign, 1.0, precedes_queries());
     fold_dk(b, block.h_kv, key0, block.kv_len, x, &dk_rows, goes_on, vec4<f32>(scale));
     fold_dv(b, block.h_kv, key0, block.kv_len, x, &dv_rows, goes_on, vec4<f32>(1.0));
     if (add_nonfinite) {

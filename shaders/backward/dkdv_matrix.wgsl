@@ -20,7 +20,7 @@
 //
 // Workgroup memory as in dq_matrix.wgsl.
 
-// needs backward/: gradient_place
+// needs backward/: bound_heads, bound_queries, follows_queries, gradient_place, precedes_queries
 // needs backward/cell: cell_of
 // needs backward/fold_matrix: fold_dk, fold_dv
 // needs backward/key_block: has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
@@ -94,10 +94,12 @@ fn backward_dkdv(
     var dv_{{DV}} = Sum();
     var keeps_nonfinite = false;
     var summed_queries = 0u;
-    var goes_on = false;
+    var goes_on = follows_queries();
 
-    for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
-        for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
+    let heads = bound_heads(h_kv);
+    let queries = bound_queries(block.q_len);
+    for (var h = heads.x; h < heads.y; h += 1u) {
+        for (var q0 = queries.x; q0 < queries.y; q0 += BLOCK_Q) {
             let skipped = skipped_rows(block, h, q0);
             if (skipped != 0u) {
                 q0 += skipped - BLOCK_Q;
@@ -234,7 +236,8 @@ fn backward_dkdv(
         }
         var factor = 1.0;
         {{DROPOUT}} factor = dropout_scale();
-        let scale = params.scale_abs * params.scale_sign;
+        let scale = select(params.scale_abs * params.scale_sign, 1.0, precedes_queries());
+        factor = select(factor, 1.0, precedes_queries());
         fold_dk(place, h_kv, is_there, lane, {{DK}}u * MATRIX, dk_{{DK}}, inverse(unit), goes_on, scale);
         fold_dv(place, h_kv, is_there, lane, {{DV}}u * MATRIX, dv_{{DV}}, 1.0 / P_UNIT, goes_on, factor);
         if (add_nonfinite && is_there) {

@@ -29,6 +29,7 @@
 // needs constants: BLOCK_KV, DQ_SLICE, FOLDS, SEGMENT, SUMS_SLOPES, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dq4, store_dq4
+// needs segments/: follows_keys, precedes_keys
 // needs sequences/: q_place
 // needs sequences/positions: lse_index, own_position
 // needs tile/product: product_dout_v, product_q_k
@@ -72,7 +73,15 @@ fn backward_dq(
     var l_before = vec4<f32>(0.0);
     var slope_before = vec4<f32>(0.0);
     var summed_keys = 0u;
-    var goes_on = false;
+    var goes_on = follows_keys();
+    // What the windows before have summed is one invocation's share.
+    if (follows_keys() && x == 0u) {
+        for (var r = 0u; r < 4u; r += 1u) {
+            let terms = row_terms[lse_index(b, h, min(row0 + r, q_last))];
+            l_before[r] = terms.z;
+            slope_before[r] = terms.w;
+        }
+    }
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
@@ -155,7 +164,7 @@ fn backward_dq(
         row_norm(block, row0 + 2u, x, l.z, slope.z),
         row_norm(block, row0 + 3u, x, l.w, slope.w),
     );
-    let scale = params.scale_abs * params.scale_sign;
+    let scale = select(params.scale_abs * params.scale_sign, 1.0, precedes_keys());
     fold_dq(b, h, row0, block.q_len, x, &dq_rows, goes_on, norms * scale);
     if (add_nonfinite) {
         let start = slice_start(DQ_SLICE);
@@ -183,9 +192,9 @@ fn row_norm(block: QueryBlock, row: u32, x: u32, l: f32, slope: f32) -> f32 {
         return 0.0;
     }
     let at = lse_index(block.b, block.h, row);
-    let norm = norm_of(row_terms[at].x, l, block.h);
+    let norm = select(norm_of(row_terms[at].x, l, block.h), 1.0, precedes_keys());
     if (x == 0u) {
-        row_terms[at].z = norm;
+        row_terms[at].z = select(norm, l, precedes_keys());
         if (SUMS_SLOPES) {
             row_terms[at].w = slope * norm;
         }

@@ -36,6 +36,7 @@
 // needs matrix/strips: PART4, P_ROW, S_ROW, p_strips, plus_product, rescaled, s_strips, store_in_strip, strip_matrix
 // needs matrix/turned: turned_k_matrix
 // needs rows/: load_dq4, store_dq4
+// needs segments/: follows_keys, precedes_keys
 // needs sequences/: q_place
 // needs sequences/positions: lse_index, own_position
 // needs tile/side: Rows
@@ -96,7 +97,13 @@ fn backward_dq(
     var slope = 0.0;
     var slope_before = 0.0;
     var summed_keys = 0u;
-    var goes_on = false;
+    var goes_on = follows_keys();
+    // What the windows before have summed is one lane's share.
+    if (follows_keys() && lane.x == 0u) {
+        l_before = terms.z;
+        slope_before = terms.w;
+    }
+    terms.z = 1.0;
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {
         let kind = kv_tile_class(block, kv0);
@@ -222,15 +229,15 @@ fn backward_dq(
         var place: vec2<u32>;
         if (is_there) {
             place = q_place(b, row);
-            norm = norm_of(terms.x, row_l, h);
+            norm = select(norm_of(terms.x, row_l, h), 1.0, precedes_keys());
             if (lane.x == 0u) {
-                row_terms[row_at].z = norm;
+                row_terms[row_at].z = select(norm, row_l, precedes_keys());
                 if (SUMS_SLOPES) {
                     row_terms[row_at].w = row_slope * norm;
                 }
             }
         }
-        let factor = norm * (params.scale_abs * params.scale_sign);
+        let factor = select(norm * (params.scale_abs * params.scale_sign), 1.0, precedes_keys());
         fold_dq(place, h, is_there, lane, {{INNER}}u * MATRIX, dq_{{INNER}}, inverse(unit), goes_on, factor);
         if (add_nonfinite && is_there) {
             // A lane has the components that it wrote.

@@ -1,6 +1,6 @@
 // The sum of the numbers that aren't finite in {{TENSOR}}'s rows among the queries that keep a key.
 
-// needs bindings: params
+// needs backward/: bound_heads, bound_queries
 // needs common/nonfinite: is_nonfinite
 // needs generated: mask_keep
 // needs rows/: load_{{TENSOR}}4
@@ -9,8 +9,10 @@
 
 fn kept_nonfinite_{{TENSOR}}4(b: u32, h_kv: u32, kv_idx: u32, d: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
-    for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
-        for (var q_idx = 0u; q_idx < q_len(b); q_idx += 1u) {
+    let heads = bound_heads(h_kv);
+    let queries = bound_queries(q_len(b));
+    for (var h = heads.x; h < heads.y; h += 1u) {
+        for (var q_idx = queries.x; q_idx < queries.y; q_idx += 1u) {
             let place = q_place(b, q_idx);
             let x = load_{{TENSOR}}4(place.x, h, place.y, d);
             let found = is_nonfinite(x);

@@ -10,6 +10,8 @@
 // Where the tokens of any sequence can't be added, `sequences_check` has left no sequence any, and nothing is written but
 // the fault.
 //
+// A cache beyond a binding comes in windows of its rows: every dispatch has all tokens, and stores those in its window.
+//
 // One invocation per part of a row of [batch, query heads + kv heads of k + kv heads of v, seq_len_q, PARTS].
 
 // needs bindings: cache_lengths, params
@@ -19,6 +21,8 @@
 // needs constants: HAS_VALUES, PARTS, ROTATES_Q, WORKGROUP_SIZE
 // needs sequences/: cache_place, cached_len, q_place
 // needs sequences/lengths_checked: q_len
+// {{WINDOW}} needs common/problem: element
+// {{WINDOW}} needs generated: cache_row_stride
 // offers append
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -60,6 +64,11 @@ fn append(
     }
     let to = cache_place(b, position);
     let h_kv = (head - query_heads) % kv_heads;
+    {{WINDOW}} // The rows of all sequences and heads are numbered through as they lie in memory.
+    {{WINDOW}} let row = element(params.k_strides, 0u, to.x, h_kv, to.y, 0u) / cache_row_stride();
+    {{WINDOW}} if (row < params.first_row || row >= params.end_row) {
+    {{WINDOW}}     return;
+    {{WINDOW}} }
     if (head - query_heads < kv_heads) {
         append_k(part, to, place, h_kv, position);
     } else {

@@ -4,6 +4,7 @@
 // needs common/nonfinite: is_nonfinite
 // needs generated: mask_keep
 // needs rows/: load_{{TENSOR}}4
+// needs segments/: is_bound
 // needs sequences/: kv_place
 // offers kept_nonfinite_{{TENSOR}}4
 
@@ -14,7 +15,7 @@ fn kept_nonfinite_{{TENSOR}}4(b: u32, h: u32, q_idx: u32, d: u32, hull: vec2<u32
         let x = load_{{TENSOR}}4(place.x, h / params.group_size, place.y, d);
         let found = is_nonfinite(x);
         if (any(found)) {
-            if (mask_keep(b, h, q_idx, kv_idx)) {
+            if (is_bound(b, kv_idx, hull) && mask_keep(b, h, q_idx, kv_idx)) {
                 sum += select(vec4<f32>(0.0), x, found);
             }
         }

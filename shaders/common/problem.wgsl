@@ -90,10 +90,17 @@ struct Params {
     index_block: u32,
     index_count: u32,
     index_heads: u32,
+    // Where a dispatch binds a window of what its workgroups loop over: its rows, or its blocks of a pool; of queries, the heads of
+    // a group; and whether windows follow.
+    first_row: u32,
+    end_row: u32,
+    first_head: u32,
+    end_head: u32,
+    windows_follow: u32,
+    // Of a decode kernel's splits, which are numbered through over all windows, the window's first one.
+    first_split: u32,
     // The block's size is a multiple of 16 bytes.
     padding_0: u32,
-    padding_1: u32,
-    padding_2: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

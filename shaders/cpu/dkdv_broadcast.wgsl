@@ -10,6 +10,7 @@
 // The loop over keys of FlashAttention-2 (arXiv 2307.08691, algorithm 2) without its atomic additions to dq.
 // WRITE_DK and WRITE_DV say which of the two are made: both, unless the bindings don't reach.
 
+// needs backward/: bound_heads, bound_queries, follows_queries, precedes_queries
 // needs backward/cell: cell_of
 // needs backward/key_block: has_no_keys, key_block, q_tile_class, skipped_rows
 // needs bindings: params, row_terms
@@ -58,12 +59,14 @@ fn backward_dkdv(
     }
     var keeps_nonfinite = false;
     var summed_queries = 0u;
-    var goes_on = false;
+    var goes_on = follows_queries();
 
     // No zero-iteration loop: see cpu/forward_broadcast.wgsl.
     if (block.q_len != 0u) {
-        for (var h = h_kv * params.group_size; h < (h_kv + 1u) * params.group_size; h += 1u) {
-            for (var q0 = 0u; q0 < block.q_len; q0 += BLOCK_Q) {
+        let heads = bound_heads(h_kv);
+        let queries = bound_queries(block.q_len);
+        for (var h = heads.x; h < heads.y; h += 1u) {
+            for (var q0 = queries.x; q0 < queries.y; q0 += BLOCK_Q) {
                 let skipped = skipped_rows(block, h, q0);
                 if (skipped != 0u) {
                     q0 += skipped - BLOCK_Q;
@@ -109,5 +112,6 @@ fn backward_dkdv(
         }
     }
 
-    end_columns(block, lane, &dk_rows, &dv_rows, goes_on, params.scale_abs * params.scale_sign, keeps_nonfinite);
+    let scale = select(params.scale_abs * params.scale_sign, 1.0, precedes_queries());
+    end_columns(block, lane, &dk_rows, &dv_rows, goes_on, scale, keeps_nonfinite);
 }

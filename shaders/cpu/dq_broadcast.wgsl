@@ -25,6 +25,7 @@
 // needs cpu/fold: fold_dq
 // needs mask/algebra: PARTIAL, SKIP
 // needs rows/: load_dout4, load_dq4, load_q4, store_dq4
+// needs segments/: follows_keys, precedes_keys
 // needs sequences/: q_place
 // needs sequences/positions: lse_index, own_position
 // {{DROPOUT}} needs cpu/dropout: dropped_weights
@@ -74,7 +75,14 @@ fn backward_dq(
     var l_before: array<f32, ROWS>;
     var slopes_before: array<f32, ROWS>;
     var summed_keys = 0u;
-    var goes_on = false;
+    var goes_on = follows_keys();
+    for (var r = 0u; r < ROWS; r += 1u) {
+        let row = block.q0 + r * SUBGROUP_SIZE + lane;
+        if (follows_keys() && row < block.q_len) {
+            l_before[r] = row_terms[lse_index(b, h, row)].z;
+            slopes_before[r] = row_terms[lse_index(b, h, row)].w;
+        }
+    }
 
     // No zero-iteration loop: see cpu/forward_broadcast.wgsl.
     if (block.hull.x < block.hull.y) {
@@ -152,13 +160,13 @@ fn backward_dq(
         }
     }
 
-    let scale = params.scale_abs * params.scale_sign;
+    let scale = select(params.scale_abs * params.scale_sign, 1.0, precedes_keys());
     for (var r = 0u; r < ROWS; r += 1u) {
         let row = block.q0 + r * SUBGROUP_SIZE + lane;
         if (row < block.q_len) {
             let place = q_place(b, row);
-            let norm = norm_of(terms[r].x, l_before[r] + l[r], h);
-            row_terms[lse_index(b, h, row)].z = norm;
+            let norm = select(norm_of(terms[r].x, l_before[r] + l[r], h), 1.0, precedes_keys());
+            row_terms[lse_index(b, h, row)].z = select(norm, l_before[r] + l[r], precedes_keys());
             if (SUMS_SLOPES) {
                 row_terms[lse_index(b, h, row)].w = (slopes_before[r] + slopes[r]) * norm;
             }

@@ -90,7 +90,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, lane: u32) {
             }
             if (outgrows_cache) {
                 // Were it true, the end would look for numbers that aren't finite, and find none.
-                keeps_nonfinite |= fetch_keys(b, h_kv, kv0 + BLOCK_KV, block.kv_len - 1u);
+                keeps_nonfinite |= fetch_keys(b, h_kv, kv0 + BLOCK_KV, block.bound.y - 1u);
             }
             var s = products_with_k(&q_rows, b, h_kv, kv0, block.kv_len - 1u, lane);
 

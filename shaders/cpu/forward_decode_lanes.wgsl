@@ -142,7 +142,7 @@ fn forward(
         for (var key0 = kv0; key0 < kv1; key0 += SUBGROUP_SIZE) {
             let kv_last = block.kv_len - 1u;
             // Were it true, the end would look for numbers that aren't finite, and find none.
-            found_nonfinite |= fetch_keys(b, h_kv, key0 + SUBGROUP_SIZE, kv_last);
+            found_nonfinite |= fetch_keys(b, h_kv, key0 + SUBGROUP_SIZE, block.bound.y - 1u);
 
             // The quads' keys in turn, and the lanes' shares of their scores.
             var shares: array<array<f32, 4>, ROWS>;

@@ -9,8 +9,9 @@
 // needs bindings: params
 // needs constants: BLOCK_KV, ROWS
 // needs generated: mask_hull, mask_keep
-// needs mask/algebra: FULL, PARTIAL, SKIP, Tile, hull_or
+// needs mask/algebra: FULL, PARTIAL, SKIP, Tile, hull_and, hull_or
 // needs mask_tables/: mask_tile, next_visited, visited_hull
+// needs segments/: bound_keys, class_of_bound, is_bound
 // offers Row, RowBlock, cell_kept, is_empty, kv_tile_class, last_skipped, packed_row, row_block
 
 struct RowBlock {
@@ -27,6 +28,8 @@ struct RowBlock {
     mask_heads: vec2<u32>,
     // The split's keys, [x, y): x is a multiple of BLOCK_KV.
     keys: vec2<u32>,
+    // The keys that are bound.
+    bound: vec2<u32>,
 }
 
 // A packed row's head and query.
@@ -46,7 +49,7 @@ fn row_block(index: u32) -> RowBlock {
     let r0 = index % params.q_blocks * ROWS;
     let r1 = min(r0 + ROWS, params.group_size * queries);
     if (r0 >= r1) {
-        return RowBlock(b, h_kv, queries, 0u, r0, r1, split, vec2<u32>(0u), vec2<u32>(0u));
+        return RowBlock(b, h_kv, queries, 0u, r0, r1, split, vec2<u32>(0u), vec2<u32>(0u), vec2<u32>(0u));
     }
 
     let first = h_kv * params.group_size + r0 / queries;
@@ -56,13 +59,15 @@ fn row_block(index: u32) -> RowBlock {
     for (var h = first + 1u; h <= mask_heads.y; h += 1u) {
         hull = hull_or(hull, visited_hull(b, h, 0u, mask_hull(b, h, 0u, queries)));
     }
+    let bound = bound_keys(b, kv_len(b));
+    hull = hull_and(bound, hull);
     let tile0 = hull.x / BLOCK_KV;
     let tiles = max((hull.y + BLOCK_KV - 1u) / BLOCK_KV, tile0) - tile0;
     let keys = vec2<u32>(
         (tile0 + tiles * split / params.num_splits) * BLOCK_KV,
         min((tile0 + tiles * (split + 1u) / params.num_splits) * BLOCK_KV, hull.y),
     );
-    return RowBlock(b, h_kv, queries, kv_len(b), r0, r1, split, mask_heads, keys);
+    return RowBlock(b, h_kv, queries, kv_len(b), r0, r1, params.first_split + split, mask_heads, keys, bound);
 }
 
 fn is_empty(block: RowBlock) -> bool {
@@ -88,7 +93,7 @@ fn kv_tile_class(block: RowBlock, kv0: u32) -> u32 {
         most = max(most, kind);
     }
     let kind = select(PARTIAL, least, least == most);
-    return select(kind, min(kind, PARTIAL), kv1 > block.kv_len);
+    return class_of_bound(block.b, kind, kv0, kv1, block.bound);
 }
 
 // Of the tiles that follow the one at kv0, and are known to be SKIP for all heads as it is, where the last begins.
@@ -102,6 +107,6 @@ fn last_skipped(block: RowBlock, kv0: u32) -> u32 {
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the keys aren't.
 fn cell_kept(block: RowBlock, row: Row, kv_idx: u32) -> bool {
-    let inside = kv_idx < block.kv_len;
+    let inside = is_bound(block.b, kv_idx, block.bound);
     return mask_keep(block.b, row.h, row.q_idx, min(kv_idx, block.kv_len - 1u)) & inside;
 }

@@ -37,7 +37,7 @@
 // needs matrix/stage_rows: stage_k, stage_q
 // needs matrix/strips: PART4, P_ROW, S_ROW, p_strips, plus_product, rescaled, s_strips, store_in_strip, strip_matrix
 // needs matrix/turned: turned_v_matrix
-// needs segments/one: SegmentEnd, await_stats, first_segment, is_last_segment, next_segment, segment_end, segment_stats
+// needs segments/: SegmentEnd, await_stats, first_segment, is_last_segment, next_segment, segment_end, segment_stats
 // needs sequences/: q_place
 // needs tile/side: Rows
 // {{DROPOUT}} needs matrix/dropout: dropped_weights

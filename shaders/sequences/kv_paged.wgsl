@@ -4,7 +4,7 @@
 // needs bindings: mask_words, params
 // needs constants: BLOCK_TABLES_SLOT, KV_SEQUENCES_SLOT
 // needs mask/words: slot_u32
-// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached, table_entry
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached, table_entry, window_row
 
 fn cached_len(b: u32) -> u32 {
     return min(mask_words[slot_u32(KV_SEQUENCES_SLOT) + b], params.seq_len_kv);
@@ -48,8 +48,15 @@ fn given_kv_len(b: u32) -> u32 {
 }
 
 fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
-    return cache_place(b, kv_idx);
+    var place = cache_place(b, kv_idx);
+    {{WINDOW}} place.x = clamp(place.x, params.first_row, params.end_row - 1u);
+    return place;
 }
+
+{{WINDOW}} // What windows are of: the block.
+{{WINDOW}} fn window_row(b: u32, kv_idx: u32) -> u32 {
+{{WINDOW}}     return cache_place(b, kv_idx).x;
+{{WINDOW}} }
 
 fn kv_is_faulty(b: u32) -> bool {
     return (mask_words[slot_u32(KV_SEQUENCES_SLOT) + b] > params.seq_len_kv) | !has_places(b, 0u, cached_len(b));

@@ -5,7 +5,7 @@
 // needs constants: KV_SEQUENCES_SLOT
 // needs mask/words: slot_u32
 // needs sequences/lengths_checked: kv_len
-// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached
+// offers cache_place, cached_len, given_kv_len, has_places, kv_is_faulty, kv_place, most_cached, window_row
 
 const MOST_POSITIONS: u32 = 1u << 29u;
 
@@ -33,8 +33,15 @@ fn given_kv_len(b: u32) -> u32 {
 }
 
 fn kv_place(b: u32, kv_idx: u32) -> vec2<u32> {
-    return cache_place(b, cached_len(b) - kv_len(b) + kv_idx);
+    var place = cache_place(b, cached_len(b) - kv_len(b) + kv_idx);
+    {{WINDOW}} place.y = clamp(place.y, params.first_row, params.end_row - 1u);
+    return place;
 }
+
+{{WINDOW}} // What windows are of: the row.
+{{WINDOW}} fn window_row(b: u32, kv_idx: u32) -> u32 {
+{{WINDOW}}     return cache_place(b, cached_len(b) - kv_len(b) + kv_idx).y;
+{{WINDOW}} }
 
 fn kv_is_faulty(b: u32) -> bool {
     return mask_words[slot_u32(KV_SEQUENCES_SLOT) + b] > MOST_POSITIONS;

@@ -17,10 +17,11 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::emit::MaskText;
 use crate::plan::buffers::{Operand, check_outputs_apart};
-use crate::plan::cut::{Axis, Grid, Reach, Tensor};
+use crate::plan::cut::{Axis, Bounds, Grid, Reach, Tensor};
 use crate::plan::mask_tables::MaskTables;
-use crate::plan::pieces::{Pieces, Source};
+use crate::plan::pieces::{Pieces, Share, Source};
 use crate::plan::tensors::{Numbering, Tensors};
+use crate::plan::windows;
 use crate::plan::{BindGroups, begin_pass, empty_buffer, filled_buffer};
 use crate::problem::{Placed, Resolved};
 use crate::tensor::dtype::{Dtype, Dtypes};
@@ -204,15 +205,24 @@ impl AppendPlan {
             k: placed("k", shape.head_dim)?,
             v: placed("v", shape.head_dim_v)?,
         };
+        let query_heads = tokens.query_heads.unwrap_or(0);
+        let parts = shape.head_dim.max(shape.head_dim_v).div_ceil(4);
+        let tensors = if shape.values_in_keys { 1 } else { 2 };
+        let sizes = [shape.batch, query_heads + tensors * shape.num_kv_heads, tokens.seq_len];
+        let per_workgroup = WORKGROUP_SIZE as usize;
+        let grid = Grid::items(sizes, parts, per_workgroup, 16 * per_workgroup as u64);
+        let work = (grid, reached(&problem, shape, &own, query_heads));
+        let windows = windows::of_append(&problem, &work, &Bounds::of(kernels.traits()))?;
         let config = AppendConfig {
             access: access(&problem, &own),
             tokens: tokens.dtype,
             cache: shape.dtype,
-            parts: shape.head_dim.max(shape.head_dim_v).div_ceil(4),
+            parts,
             pairing: tokens.rotary.as_ref().map(Rotary::pairing),
             hadamard: tokens.hadamard,
             rotates_q,
             values: !shape.values_in_keys,
+            windows: !windows.is_empty(),
         };
         let rotary =
             tokens.rotary.as_ref().map(|rotary| rotary.block(shape.head_dim)).transpose()?;
@@ -226,13 +236,9 @@ impl AppendPlan {
             rotated_q_strides: params::strides("q", own.q.indexing.strides)?,
             ..Params::new(&problem, &mask.layout, 1)?
         };
-        let query_heads = tokens.query_heads.unwrap_or(0);
-        let tensors = if shape.values_in_keys { 1 } else { 2 };
-        let sizes = [shape.batch, query_heads + tensors * shape.num_kv_heads, tokens.seq_len];
-        let per_workgroup = WORKGROUP_SIZE as usize;
-        let grid = Grid::items(sizes, config.parts, per_workgroup, 16 * per_workgroup as u64);
-        let reached = reached(&problem, shape, &own, query_heads);
-        let pieces = Pieces::new(kernels, &grid, &reached, &params)?;
+        let ((grid, reached), workgroups) = (work, 0..grid.workgroups()?);
+        let whole = Share { grid, reached, workgroups, params };
+        let pieces = Pieces::of_shares(kernels, &windows::shares(whole, &windows))?;
         let rotary = match rotary {
             Some(block) => Some(filled_buffer(
                 kernels.device(),

@@ -128,10 +128,11 @@ fn mask_text(mask: &str, forms: SequenceForms) -> Arc<MaskText> {
     Arc::new(MaskText::new(&mask.parse().unwrap_or(Mask::All), forms))
 }
 
-/// One kernel of each name.
+/// One kernel of each name, and one that has windows of what it loops over.
 pub(crate) fn one_of_each(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     let mut names = HashSet::new();
-    keys(mask).into_iter().rev().filter(|key| names.insert(name(key))).collect()
+    let is_new = |key: &KernelKey| names.insert((name(key), key.windows()));
+    keys(mask).into_iter().rev().filter(is_new).collect()
 }
 
 /// The kernel's name: its entry point's, and how it works where there are several ways.
@@ -301,6 +302,7 @@ pub(crate) fn appends() -> Vec<KernelKey> {
             hadamard: at % 4 == 2,
             rotates_q: at % 3 != 0 && at.is_multiple_of(2),
             values: at % 7 < 5 || cache == Dtype::I8,
+            windows: at % 8 >= 6,
         };
         let forms = SequenceForms { q: q[at / 2 % 3], kv: kv[at / 3 % 3] };
         let mask = Arc::new(MaskText::new(&Mask::All, forms));
@@ -402,8 +404,12 @@ fn backward_configs() -> Vec<BackwardConfig> {
             let options = GradientStrides { dout: o, dq: q, dk: k, dv: v };
             let forms = backward_candidates(&problem, &options, gradients.into(), &device);
             for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
-                if !configs.contains(&config) {
-                    configs.push(config);
+                // Of those, windows of what they loop over, too.
+                let in_windows = is_long.then(|| config.of_windows(true, true));
+                for config in [Some(config), in_windows].into_iter().flatten() {
+                    if !configs.contains(&config) {
+                        configs.push(config);
+                    }
                 }
             }
         }
@@ -475,8 +481,12 @@ fn configs() -> Vec<ForwardConfig> {
                     let forms =
                         candidates(&problem, &device, Splitting::Given(num_splits)).into_iter();
                     for config in forms.filter_map(|(_, form)| form.ok()) {
-                        if !configs.contains(&config) {
-                            configs.push(config);
+                        // Of the long rows, those for windows of the keys, too.
+                        let in_windows = (head_dim == 64).then(|| config.of_windows());
+                        for config in [Some(config), in_windows].into_iter().flatten() {
+                            if !configs.contains(&config) {
+                                configs.push(config);
+                            }
                         }
                     }
                 }

@@ -116,6 +116,9 @@ pub(crate) struct BackwardConfig {
     pub(crate) dq_folds: bool,
     /// Whether dk and dv are folded every [`SEGMENT`](super::source::SEGMENT) queries.
     pub(crate) dkdv_folds: bool,
+    /// Whether the dispatches that make dq bind windows of the keys, and those that make dk and dv windows of the queries.
+    pub(crate) dq_windows: bool,
+    pub(crate) dkdv_windows: bool,
     pub(crate) form: BackwardForm,
 }
 
@@ -190,6 +193,15 @@ impl BackwardForm {
 }
 
 impl BackwardConfig {
+    /// The same kernels, those that make dq for windows of the keys or those that make dk and dv for windows of the queries:
+    /// each goes by what it reads itself then.
+    pub(crate) const fn of_windows(mut self, dq_windows: bool, dkdv_windows: bool) -> Self {
+        if let BackwardForm::Broadcast { cells, .. } = &mut self.form {
+            *cells = *cells && !dq_windows && !dkdv_windows;
+        }
+        Self { dq_windows, dkdv_windows, ..self }
+    }
+
     /// In how many dispatches all components of dq are made.
     pub(crate) const fn dq_dispatches(&self) -> usize {
         match self.form {
@@ -241,10 +253,18 @@ pub(crate) struct ForwardConfig {
     pub(crate) rows: RowFormat,
     /// Whether the keys come in segments of [`SEGMENT`](super::source::SEGMENT), each folded into those before.
     pub(crate) folds: bool,
+    /// Whether dispatches bind windows of the keys, one after the other.
+    pub(crate) windows: bool,
     pub(crate) form: ForwardForm,
 }
 
 impl ForwardConfig {
+    /// The same kernel for windows of the keys: what one leaves, the next goes on from; or each has splits of its own.
+    pub(crate) const fn of_windows(self) -> Self {
+        let folds = self.form.packed_rows().is_none();
+        Self { folds, windows: true, form: self.form.splitting(), ..self }
+    }
+
     /// The tiles in words that tell them from others of the same kernel. Profiles on disk hold these words, so that another
     /// wording needs another version of them (`crate::profile`), whatever the fields are called here.
     pub(crate) fn tiles(&self) -> String {
@@ -352,6 +372,14 @@ impl ForwardForm {
         }
     }
 
+    /// The same kernel, writing parts if it is one that splits the keys.
+    pub(crate) const fn splitting(mut self) -> Self {
+        if let Self::DecodeLanes { split, .. } | Self::Decode { split, .. } = &mut self {
+            *split = true;
+        }
+        self
+    }
+
     /// Whether parts are written, which a merge puts together.
     pub(crate) const fn is_split(self) -> bool {
         matches!(self, Self::DecodeLanes { split: true, .. } | Self::Decode { split: true, .. })
@@ -409,6 +437,8 @@ pub(crate) struct AppendConfig {
     pub(crate) rotates_q: bool,
     /// Whether the cache has values beside its keys.
     pub(crate) values: bool,
+    /// Whether dispatches bind windows of the cache's rows.
+    pub(crate) windows: bool,
 }
 
 /// Which components of a row a rotary embedding turns together.
@@ -633,6 +663,17 @@ impl KernelKey {
             | Self::ScorePoints { .. }
             | Self::PoolBlocks { .. }
             | Self::PickBlocks { .. } => None,
+        }
+    }
+
+    /// Whether dispatches bind windows of what it loops over.
+    pub(crate) const fn windows(&self) -> bool {
+        match self {
+            Self::Forward { config, .. } => config.windows,
+            Self::Append { config, .. } => config.windows,
+            Self::Backward { pass: BackwardPass::Dq { .. }, config, .. } => config.dq_windows,
+            Self::Backward { pass: BackwardPass::DkDv { .. }, config, .. } => config.dkdv_windows,
+            _ => false,
         }
     }
 

@@ -74,7 +74,13 @@ pub(crate) struct Params {
     pub(crate) index_block: u32,
     pub(crate) index_count: u32,
     pub(crate) index_heads: u32,
-    pub(crate) padding: [u32; 3],
+    pub(crate) first_row: u32,
+    pub(crate) end_row: u32,
+    pub(crate) first_head: u32,
+    pub(crate) end_head: u32,
+    pub(crate) windows_follow: u32,
+    pub(crate) first_split: u32,
+    pub(crate) padding: u32,
 }
 
 impl Params {
@@ -243,7 +249,13 @@ mod tests {
             slice,
             index_block,
             index_count,
-            index_heads
+            index_heads,
+            first_row,
+            end_row,
+            first_head,
+            end_head,
+            windows_follow,
+            first_split
         );
         assert_eq!(offsets, expected);
         assert_eq!(*span as usize, size_of::<Params>());

@@ -9,9 +9,9 @@ use super::buffers::{Operand, check_outputs_apart};
 use super::choice::Choice;
 use super::mask_tables::MaskTables;
 use super::merge::{Merge, PartLayout};
-use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::pieces::{Pieces, Schedule, Share, Source, steps_within};
 use super::work::packed_blocks;
-use super::{BindGroups, begin_pass, empty_buffer, work};
+use super::{BindGroups, begin_pass, empty_buffer, windows, work};
 use crate::auxiliary::AuxBuffers;
 use crate::error::{Error, Result};
 use crate::kernel::binding::Binding;
@@ -22,6 +22,10 @@ use crate::kernel::tiles::{MAX_SPLITS, Splitting};
 use crate::problem::{Problem, Resolved};
 
 /// Attention for one problem, validated and compiled, to be encoded any number of times.
+///
+/// Tensors may be larger than the device binds in one piece (`max_storage_buffer_binding_size`): dispatches bind windows of
+/// them. Keys of one head that are larger come in windows, too, of which each goes on from what the ones before left in o: o in
+/// 16 bits is then rounded once for each, as [`AttentionPlan::explain`] says how many there are.
 ///
 /// A plan owns its pipeline and the mask's buffer (and one for lse). It submits nothing, polls nothing and writes
 /// nothing from the host: everything it does is in the commands that [`AttentionPlan::encode`] records. It keeps the buffers
@@ -82,7 +86,8 @@ pub struct PlanOptions {
     /// A kernel to use instead of the best one.
     pub kernel: Option<ForwardKernel>,
     /// In how many splits a decode kernel has the keys, each a workgroup's: 1 to 255, instead of as many as suit the device
-    /// and the shape. More than 1 is for the decode kernels alone.
+    /// and the shape. More than 1 is for the decode kernels alone. Where the device doesn't bind all keys of a head in one
+    /// piece, the number is a multiple of the windows that it binds, at least one split for each.
     pub num_splits: Option<usize>,
     /// Whether a sequence's results are the same bits whatever else is in the batch: how many sequences there are, how long
     /// they are, and which place it has among them. Decode kernels then have a split for each 256 of `seq_len_kv` keys
@@ -149,22 +154,30 @@ impl AttentionPlan {
     /// The plan of a choice for a checked problem.
     pub(crate) fn of(kernels: &Kernels, problem: &Arc<Resolved>, choice: Choice) -> Result<Self> {
         let config = choice.config;
+        let splits_of_window = choice.num_splits / choice.windows.len().max(1);
         let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
         let mut params = Params::new(problem, &mask.layout, config.grid.block_q)?;
         let shape = &problem.shape;
         if let Some(rows) = config.form.packed_rows() {
             params.q_blocks = packed_blocks(shape, rows) as u32;
         }
-        let (grid, reached) = work::forward(problem, &config, choice.num_splits);
+        let (grid, reached) = work::forward(problem, &config, splits_of_window);
         let splits = match config.form.is_split() {
             true => Some(Splits::new(kernels, problem, choice.num_splits, &mut params)?),
             false => None,
         };
         let kept_bytes = (problem.o.span * problem.dtypes.o.size() + problem.lse_len * 4) as u64;
-        let slices: Vec<_> = (0..config.form.dispatches(config.head_dim_v))
-            .map(|slice| Ok((0..grid.workgroups()?, Params { slice: slice as u32, ..params })))
-            .collect::<Result<_>>()?;
-        let pieces = Pieces::of_chunks(kernels, &grid, &reached, &slices)?;
+        let workgroups = grid.workgroups()?;
+        params.num_splits = splits_of_window as u32;
+        let shares: Vec<_> = (0..config.form.dispatches(config.head_dim_v))
+            .flat_map(|slice| {
+                let params = Params { slice: slice as u32, ..params };
+                let whole =
+                    Share { grid, reached: reached.clone(), workgroups: 0..workgroups, params };
+                windows::shares(whole, &choice.windows)
+            })
+            .collect();
+        let pieces = Pieces::of_shares(kernels, &shares)?;
         let merging = splits.iter().map(|splits| splits.merge.pieces.work().sum());
         let work = mask.work().chain(pieces.work()).chain(merging);
         let schedule = Schedule::new(work, kernels.traits().most_work);

@@ -4,9 +4,12 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use super::attention::PlanOptions;
+use super::cut::Bounds;
 use super::mask_tables;
+use super::windows::{self, Window};
 use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
+use crate::kernel::limits::Needs;
 use crate::kernel::pipeline::Kernels;
 use crate::kernel::source;
 use crate::kernel::tiles::{Candidate, Splitting, candidates, variants};
@@ -21,6 +24,8 @@ pub(crate) struct Choice {
     pub(crate) config: ForwardConfig,
     /// In how many splits the keys are; 1 for kernels that don't split them.
     pub(crate) num_splits: usize,
+    /// The windows in which dispatches bind the keys; none where they bind them in one piece.
+    pub(crate) windows: Vec<Window>,
     considered: Vec<Candidate>,
     /// What became of the profile, in words.
     advice: String,
@@ -47,7 +52,7 @@ impl Choice {
             false => considered(kernels, problem, splitting),
         };
         let (kernel, config) = choose(&considered, options.kernel)?;
-        Ok(Self::of(kernels, problem, (kernel, config), splitting, considered, advice))
+        Self::of(kernels, problem, (kernel, config), splitting, considered, advice)
     }
 
     /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
@@ -56,7 +61,7 @@ impl Choice {
         let (mut considered, advice) = considered(kernels, problem, Splitting::Suitable);
         considered.retain(|(kernel, _)| !kernel.is_decode());
         let chosen = choose(&considered, None)?;
-        Ok(Self::of(kernels, problem, chosen, Splitting::Suitable, considered, advice))
+        Self::of(kernels, problem, chosen, Splitting::Suitable, considered, advice)
     }
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
@@ -75,22 +80,35 @@ impl Choice {
             let others = variants(config, kernels.traits());
             std::iter::once(config).chain(others).map(move |config| (kernel, config))
         });
-        Ok(all.map(of).collect())
+        all.map(of).collect()
     }
 
     fn of(
         kernels: &Kernels,
         problem: &Resolved,
-        (kernel, config): (ForwardKernel, ForwardConfig),
+        (kernel, mut config): (ForwardKernel, ForwardConfig),
         splitting: Splitting,
         considered: Vec<Candidate>,
         advice: String,
-    ) -> Self {
-        let num_splits = match config.form.is_split() {
+    ) -> Result<Self> {
+        let traits = kernels.traits();
+        let mut num_splits = match config.form.is_split() {
             false => 1,
-            true => splitting.count(problem, kernels.traits(), &config),
+            true => splitting.count(problem, traits, &config),
         };
-        Self { kernel, config, num_splits, considered, advice }
+        let windows = windows::of_forward(problem, &config, num_splits, &Bounds::of(traits))?;
+        if !windows.is_empty() {
+            config = config.of_windows();
+            if config.form.is_split() {
+                num_splits = (num_splits / windows.len()).max(1) * windows.len();
+            }
+            let needs = Needs::of_forward(&config, problem.score.bias);
+            needs.refusal(&traits.limits).map_err(|reason| Error::KernelRefused {
+                kernel: kernel.to_string(),
+                reason: format!("for {} windows of the keys, {reason}", windows.len()),
+            })?;
+        }
+        Ok(Self { kernel, config, num_splits, windows, considered, advice })
     }
 
     /// The choice in words: the kernel, its tiles, and why the others weren't taken.
@@ -128,6 +146,11 @@ impl Choice {
         if let Some(rows) = config.form.packed_rows() {
             // Writing to a String can't fail.
             let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
+        }
+        if !self.windows.is_empty() {
+            let count = self.windows.len();
+            // Writing to a String can't fail.
+            let _ = write!(text, "; the keys in {count} windows that the device binds");
         }
         for (other, form) in &self.considered {
             // Writing to a String can't fail.

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::kernel::binding::Binding;
+use crate::kernel::tiles::DeviceTraits;
 use crate::tensor::shape::{Indexing, Layout, elements};
 
 /// The most ranges that work is cut into: each has its own uniform block and bind group.
@@ -150,6 +151,10 @@ pub(crate) enum Axis {
     Group(usize),
     /// As it is numbered, counted from here on.
     From(usize),
+    /// Of kv heads of so many query heads each, those from the one to before the other.
+    PartOfGroup(usize, usize, usize),
+    /// From the one to before the other, whichever workgroup it is.
+    Between(usize, usize),
 }
 
 impl Axis {
@@ -162,6 +167,10 @@ impl Axis {
             Self::From(first) => {
                 (range.start.saturating_sub(first), range.end.saturating_sub(first))
             }
+            Self::PartOfGroup(group, first, end) => {
+                (range.start * group + first, (range.end.max(1) - 1) * group + end)
+            }
+            Self::Between(start, end) => (start, end),
         };
         start.min(dim)..end.min(dim)
     }
@@ -244,6 +253,17 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
+    /// A device's.
+    pub(crate) const fn of(traits: &DeviceTraits) -> Self {
+        let limits = &traits.limits;
+        Self {
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            alignment: limits.min_storage_buffer_offset_alignment as usize,
+            workgroups_per_dimension: limits.max_compute_workgroups_per_dimension as usize,
+            work: traits.most_work,
+        }
+    }
+
     /// What these workgroups reach of the tensors, or the first tensor of which it's more than can be bound.
     pub(super) fn windows(
         &self,
@@ -331,7 +351,7 @@ fn too_large(tensor: &Tensor, needed: u64, bounds: &Bounds) -> Error {
         needed,
         available: bounds.binding_bytes.min(u64::from(u32::MAX) * tensor.indexing.size as u64),
         instead: "less is reached in the layout [batch, heads, seq, dim], where the rows of a head lie together, in f16, and \
-                  with fewer keys in a call; or use a device that binds more",
+                  with fewer keys or queries in a call; or use a device that binds more",
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::buffers::Operand;
 use super::cut::Grid;
-use super::pieces::{Pieces, Source, steps_within};
+use super::pieces::{Pieces, Share, Source, steps_within};
 use super::{begin_pass, bind};
 use crate::auxiliary::{AuxBuffers, AuxTensor, TensorSizes};
 use crate::error::{Error, Result};
@@ -189,8 +189,13 @@ impl Maker {
     ) -> Result<Self> {
         let bindings = key.bindings();
         let pipeline = kernels.pipeline(key)?;
-        let dispatches: Vec<_> = dispatches.iter().map(|range| (range.clone(), *params)).collect();
-        let pieces = Pieces::of_chunks(kernels, grid, &[], &dispatches)?;
+        let share = |range: &Range<usize>| Share {
+            grid: *grid,
+            reached: Vec::new(),
+            workgroups: range.clone(),
+            params: *params,
+        };
+        let pieces = Pieces::of_shares(kernels, &dispatches.iter().map(share).collect::<Vec<_>>())?;
         let whole = |_: Binding| Ok(Source::Whole(buffer.as_entire_binding()));
         let bind_groups = (0..pieces.count())
             .map(|piece| {

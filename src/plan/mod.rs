@@ -28,6 +28,7 @@ pub(crate) mod score_points;
 pub(crate) mod sequences;
 pub(crate) mod tensors;
 pub(crate) mod tiles;
+pub(crate) mod windows;
 mod work;
 
 pub use attention::{AttentionBuffers, AttentionPlan, PlanOptions};

@@ -14,12 +14,20 @@ use crate::kernel::pipeline::{Kernels, Pipeline};
 #[derive(Debug)]
 pub(crate) struct Pieces {
     list: Vec<Piece>,
-    /// Where each chunk's pieces end.
+    /// Where each share's pieces end.
     ends: Vec<usize>,
     /// A block for each piece, `stride` bytes apart.
     params: Option<wgpu::Buffer>,
     stride: u64,
     workgroups_per_dimension: usize,
+}
+
+/// A share of a kernel's work: some of its workgroups, what these reach, and parameters of their own.
+pub(crate) struct Share {
+    pub(crate) grid: Grid,
+    pub(crate) reached: Vec<Tensor>,
+    pub(crate) workgroups: Range<usize>,
+    pub(crate) params: Params,
 }
 
 /// What a binding of a kernel is bound to.
@@ -41,30 +49,21 @@ impl Pieces {
         tensors: &[Tensor],
         params: &Params,
     ) -> Result<Self> {
-        Self::of_chunks(kernels, grid, tensors, &[(0..grid.workgroups()?, *params)])
+        let workgroups = 0..grid.workgroups()?;
+        let (grid, reached, params) = (*grid, tensors.to_vec(), *params);
+        Self::of_shares(kernels, &[Share { grid, reached, workgroups, params }])
     }
 
-    /// The same of several ranges of workgroups, each with parameters of its own.
+    /// The same of several shares, in their order.
     ///
     /// # Errors
     /// As [`Pieces::new`].
-    pub(crate) fn of_chunks(
-        kernels: &Kernels,
-        grid: &Grid,
-        tensors: &[Tensor],
-        chunks: &[(Range<usize>, Params)],
-    ) -> Result<Self> {
-        let traits = kernels.traits();
-        let limits = &traits.limits;
-        let bounds = Bounds {
-            binding_bytes: limits.max_storage_buffer_binding_size,
-            alignment: limits.min_storage_buffer_offset_alignment as usize,
-            workgroups_per_dimension: limits.max_compute_workgroups_per_dimension as usize,
-            work: traits.most_work,
-        };
+    pub(crate) fn of_shares(kernels: &Kernels, shares: &[Share]) -> Result<Self> {
+        let limits = &kernels.traits().limits;
+        let bounds = Bounds::of(kernels.traits());
         let (mut list, mut ends, mut params_of) = (Vec::new(), Vec::new(), Vec::new());
-        for (range, params) in chunks {
-            list.extend(cut(grid, tensors, &bounds, range.clone())?);
+        for Share { grid, reached, workgroups, params } in shares {
+            list.extend(cut(grid, reached, &bounds, workgroups.clone())?);
             params_of.resize(list.len(), *params);
             ends.push(list.len());
         }
@@ -102,14 +101,14 @@ impl Pieces {
         self.list.len()
     }
 
-    /// How many chunks they are of.
-    pub(crate) const fn chunks(&self) -> usize {
+    /// How many shares they are of.
+    pub(crate) const fn shares(&self) -> usize {
         self.ends.len()
     }
 
-    /// Those of a chunk.
-    pub(crate) fn of_chunk(&self, chunk: usize) -> Range<usize> {
-        chunk.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[chunk]
+    /// Those of a share.
+    pub(crate) fn of_share(&self, share: usize) -> Range<usize> {
+        share.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[share]
     }
 
     /// The most multiply-adds of each.

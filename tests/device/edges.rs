@@ -13,6 +13,7 @@ use wgpu_attention::{
 use crate::backward;
 use crate::fixture::{ATTENTION, is_brief, serving};
 use crate::matrix::{WITH_MATRICES, has_matrices};
+use crate::tolerance::LONG_SUM;
 
 /// Operands that are functions of the place, and the data of mask and scores.
 struct Case {
@@ -102,10 +103,7 @@ impl Case {
     }
 }
 
-/// What sums of equal terms may be off by, of the largest number.
-const LONG_SUM: f64 = 1e-4;
-
-/// So many terms in one running sum are off by 5 times as much.
+/// So many terms in one running sum are off by 5 times as much as is allowed.
 const MANY_IN_BRIEF: usize = 32_768;
 
 fn assert_within(what: &str, found: &[f32], truth: &[f64], allowed: f64) {

@@ -15,6 +15,7 @@ use wgpu_attention::{
 
 use crate::bad_input::assert_says;
 use crate::fixture::{ATTENTION, Operands, ScoreData, kernels, limited, limited_with, serving};
+use crate::tolerance::WEIGHTS_ERROR;
 
 /// Everything that one-shot calls give for a problem.
 #[derive(Debug, PartialEq)]
@@ -186,21 +187,47 @@ fn caches_larger_than_a_binding() {
         assert_eq!(found, whole, "{shape:?}");
         assert!(found.iter().all(|x| x.is_finite()));
     }
-    // Which blocks a sequence has is known to the device alone: a pool is bound as a whole for each head.
-    let paged = CacheShape::new(3, 2, 120, 20).paged(16, 40);
-    let append = AppendPlan::new(small.kernels(), &paged, &NewTokens::new(1)).unwrap_err();
-    assert_says(&append, &["the cache's k", "max_storage_buffer_binding_size is 20480"]);
+}
+
+/// One head's rows are more than a binding: appending and attending come in windows.
+#[test]
+fn caches_of_which_a_head_is_larger() {
+    let mut rng = SmallRng::seed_from_u64(12);
+    let cache = CacheShape::new(2, 2, 203, 20);
+    for (shape, seq_len, bytes) in [
+        (cache, 180, 12 << 10),
+        (cache.layout(Layout::Bshd), 37, 12 << 10),
+        (cache.ring().dtype(Dtype::F16), 180, 9 << 10),
+        (CacheShape::new(2, 2, 2403, 20).dtype(Dtype::I8), 180, 40 << 10),
+        (CacheShape::new(3, 2, 403, 13).dtype(Dtype::F16), 180, 9 << 10),
+    ] {
+        let mut tokens = |heads: usize| -> Vec<f32> {
+            let elements = shape.batch * heads * seq_len * shape.head_dim;
+            (0..elements).map(|_| rng.random_range(-2.0..2.0)).collect()
+        };
+        let new = [tokens(4), tokens(2), tokens(2)];
+        let found = through_a_cache(
+            &limited(|limits| limits.max_storage_buffer_binding_size = bytes),
+            &shape,
+            &new,
+        )
+        .unwrap();
+        let whole = through_a_cache(&ATTENTION, &shape, &new).unwrap();
+        for (at, (x, y)) in found.iter().zip(&whole).enumerate() {
+            let off = f64::from((x - y).abs());
+            assert!(off <= WEIGHTS_ERROR, "{shape:?}: o[{at}] is {x} instead of {y}");
+        }
+    }
 }
 
 #[test]
 fn what_one_workgroup_reaches_is_more_than_a_binding() {
     let small = limited(|limits| limits.max_storage_buffer_binding_size = 8 << 10);
+    // Scores are computed over all keys at once.
     let shape = Shape::new(2, 2, 30, 20).seq_len_kv(113);
     let operands = Operands::random(&shape, 7);
-    let call = |problem: Problem| {
-        small.run_blocking(&problem, &operands.inputs(), &RunOptions::default()).unwrap_err()
-    };
-    let error = call(Problem::new(shape));
+    let outputs = RunOptions::default().tensors(vec![ScoreTensor::Scores]);
+    let error = small.run_blocking(&Problem::new(shape), &operands.inputs(), &outputs).unwrap_err();
     assert_says(&error, &["k (", "needs 9040", "max_storage_buffer_binding_size is 8192"]);
     assert!(matches!(error, Error::Limit { .. }));
     // A mask may read any of its data for any tile.

@@ -37,5 +37,6 @@ mod security;
 mod sequences;
 mod soak;
 mod tolerance;
+mod windows;
 
 use fixture::fuses;

@@ -20,6 +20,8 @@ pub(crate) const WEIGHTS_ERROR: f64 = 1e-4;
 /// Between a cache of 8 bits and one of the numbers that its rows stand for, worked out on the CPU: these may be off by a
 /// rounding of f32, which moves scores of up to 256 by 16 · 64 · 2^-24, and values below 8 by twice 8 times that.
 pub(crate) const DEQUANTIZED_ERROR: f32 = 1e-3;
+/// What sums of equal terms may be off by, of the largest number.
+pub(crate) const LONG_SUM: f64 = 1e-4;
 /// Of a component that a rotary embedding turned, below 12 in magnitude: three roundings of f32.
 pub(crate) const ROTARY_ERROR: f64 = 3e-6;
 /// The same behind a Hadamard matrix, below 68 in magnitude: 12 roundings of f32.

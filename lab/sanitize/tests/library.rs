@@ -47,6 +47,8 @@ mod security;
 mod sequences;
 #[path = "../../../tests/device/tolerance.rs"]
 mod tolerance;
+#[path = "../../../tests/device/windows/mod.rs"]
+mod windows;
 
 use fixture::fuses;
 
@@ -63,6 +65,12 @@ mod open {
     pub(crate) fn with_matrices() -> Session {
         let kernels = KernelOptions::default().matrices(matrices());
         attention(sanitize::with_matrices(options()), kernels)
+    }
+
+    pub(crate) fn limited_with_matrices(change: impl FnOnce(&mut wgpu::Limits)) -> Session {
+        let mut options = options();
+        change(&mut options.limits);
+        attention(sanitize::with_matrices(options), KernelOptions::default().matrices(matrices()))
     }
 
     pub(crate) fn matrices() -> Vec<wgpu::CooperativeMatrixProperties> {

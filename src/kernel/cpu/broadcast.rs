@@ -27,6 +27,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: rows_format,
         folds: folds(problem),
+        windows: false,
         form: ForwardForm::Broadcast {
             subgroup_size,
             rows,
@@ -136,6 +137,8 @@ pub(in crate::kernel) fn backward(
             gradients,
             dq_folds: dq_folds(problem, gradients),
             dkdv_folds: dkdv_folds(problem, gradients),
+            dq_windows: false,
+            dkdv_windows: false,
             form: BackwardForm::Broadcast {
                 subgroup_size,
                 sum_steps: backward_sum_steps(subgroup_size, head_dim, head_dim_v, cells),

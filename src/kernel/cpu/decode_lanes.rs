@@ -30,6 +30,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v: row_capacity(shape.head_dim_v, &CAPACITIES),
         rows: rows_format,
         folds: false,
+        windows: false,
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
     };
     Ok(split(problem, device, config, splitting))

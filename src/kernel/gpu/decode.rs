@@ -53,6 +53,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: rows_format,
         folds: false,
+        windows: false,
         form: ForwardForm::Decode {
             invocations,
             threads_per_row: runs.clamp(invocations / BLOCK_KV, 8),

@@ -43,6 +43,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: row_format(problem),
         folds: folds(problem),
+        windows: false,
         // lavapipe takes a subgroup's barriers for the workgroup's: every subgroup has to meet the same ones.
         form: ForwardForm::Matrix { size, part, subgroups, votes: !device.is_cpu },
     })
@@ -86,6 +87,8 @@ pub(in crate::kernel) fn backward(
         gradients,
         dq_folds: dq_folds(problem, gradients),
         dkdv_folds: dkdv_folds(problem, gradients),
+        dq_windows: false,
+        dkdv_windows: false,
         form: BackwardForm::Matrix { size, part, subgroups, votes: !device.is_cpu, apart: is_long },
     })
 }

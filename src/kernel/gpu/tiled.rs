@@ -37,6 +37,7 @@ pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> Forwar
         head_dim_v: filled(head_dim_v, o_slice, head_dim_v.capacity.div_ceil(o_slice)),
         rows: row_format(problem),
         folds: folds(problem),
+        windows: false,
         form: ForwardForm::Tiled { threads_per_row, chunk: 16, v_keys, o_slice },
     }
 }
@@ -141,6 +142,8 @@ pub(in crate::kernel) fn backward(
         gradients,
         dq_folds: dq_folds(problem, gradients),
         dkdv_folds: dkdv_folds(problem, gradients),
+        dq_windows: false,
+        dkdv_windows: false,
         form: BackwardForm::Tiled {
             threads_per_row,
             chunk: 16,

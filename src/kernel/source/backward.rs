@@ -73,6 +73,7 @@ impl Source {
             BackwardPass::Dq { dq, normalizes, slopes } => {
                 self.flag("SUMS_SLOPES", slopes);
                 self.part(&tile_class(mask));
+                self.bound_keys(mask.sequences.kv);
                 self.part(&shader!("common/query_block"));
                 self.gradient_rows(dq, access, config.gradients.dq, "dq", length);
                 self.folds(config.dq_folds);
@@ -130,6 +131,10 @@ impl Source {
             }
             BackwardPass::DkDv { dk, dv } => {
                 self.part(&tile_class(mask));
+                self.part(&match config.dkdv_windows {
+                    true => shader!("backward/window"),
+                    false => shader!("backward/whole"),
+                });
                 self.part(&shader!("backward/key_block"));
                 self.gradient_rows(dk, access, config.gradients.dk, "dk", length);
                 self.gradient_rows(dv, access, config.gradients.dv, "dv", v_length);

@@ -10,6 +10,7 @@ use crate::kernel::catalog::kernel_texts;
 /// What Rust's side writes, and is in no file: `kernel::source`, `mask::emit`.
 const GENERATED: &[&str] = &[
     "append_rotated_q",
+    "cache_row_stride",
     "dlse_of",
     "lanes_per_row",
     "mask_hull",
@@ -58,8 +59,8 @@ const BINDINGS: &[&str] = &[
     "values",
 ];
 
-/// What lines begin with that are for kernels with dropout alone.
-const DROPOUT: &str = "{{DROPOUT}}";
+/// What lines begin with that are for some kernels alone.
+const SOME: [&str; 2] = ["{{DROPOUT}}", "{{WINDOW}}"];
 
 /// What placeholders that are part of a name may stand for.
 const TENSORS: &[&str] = &[
@@ -213,11 +214,18 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
         // A placeholder alone is an expression.
         .filter(|word| !(word.starts_with("{{") && word.ends_with("}}")))
         .collect();
-    // What lines for kernels with dropout alone need, only these kernels need.
-    let always: Vec<&str> = file.code.lines().filter(|line| !line.contains(DROPOUT)).collect();
-    let always = always.join("\n");
-    let always: BTreeSet<&str> = words(&always).into_iter().map(|(word, ..)| word).collect();
-    let mut needs: BTreeMap<(bool, String), BTreeSet<&str>> = BTreeMap::new();
+    // What lines for some kernels alone need, only these kernels need.
+    let words_of = |is_of: &dyn Fn(&str) -> bool| -> BTreeSet<&str> {
+        let lines = file.code.lines().filter(|line| is_of(line));
+        lines.flat_map(words).map(|(word, ..)| word).collect()
+    };
+    let always = words_of(&|line| !SOME.iter().any(|some| line.contains(some)));
+    let only_in = SOME.map(|some| (some, words_of(&|line| line.contains(some))));
+    let only = |word: &str| {
+        let (some, _) = only_in.iter().find(|(_, words)| words.contains(word))?;
+        (!always.contains(word)).then_some(*some)
+    };
+    let mut needs: BTreeMap<(Option<&str>, String), BTreeSet<&str>> = BTreeMap::new();
     for word in used {
         let exact = |other: &&File| declared(&other.code).contains(word);
         let similar = |other: &&File| declared(&other.code).iter().any(|name| is_meant(name, word));
@@ -245,7 +253,7 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
                 folders.iter().map(folder).collect::<Vec<_>>().join(" or ")
             }
         };
-        needs.entry((!always.contains(word), provider)).or_default().insert(word);
+        needs.entry((only(word), provider)).or_default().insert(word);
     }
     let is_used = |name: &&&str| {
         let by = |other: &File| {
@@ -257,8 +265,8 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
     let offers: Vec<&str> = own.iter().filter(is_used).copied().collect();
     let list = |names: Vec<&str>| names.join(", ");
     let mut text = String::new();
-    for ((dropout, provider), names) in needs {
-        let only = if dropout { format!("{DROPOUT} ") } else { String::new() };
+    for ((only, provider), names) in needs {
+        let only = only.map_or(String::new(), |some| format!("{some} "));
         text += &format!("// {only}needs {provider}: {}\n", list(names.into_iter().collect()));
     }
     text + &format!("// offers {}\n", list(offers))
@@ -267,8 +275,8 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
 /// The file with the lines behind its leading comment.
 fn with_interface(file: &File, interface: &str) -> String {
     let is_line = |line: &&str| {
-        let line = line.replacen(&format!("{DROPOUT} "), "", 1);
-        line.starts_with("// needs ") || line.starts_with("// offers ")
+        let of = |line: &str| line.starts_with("// needs ") || line.starts_with("// offers ");
+        of(line) || SOME.iter().any(|some| of(&line.replacen(&format!("{some} "), "", 1)))
     };
     let lines: Vec<&str> = file.text.lines().filter(|line| !is_line(line)).collect();
     let comment = lines.iter().take_while(|line| line.starts_with("//")).count();

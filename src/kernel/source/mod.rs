@@ -28,6 +28,9 @@ pub(crate) const BIAS_ROWS: usize = 8;
 /// may be off by n 2^-26 of itself, 6e-5 for so many.
 pub(crate) const SEGMENT: usize = 4096;
 
+/// As long as there are keys: no sequence has as many.
+const LONGEST_SEGMENT: usize = 1 << 30;
+
 /// Bytes that a CPU's cache loads at once.
 const CACHE_LINE: usize = 64;
 
@@ -65,7 +68,8 @@ pub(super) const BROWSER_SUBGROUPS: &str =
 /// Where a placeholder of a file isn't filled in.
 pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
     let by_bounds = key.mask().classed_by == ClassedBy::Bounds;
-    let mut source = Source { dropout: key.dropout(), by_bounds, ..Source::default() };
+    let (dropout, windows) = (key.dropout(), key.windows());
+    let mut source = Source { dropout, by_bounds, windows, ..Source::default() };
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
@@ -96,6 +100,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
     match key {
         KernelKey::Forward { config, score, mask } => {
             source.part(&tile_class(mask));
+            source.bound_keys(mask.sequences.kv);
             source.part(&match config.form.packed_rows() {
                 Some(_) => shader!("decode/row_block"),
                 None => shader!("common/query_block"),
@@ -140,7 +145,10 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             } else {
                 if config.folds {
                     source.title("generated: kernel::source");
-                    source.constant("SEGMENT", SEGMENT);
+                    // Only windows are folded in 16 bits: each rounds once more.
+                    let is_f32 = dtypes.o == Dtype::F32;
+                    source.constant("SEGMENT", if is_f32 { SEGMENT } else { LONGEST_SEGMENT });
+                    source.flag("O_HOLDS_MEANS", !is_f32);
                     source.part(&shader!("segments/folded"));
                 } else {
                     source.part(&shader!("segments/one"));
@@ -338,6 +346,8 @@ struct Source {
     dropout: Option<usize>,
     /// Whether bounds of the mask's data class tiles.
     by_bounds: bool,
+    /// Whether dispatches have windows of the keys.
+    windows: bool,
     /// The first placeholder that wasn't filled in.
     fault: Option<String>,
 }
@@ -364,6 +374,17 @@ impl Source {
         self.part(&shader!("sequences/positions"));
     }
 
+    /// Which keys a dispatch binds.
+    fn bound_keys(&mut self, form: KeyForm) {
+        self.part(&match (self.windows, form) {
+            (false, _) => shader!("segments/whole"),
+            (true, KeyForm::Uniform | KeyForm::Packed | KeyForm::Cached) => {
+                shader!("segments/window")
+            }
+            (true, KeyForm::Ring | KeyForm::Paged) => shader!("segments/window_scattered"),
+        });
+    }
+
     fn line(&mut self, text: &str) {
         self.text.push_str(text);
         self.text.push('\n');
@@ -380,11 +401,12 @@ impl Source {
     /// A part with its placeholders filled in.
     fn template(&mut self, part: &Part, values: &[Fill<'_>]) {
         self.title(part.file);
-        let drops = self.dropout.is_some();
+        let (drops, windows) = (self.dropout.is_some(), self.windows);
         let lines = [
             Fill::Where("DROPOUT", drops),
             Fill::Where("PLAIN", !drops),
             Fill::Where("BOUNDS", self.by_bounds),
+            Fill::Where("WINDOW", windows),
         ];
         match part.fill(&[values, &lines].concat()) {
             Ok(text) => self.line(&text),

@@ -131,6 +131,12 @@ impl Source {
             self.nothing_appended("rotated_q");
         }
         self.part(&shader!("cache/capacity"));
+        if config.windows {
+            // Strides of quantized rows count rows.
+            let stride = if config.cache.is_quantized() { "1u" } else { "params.head_dim" };
+            self.title("generated: kernel::source");
+            self.line(&format!("fn cache_row_stride() -> u32 {{\n    return {stride};\n}}"));
+        }
         self.part(&shader!("cache/append"));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A line with the placeholder of an [`Fill::Each`], as `{{INNER}}`, is written once for each number, so that what must be in
 //! registers is a variable of its own, not an element that a loop indexes. A line that begins with `{{DROPOUT}}` is for kernels with dropout alone, one with
-//! `{{PLAIN}}` for those without, one with `{{BOUNDS}}` for masks whose tiles are classed by bounds of their data.
+//! `{{PLAIN}}` for those without, one with `{{BOUNDS}}` for masks whose tiles are classed by bounds of their data, one with `{{WINDOW}}`
+//! for dispatches that have windows of the keys.
 
 use std::fmt;
 

@@ -63,9 +63,9 @@ pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> 
     for chunk in 0..chunks {
         for stage in [Stage::Dq, Stage::DkDv] {
             let pieces = &pieces[stage as usize];
-            let slices = pieces.chunks() / chunks;
+            let shares = pieces.shares() / chunks;
             let own =
-                (chunk * slices..(chunk + 1) * slices).flat_map(|slice| pieces.of_chunk(slice));
+                (chunk * shares..(chunk + 1) * shares).flat_map(|share| pieces.of_share(share));
             order.extend(own.map(|piece| (stage, piece)));
         }
     }

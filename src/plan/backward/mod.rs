@@ -12,10 +12,11 @@ pub use self::buffers::{BackwardBuffers, GradientBuffers};
 use self::chunks::{Chunk, order_of};
 use super::buffers::{Operand, check_outputs_apart};
 use super::choice::choose;
+use super::cut::Bounds;
 use super::mask_tables::MaskTables;
-use super::pieces::{Pieces, Schedule, Source, steps_within};
+use super::pieces::{Pieces, Schedule, Share, Source, steps_within};
 use super::work::{self, Stage};
-use super::{BindGroups, begin_pass, empty_buffer};
+use super::{BindGroups, begin_pass, empty_buffer, windows};
 use crate::auxiliary::AuxTensor;
 use crate::custom::CustomUse;
 use crate::error::{Error, Result};
@@ -180,6 +181,9 @@ impl BackwardPlan {
         }
         let considered = backward_candidates(problem, &made.strides, made.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
+        let bounds = Bounds::of(kernels.traits());
+        let [keys, queries] = windows::of_backward(problem, &config, &made, &bounds)?;
+        let config = config.of_windows(!keys.is_empty(), !queries.is_empty());
         let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
         let own_map =
             rows_mask.layout.classed_by == ClassedBy::Map && config.dq_grid != config.dkdv_grid;
@@ -221,13 +225,22 @@ impl BackwardPlan {
                     | Stage::PagesDk
                     | Stage::PagesDv => 1,
                 };
-                let sliced: Vec<_> = (ranges.into_iter())
-                    .flat_map(|(range, params)| {
-                        let slices = 0..dispatches as u32;
-                        slices.map(move |slice| (range.clone(), Params { slice, ..params }))
+                let windows: &[_] = match stage {
+                    Stage::Dq => &keys,
+                    Stage::DkDv | Stage::SecondDkDv => &queries,
+                    _ => &[],
+                };
+                let shares: Vec<_> = (ranges.iter())
+                    .flat_map(|range| (0..dispatches as u32).map(move |slice| (range, slice)))
+                    .map(|((workgroups, params), slice)| Share {
+                        grid,
+                        reached: reached.clone(),
+                        workgroups: workgroups.clone(),
+                        params: Params { slice, ..*params },
                     })
+                    .flat_map(|whole| windows::shares(whole, windows))
                     .collect();
-                Pieces::of_chunks(kernels, &grid, &reached, &sliced)
+                Pieces::of_shares(kernels, &shares)
             })
             .collect::<Result<Vec<_>>>()?;
         let order = order_of(&pieces, chunks.len());
