@@ -167,6 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::cut::Bounds;
+    use super::super::windows;
     use super::super::work::{self, Stage};
     use super::*;
     use crate::auxiliary::shape::DenseShape;
@@ -285,11 +286,15 @@ mod tests {
             most_work: u64::MAX,
             largest_tile_map: u64::MAX,
         };
-        let tried = |(grid, tensors): (super::super::cut::Grid, Vec<Tensor>)| {
+        let shape = &problem.shape;
+        let tried = |work: windows::Work| {
+            let (grid, tensors) = &work;
             if let Ok(workgroups @ 1..) = grid.workgroups() {
-                let _ = bounds.windows(&grid, &tensors, &(0..1));
-                let _ = bounds.windows(&grid, &tensors, &(0..workgroups));
-                let _ = bounds.windows(&grid, &tensors, &(workgroups / 3..workgroups));
+                let _ = windows::of_keys(shape, &work, &bounds, 32);
+                let _ = windows::of_queries(shape, &work, &bounds, 32);
+                let _ = bounds.windows(grid, tensors, &(0..1));
+                let _ = bounds.windows(grid, tensors, &(0..workgroups));
+                let _ = bounds.windows(grid, tensors, &(workgroups / 3..workgroups));
             }
         };
         for (_, form) in candidates(problem, &traits, Splitting::Suitable) {

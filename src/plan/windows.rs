@@ -37,8 +37,8 @@ impl Window {
         let mut tensor = *tensor;
         match (self, tensor.binding) {
             (Self::Keys { rows, axis, margin }, Binding::K | Binding::V) => {
-                tensor.reach[*axis] =
-                    Axis::Between(rows.start.saturating_sub(*margin), rows.end + margin);
+                let end = rows.end.saturating_add(*margin);
+                tensor.reach[*axis] = Axis::Between(rows.start.saturating_sub(*margin), end);
             }
             (Self::Cache { rows }, Binding::CacheK | Binding::CacheV) => {
                 let [batch, heads, of_head, row] = tensor.indexing.dims;
@@ -142,8 +142,11 @@ pub(crate) fn of_append(problem: &Resolved, work: &Work, bounds: &Bounds) -> Res
         return Ok(Vec::new());
     }
     let window = |rows| Window::Cache { rows };
-    let most = most(rows, |rows| fits(&window(0..rows), work, bounds));
-    Ok(steps(rows, most).map(window).collect())
+    let step = most(rows, |rows| fits(&window(0..rows), work, bounds));
+    Ok(match count(rows, step) {
+        0..=MOST_WINDOWS => steps(rows, step).map(window).collect(),
+        _ => Vec::new(),
+    })
 }
 
 pub(crate) type Work = (Grid, Vec<Tensor>);
@@ -154,7 +157,7 @@ fn needs_windows((grid, reached): &Work, bounds: &Bounds) -> Result<bool> {
 
 /// As many tiles of keys in each as every workgroup can bind; as many rows or blocks, where keys lie in an order that the device
 /// alone knows.
-fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
+pub(super) fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
     let [_, rows] = shape.kv_rows();
     let (rows, axis, tile, margin) = match shape.sequences.kv {
         KeySequences::Uniform => (rows, 2, tile, 0),
@@ -165,13 +168,18 @@ fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Wind
     let window = |rows| Window::Keys { rows, axis, margin };
     let tiles = most(rows.div_ceil(tile), |tiles| {
         // One in the midst has a margin on both sides.
-        fits(&window(margin..margin + tiles * tile), work, bounds)
+        let rows = tiles.saturating_mul(tile);
+        fits(&window(margin..rows.saturating_add(margin)), work, bounds)
     });
-    steps(rows, tiles * tile).map(window).collect()
+    let step = tiles.saturating_mul(tile);
+    if count(rows, step) > MOST_WINDOWS {
+        return Vec::new();
+    }
+    steps(rows, step).map(window).collect()
 }
 
 /// The fewest of: some heads of a group with all of their rows; some rows of all of its heads; some rows of one head.
-fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
+pub(super) fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
     let (group, rows) = (shape.group_size(), shape.seq_len_q);
     if shape.sequences.q != QuerySequences::Uniform {
         return Vec::new();
@@ -179,31 +187,41 @@ fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<W
     let window = |heads, rows| Window::Queries { heads, rows, group };
     let heads = most(group, |heads| fits(&window(0..heads, 0..rows), work, bounds));
     let rows_of = |heads: usize| {
-        tile * most(rows.div_ceil(tile), |tiles| {
-            fits(&window(0..heads, 0..tiles * tile), work, bounds)
-        })
+        let tiles = most(rows.div_ceil(tile), |tiles| {
+            fits(&window(0..heads, 0..tiles.saturating_mul(tile)), work, bounds)
+        });
+        tiles.saturating_mul(tile)
     };
     let forms = [(heads, rows), (group, rows_of(group)), (1, rows_of(1))];
-    let all = forms.map(|(of_heads, of_rows)| -> Vec<Window> {
-        let heads = steps(group, of_heads);
-        heads
-            .flat_map(|heads| steps(rows, of_rows).map(move |rows| (heads.clone(), rows)))
-            .map(|(heads, rows)| window(heads, rows))
-            .collect()
-    });
-    let there = all.into_iter().filter(|windows| !windows.is_empty());
-    there.min_by_key(Vec::len).unwrap_or_default()
+    let windows_of = |&(of_heads, of_rows): &(usize, usize)| {
+        count(group, of_heads).saturating_mul(count(rows, of_rows))
+    };
+    let fewest = forms.into_iter().min_by_key(windows_of);
+    let Some((of_heads, of_rows)) = fewest.filter(|form| windows_of(form) <= MOST_WINDOWS) else {
+        return Vec::new();
+    };
+    steps(group, of_heads)
+        .flat_map(|heads| steps(rows, of_rows).map(move |rows| (heads.clone(), rows)))
+        .map(|(heads, rows)| window(heads, rows))
+        .collect()
 }
 
-/// From 0 to `end` in steps of that many; of none, nothing.
+/// The most windows: each has a dispatch, a uniform block and a bind group at least.
+const MOST_WINDOWS: usize = 1 << 16;
+
+/// How many steps [`steps`] takes: of none, more than there can be.
+const fn count(end: usize, step: usize) -> usize {
+    if step == 0 { usize::MAX } else { end.div_ceil(step) }
+}
+
+/// From 0 to `end` in steps of that many.
 fn steps(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
-    let end_or_nothing = if step == 0 { 0 } else { end };
-    (0..end_or_nothing).step_by(step.max(1)).map(move |start| start..end.min(start + step))
+    (0..end).step_by(step.max(1)).map(move |start| start..end.min(start.saturating_add(step)))
 }
 
 /// The largest number up to `end` that is right, as all below are.
 fn most(end: usize, is_right: impl Fn(usize) -> bool) -> usize {
-    let (mut right, mut wrong) = (0, end + 1);
+    let (mut right, mut wrong) = (0, end.saturating_add(1));
     while wrong - right > 1 {
         let middle = right + (wrong - right) / 2;
         if is_right(middle) {
