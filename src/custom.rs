@@ -1,5 +1,6 @@
 //! User-defined functions in WGSL, for masks and for scores.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -59,41 +60,53 @@ impl WgslBuffer {
 }
 
 /// What a custom function is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CustomUse {
     Mask,
     ScoreModifiers,
     /// The derivative of a score's function, which stands in the same text.
     ScoreGradient,
+    /// In the same text, which element of the buffer of that name a score depends on.
+    ElementIndex(Arc<str>),
+    /// And the derivative of the score with respect to that element.
+    ElementGradient(Arc<str>),
 }
 
 impl CustomUse {
-    pub(crate) const fn function(self) -> &'static str {
+    pub(crate) fn function(&self) -> Cow<'static, str> {
         match self {
-            Self::Mask => "keep",
-            Self::ScoreModifiers => "score_mod",
-            Self::ScoreGradient => "score_mod_grad",
+            Self::Mask => "keep".into(),
+            Self::ScoreModifiers => "score_mod".into(),
+            Self::ScoreGradient => "score_mod_grad".into(),
+            Self::ElementIndex(buffer) => format!("{buffer}_index").into(),
+            Self::ElementGradient(buffer) => format!("{buffer}_grad").into(),
         }
     }
 
-    const fn signature(self) -> &'static str {
+    /// What the function takes before the cell, and what it returns.
+    const fn types(&self) -> (&'static [&'static str], &'static str) {
         match self {
-            Self::Mask => "fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool",
-            Self::ScoreModifiers => {
-                "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
-            }
-            Self::ScoreGradient => {
-                "fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32"
-            }
+            Self::Mask => (&[], "bool"),
+            Self::ScoreModifiers => (&["score"], "f32"),
+            Self::ScoreGradient | Self::ElementGradient(_) => (&["grad", "score"], "f32"),
+            Self::ElementIndex(_) => (&[], "u32"),
         }
     }
 
-    const fn call(self) -> &'static str {
-        match self {
-            Self::Mask => "let kept: bool = keep(1u, 1u, 1u, 1u);",
-            Self::ScoreModifiers => "let score: f32 = score_mod(1.0, 1u, 1u, 1u, 1u);",
-            Self::ScoreGradient => "let grad: f32 = score_mod_grad(1.0, 1.0, 1u, 1u, 1u, 1u);",
-        }
+    pub(crate) fn signature(&self) -> String {
+        let (numbers, result) = self.types();
+        let numbers: String = numbers.iter().map(|name| format!("{name}: f32, ")).collect();
+        let function = self.function();
+        format!("fn {function}({numbers}b: u32, h: u32, q_idx: u32, kv_idx: u32) -> {result}")
+    }
+
+    fn call(&self) -> String {
+        let (numbers, result) = self.types();
+        let function = self.function();
+        format!(
+            "let found: {result} = {function}({}1u, 1u, 1u, 1u);",
+            "1.0, ".repeat(numbers.len())
+        )
     }
 }
 
@@ -157,9 +170,28 @@ impl WgslFunction {
     }
 
     /// Whether the text has a function that the use asks for.
-    pub(crate) fn declares(&self, usage: CustomUse) -> bool {
+    pub(crate) fn declares(&self, usage: &CustomUse) -> bool {
         let bare = strip_comments(&self.text);
         functions(&bare).iter().any(|(_, name)| *name == usage.function())
+    }
+
+    /// The buffers whose gradient the text describes, each with its number: floats with a function `NAME_grad`.
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (usize, &CustomBuffer)> {
+        self.buffers.iter().enumerate().filter(|(_, CustomBuffer { name, element, .. })| {
+            *element == WgslBuffer::F32
+                && self.declares(&CustomUse::ElementGradient(Arc::clone(name)))
+        })
+    }
+
+    /// What a backward pass asks of the text.
+    pub(crate) fn gradient_uses(&self) -> impl Iterator<Item = CustomUse> {
+        let of_buffer = |(_, CustomBuffer { name, .. }): (usize, &CustomBuffer)| {
+            [
+                CustomUse::ElementIndex(Arc::clone(name)),
+                CustomUse::ElementGradient(Arc::clone(name)),
+            ]
+        };
+        std::iter::once(CustomUse::ScoreGradient).chain(self.learned().flat_map(of_buffer))
     }
 
     pub(crate) fn label(&self) -> &str {
@@ -177,9 +209,10 @@ impl WgslFunction {
 
     /// The text as part of a kernel: each of its names, and its buffers', gets `suffix`, so that it meets no other.
     /// Lines stay lines.
-    pub(crate) fn renamed(&self, usage: CustomUse, suffix: &str) -> String {
+    pub(crate) fn renamed(&self, usage: &CustomUse, suffix: &str) -> String {
         let mut own: Vec<&str> = self.buffers.iter().map(|buffer| &*buffer.name).collect();
-        own.push(usage.function());
+        let function = usage.function();
+        own.push(&function);
         let bare = strip_comments(&self.text);
         let words: Vec<&str> = identifiers(&bare).map(|(_, name)| name).collect();
         for pair in words.windows(2) {
@@ -202,7 +235,7 @@ impl WgslFunction {
 
     /// A module of this text alone, the text first so that errors name its own lines; without its comments, as in the
     /// kernels, so that what is checked here is what runs there.
-    pub(crate) fn alone(&self, usage: CustomUse, with_call: bool) -> String {
+    pub(crate) fn alone(&self, usage: &CustomUse, with_call: bool) -> String {
         let mut module = format!("{}\n", strip_comments(&self.text));
         for CustomBuffer { name, element, .. } in &self.buffers {
             let element = element.name();
@@ -216,13 +249,13 @@ impl WgslFunction {
 
     /// What is wrong with a text that doesn't compile alone, by the compiler's message; or with the signature of its function,
     /// if it's only the call that doesn't compile.
-    pub(crate) fn compile_error(&self, usage: CustomUse, called: bool, message: &str) -> Error {
+    pub(crate) fn compile_error(&self, usage: &CustomUse, called: bool, message: &str) -> Error {
         let expected = format!("`{}`", usage.signature());
         let bare = strip_comments(&self.text);
         let functions = functions(&bare);
         match functions.iter().find(|(_, name)| *name == usage.function()) {
             None if called => {
-                let near = nearest(usage.function(), functions.iter().map(|&(_, name)| name));
+                let near = nearest(&usage.function(), functions.iter().map(|&(_, name)| name));
                 let place = near.and_then(|near| functions.iter().find(|(_, name)| *name == near));
                 let found = match place {
                     Some((at, name)) => format!("`{name}`\n{}", self.shown(&bare, *at)),
@@ -230,7 +263,7 @@ impl WgslFunction {
                 };
                 Error::operand(&*self.label, expected, found)
             }
-            Some((at, _)) if called && types(&bare[*at..]) != types(usage.signature()) => {
+            Some((at, _)) if called && types(&bare[*at..]) != types(&usage.signature()) => {
                 let found = format!("other types\n{}", self.shown(&bare, *at));
                 Error::operand(&*self.label, expected, found)
             }
@@ -338,7 +371,7 @@ mod tests {
         let text = "const LIMIT: u32 = 3u; // keep\nfn help(x: u32) -> bool { return x.keep < slopes(LIMIT); }\n\
                     fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool { return help(kv_idx); }";
         let custom = WgslFunction::new(text).unwrap().buffer("slopes", WgslBuffer::U32, 2).unwrap();
-        let renamed = custom.renamed(CustomUse::Mask, "_0");
+        let renamed = custom.renamed(&CustomUse::Mask, "_0");
         assert!(renamed.contains("const LIMIT_0: u32 = 3u;"), "{renamed}");
         assert!(renamed.contains("return x.keep < slopes_0(LIMIT_0);"), "{renamed}");
         assert!(renamed.contains("fn keep_0(b: u32") && renamed.contains("help_0(kv_idx)"));
@@ -353,14 +386,14 @@ mod tests {
         assert_eq!(stripped.split_whitespace().collect::<Vec<_>>(), ["a", "b", "d"]);
         assert_eq!(stripped.lines().count(), 2);
         let custom = WgslFunction::new(text).unwrap();
-        assert!(!custom.alone(CustomUse::Mask, false).contains("evil"));
+        assert!(!custom.alone(&CustomUse::Mask, false).contains("evil"));
     }
 
     #[test]
     fn a_wrong_signature_is_shown_in_the_own_text() {
         let error = |text: &str, called| {
             let custom = WgslFunction::new(text).unwrap().labeled("my.wgsl");
-            custom.compile_error(CustomUse::Mask, called, "the compiler's ─ wgsl:2:1").to_string()
+            custom.compile_error(&CustomUse::Mask, called, "the compiler's ─ wgsl:2:1").to_string()
         };
         let expected =
             "my.wgsl: expected `fn keep(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> bool`, found ";

@@ -1,9 +1,12 @@
 //! Whether the derivative that a user wrote for a score function is one: by differences, on the device that will run it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::auxiliary::AuxData;
+use crate::custom::CustomUse;
 use crate::error::{Error, Result};
+use crate::kernel::key::PointSlope;
 use crate::plan::score_points::{ScorePoint, ScorePointsPlan};
 use crate::problem::{Problem, Resolved};
 use crate::session::Session;
@@ -55,7 +58,7 @@ impl Default for GradientCheck {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct GradientReport {
-    /// How many cells were compared: all but those where the function isn't finite
+    /// How many cells were compared, for each derivative: all but those where the function isn't finite
     pub compared: usize,
     /// The cell with the largest error
     pub worst: GradientCell,
@@ -88,6 +91,8 @@ pub struct GradientCell {
 impl Session {
     /// Compares a problem's `score_mod_grad` with differences of its `score_mod`, both on the device, at scores and cells
     /// drawn from the problem's shape (always the same ones). Of the problem, the shape, the function and its buffers count.
+    /// Likewise for each buffer that has a gradient: its `NAME_grad`, with all elements moved at once, and its `NAME_index`, with
+    /// each moved by a step of its own.
     ///
     /// Slopes are taken over eight steps, of which the one decides that its neighbours and the slopes on both sides agree with
     /// best; in a kink any slope between those of the two sides is right. Where the function isn't finite (a mask in disguise),
@@ -127,15 +132,58 @@ impl Session {
         let cells = cells(&shape, check)?;
         let points: Vec<ScorePoint> = cells.iter().flat_map(points_of).collect();
 
-        let plan = ScorePointsPlan::new(self.kernels(), &problem, points.len())?;
-        let uploads = self.upload_aux(&problem, data)?;
-        let uploaded = self.filled("points", bytemuck::cast_slice(&points))?;
+        let plan = ScorePointsPlan::new(self.kernels(), &problem, PointSlope::Score, points.len())?;
+        let values = self.score_points(&plan, &problem, data, &points).await?;
+        let at: Vec<_> = points.iter().map(|point| f64::from(point.score)).collect();
+        let mut report = judge("score_mod_grad", &cells, &at, &values, check.tolerance)?;
+        let at: Vec<_> = cells.iter().flat_map(|_| offsets().map(f64::from)).collect();
+        for (number, (_, buffer)) in score_mod.learned().enumerate() {
+            let [gradient, index] = [CustomUse::ElementGradient, CustomUse::ElementIndex]
+                .map(|usage| usage(Arc::clone(&buffer.name)).function());
+            for (slope, function) in
+                [(PointSlope::Buffer(number), gradient), (PointSlope::Element(number), index)]
+            {
+                let plan = ScorePointsPlan::new(self.kernels(), &problem, slope, cells.len())?;
+                let mut values = vec![0.0; 2 * at.len()];
+                for (point, offset) in offsets().enumerate() {
+                    let moved = data.custom_words(buffer)?.iter().enumerate().map(|(i, &word)| {
+                        let own = match slope {
+                            PointSlope::Element(_) => weight(i),
+                            _ => 1.0,
+                        };
+                        f32::from_bits(word) + offset * own
+                    });
+                    let moved = data.clone().custom_f32(&buffer.name, moved);
+                    let found = self.score_points(&plan, &problem, &moved, &cells).await?;
+                    for (cell, pair) in found.chunks(2).enumerate() {
+                        values[2 * (cell * POINTS + point)..][..2].copy_from_slice(pair);
+                    }
+                }
+                let own = judge(&function, &cells, &at, &values, check.tolerance)?;
+                report.compared += own.compared;
+                if own.worst.error > report.worst.error {
+                    report.worst = own.worst;
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// What a plan's function and derivative return at each of `points`.
+    async fn score_points(
+        &self,
+        plan: &ScorePointsPlan,
+        problem: &Problem,
+        data: &AuxData,
+        points: &[ScorePoint],
+    ) -> Result<Vec<f32>> {
+        let uploads = self.upload_aux(problem, data)?;
+        let uploaded = self.filled("points", bytemuck::cast_slice(points))?;
         let output = self.allocate("values", points.len() * 2)?;
         self.submit(1, |encoder, _| {
             plan.encode(encoder, &uploads.buffers(), uploaded.slice(..), output.slice(..))
         })?;
-        let values = self.read(&output, points.len() * 2).await?;
-        judge(&points, &values, check.tolerance)
+        self.read(&output, points.len() * 2).await
     }
 
     /// [`Session::check_score_mod_grad`], waiting for it. Errors likewise.
@@ -186,14 +234,21 @@ fn cells(shape: &Shape, check: &GradientCheck) -> Result<Vec<ScorePoint>> {
     Ok((0..check.cells).map(cell).collect())
 }
 
+/// How far a cell's points are from the first.
+fn offsets() -> impl Iterator<Item = f32> {
+    let around = STEPS.map(|step| (-step as f32).exp2()).flat_map(|step| [step, -step]);
+    std::iter::once(0.0).chain(around)
+}
+
 /// A cell's points.
 fn points_of(cell: &ScorePoint) -> impl Iterator<Item = ScorePoint> + use<> {
     let cell = *cell;
-    let around = STEPS.flat_map(move |step| {
-        let step = (-step as f32).exp2();
-        [cell.score + step, cell.score - step]
-    });
-    std::iter::once(cell.score).chain(around).map(move |score| ScorePoint { score, ..cell })
+    offsets().map(move |offset| ScorePoint { score: cell.score + offset, ..cell })
+}
+
+/// What tells an element's share in a score from another's: exact in f32, as in `kernel::source`.
+const fn weight(element: usize) -> f32 {
+    (((element as u32).wrapping_mul(0x9e37_79b1) >> 24) + 1) as f32 / 256.0
 }
 
 /// A slope by differences, and how far off it may be.
@@ -203,12 +258,12 @@ struct Slope {
     doubt: f64,
 }
 
-/// The slope at the first of `points`, where the function is finite.
-fn slope(points: &[ScorePoint], values: &[f64]) -> Option<Slope> {
-    let at = |i: usize| f64::from(points[i].score);
+/// The slope of `values` at the first of `places`, where the function is finite.
+fn slope(places: &[f64], values: &[f64]) -> Option<Slope> {
+    let at = |i: usize| places[i];
     let largest = values.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
     let between = |i: usize, j: usize| (values[i] - values[j]) / (at(i) - at(j));
-    let slopes: Vec<f64> = (1..points.len()).step_by(2).map(|i| between(i, i + 1)).collect();
+    let slopes: Vec<f64> = (1..places.len()).step_by(2).map(|i| between(i, i + 1)).collect();
     let candidates = slopes.iter().enumerate().map(|(step, &slope)| {
         let (above, below) = (1 + 2 * step, 2 + 2 * step);
         let sides = (between(above, 0) - between(0, below)).abs() / 2.0;
@@ -220,18 +275,24 @@ fn slope(points: &[ScorePoint], values: &[f64]) -> Option<Slope> {
     finite.min_by(|a, b| a.doubt.total_cmp(&b.doubt))
 }
 
-/// Compares the derivative of every cell with its slope.
-fn judge(points: &[ScorePoint], values: &[f32], tolerance: f64) -> Result<GradientReport> {
-    let cells: Vec<(&[ScorePoint], f32, Slope)> = (points.chunks(POINTS))
-        .zip(values.chunks(2 * POINTS))
-        .filter_map(|(points, values)| {
+/// Compares the derivative of every cell with the slope of the function: `values` has both, at `places` around the cell's own.
+fn judge(
+    derivative: &str,
+    cells: &[ScorePoint],
+    places: &[f64],
+    values: &[f32],
+    tolerance: f64,
+) -> Result<GradientReport> {
+    let around = places.chunks(POINTS).zip(values.chunks(2 * POINTS));
+    let cells: Vec<(ScorePoint, f32, Slope)> = (cells.iter().zip(around))
+        .filter_map(|(&cell, (places, values))| {
             let function: Vec<f64> = values.iter().step_by(2).map(|&x| f64::from(x)).collect();
-            slope(points, &function).map(|slope| (points, values[1], slope))
+            slope(places, &function).map(|slope| (cell, values[1], slope))
         })
         .collect();
     let steepest = cells.iter().fold(0.0, |most: f64, (_, _, slope)| most.max(slope.slope.abs()));
-    let compared = cells.iter().map(|&(points, found, Slope { slope, doubt })| {
-        let ScorePoint { b, h, q_idx, kv_idx, score, grad } = points[0];
+    let compared = cells.iter().map(|&(cell, found, Slope { slope, doubt })| {
+        let ScorePoint { b, h, q_idx, kv_idx, score, grad } = cell;
         let own = f64::from(found) / f64::from(grad);
         let scale = slope.abs().max(own.abs()).max(SMALL * steepest);
         let beyond = ((own - slope).abs() - doubt).max(0.0);
@@ -256,7 +317,7 @@ fn judge(points: &[ScorePoint], values: &[f32], tolerance: f64) -> Result<Gradie
     if worst.error > tolerance {
         let GradientCell { b, h, q_idx, kv_idx, score, grad, expected, found, error } = worst;
         return Err(Error::operand(
-            "score_mod_grad",
+            derivative,
             format!(
                 "{expected:.6e} in cell ({b}, {h}, {q_idx}, {kv_idx}) for score {score} and grad {grad}, by differences of \
                  `score_mod`"
@@ -281,7 +342,9 @@ mod tests {
         let cells = cells(&Shape::new(2, 3, 5, 1).seq_len_kv(7), &check).unwrap();
         let points: Vec<_> = cells.iter().flat_map(points_of).collect();
         let values = points.iter().flat_map(|x| [function(x.score), gradient(x.grad, x.score)]);
-        judge(&points, &values.collect::<Vec<_>>(), check.tolerance)
+        let places: Vec<_> = points.iter().map(|x| f64::from(x.score)).collect();
+        let values: Vec<_> = values.collect();
+        judge("score_mod_grad", &cells, &places, &values, check.tolerance)
     }
 
     #[test]

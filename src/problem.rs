@@ -10,7 +10,7 @@ use crate::auxiliary::{self, AuxData, AuxShape, AuxSpec, AuxTensor};
 use crate::custom::{CustomUse, WgslFunction};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
-use crate::mask::emit::{dropout_slot, score_mod_gradient, score_mod_text};
+use crate::mask::emit::{dropout_slot, score_mod_gradient, score_mod_learned, score_mod_text};
 use crate::score::{ScoreModifiers, ScoreText};
 use crate::tensor::dtype::Dtypes;
 use crate::tensor::elements::Elements;
@@ -201,6 +201,11 @@ impl Problem {
     /// q_idx: u32, kv_idx: u32) -> f32` gets the loss's gradient with respect to what `score_mod` returned for `score`, and
     /// returns that with respect to `score`: `grad` times the derivative at `score`.
     /// [`Session::check_score_mod_grad`](crate::Session::check_score_mod_grad) tells whether it is.
+    ///
+    /// A buffer `NAME` of f32 that the function reads has a gradient if the text also says which element a cell's score depends on,
+    /// `fn NAME_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32` (beyond the end, the last), and
+    /// `fn NAME_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32`: `grad` times the derivative with respect to
+    /// that element. [The guide](crate::_guide::c_your_own_mask_in_wgsl#learned-tables) has an example.
     #[must_use]
     pub fn score_mod(self, function: WgslFunction) -> Self {
         Self { score_mod: Some(function), ..self }
@@ -259,18 +264,22 @@ impl Problem {
     /// [`Error::Operand`] where the user's function comes without its derivative.
     pub(crate) fn score_text_with_gradient(&self) -> Result<ScoreText> {
         let custom_gradient = match &self.score_mod {
-            Some(custom) if !custom.declares(CustomUse::ScoreGradient) => {
+            Some(custom) if !custom.declares(&CustomUse::ScoreGradient) => {
                 return Err(Error::operand(
                     "score_mod",
-                    "its derivative in the same text, `fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, \
-                     q_idx: u32, kv_idx: u32) -> f32`",
+                    format!(
+                        "its derivative in the same text, `{}`",
+                        CustomUse::ScoreGradient.signature()
+                    ),
                     "none",
                 ));
             }
             Some(_) => Some(score_mod_gradient(&self.mask)),
             None => None,
         };
-        Ok(ScoreText { custom_gradient, ..self.score_text() })
+        let custom = self.score_mod.iter();
+        let learned = custom.flat_map(|custom| score_mod_learned(&self.mask, custom)).collect();
+        Ok(ScoreText { custom_gradient, learned, ..self.score_text() })
     }
 
     /// The user-defined functions.

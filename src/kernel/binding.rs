@@ -46,6 +46,11 @@ pub(crate) enum Binding {
     Dbias,
     Dsinks,
     DalibiSlopes,
+    /// Sums of the elements that a score function reads, as the kernel sees them that makes them.
+    CustomShares,
+    CustomSharesIn,
+    /// The gradient of a buffer that a score function reads.
+    Dcustom,
     /// dk or dv of each sequence, where these share rows.
     KeyGradients,
     /// Of the rotary embedding.
@@ -116,6 +121,7 @@ impl KernelKey {
                 pass: BackwardPass::Terms { .. }
                     | BackwardPass::Sinks
                     | BackwardPass::Slopes { .. }
+                    | BackwardPass::CustomSums
                     | BackwardPass::Pages { .. },
                 ..
             }
@@ -145,8 +151,8 @@ impl BackwardPass {
     /// What the kernel is bound to besides the sizes and the bias: with these, at most 8 storage buffers.
     const fn bindings(self, form: BackwardForm) -> &'static [Binding] {
         use Binding::{
-            Cells, CellsOut, DalibiSlopes, Dbias, Dk, Dlse, Dout, Dq, Dsinks, Dv, K, KeyGradients,
-            LseIn, Mask, OIn, Q, RowTerms, RowTermsOut, V,
+            Cells, CellsOut, CustomShares, CustomSharesIn, DalibiSlopes, Dbias, Dcustom, Dk, Dlse,
+            Dout, Dq, Dsinks, Dv, K, KeyGradients, LseIn, Mask, OIn, Q, RowTerms, RowTermsOut, V,
         };
         if form.has_cells() {
             match self {
@@ -167,6 +173,8 @@ impl BackwardPass {
                 | Self::Bias { .. }
                 | Self::Sinks
                 | Self::Slopes { .. }
+                | Self::Custom { .. }
+                | Self::CustomSums
                 | Self::Pages { .. } => {}
             }
         }
@@ -181,6 +189,8 @@ impl BackwardPass {
             Self::Bias { .. } => &[Mask, Q, K, V, Dout, RowTerms, Dbias],
             Self::Sinks => &[Mask, RowTerms, Dsinks],
             Self::Slopes { .. } => &[Mask, RowTerms, DalibiSlopes],
+            Self::Custom { .. } => &[Mask, Q, K, V, Dout, RowTerms, CustomShares],
+            Self::CustomSums => &[Mask, CustomSharesIn, Dcustom],
             Self::Pages { values: false, .. } => &[Mask, KeyGradients, Dk],
             Self::Pages { values: true, .. } => &[Mask, KeyGradients, Dv],
         }
@@ -205,6 +215,8 @@ impl Binding {
                 | Self::Dbias
                 | Self::Dsinks
                 | Self::DalibiSlopes
+                | Self::CustomShares
+                | Self::Dcustom
                 | Self::RotatedQ
                 | Self::CacheK
                 | Self::CacheV

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
-    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, PickConfig, PooledSide, RowAccess,
-    RowFormat,
+    ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, PickConfig, PointSlope, PooledSide,
+    RowAccess, RowFormat,
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
@@ -99,7 +99,22 @@ fn kernel_keys() -> Vec<(String, KernelKey)> {
     let mask = Arc::new(MaskText::new(&problem.mask, SequenceForms::default()));
     add("wgsl", one_of_each(&mask));
     if let Ok(score) = problem.score_text_with_gradient() {
-        add("wgsl", vec![KernelKey::ScorePoints { score, mask }]);
+        let forms: Vec<_> =
+            [SequenceForms::default()].into_iter().chain(sequence_forms()).collect();
+        let learned = backward_configs().into_iter().zip(forms.iter().cycle()).enumerate();
+        let learned = learned.map(|(at, (config, &forms))| {
+            let pass = BackwardPass::Custom { rows: CUSTOM_ROWS[at % 2] };
+            let score = ScoreText { bias: at % 3 == 0, ..score.clone() };
+            let mask = Arc::new(MaskText::new(&problem.mask, forms));
+            KernelKey::Backward { pass, config, score, mask }
+        });
+        add("wgsl", learned.collect());
+        let slopes =
+            [PointSlope::Score, PointSlope::Buffer(0), PointSlope::Element(0)].map(|slope| {
+                let (score, mask) = (score.clone(), Arc::clone(&mask));
+                KernelKey::ScorePoints { score, slope, mask }
+            });
+        add("wgsl", slopes.to_vec());
     }
     found
 }
@@ -113,6 +128,10 @@ fn own_functions() -> Problem {
         }
         fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
             return grad * slope(h);
+        }
+        fn slope_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32 { return h; }
+        fn slope_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return grad * score;
         }";
     let custom = |text: &str, name: &str, of| WgslFunction::new(text)?.buffer(name, of, 4);
     let problem = Problem::new(Shape::new(1, 4, 1, 16));
@@ -179,7 +198,7 @@ fn form(key: &KernelKey) -> String {
         KernelKey::Weights { sinks, dropout, .. } => {
             format!("sinks: {sinks}, dropout: {}", dropout.is_some())
         }
-        KernelKey::ScorePoints { score, .. } => format!("{score:?}"),
+        KernelKey::ScorePoints { score, slope, .. } => format!("{slope:?}, {score:?}"),
         KernelKey::PoolBlocks { rows, of, mask } => {
             format!("{rows:?}, {of:?}, {:?}", mask.sequences)
         }
@@ -357,7 +376,10 @@ pub(crate) fn sequence_forms() -> impl Iterator<Item = SequenceForms> {
     q.into_iter().flat_map(move |q| kv.map(|kv| SequenceForms { q, kv }))
 }
 
-const PASSES: [BackwardPass; 18] = [
+/// Rows of workgroups of the kernel for what score functions read.
+const CUSTOM_ROWS: [usize; 2] = [8, 64];
+
+const PASSES: [BackwardPass; 19] = [
     BackwardPass::Terms { has_dlse: false },
     BackwardPass::Terms { has_dlse: true },
     BackwardPass::Dq { dq: true, normalizes: true, slopes: false },
@@ -376,6 +398,7 @@ const PASSES: [BackwardPass; 18] = [
     BackwardPass::Sinks,
     BackwardPass::Slopes { of_sequences: false },
     BackwardPass::Slopes { of_sequences: true },
+    BackwardPass::CustomSums,
 ];
 
 /// The passes that paged caches alone have.
@@ -523,7 +546,7 @@ mod tests {
                 assert!(count(&format!("backward {pass} {kernel}")) > masks.len(), "{kernel}");
             }
         }
-        let single = ["score points", "block bits"];
+        let single = ["block bits"];
         for KernelText { kernel, .. } in &texts {
             assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
         }
@@ -550,6 +573,8 @@ mod tests {
                 .collect(),
             PassKind::Sinks => vec![BackwardPass::Sinks],
             PassKind::Pages => PAGES.to_vec(),
+            PassKind::Custom => CUSTOM_ROWS.map(|rows| BackwardPass::Custom { rows }).to_vec(),
+            PassKind::CustomSums => vec![BackwardPass::CustomSums],
             PassKind::Slopes => {
                 FLAG.map(|of_sequences| BackwardPass::Slopes { of_sequences }).to_vec()
             }

@@ -239,6 +239,10 @@ pub(crate) enum BackwardPass {
     Sinks,
     /// dalibi_slopes.
     Slopes { of_sequences: bool },
+    /// Sums of the cells that read each element of a score function's buffers, over so many rows a workgroup.
+    Custom { rows: usize },
+    /// The gradient of such a buffer from these.
+    CustomSums,
     /// dk or dv of a paged cache from those of each sequence.
     Pages { values: bool, dtype: Dtype, access: RowAccess },
 }
@@ -546,6 +550,7 @@ pub(crate) enum KernelKey {
     /// The user's score function and its derivative at single points.
     ScorePoints {
         score: ScoreText,
+        slope: PointSlope,
         mask: Arc<MaskText>,
     },
     /// The pooled rows of blocks of queries or keys.
@@ -559,6 +564,17 @@ pub(crate) enum KernelKey {
         config: PickConfig,
         mask: Arc<MaskText>,
     },
+}
+
+/// Which derivative of a user's score function is evaluated at points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PointSlope {
+    /// With respect to the score.
+    Score,
+    /// With respect to the elements of a buffer with a gradient, by its number.
+    Buffer(usize),
+    /// The same times a weight of the element.
+    Element(usize),
 }
 
 /// Which rows are pooled, and how.
@@ -594,6 +610,8 @@ impl KernelKey {
                 BackwardPass::Bias { .. } => "backward_bias",
                 BackwardPass::Sinks => "backward_sinks",
                 BackwardPass::Slopes { .. } => "backward_slopes",
+                BackwardPass::Custom { .. } => "backward_custom",
+                BackwardPass::CustomSums => "backward_custom_sums",
                 BackwardPass::Pages { .. } => "backward_pages",
             },
             Self::Append { .. } => "append",

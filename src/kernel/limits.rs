@@ -29,16 +29,19 @@ impl Needs {
                 BackwardPass::Dq { .. } | BackwardPass::DkDv { .. } => {
                     backward_workgroup(*pass, config)
                 }
-                BackwardPass::Sinks | BackwardPass::Slopes { .. } | BackwardPass::Pages { .. } => {
+                BackwardPass::Sinks
+                | BackwardPass::Slopes { .. }
+                | BackwardPass::CustomSums
+                | BackwardPass::Pages { .. } => {
                     (WORKGROUP_SIZE as usize, 4 * WORKGROUP_SIZE as usize)
                 }
                 // As shaders/backward/bias_keys_shared.wgsl declares it: a share of each row.
                 BackwardPass::Bias { shared_by_keys: true, .. } => {
                     (WORKGROUP_SIZE as usize, 4 * BIAS_ROWS * WORKGROUP_SIZE as usize)
                 }
-                BackwardPass::Terms { .. } | BackwardPass::Bias { .. } => {
-                    (WORKGROUP_SIZE as usize, 0)
-                }
+                BackwardPass::Terms { .. }
+                | BackwardPass::Bias { .. }
+                | BackwardPass::Custom { .. } => (WORKGROUP_SIZE as usize, 0),
             },
             // As shaders/mask_tables/tile_map.wgsl declares them: the class of each of a word's tiles, and what was seen of it.
             KernelKey::TileMap { parts, .. } => (16 * parts, 2 * 16 * 4),

@@ -229,15 +229,15 @@ impl Kernels {
     }
 
     /// Whether a user-defined function compiles by itself and has the signature that its use asks for.
-    pub(crate) fn check_custom(&self, custom: &WgslFunction, usage: CustomUse) -> Result<()> {
+    pub(crate) fn check_custom(&self, custom: &WgslFunction, usage: &CustomUse) -> Result<()> {
         for with_call in [false, true] {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(custom.label()),
                 source: wgpu::ShaderSource::Wgsl(custom.alone(usage, with_call).into()),
             };
-            let own = custom.clone();
+            let (own, usage) = (custom.clone(), usage.clone());
             let in_words = move |error| match error {
-                Error::Device { message, .. } => own.compile_error(usage, with_call, &message),
+                Error::Device { message, .. } => own.compile_error(&usage, with_call, &message),
                 other => other,
             };
             scoped_as(self.device(), "compiling a function", in_words, || {

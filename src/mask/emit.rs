@@ -10,7 +10,7 @@ use super::slots::{HEADER_SLOTS, Slot};
 use super::tile::ClassedBy;
 use crate::auxiliary::AuxTensor;
 use crate::custom::{CustomBuffer, CustomUse, WgslFunction};
-use crate::score::dropout;
+use crate::score::{LearnedText, dropout};
 use crate::tensor::sequences::SequenceForms;
 
 /// The WGSL of a leaf or of `self_only_if_alone`: the functions' prefix, and the text.
@@ -131,7 +131,7 @@ pub(super) fn slots(mask: &Mask) -> Vec<Slot> {
 }
 
 /// A user-defined function, under the name of its use and its first slot, and the functions that read its buffers.
-fn custom_text(custom: &WgslFunction, usage: CustomUse, slot: usize) -> String {
+fn custom_text(custom: &WgslFunction, usage: &CustomUse, slot: usize) -> String {
     let mut text = format!("// ---- the user's {} ----\n", usage.function());
     text += &custom.renamed(usage, &format!("_{slot}"));
     for (at, buffer) in (slot..).step_by(2).zip(custom.buffers()) {
@@ -165,12 +165,24 @@ fn score_mod_slot(mask: &Mask) -> usize {
 /// A score's user-defined function, `score_mod_SLOT`, and its name.
 pub(crate) fn score_mod_text(mask: &Mask, custom: &WgslFunction) -> (String, String) {
     let slot = score_mod_slot(mask);
-    (custom_text(custom, CustomUse::ScoreModifiers, slot), format!("score_mod_{slot}"))
+    (custom_text(custom, &CustomUse::ScoreModifiers, slot), format!("score_mod_{slot}"))
 }
 
 /// The name of its derivative, which stands in the same text.
 pub(crate) fn score_mod_gradient(mask: &Mask) -> String {
     format!("{}_{}", CustomUse::ScoreGradient.function(), score_mod_slot(mask))
+}
+
+/// What in the same text describes its buffers' gradients.
+pub(crate) fn score_mod_learned(mask: &Mask, custom: &WgslFunction) -> Vec<LearnedText> {
+    let slot = score_mod_slot(mask);
+    let name = |usage: CustomUse| format!("{}_{slot}", usage.function());
+    let of = |(at, buffer): (usize, &CustomBuffer)| LearnedText {
+        index: name(CustomUse::ElementIndex(Arc::clone(&buffer.name))),
+        gradient: name(CustomUse::ElementGradient(Arc::clone(&buffer.name))),
+        len_slot: slot + 2 * at + 1,
+    };
+    custom.learned().map(of).collect()
 }
 
 /// Goes through an expression once, and leaves what its nodes need.
@@ -218,7 +230,7 @@ impl Emitter {
             Mask::PerHead(masks) => self.per_head(masks),
             Mask::Wgsl(custom) => {
                 let slot = self.take(custom_slots(custom));
-                self.custom.push_str(&custom_text(custom, CustomUse::Mask, slot));
+                self.custom.push_str(&custom_text(custom, &CustomUse::Mask, slot));
                 Expressions {
                     keep: format!("keep_{slot}(b, h, q_idx, kv_idx)"),
                     tile: "PARTIAL".to_owned(),

@@ -66,7 +66,7 @@ impl MaskTables {
         appends: bool,
     ) -> Result<Self> {
         for (custom, usage) in problem.customs() {
-            kernels.check_custom(custom, usage)?;
+            kernels.check_custom(custom, &usage)?;
         }
         let layout = layout(kernels, problem, grid)?;
         let text = Arc::new(text(problem, &layout));

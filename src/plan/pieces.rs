@@ -111,6 +111,11 @@ impl Pieces {
         share.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[share]
     }
 
+    /// The chunk that a piece is of.
+    pub(crate) fn chunk_of(&self, piece: usize) -> usize {
+        self.ends.partition_point(|&end| end <= piece)
+    }
+
     /// The most multiply-adds of each.
     pub(crate) fn work(&self) -> impl Iterator<Item = u64> + '_ {
         self.list.iter().map(|piece| piece.work)

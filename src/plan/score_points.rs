@@ -11,10 +11,9 @@ use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Source};
 use super::{begin_pass, bind, empty_buffer};
 use crate::auxiliary::AuxBuffers;
-use crate::custom::CustomUse;
 use crate::error::Result;
 use crate::kernel::binding::Binding;
-use crate::kernel::key::KernelKey;
+use crate::kernel::key::{KernelKey, PointSlope};
 use crate::kernel::params::Params;
 use crate::kernel::pipeline::{Kernels, Pipeline};
 use crate::kernel::source::WORKGROUP_SIZE;
@@ -32,7 +31,7 @@ pub(crate) struct ScorePoint {
     pub(crate) grad: f32,
 }
 
-/// Evaluates a problem's `score_mod` and `score_mod_grad` at points. Its mask and its own modifiers play no part.
+/// Evaluates a problem's `score_mod` and one of its derivatives at points. Its mask and its own modifiers play no part.
 #[derive(Debug)]
 pub(crate) struct ScorePointsPlan {
     kernels: Kernels,
@@ -46,13 +45,20 @@ pub(crate) struct ScorePointsPlan {
 
 impl ScorePointsPlan {
     /// `problem` has a function with its derivative, every key kept, and no modifiers.
-    pub(crate) fn new(kernels: &Kernels, problem: &Resolved, points: usize) -> Result<Self> {
+    pub(crate) fn new(
+        kernels: &Kernels,
+        problem: &Resolved,
+        slope: PointSlope,
+        points: usize,
+    ) -> Result<Self> {
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
-            kernels.check_custom(custom, CustomUse::ScoreGradient)?;
+            for usage in custom.gradient_uses() {
+                kernels.check_custom(custom, &usage)?;
+            }
         }
         let mask = MaskTables::new(kernels, problem, None)?;
-        let key = KernelKey::ScorePoints { score, mask: Arc::clone(&mask.text) };
+        let key = KernelKey::ScorePoints { score, slope, mask: Arc::clone(&mask.text) };
         let per_workgroup = WORKGROUP_SIZE as usize;
         let grid = Grid::items([1, 1, points], 1, per_workgroup, per_workgroup as u64);
         let params = Params::new(problem, &mask.layout, 1)?;

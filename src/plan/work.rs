@@ -1,12 +1,13 @@
 //! How the workgroups of each kernel are numbered, how much they do, and what they reach.
 
+use super::backward::custom::CustomWork;
 use super::cut::{Axis, Grid, Tensor};
 use super::mask_tables::WORK_OF_CELL;
 use super::tensors::{Numbering, Tensors};
 use crate::auxiliary::AuxTensor;
 use crate::kernel::binding::Binding;
 use crate::kernel::key::{BackwardConfig, ForwardConfig};
-use crate::kernel::source::{BIAS_ROWS, WORKGROUP_SIZE};
+use crate::kernel::source::{BIAS_ROWS, SEGMENT, WORKGROUP_SIZE};
 use crate::problem::{GradientTensors, Resolved};
 use crate::tensor::sequences::KeySequences;
 use crate::tensor::shape::Shape;
@@ -63,13 +64,16 @@ pub(super) enum Stage {
     Bias,
     Sinks,
     Slopes,
+    /// Sums of the elements that a score function reads, and their gradients from these.
+    Custom,
+    CustomSums,
     /// dk and dv of a paged cache, from those of each sequence.
     PagesDk,
     PagesDv,
 }
 
 impl Stage {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Terms,
         Self::Dq,
         Self::DkDv,
@@ -77,6 +81,8 @@ impl Stage {
         Self::Bias,
         Self::Sinks,
         Self::Slopes,
+        Self::Custom,
+        Self::CustomSums,
         Self::PagesDk,
         Self::PagesDv,
     ];
@@ -183,6 +189,22 @@ pub(super) fn backward(
             };
             let all = [Axis::All; 3];
             (grid, vec![terms, Tensor::dense(Binding::Dsinks, "dsinks", dsinks, 4, all)])
+        }
+        Stage::Custom => {
+            let Some(custom) = CustomWork::of(problem) else {
+                return (NOTHING, Vec::new());
+            };
+            let keys = shape.seq_len_kv.min(SEGMENT);
+            let cells = (custom.rows as u64).saturating_mul(keys as u64);
+            let work = cells.saturating_mul(row / 2 + WORK_OF_CELL);
+            let mut grid = Grid::items(queries, shape.seq_len_kv.div_ceil(SEGMENT), 1, work);
+            grid.block = custom.rows;
+            (grid, inputs(&tensors))
+        }
+        // What it reads and writes is small, and bound as a whole.
+        Stage::CustomSums => {
+            let elements = CustomWork::of(problem).map_or(0, |custom| custom.elements());
+            (Grid::items([1, 1, elements], 1, 1, WORK_OF_CELL), Vec::new())
         }
         Stage::PagesDk | Stage::PagesDv => {
             let KeySequences::Paged { block_size, blocks, blocks_per_sequence } =

@@ -93,6 +93,19 @@ pub(crate) struct ScoreText {
     pub(crate) custom: Option<(String, String)>,
     /// The name of its derivative in the same text, for the backward pass.
     pub(crate) custom_gradient: Option<String>,
+    /// How its buffers' gradients are made, of those that have one.
+    pub(crate) learned: Vec<LearnedText>,
+}
+
+/// Of a buffer that a user-defined function reads: what in the text describes its gradient.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LearnedText {
+    /// The function that says which element a cell's score depends on.
+    pub(crate) index: String,
+    /// The derivative with respect to that element.
+    pub(crate) gradient: String,
+    /// The slot of the number of elements.
+    pub(crate) len_slot: usize,
 }
 
 impl PartialEq for ScoreModifiers {
@@ -142,6 +155,7 @@ impl ScoreModifiers {
             dropout: None,
             custom,
             custom_gradient: None,
+            learned: Vec::new(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! One-shot calls for gradients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Session;
 use super::uploaded::Uploaded;
 use crate::auxiliary::AuxTensor;
+use crate::custom::WgslFunction;
 use crate::error::Result;
 use crate::plan::attention::{AttentionBuffers, AttentionPlan};
 use crate::plan::backward::{BackwardBuffers, BackwardOptions, BackwardPlan, GradientBuffers};
@@ -29,6 +31,8 @@ pub struct Gradients<T = f32> {
     pub dsinks: Vec<f32>,
     /// As ALiBi's slopes, `[batch|1, num_heads]`; empty without ALiBi
     pub dalibi_slopes: Vec<f32>,
+    /// Of the buffers that [`Problem::score_mod`] reads, by name: those for which the function's text has a derivative
+    pub dcustom: BTreeMap<String, Vec<f32>>,
 }
 
 impl Session {
@@ -46,8 +50,8 @@ impl Session {
         self.gradients_as(problem, inputs, upstream, options).await
     }
 
-    /// [`Session::gradients`] in a type of the caller's choice, but for dsinks and dalibi_slopes: as they are stored, where the options store
-    /// them in this type.
+    /// [`Session::gradients`] in a type of the caller's choice, but for dsinks, dalibi_slopes and dcustom: as they are stored, where
+    /// the options store them in this type.
     ///
     /// # Errors
     /// As [`Session::gradients`].
@@ -85,6 +89,12 @@ impl Session {
         let dalibi_slopes = (problem.sizes_of(AuxTensor::AlibiSlopes))
             .map(|sizes| self.dense("dalibi_slopes", sizes.iter().product(), Dtype::F32))
             .transpose()?;
+        let mut dcustom = Vec::new();
+        for (_, buffer) in problem.score_mod.iter().flat_map(WgslFunction::learned) {
+            dcustom.push((&*buffer.name, self.dense("dcustom", buffer.len, Dtype::F32)?));
+        }
+        let of_custom: Vec<_> =
+            dcustom.iter().map(|(name, tensor)| (*name, tensor.buffer.slice(..))).collect();
         let buffers = AttentionBuffers { lse: Some(lse.slice(..)), ..uploaded.buffers() };
         self.submit(forward.submissions(), |encoder, submission| {
             forward.encode_submission(encoder, &buffers, submission)
@@ -106,11 +116,16 @@ impl Session {
                 dbias: dbias.as_ref().map(|tensor| tensor.buffer.slice(..)),
                 dsinks: dsinks.as_ref().map(|tensor| tensor.buffer.slice(..)),
                 dalibi_slopes: dalibi_slopes.as_ref().map(|tensor| tensor.buffer.slice(..)),
+                dcustom: &of_custom,
             },
         };
         self.submit(backward.submissions(), |encoder, submission| {
             backward.encode_submission(encoder, &buffers, submission)
         })?;
+        let mut custom = BTreeMap::new();
+        for (name, tensor) in &dcustom {
+            custom.insert((*name).to_owned(), self.download(tensor).await?);
+        }
         Ok(Gradients {
             dq: self.download(&dq).await?,
             dk: self.download(&dk).await?,
@@ -127,6 +142,7 @@ impl Session {
                 Some(slopes) => self.download(slopes).await?,
                 None => Vec::new(),
             },
+            dcustom: custom,
         })
     }
 

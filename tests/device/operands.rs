@@ -35,6 +35,7 @@ pub(crate) const MASKS: &[&str] = &[
 pub(crate) const DROPOUT_SEED: u64 = 0x1234_5678_9abc_def0;
 
 /// Random operands of a shape, with data for every mask.
+#[derive(Clone)]
 pub(crate) struct Operands {
     pub(crate) q: Vec<f32>,
     pub(crate) k: Vec<f32>,

@@ -121,6 +121,8 @@ pub const KERNELS: &[Kernel] = &[
     on_gpu("backward sinks", "backward_sinks", &["backward, modifiers"]),
     on_gpu("backward slopes", "backward_slopes", &["backward, modifiers"]),
     on_gpu("backward bias", "backward_bias", &["backward, modifiers"]),
+    on_gpu("backward custom", "backward_custom", &["backward, a learned table"]),
+    on_gpu("backward custom sums", "backward_custom_sums", &["backward, a learned table"]),
     on_gpu("append", "append", &["append"]),
     on_gpu("sequences_check", "sequences_check", &["lengths beyond the cache", "append"]),
     on_gpu("weights", "weights", &["inspect, kept infinity", "inspect"]),

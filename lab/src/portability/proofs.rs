@@ -9,9 +9,11 @@ use super::run::Run;
 
 /// Which tests prove a kernel: those whose names start like this. The first column has the names of `wgpu-attention
 /// kernels`.
-const PROOFS: [(&str, &[&str]); 30] = [
+const PROOFS: [(&str, &[&str]); 32] = [
     ("append", &["cache::"]),
     ("backward bias", &["backward::"]),
+    ("backward custom", &["backward::custom::"]),
+    ("backward custom sums", &["backward::custom::"]),
     ("backward dkdv broadcast", &["kernels::backward_broadcast", "backward::"]),
     ("backward dkdv matrix", &["kernels::backward_matrix", "backward::matrix::"]),
     ("backward dkdv tiled", &["kernels::backward_tiled", "backward::"]),

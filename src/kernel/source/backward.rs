@@ -1,6 +1,8 @@
 //! The kernels of the backward pass.
 
-use super::{BIAS_ROWS, Fill, SEGMENT, Source, WORKGROUP_SIZE, row_length, tile_class};
+use super::{
+    BIAS_ROWS, Fill, SEGMENT, SUM_COLUMNS, Source, WORKGROUP_SIZE, row_length, tile_class,
+};
 use crate::kernel::key::{
     BackwardConfig, BackwardForm, BackwardPass, RowAccess, RowFormat, Slices,
 };
@@ -48,13 +50,19 @@ impl Source {
             self.part(&shader!("backward/row_sums"));
             return self.part(&shader!("backward/slopes"));
         }
+        if pass == BackwardPass::CustomSums {
+            return self.part(&shader!("backward/custom_sums"));
+        }
         self.rows(access, dtypes.q, "q", length);
         self.rows(access, dtypes.o, "dout", v_length);
         if !(config.form.has_cells() && matches!(pass, BackwardPass::DkDv { .. })) {
             self.rows(access, dtypes.k, "k", length);
             self.rows(access, dtypes.v, "v", v_length);
             self.score(score, dtypes.bias);
-            self.score_gradient(score);
+            match pass {
+                BackwardPass::Custom { .. } => self.learned(score),
+                _ => self.score_gradient(score),
+            }
             self.dropout(match (pass, config.form) {
                 (BackwardPass::Dq { .. }, BackwardForm::Broadcast { .. }) => {
                     Some(shader!("cpu/dropout"))
@@ -216,7 +224,9 @@ impl Source {
             BackwardPass::Terms { .. }
             | BackwardPass::Sinks
             | BackwardPass::Slopes { .. }
+            | BackwardPass::CustomSums
             | BackwardPass::Pages { .. } => {}
+            BackwardPass::Custom { .. } => self.part(&shader!("backward/custom")),
             BackwardPass::Bias { shared_by_keys, .. } => {
                 let dtype = config.gradients.dbias;
                 let write = match dtype {
@@ -292,6 +302,18 @@ impl Source {
             }
             BackwardPass::Sinks | BackwardPass::Slopes { .. } | BackwardPass::Pages { .. } => {
                 return self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+            }
+            BackwardPass::CustomSums => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                return self.constant("SUM_COLUMNS", SUM_COLUMNS);
+            }
+            BackwardPass::Custom { rows } => {
+                self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);
+                self.constant("TILE_ROWS", BIAS_ROWS);
+                self.constant("CUSTOM_ROWS", rows);
+                self.constant("SEGMENT", SEGMENT);
+                self.constant("SUM_COLUMNS", SUM_COLUMNS);
+                return self.row_lengths(config);
             }
             BackwardPass::Bias { shared_by_rows, shared_by_keys } => {
                 self.constant("WORKGROUP_SIZE", WORKGROUP_SIZE as usize);

@@ -24,6 +24,9 @@ pub(crate) const WORKGROUP_SIZE: u32 = 64;
 /// Rows that an invocation of the kernel for dbias has at a time.
 pub(crate) const BIAS_ROWS: usize = 8;
 
+/// In how many columns a workgroup of the kernel for what score functions read sums up each element.
+pub(crate) const SUM_COLUMNS: usize = 16;
+
 /// Keys of a segment, and queries: no running sum has more terms, but those of sums. A running sum in f32 of n equal terms
 /// may be off by n 2^-26 of itself, 6e-5 for so many.
 pub(crate) const SEGMENT: usize = 4096;
@@ -256,7 +259,7 @@ pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
             source.part(&tile_class(mask));
             source.part(&shader!("inspect/tile_classes"));
         }
-        KernelKey::ScorePoints { score, .. } => source.score_points(score),
+        KernelKey::ScorePoints { score, slope, .. } => source.score_points(score, *slope),
         KernelKey::PoolBlocks { rows, of, .. } => source.pool(*rows, *of),
         KernelKey::PickBlocks { .. } => source.part(&shader!("block_index/pick")),
     }
@@ -610,6 +613,12 @@ impl Source {
                 "key_gradients",
                 "f32",
             ),
+            Binding::CustomShares | Binding::CustomSharesIn => (
+                "sums of the buffers' elements: [workgroups, elements, SUM_COLUMNS]",
+                "custom_shares",
+                "f32",
+            ),
+            Binding::Dcustom => ("[elements of a buffer]", "dcustom", "f32"),
             Binding::DalibiSlopes => ("[batch|1, num_heads]", "dalibi_slopes", "f32"),
             Binding::Bias => ("[batch|1, num_heads|1, seq_len_q|1, seq_len_kv|1]", "bias", bias),
             Binding::LseOut | Binding::LseIn => ("[batch, num_heads, seq_len_q]", "lse", "f32"),

@@ -3,9 +3,12 @@
 use wgpu::BufferSlice;
 
 use super::BackwardPlan;
+use super::custom::Learned;
 use crate::auxiliary::{AuxBuffers, AuxTensor};
+use crate::custom::{CustomUse, WgslBuffer, WgslFunction};
 use crate::error::{Error, Result};
 use crate::plan::buffers::Operand;
+use crate::problem::Resolved;
 
 /// The caller's buffers for [`crate::BackwardPlan::encode`]; rules as for [`crate::AttentionBuffers`].
 ///
@@ -55,6 +58,9 @@ pub struct GradientBuffers<'a> {
     pub dsinks: Option<BufferSlice<'a>>,
     /// f32, as ALiBi's slopes, `[batch|1, num_heads]`
     pub dalibi_slopes: Option<BufferSlice<'a>>,
+    /// f32, of buffers that [`Problem::score_mod`](crate::Problem::score_mod) reads, each by its name and as long as it: those for
+    /// which the function's text has a derivative
+    pub dcustom: &'a [(&'a str, BufferSlice<'a>)],
 }
 
 impl<'a> GradientBuffers<'a> {
@@ -65,6 +71,7 @@ impl<'a> GradientBuffers<'a> {
         option dbias: BufferSlice<'a>,
         option dsinks: BufferSlice<'a>,
         option dalibi_slopes: BufferSlice<'a>,
+        dcustom: &'a [(&'a str, BufferSlice<'a>)],
     }
 }
 
@@ -84,10 +91,12 @@ pub(super) struct Operands<'a> {
     pub(super) dbias: Option<Operand<'a>>,
     pub(super) dsinks: Option<Operand<'a>>,
     pub(super) dalibi_slopes: Option<Operand<'a>>,
+    /// Of each of the plan's buffers with a gradient.
+    pub(super) dcustom: Vec<Option<Operand<'a>>>,
 }
 
 impl<'a> Operands<'a> {
-    pub(super) fn new(plan: &BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
+    pub(super) fn new(plan: &'a BackwardPlan, buffers: &BackwardBuffers<'a>) -> Result<Self> {
         let (problem, gradients) = (&plan.problem, &plan.gradients);
         let wanted = &buffers.gradients;
         for (name, given, used) in [
@@ -101,6 +110,23 @@ impl<'a> Operands<'a> {
                     name,
                     format!("none, for the problem has no {what}"),
                     "one",
+                ));
+            }
+        }
+        let learned = plan.custom.as_ref().map_or(&[][..], |custom| &custom.work.buffers);
+        let of_learned = |buffer: &'a Learned| {
+            let given = wanted.dcustom.iter().find(|(name, _)| *name == &*buffer.name);
+            given.map(|(_, slice)| Operand::new(&buffer.gradient, *slice, buffer.elements.len()))
+        };
+        for (at, (name, _)) in wanted.dcustom.iter().enumerate() {
+            if !learned.iter().any(|buffer| &*buffer.name == *name) {
+                return Err(unknown(problem, name));
+            }
+            if wanted.dcustom[..at].iter().any(|(other, _)| other == name) {
+                return Err(Error::operand(
+                    "dcustom",
+                    "each buffer once",
+                    format!("`{name}` twice"),
                 ));
             }
         }
@@ -128,6 +154,7 @@ impl<'a> Operands<'a> {
                 let sizes = problem.sizes_of(AuxTensor::AlibiSlopes).unwrap_or_default();
                 Operand::new("dalibi_slopes", slopes, sizes.iter().product())
             }),
+            dcustom: learned.iter().map(of_learned).collect(),
         })
     }
 
@@ -138,6 +165,22 @@ impl<'a> Operands<'a> {
 
     pub(super) fn outputs(&self) -> Vec<Operand<'a>> {
         let data = [self.dbias, self.dsinks, self.dalibi_slopes];
-        [self.dq, self.dk, self.dv].into_iter().chain(data).flatten().collect()
+        let own = [self.dq, self.dk, self.dv].into_iter().chain(data);
+        own.chain(self.dcustom.iter().copied()).flatten().collect()
     }
+}
+
+/// What is wrong with asking for the gradient of a buffer that has none.
+fn unknown(problem: &Resolved, name: &str) -> Error {
+    let mut buffers = problem.score_mod.iter().flat_map(WgslFunction::buffer_sizes);
+    let expected = match buffers.find(|(own, ..)| *own == name) {
+        None => "the name of a buffer that score_mod reads".to_owned(),
+        Some((_, WgslBuffer::F32, _)) => {
+            let [gradient, index] = [CustomUse::ElementGradient, CustomUse::ElementIndex]
+                .map(|usage| usage(name.into()).signature());
+            format!("its derivative in the text of score_mod, `{gradient}` and `{index}`")
+        }
+        Some(_) => "a buffer of f32, which alone have gradients".to_owned(),
+    };
+    Error::operand("dcustom", expected, format!("`{name}`"))
 }

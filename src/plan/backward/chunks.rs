@@ -81,5 +81,13 @@ pub(super) fn order_of(pieces: &[Pieces], chunks: usize) -> Vec<(Stage, usize)> 
         .into_iter()
         .flat_map(all),
     );
+    // The sums of a chunk's workgroups are added up before the next chunk takes their place.
+    let [custom, sums] = [Stage::Custom, Stage::CustomSums].map(|stage| &pieces[stage as usize]);
+    for chunk in 0..custom.shares() {
+        let buffers = sums.shares() / custom.shares();
+        order.extend(custom.of_share(chunk).map(|piece| (Stage::Custom, piece)));
+        let of_chunk = (chunk * buffers..(chunk + 1) * buffers).flat_map(|at| sums.of_share(at));
+        order.extend(of_chunk.map(|piece| (Stage::CustomSums, piece)));
+    }
     order
 }

@@ -2,6 +2,7 @@
 
 mod buffers;
 mod chunks;
+pub(super) mod custom;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use self::buffers::Operands;
 pub use self::buffers::{BackwardBuffers, GradientBuffers};
 use self::chunks::{Chunk, order_of};
+use self::custom::{Custom, CustomWork};
 use super::buffers::{Operand, check_outputs_apart};
 use super::choice::choose;
 use super::cut::Bounds;
@@ -18,7 +20,6 @@ use super::pieces::{Pieces, Schedule, Share, Source, steps_within};
 use super::work::{self, Stage};
 use super::{BindGroups, begin_pass, empty_buffer, windows};
 use crate::auxiliary::AuxTensor;
-use crate::custom::CustomUse;
 use crate::error::{Error, Result};
 use crate::kernel::binding::Binding;
 use crate::kernel::cpu::broadcast::cell_bytes;
@@ -79,6 +80,8 @@ pub struct BackwardPlan {
     cells: wgpu::Buffer,
     /// dk and dv of each sequence, where sequences may share rows.
     apart: Option<[wgpu::Buffer; 2]>,
+    /// What makes the gradients of a score function's buffers, where the function has derivatives for some.
+    custom: Option<Custom>,
     empty: wgpu::Buffer,
     partial_keys: bool,
     /// What has been asked for so far.
@@ -113,7 +116,7 @@ pub struct BackwardOptions {
     /// split among devices (ring attention) or a shared prefix lies apart ([`crate::plan::MergePlan`]).
     ///
     /// The rows' gradient is then the sum of what each part gives as dq, and each part's dk, dv and dbias are those of its own
-    /// keys, and the parts' dalibi_slopes add up; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
+    /// keys, and the parts' dalibi_slopes and dcustom add up; dsinks are the whole rows' in each. A row's weights add up to less than 1 here, and are as exact as `exp` of an
     /// f32 lse: to 2e-6 where it is below 64, to 2.5e-7 below 8. Without this option they are made to add up to 1.
     pub partial_keys: bool,
 }
@@ -177,7 +180,9 @@ impl BackwardPlan {
         let made = gradients.of_sequences(problem)?;
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
-            kernels.check_custom(custom, CustomUse::ScoreGradient)?;
+            for usage in custom.gradient_uses() {
+                kernels.check_custom(custom, &usage)?;
+            }
         }
         let considered = backward_candidates(problem, &made.strides, made.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
@@ -200,6 +205,9 @@ impl BackwardPlan {
         let [rows, columns] = grids;
         let limits = &kernels.traits().limits;
         let chunks = Chunk::all(problem, &config, limits, rows?, columns?);
+        let custom = CustomWork::of(problem)
+            .map(|work| Custom::new(kernels, work, of_stage(Stage::Custom).0.workgroups()?))
+            .transpose()?;
         let pieces = (Stage::ALL.into_iter())
             .map(|stage| {
                 let (grid, reached) = of_stage(stage);
@@ -213,6 +221,8 @@ impl BackwardPlan {
                     Stage::PagesDk | Stage::PagesDv => {
                         vec![(0..grid.workgroups()?, params_of_pool)]
                     }
+                    Stage::Custom => custom.as_ref().map_or_else(Vec::new, |c| c.shares(params)),
+                    Stage::CustomSums => custom.as_ref().map_or_else(Vec::new, |c| c.sums(params)),
                     _ => vec![(0..grid.workgroups()?, params)],
                 };
                 let dispatches = match stage {
@@ -222,6 +232,8 @@ impl BackwardPlan {
                     | Stage::Bias
                     | Stage::Sinks
                     | Stage::Slopes
+                    | Stage::Custom
+                    | Stage::CustomSums
                     | Stage::PagesDk
                     | Stage::PagesDv => 1,
                 };
@@ -287,6 +299,7 @@ impl BackwardPlan {
             row_terms,
             cells,
             apart,
+            custom,
             empty: empty_buffer(kernels)?,
             partial_keys: options.partial_keys,
             kernels_of_passes: Mutex::default(),
@@ -314,13 +327,16 @@ impl BackwardPlan {
 
     /// What the plan holds on the device beyond the caller's tensors, in bytes: the mask's data and 16 bytes per row; on
     /// CPUs weights and gradients of scores for a chunk of rows, at most 64 MiB whatever the lengths are; and for a paged
-    /// cache dk and dv of each sequence in f32, `[batch, num_kv_heads, seq_len_kv, dim]`.
+    /// cache dk and dv of each sequence in f32, `[batch, num_kv_heads, seq_len_kv, dim]`. Where a score function's buffers have
+    /// gradients, at most 64 MiB of their sums: 64 bytes for each element and workgroup.
     pub fn scratch_bytes(&self) -> u64 {
         let masks = [Some(&self.rows_mask), self.columns_mask.as_ref()];
         let masks: u64 = masks.into_iter().flatten().map(MaskTables::bytes).sum();
         let blocks: u64 = self.pieces.iter().map(Pieces::bytes).sum();
         let apart: u64 = self.apart.iter().flatten().map(wgpu::Buffer::size).sum();
-        self.row_terms.size() + self.cells.size() + self.empty.size() + masks + blocks + apart
+        let custom = self.custom.as_ref().map_or(0, |custom| custom.shares.size());
+        let own = self.row_terms.size() + self.cells.size() + self.empty.size() + custom;
+        own + masks + blocks + apart
     }
 
     /// In how many submissions [`BackwardPlan::encode_submission`] records the work: 1 where it's short.
@@ -399,10 +415,24 @@ impl BackwardPlan {
         let own = steps_within(&steps, columns_tables.end..columns_tables.end + self.order.len());
         let mut work = Vec::with_capacity(own.len());
         for &(stage, piece) in &self.order[own] {
+            let pieces = &self.pieces[stage as usize];
+            let dcustom = match stage {
+                // Of each chunk, one buffer after the other.
+                Stage::CustomSums => {
+                    let buffer = pieces.chunk_of(piece) % operands.dcustom.len();
+                    let Some(wanted) = operands.dcustom[buffer] else { continue };
+                    Some(wanted)
+                }
+                _ => None,
+            };
             let Some(pass) = self.pass(stage, buffers) else { continue };
             let kernel = self.kernel_of(pass)?;
-            let pieces = &self.pieces[stage as usize];
-            let source = |binding| Ok(self.source(pass, binding, &operands));
+            let source = |binding| {
+                Ok(match (binding, dcustom) {
+                    (Binding::Dcustom, Some(dcustom)) => Source::Whole(dcustom.whole()),
+                    _ => self.source(pass, binding, &operands),
+                })
+            };
             let resources = pieces.resources(piece, &kernel.bindings, &self.empty, source)?;
             let bind_group = kernel.bind_groups.get(&self.kernels, &kernel.pipeline, &resources);
             work.push((pieces, piece, kernel, bind_group));
@@ -454,6 +484,10 @@ impl BackwardPlan {
                 shared_by_keys: self.problem.data.bias.broadcast_kv,
             }),
             Stage::Sinks => wanted.dsinks.map(|_| BackwardPass::Sinks),
+            Stage::Custom => (self.custom.as_ref())
+                .filter(|_| !wanted.dcustom.is_empty())
+                .map(|custom| BackwardPass::Custom { rows: custom.work.rows }),
+            Stage::CustomSums => Some(BackwardPass::CustomSums),
             Stage::PagesDk => self.pages(wanted.dk.is_some(), false),
             Stage::PagesDv => self.pages(wanted.dv.is_some(), true),
             Stage::Slopes => wanted.dalibi_slopes.map(|_| {
@@ -488,6 +522,7 @@ impl BackwardPlan {
             BackwardPass::Terms { .. }
             | BackwardPass::Sinks
             | BackwardPass::Slopes { .. }
+            | BackwardPass::CustomSums
             | BackwardPass::Pages { .. } => (
                 ScoreText::default(),
                 Arc::new(MaskText::new(&Mask::All, self.problem.shape.sequences.forms())),
@@ -541,6 +576,10 @@ impl BackwardPlan {
             }
             Binding::CellsOut | Binding::Cells => {
                 return Source::Whole(self.cells.as_entire_binding());
+            }
+            Binding::CustomShares | Binding::CustomSharesIn => {
+                let shares = self.custom.as_ref().map_or(&self.empty, |custom| &custom.shares);
+                return Source::Whole(shares.as_entire_binding());
             }
             Binding::Q => Some(operands.q),
             Binding::K => Some(operands.k),

@@ -1,5 +1,6 @@
 //! The gradients against the f64 reference's, which finite differences check: every operand, under every mask.
 
+mod custom;
 mod dropout;
 mod hostile;
 mod matrix;

@@ -2,6 +2,7 @@
 
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::{BackwardBuffers, BackwardOptions, GradientBuffers};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
 use wgpu_attention::{
     AttentionBuffers, AttentionPlan, AuxTensor, BackwardPlan, Layout, ScoreModifiers, Shape,
 };
@@ -32,6 +33,10 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     let dsinks = has(AuxTensor::Sinks).then(|| written(shape.num_heads));
     let slopes = has(AuxTensor::AlibiSlopes).then(|| written(shape.num_heads));
 
+    let learned = case.custom.as_ref().filter(|(name, _)| *name == LEARNED);
+    let far = learned.map(|(_, words)| written(words.len()));
+    let dcustom: Vec<_> = far.iter().map(|far| (LEARNED, far.slice())).collect();
+
     let forward = AttentionPlan::new(ATTENTION.kernels(), problem, &Default::default()).unwrap();
     let options = BackwardOptions::default().kernel(kernel);
     let plan = BackwardPlan::new(ATTENTION.kernels(), problem, &options).unwrap();
@@ -53,7 +58,8 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
             .dv(dv.slice())
             .dbias(dbias.as_ref().map(Guarded::slice))
             .dsinks(dsinks.as_ref().map(Guarded::slice))
-            .dalibi_slopes(slopes.as_ref().map(Guarded::slice)),
+            .dalibi_slopes(slopes.as_ref().map(Guarded::slice))
+            .dcustom(&dcustom),
     };
     submit(|encoder| {
         forward.encode(encoder, &results).unwrap();
@@ -62,7 +68,8 @@ fn gradients(case: &Case<'_>, kernel: BackwardKernel, sentinel: u32) -> Vec<Vec<
     bound.check();
     let read = [("o", &o), ("lse", &lse), ("dout", &dout), ("dlse", &dlse)];
     let gradients = [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter();
-    let of_data = [("dbias", &dbias), ("dsinks", &dsinks), ("dalibi_slopes", &slopes)];
+    let of_data =
+        [("dbias", &dbias), ("dsinks", &dsinks), ("dalibi_slopes", &slopes), ("dcustom", &far)];
     let of_data = of_data.into_iter().filter_map(|(name, found)| Some((name, found.as_ref()?)));
     (read.into_iter().chain(gradients).chain(of_data))
         .map(|(name, guarded)| guarded.read(&format!("{name} of {kernel}, {problem:?}")))
@@ -101,6 +108,29 @@ fn data_of_scores() {
         (AuxTensor::Sinks, words(&scores.sinks)),
     ]);
     check(By::All, &case);
+}
+
+/// The buffer of a score function that has a gradient.
+const LEARNED: &str = "far";
+
+#[test]
+fn hostile_indices_of_score_functions() {
+    let shape = Shape::new(2, 4, 37, 20).seq_len_kv(41).num_kv_heads(2);
+    let operands = Operands::random(&shape, 3);
+    let text = "
+        fn far_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32 {
+            return (q_idx ^ (0u - kv_idx)) * 0x01000193u + select(0u, 0xfffffff0u, h == 1u);
+        }
+        fn far_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }
+        fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return score + far(far_index(b, h, q_idx, kv_idx));
+        }
+        fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }";
+    let function = WgslFunction::new(text).unwrap().buffer(LEARNED, WgslBuffer::F32, 33).unwrap();
+    let (_, mut case) = masks(&operands, shape, 3).swap_remove(0);
+    case.problem = case.problem.score_mod(function);
+    case.custom = Some((LEARNED, (0..33).map(|x| (x as f32 / 16.0).to_bits()).collect()));
+    check(By::Best, &case);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::tensor::{KeySequences, Sequences};
+use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
 use wgpu_attention::{
-    AuxData, Dtype, Gradients, Mask, Problem, ScoreModifiers, Session, Shape, Upstream, reference,
+    AuxData, Dtype, Gradients, Inputs, Mask, Problem, ScoreModifiers, Session, Shape, Upstream,
+    reference,
 };
 
 use super::{Failure, all_modifiers, few_registers, hostile_close};
@@ -178,6 +180,51 @@ pub(super) fn modifiers(attention: &Session) -> Result<(), Failure> {
         ("dalibi_slopes", &found.dalibi_slopes, &naive.dalibi_slopes, &truth.dalibi_slopes),
     ] {
         gradient_close(&format!("{name} with modifiers"), found, naive, truth)?;
+    }
+    Ok(())
+}
+
+/// A table that a score function reads, of a head and a distance: elements that all rows, and that invocations in turn, add to.
+pub(super) fn learned(attention: &Session) -> Result<(), Failure> {
+    const TEXT: &str = "
+        fn table_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32 {
+            return h * 9u + u32(clamp(i32(kv_idx) - i32(q_idx), -4, 4) + 4);
+        }
+        fn table_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }
+        fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {
+            return score + table(table_index(b, h, q_idx, kv_idx));
+        }
+        fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }";
+    let dims = [2, 2, 19, 70];
+    let shape = Shape::new(2, 2, 19, 12).seq_len_kv(70);
+    let place =
+        |at: usize| at / (19 * 70) % 2 * 9 + (at % 70 + 4).saturating_sub(at / 70 % 19).min(8);
+    let problem = Problem::new(shape).mask(Mask::causal());
+    let operands = Operands::random(&shape, 14);
+    let dout = eighths(&operands.q, Dtype::F32);
+    let upstream = Upstream::new(&dout);
+    let table: Vec<f32> = (0..18).map(|at| at as f32 / 8.0 - 1.0).collect();
+
+    let score = ScoreModifiers::default().bias(true);
+    let bias = (0..dims.iter().product()).map(|at| table[place(at)]);
+    let aux = AuxData::new().bias(dims, bias);
+    let as_bias = problem.clone().score(score).aux_shape(aux.shape());
+    let inputs = Inputs::new(&operands.q, &operands.k, &operands.v).aux(&aux);
+    let cells = reference::gradients(&as_bias, &inputs, &upstream)?.dbias;
+    let mut truth = [0.0; 18];
+    cells.iter().enumerate().for_each(|(at, cell)| truth[place(at)] += cell);
+
+    let function = WgslFunction::new(TEXT)?.buffer("table", WgslBuffer::F32, 18)?;
+    let aux = AuxData::new().custom_f32("table", table);
+    let inputs = Inputs::new(&operands.q, &operands.k, &operands.v).aux(&aux);
+    let options = BackwardOptions::default();
+    let found =
+        attention.gradients_blocking(&problem.score_mod(function), &inputs, &upstream, &options)?;
+    let most = truth.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    for (at, (&x, y)) in found.dcustom["table"].iter().zip(truth).enumerate() {
+        if (f64::from(x) - y).abs() > 1e-4 * most {
+            return Err(format!("dtable, at {at}: {x} instead of {y}").into());
+        }
     }
     Ok(())
 }

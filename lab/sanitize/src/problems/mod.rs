@@ -108,6 +108,7 @@ pub const CASES: &[Case] = cases! {
     "backward matrix, kept NaN": |on| backward::nan(on, BackwardKernel::Matrix, Dtype::F16);
     "backward matrix, 4,200 rows": |on| backward::segments(on, BackwardKernel::Matrix, Dtype::F16);
     "backward, modifiers": backward::modifiers;
+    "backward, a learned table": backward::learned;
     "append": cache::append;
     "lengths beyond the cache": cache::refused;
     "inspect": inside::inspect;
