@@ -1,5 +1,6 @@
 //! `run`: attention over the tensors of a file.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -199,6 +200,9 @@ enum OutputName {
     Dsinks,
     /// The gradient of the loss with respect to the slopes of ALiBi
     DalibiSlopes,
+    /// The gradients with respect to what the function of --wgsl-score reads, each as d and the tensor's name; for a tensor
+    /// `table`, the file with the function has `table_index` and `table_grad`, too
+    Dcustom,
 }
 
 impl OutputName {
@@ -206,14 +210,14 @@ impl OutputName {
         match self {
             Self::O | Self::Lse => None,
             Self::Dq | Self::Dk | Self::Dv => None,
-            Self::Dbias | Self::Dsinks | Self::DalibiSlopes => None,
+            Self::Dbias | Self::Dsinks | Self::DalibiSlopes | Self::Dcustom => None,
             Self::Scores => Some(ScoreTensor::Scores),
             Self::MaskedScores => Some(ScoreTensor::MaskedScores),
             Self::Weights => Some(ScoreTensor::Weights),
         }
     }
 
-    /// Of a gradient: its name, and the name of what it is a gradient of.
+    /// Of a gradient that is one tensor: its name, and the name of what it is a gradient of.
     const fn gradient(self) -> Option<[&'static str; 2]> {
         match self {
             Self::Dq => Some(["dq", "q"]),
@@ -291,7 +295,7 @@ pub(crate) fn run(arguments: &Arguments, talk: Talk) -> anyhow::Result<()> {
     let mut written = collect(&arguments.outputs, &operands, &outputs, &output);
     written.extend(gradients);
     let writer = written.iter().fold(TensorWriter::new(), |writer, output| {
-        writer.floats(output.name, &output.dims, &output.values, output.dtype)
+        writer.floats(&*output.name, &output.dims, &output.values, output.dtype)
     });
     writer.save(&arguments.out)?;
     drop(progress);
@@ -358,7 +362,8 @@ fn prepare(
     let readers = Readers {
         sources: file.sources(&problem),
         functions: &functions,
-        gradients: arguments.outputs.iter().any(|output| output.gradient().is_some()),
+        gradients: (arguments.outputs.iter())
+            .any(|output| output.gradient().is_some() || *output == OutputName::Dcustom),
     };
     let unused = tensors::unused(file, &readers);
     if let Some(p) = arguments.dropout.filter(|_| !of_file) {
@@ -389,7 +394,7 @@ fn score(file: &TensorFile, softcap: Option<f32>) -> ScoreModifiers {
 
 /// A tensor to be written.
 struct Written {
-    name: &'static str,
+    name: Cow<'static, str>,
     dims: Vec<usize>,
     values: Vec<f32>,
     dtype: Dtype,
@@ -413,7 +418,8 @@ fn gradients(
         let found = file.dims(of);
         dims.push(found.with_context(|| format!("{name}: the file has no {of}"))?.to_vec());
     }
-    if wanted.is_empty() {
+    let of_function = names.contains(&OutputName::Dcustom);
+    if wanted.is_empty() && !of_function {
         return Ok(Vec::new());
     }
     let shape = &operands.shape;
@@ -445,9 +451,21 @@ fn gradients(
             "dalibi_slopes" => found.dalibi_slopes.clone(),
             _ => found.dsinks.clone(),
         };
-        Written { name, dims, values, dtype: Dtype::F32 }
+        Written { name: name.into(), dims, values, dtype: Dtype::F32 }
     };
-    Ok(wanted.iter().zip(dims).map(gradient).collect())
+    let mut written: Vec<_> = wanted.iter().zip(dims).map(gradient).collect();
+    anyhow::ensure!(
+        !of_function || !found.dcustom.is_empty(),
+        "dcustom: no tensor that --wgsl-score reads has a gradient; a tensor `table` has one if the file also has `fn table_index(b: \
+         u32, h: u32, q_idx: u32, kv_idx: u32) -> u32` and `fn table_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: \
+         u32) -> f32`"
+    );
+    for (name, values) in found.dcustom.iter().filter(|_| of_function) {
+        let dims = file.dims(name).map_or_else(|| vec![values.len()], <[usize]>::to_vec);
+        let (name, values) = (format!("d{name}").into(), values.clone());
+        written.push(Written { name, dims, values, dtype: Dtype::F32 });
+    }
+    Ok(written)
 }
 
 /// What is asked of the library, each once.
@@ -471,14 +489,14 @@ fn collect(
     let mut written = Vec::new();
     if names.contains(&OutputName::O) {
         written.push(Written {
-            name: "o",
+            name: "o".into(),
             dims: operands.o_dims(),
             values: output.o.clone(),
             dtype: operands.dtypes.o,
         });
     }
-    let f32s = |name, dims: &[usize], values: &[f32]| Written {
-        name,
+    let f32s = |name: &'static str, dims: &[usize], values: &[f32]| Written {
+        name: name.into(),
         dims: dims.to_vec(),
         values: values.to_vec(),
         dtype: Dtype::F32,
@@ -558,7 +576,7 @@ impl Summary<'_> {
         let outputs: serde_json::Map<_, _> = (self.written.iter())
             .map(|Written { name, dims, dtype, .. }| {
                 let tensor = serde_json::json!({ "dims": dims, "dtype": dtype.name() });
-                ((*name).to_owned(), tensor)
+                (name.to_string(), tensor)
             })
             .collect();
         serde_json::json!({

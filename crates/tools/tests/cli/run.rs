@@ -288,6 +288,57 @@ fn a_run_gives_gradients() {
     assert!(message.contains("dout: expected [1, 2, 5, 4], found [1, 2, 5, 3]"), "{message}");
 }
 
+/// A table that a score function reads has the gradient that a bias of its values has, summed.
+#[test]
+fn a_run_gives_gradients_of_what_a_function_reads() {
+    let table = [0.5, -0.25, 1.0, 0.75, -1.5, 0.125];
+    let numbers = |seed: usize, len: usize| -> Vec<f32> {
+        (0..len).map(|at| ((at * 37 + seed * 11) % 29) as f32 / 10.0 - 1.4).collect()
+    };
+    let [q, k, v, dout] =
+        [(1, 40), (2, 48), (3, 48), (6, 40)].map(|(seed, len)| numbers(seed, len));
+    let scratch = Scratch::new(
+        &TensorWriter::new()
+            .f32("q", &[1, 2, 5, 4], &q)
+            .f32("k", &[1, 2, 6, 4], &k)
+            .f32("v", &[1, 2, 6, 4], &v)
+            .f32("dout", &[1, 2, 5, 4], &dout)
+            .f32("table", &[2, 3], &table),
+    );
+    let text = |learned: &str| {
+        let text = format!(
+            "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{
+                 return score + table(h * 3u + (q_idx + kv_idx) % 3u); }}
+             fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 {{ return grad; }}
+             {learned}"
+        );
+        std::fs::write(scratch.path("score.wgsl"), text).unwrap();
+        scratch.path("score.wgsl").display().to_string()
+    };
+    let score = text("");
+    let options = ["--mask", "causal", "--wgsl-score", &score, "--outputs", "dcustom"];
+    let message = scratch.refused(&options);
+    assert!(message.contains("dcustom: no tensor that --wgsl-score reads"), "{message}");
+    text(
+        "fn table_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32 { return h * 3u + (q_idx + kv_idx) % 3u; }
+         fn table_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }",
+    );
+    let found = scratch.run(&options).read_f32("dtable").unwrap();
+
+    let place = |at: usize| at / 30 * 3 + (at / 6 % 5 + at % 6) % 3;
+    let data = AuxData::new().bias([1, 2, 5, 6], (0..60).map(|at| table[place(at)]));
+    let problem = Problem::new(Shape::new(1, 2, 5, 4).seq_len_kv(6)).mask(Mask::causal());
+    let problem = problem.score(ScoreModifiers::default().bias(true)).aux_shape(data.shape());
+    let inputs = Inputs::new(&q, &k, &v).aux(&data);
+    let cells = reference::gradients(&problem, &inputs, &Upstream::new(&dout)).unwrap().dbias;
+    let mut truth = [0.0; 6];
+    cells.iter().enumerate().for_each(|(at, cell)| truth[place(at)] += cell);
+    assert_eq!(found.dims, [2, 3]);
+    for (x, y) in found.values.iter().zip(truth) {
+        assert!((f64::from(*x) - y).abs() < 1e-5, "{x} instead of {y}");
+    }
+}
+
 #[test]
 fn a_run_needs_no_options() {
     let scratch = Scratch::new(&everything(Layout::Bhsd));
