@@ -196,7 +196,7 @@ fn caches_of_which_a_head_is_larger() {
     let cache = CacheShape::new(2, 2, 203, 20);
     for (shape, seq_len, bytes) in [
         (cache, 180, 12 << 10),
-        (cache.layout(Layout::Bshd), 37, 12 << 10),
+        (cache.layout(Layout::Bshd), 37, 13 << 10),
         (cache.ring().dtype(Dtype::F16), 180, 9 << 10),
         (CacheShape::new(2, 2, 2403, 20).dtype(Dtype::I8), 180, 40 << 10),
         (CacheShape::new(3, 2, 403, 13).dtype(Dtype::F16), 180, 9 << 10),
