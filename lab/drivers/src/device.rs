@@ -16,7 +16,7 @@ use crate::program::Unavailable;
 use crate::provision::Provisioner;
 use crate::shims::Shims;
 use crate::software::{RUNNER_VARIABLE, Software};
-use crate::workspace::{Workspace, quoted};
+use crate::workspace::{Workspace, artifact, quoted};
 use crate::{apt, closure, host, probe, software};
 
 /// Which device the user wants.
@@ -215,7 +215,10 @@ pub fn shims(workspace: &Workspace) -> Result<Shims> {
     if std::env::consts::OS != "linux" {
         return Err(Unavailable("GPUs that aren't there need Linux".to_owned()).into());
     }
-    provisioner(workspace)?.shims()
+    let mut build = workspace.cargo("build");
+    build.args(["--all-features", "--package", "intel-shim"]);
+    let intel_shim = artifact(&mut build, "intel_shim", std::env::consts::DLL_EXTENSION)?;
+    provisioner(workspace)?.shims(intel_shim)
 }
 
 /// An MPI, fetched if need be; if none can be had here, why.

@@ -283,17 +283,20 @@ impl Provisioner {
     }
 
     /// Mesa's drivers for GPUs, ready to compile kernels for some that aren't there.
-    pub(crate) fn shims(&mut self) -> Result<Shims> {
+    pub(crate) fn shims(&mut self, intel_shim: PathBuf) -> Result<Shims> {
         let folder = self.drivers.join("shims");
+        // A folder of when there were fewer drivers is made again.
+        let has_all =
+            || GpuDriver::ALL.iter().all(|driver| folder.join(driver.manifest()).is_file());
         let stamp = match Stamp::read(&folder) {
-            Some(stamp) => stamp,
-            None if !self.host.is_debian() => {
+            Some(stamp) if has_all() => stamp,
+            _ if !self.host.is_debian() => {
                 let words = "GPUs that aren't there come with Debian's package mesa-drm-shim, and this system isn't Debian";
                 return Err(Unavailable(words.to_owned()).into());
             }
-            None => self.fetch_shims(&folder).context("Mesa's shims could not be fetched")?,
+            _ => self.fetch_shims(&folder).context("Mesa's shims could not be fetched")?,
         };
-        Ok(Shims { package: stamp.package, folder })
+        Ok(Shims { package: stamp.package, folder, intel_shim })
     }
 
     fn fetch_shims(&mut self, place: &Path) -> Result<Stamp> {
@@ -303,7 +306,9 @@ impl Provisioner {
         let mut libraries = vec![tree.find("libvulkan.so", ".1")?];
         for driver in GpuDriver::ALL {
             libraries.push(tree.find(&driver.library(), "")?);
-            libraries.push(tree.find(&driver.shim(), "")?);
+            if let Some(shim) = driver.packaged_shim() {
+                libraries.push(tree.find(&shim, "")?);
+            }
             let manifest =
                 fs::read_to_string(tree.find(&format!("{}_icd", driver.name()), ".json")?)?;
             let library = format!("lib/{}", driver.library());

@@ -2,6 +2,7 @@
 //!
 //! Mesa's own tests have libraries that answer what a driver asks the kernel: preloaded, they let the driver for a real GPU
 //! open one, compile for it and submit work, which nothing executes. So its compiler's output can be read on any machine.
+//! Debian's package has none for Intel's GPUs, and `lab/intel-shim` is one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,8 @@ pub struct Shims {
     pub package: String,
     /// `lib` has the drivers, the shims and what both need; a manifest per driver names it to the Vulkan loader.
     pub(crate) folder: PathBuf,
+    /// The shim for Intel's GPUs, which isn't in the package.
+    pub(crate) intel_shim: PathBuf,
 }
 
 /// One of the drivers.
@@ -30,31 +33,37 @@ pub enum GpuDriver {
     Honeykrisp,
     /// For Qualcomm's Adreno.
     Turnip,
+    /// For Intel's.
+    Anv,
 }
 
 impl GpuDriver {
-    pub(crate) const ALL: [Self; 4] = [Self::Nvk, Self::Radv, Self::Honeykrisp, Self::Turnip];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Nvk, Self::Radv, Self::Honeykrisp, Self::Turnip, Self::Anv];
 
-    /// As its package names it, and its shim.
-    const fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Nvk => ("nouveau", "nouveau"),
-            Self::Radv => ("radeon", "amdgpu"),
-            Self::Honeykrisp => ("asahi", "asahi"),
-            Self::Turnip => ("freedreno", "freedreno"),
-        }
-    }
-
+    /// As its package names it.
     pub(crate) const fn name(self) -> &'static str {
-        self.names().0
+        match self {
+            Self::Nvk => "nouveau",
+            Self::Radv => "radeon",
+            Self::Honeykrisp => "asahi",
+            Self::Turnip => "freedreno",
+            Self::Anv => "intel",
+        }
     }
 
     pub(crate) fn library(self) -> String {
         format!("libvulkan_{}.so", self.name())
     }
 
-    pub(crate) fn shim(self) -> String {
-        format!("lib{}_noop_drm_shim.so", self.names().1)
+    /// The shim in Debian's package, if it has one.
+    pub(crate) fn packaged_shim(self) -> Option<String> {
+        let kernel_driver = match self {
+            Self::Radv => "amdgpu",
+            Self::Anv => return None,
+            _ => self.name(),
+        };
+        Some(format!("lib{kernel_driver}_noop_drm_shim.so"))
     }
 
     pub(crate) fn manifest(self) -> String {
@@ -70,13 +79,17 @@ impl Shims {
     pub fn command(&self, driver: GpuDriver, program: &Path) -> Result<Command> {
         let libraries = self.folder.join("lib");
         let manifest = self.folder.join(driver.manifest());
+        let shim = match driver.packaged_shim() {
+            Some(name) => libraries.join(name),
+            None => self.intel_shim.clone(),
+        };
         // Not by LD_PRELOAD, which the system's programs would inherit.
         let mut command = Command::new(loader_in(&libraries)?);
         command
             .arg("--library-path")
             .arg(&libraries)
             .arg("--preload")
-            .arg(libraries.join(driver.shim()))
+            .arg(shim)
             .arg(program)
             .env_remove("WGPU_ADAPTER_NAME")
             .env("WGPU_BACKEND", "vulkan")

@@ -1,6 +1,6 @@
 //! The GPUs that kernels are compiled for.
 
-use drivers::GpuDriver::{self, Honeykrisp, Nvk, Radv, Turnip};
+use drivers::GpuDriver::{self, Anv, Honeykrisp, Nvk, Radv, Turnip};
 
 /// A GPU that isn't there, as its driver is told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,7 @@ impl Gpu {
             Radv => ("RADV_DEBUG", "asm,shaderstats"),
             Honeykrisp => ("AGX_MESA_DEBUG", "shaders,shaderdb"),
             Turnip => ("IR3_SHADER_DEBUG", "cs,shaderdb"),
+            Anv => ("INTEL_DEBUG", "cs"),
         }
     }
 
@@ -51,7 +52,7 @@ impl Gpu {
 }
 
 /// Every GPU of the report: of each vendor, what its packaged driver and shim know.
-pub(crate) const GPUS: [Gpu; 16] = [
+pub(crate) const GPUS: [Gpu; 18] = [
     Gpu::new("tu104", "Turing: RTX 2080", Nvk, &[("NOUVEAU_CHIPSET", "0x164")]),
     Gpu::new("ga102", "Ampere: RTX 3090", Nvk, &[("NOUVEAU_CHIPSET", "0x172")]),
     Gpu::new("polaris10", "GCN 4: RX 480, RX 580", Radv, &[("AMDGPU_GPU_ID", "polaris10")]),
@@ -73,4 +74,6 @@ pub(crate) const GPUS: [Gpu; 16] = [
     Gpu::new("a740", "Adreno 740: Snapdragon 8 Gen 2", Turnip, &[("FD_GPU_ID", "740")]),
     Gpu::new("a750", "Adreno 750: Snapdragon 8 Gen 3", Turnip, &[("FD_GPU_ID", "750")]),
     Gpu::new("a830", "Adreno 830: Snapdragon 8 Elite", Turnip, &[("FD_GPU_ID", "830")]),
+    Gpu::new("tgl", "Xe-LP: Core i7-1165G7", Anv, &[("INTEL_SHIM", "0x9a49,6")]),
+    Gpu::new("dg2", "Xe-HPG: Arc A770", Anv, &[("INTEL_SHIM", "0x56a0,32")]),
 ];

@@ -30,7 +30,8 @@ pub(crate) struct Stats {
     pub(crate) memory_bytes: u64,
     /// Moves of registers to memory and back; on Adreno, all accesses to such memory.
     pub(crate) spills: u64,
-    /// Subgroups that a multiprocessor (NVIDIA), SIMD (AMD) or core (Adreno) holds; on Apple, the most invocations of a workgroup.
+    /// Subgroups that a multiprocessor (NVIDIA), SIMD (AMD) or core (Adreno) holds; on Apple, the most invocations of a workgroup;
+    /// on Intel, the invocations of a subgroup.
     pub(crate) occupancy: u64,
     /// Bytes per workgroup, where the compiler tells.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -250,6 +251,28 @@ fn driver_line(driver: GpuDriver, stats: &mut Stats, line: &str) -> bool {
                 }
             }
         }
+        GpuDriver::Anv => {
+            // `SIMD16 shader: 4807 instructions. 10 loops. 815690 cycles. 78:148 spills:fills, …. GRF registers: 128. …`
+            if let Some((lanes, counts)) =
+                line.strip_prefix("SIMD").and_then(|line| line.split_once(" shader: "))
+            {
+                stats.occupancy = lanes.parse().unwrap_or(0);
+                for part in counts.split([',', '.']).map(str::trim) {
+                    if let Some(count) = part.strip_suffix(" instructions") {
+                        stats.instructions = count.parse().unwrap_or(0);
+                    } else if let Some(counts) = part.strip_suffix(" spills:fills") {
+                        stats.spills =
+                            counts.split(':').filter_map(|n| n.parse::<u64>().ok()).sum();
+                    } else if let Some(count) = part.strip_prefix("GRF registers: ") {
+                        // Of 32 bytes, for the whole subgroup.
+                        let words = 8 * count.parse::<u64>().unwrap_or(0);
+                        stats.registers = words / stats.occupancy.max(1);
+                    }
+                }
+            }
+            // Of the last block, which none follows.
+            return line.trim_start().starts_with("END B") && !line.contains("->");
+        }
     }
     false
 }
@@ -271,7 +294,7 @@ mod tests {
     }
 
     /// What Mesa 26.1.6's compilers print of a kernel, shortened.
-    const PRINTED: [(GpuDriver, &str, Stats); 4] = [
+    const PRINTED: [(GpuDriver, &str, Stats); 5] = [
         (
             GpuDriver::Nvk,
             "Instruction count: 3041\nStatic cycle count: 143928\nMax warps/SM: 20\nSpills to mem: 2\n\
@@ -324,6 +347,20 @@ mod tests {
                 memory_bytes: 0,
                 spills: 1,
                 occupancy: 4,
+                workgroup_bytes: None,
+            },
+        ),
+        (
+            GpuDriver::Anv,
+            "Native code for unnamed compute shader (null)\nSIMD16 shader: 4807 instructions. 10 loops. 815690 cycles. \
+             78:148 spills:fills, 229 sends, scheduled with mode none. GRF registers: 128. Compacted 88848 to 71376 bytes (20%)\n   \
+             START B0 (42 cycles)\n   END B0 ->B1 ->B2\n   END B2\n\n",
+            Stats {
+                instructions: 4807,
+                registers: 64,
+                memory_bytes: 0,
+                spills: 226,
+                occupancy: 16,
                 workgroup_bytes: None,
             },
         ),

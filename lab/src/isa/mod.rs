@@ -53,7 +53,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "write")]
     listing: bool,
 
-    /// Fail if one of a few kernels for NVIDIA's and Apple's GPUs has in memory what was meant for registers: what CI runs
+    /// Fail if one of a few kernels for NVIDIA's, Apple's and Intel's GPUs has in memory what was meant for registers: what CI runs
     #[arg(long, conflicts_with_all = ["gpu", "kernel", "head_dim", "write", "listing"])]
     check: bool,
 
@@ -63,13 +63,13 @@ pub(crate) struct Options {
 }
 
 /// GPUs that the page has columns of: one per vendor.
-const COLUMNS: [&str; 4] = ["ga102", "navi31", "m1", "a740"];
+const COLUMNS: [&str; 5] = ["ga102", "navi31", "m1", "a740", "dg2"];
 
 /// GPUs that its tables of work per step have lines for: what neighbours among the others repeat is in the JSON.
-const LINES: [&str; 6] = ["ga102", "navi21", "navi31", "gfx1201", "m1", "a740"];
+const LINES: [&str; 7] = ["ga102", "navi21", "navi31", "gfx1201", "m1", "a740", "dg2"];
 
 /// What CI compiles: on the compilers that unroll least and have fewest registers.
-const CHECKED_GPUS: [&str; 2] = ["ga102", "m1"];
+const CHECKED_GPUS: [&str; 3] = ["ga102", "m1", "tgl"];
 const CHECKED: [(&str, usize); 4] =
     [("forward tiled", 128), ("backward", 64), ("forward matrix", 128), ("forward decode", 128)];
 
@@ -145,7 +145,7 @@ fn check(compiler: &Compiler) -> Result<ExitCode> {
     println!(
         "{} kernels for {}: no local memory, scratch or spills",
         rows.len(),
-        CHECKED_GPUS.join(" and ")
+        CHECKED_GPUS.join(", ")
     );
     Ok(ExitCode::SUCCESS)
 }

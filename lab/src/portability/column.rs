@@ -22,7 +22,7 @@ pub(super) enum Check {
     Gl,
     /// The device tests on lavapipe under Vulkan's validation layer, synchronisation included
     Validation,
-    /// The compilers of Mesa's drivers, for GPUs of four vendors
+    /// The compilers of Mesa's drivers, for GPUs of five vendors
     Gpus,
     /// SPIR-V, through spirv-val
     Spirv,

@@ -1,4 +1,4 @@
-//! The compilers of Mesa's drivers, for GPUs of four vendors that aren't there.
+//! The compilers of Mesa's drivers, for GPUs of five vendors that aren't there.
 
 use std::collections::BTreeMap;
 

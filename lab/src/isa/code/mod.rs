@@ -1,10 +1,11 @@
 //! Machine code, as far as its steps are counted: what instructions do, and where they jump.
 //!
-//! Each compiler prints code in a form of its own, which [`nak`], [`aco`], [`agx`] and [`ir3`] read. From there on all are
-//! the same: [`graph`] finds blocks and loops, [`step`] counts what one step over the keys takes.
+//! Each compiler prints code in a form of its own, which [`nak`], [`aco`], [`agx`], [`ir3`] and [`brw`] read. From there on all
+//! are the same: [`graph`] finds blocks and loops, [`step`] counts what one step over the keys takes.
 
 mod aco;
 mod agx;
+mod brw;
 mod graph;
 mod ir3;
 mod lines;
@@ -34,6 +35,7 @@ impl Code {
             GpuDriver::Radv => aco::read(&mut self.lines, text),
             GpuDriver::Honeykrisp => agx::read(&mut self.lines, text),
             GpuDriver::Turnip => ir3::read(&mut self.lines, text),
+            GpuDriver::Anv => brw::read(&mut self.lines, text),
         }
     }
 
