@@ -86,7 +86,7 @@ pub struct KernelOptions {
     /// emptied a tile; a single workgroup is a submission whatever it takes. Otherwise it follows from the kind of device.
     pub most_work: Option<u64>,
     /// The registers of 32 bits that an invocation may have, by which the tiles of kernels for GPUs are chosen: 128 on Apple's
-    /// GPUs, 96 on Adreno 6xx, 192 on later ones, 255 on NVIDIA's and AMD's. Otherwise it follows from the adapter's name, which browsers don't tell.
+    /// GPUs, 64 on Intel's, 96 on Adreno 6xx, 192 on later ones, 255 on NVIDIA's and AMD's. Otherwise it follows from the adapter's name, which browsers don't tell.
     pub registers: Option<usize>,
     /// The largest map of a mask's tiles, in bytes for each sequence: 2 bits for each tile of queries × keys. A mask whose map would
     /// be larger has its tiles classed by bounds of its data instead. They take two sevenths of the data's memory, however many tiles

@@ -15,9 +15,13 @@ use crate::fixture::{ATTENTION, Operands, ScoreData, limited_with};
 use crate::operands::stored;
 use crate::tolerance::{assert_close, naive_gradients_modified, naive_modified};
 
-/// Tiles as on Adreno 6xx, which has the fewest registers.
+/// Tiles as on Adreno 6xx, which has few registers.
 static FEW_REGISTERS: LazyLock<Session> =
     LazyLock::new(|| limited_with(KernelOptions::default().registers(96), |_| {}));
+
+/// Tiles as on Intel's GPUs, which have the fewest: others for short rows, too.
+static FEWEST_REGISTERS: LazyLock<Session> =
+    LazyLock::new(|| limited_with(KernelOptions::default().registers(64), |_| {}));
 
 const MASK: &str = "causal & key_lengths";
 
@@ -110,6 +114,22 @@ fn gradients_of_every_length() {
     let long = Shape::new(1, 1, 3, 400).seq_len_kv(4200).head_dim_v(8);
     gradients(&FEW_REGISTERS, long, plain, 4);
     gradients(&FEW_REGISTERS, long.seq_len_q(4200).seq_len_kv(3), plain, 5);
+}
+
+#[test]
+fn fewest_registers() {
+    let shape = Shape::new(1, 2, 67, 64).seq_len_kv(71).num_kv_heads(1);
+    let plain = ScoreModifiers::default();
+    forward(&FEWEST_REGISTERS, ForwardKernel::Tiled, shape.head_dim_v(50), Dtype::F32, 1);
+    forward(
+        &FEWEST_REGISTERS,
+        ForwardKernel::Tiled,
+        shape.head_dim(20).head_dim_v(300),
+        Dtype::F32,
+        2,
+    );
+    gradients(&FEWEST_REGISTERS, shape.head_dim_v(50), plain, 3);
+    gradients(&FEWEST_REGISTERS, shape.head_dim(130).head_dim_v(100), plain, 4);
 }
 
 /// A NaN in the second slice of a row that is kept: it reaches its own component of the rows that keep it, and no other bit.

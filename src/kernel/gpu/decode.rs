@@ -96,7 +96,9 @@ mod tests {
             .flat_map(|n| [(n, n), (n, MAX_HEAD_DIM), (MAX_HEAD_DIM, n), (n, 64), (64, n)])
         {
             for dtype in [Dtype::F32, Dtype::F16, Dtype::I8, Dtype::I4] {
-                for (registers, queries) in [(96, 1), (128, 3), (192, 16), (255, 1), (255, 16)] {
+                for (registers, queries) in
+                    [(64, 2), (96, 1), (128, 3), (192, 16), (255, 1), (255, 16)]
+                {
                     let shape = Shape::new(1, 2, queries, head_dim).head_dim_v(head_dim_v);
                     let problem = Problem::new(shape.num_kv_heads(1).seq_len_kv(99));
                     let problem = problem.dtypes(Dtypes::default().k(dtype).v(dtype));

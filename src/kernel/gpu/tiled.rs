@@ -22,13 +22,19 @@ pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> Forwar
     let head_dim_v = row_capacity(shape.head_dim_v, capacities);
     // The output's registers per invocation: 4 rows of o_slice / threads_per_row components.
     let (threads_per_row, v_keys) = match (head_dim_v.capacity, few_registers) {
+        (33..=64, true) if registers <= 64 => (16, 16),
         (0..=64, _) => (8, 16),
         (65..=128, false) => (8, 8),
         (65..=128, true) => (16, 8),
         (129..=256, false) => (16, 4),
         _ => (32, 4),
     };
-    let o_slice = longest_slice(head_dim_v, if few_registers { 512 } else { 640 });
+    let longest = match registers {
+        0..=64 => 256,
+        65..=128 => 512,
+        _ => 640,
+    };
+    let o_slice = longest_slice(head_dim_v, longest);
     // Few queries would leave the other half of a block's rows without work; a workgroup has up to 256 invocations.
     let block_q = if shape.seq_len_q <= 32 || threads_per_row == 32 { 32 } else { 64 };
     ForwardConfig {
@@ -119,7 +125,8 @@ pub(in crate::kernel) fn backward(
         (row_capacity(shape.head_dim, capacities), row_capacity(shape.head_dim_v, capacities));
     // The components of dq, and of dk and dv together, that there are registers for.
     let (most, most_of_both) = match registers {
-        0..=128 => (384, 512),
+        0..=64 => (256, 256),
+        65..=128 => (384, 512),
         129..=192 => (640, 1024),
         _ => (640, 1280),
     };
@@ -132,6 +139,8 @@ pub(in crate::kernel) fn backward(
     let slices = Slices { dq, dk, dv };
     let other = 32;
     let longest = head_dim.capacity.max(head_dim_v.capacity);
+    // Of the rows that are added up, compilers read as many vectors ahead as are staged.
+    let (staged, most_staged) = if registers <= 64 { (512, 4) } else { (1024, 16) };
     let of_dq = head_dim.capacity.div_ceil(dq);
     BackwardConfig {
         dq_grid: TileGrid { block_q: own, block_kv: other },
@@ -147,7 +156,7 @@ pub(in crate::kernel) fn backward(
         form: BackwardForm::Tiled {
             threads_per_row,
             chunk: 16,
-            staged_rows: (1024 / longest).clamp(2, 16).next_power_of_two(),
+            staged_rows: (staged / longest).clamp(2, most_staged).next_power_of_two(),
             slices,
         },
     }
@@ -165,7 +174,7 @@ mod tests {
     fn sums_leave_registers_for_the_rest() {
         let lengths = [32, 64, 128, 192, 256, 257, 384, 385, 512, 576];
         for (head_dim, head_dim_v) in lengths.into_iter().flat_map(|a| lengths.map(|b| (a, b))) {
-            for registers in [128, 192, 255] {
+            for registers in [64, 128, 192, 255] {
                 let shape = Shape::new(1, 1, 64, head_dim).head_dim_v(head_dim_v);
                 let problem = Resolved::new(Problem::new(shape)).unwrap();
                 let config = forward(&problem, registers);

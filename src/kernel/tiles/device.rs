@@ -53,6 +53,8 @@ fn registers(adapter: &str) -> usize {
         name if name.starts_with("Apple") => 128,
         name if name.contains("Adreno (TM) 6") => 96,
         name if name.contains("Adreno") => 192,
+        // All of a subgroup of 16, half of one of 8: the compiler takes the largest subgroup that needs no memory.
+        name if name.contains("Intel") => 64,
         _ => 255,
     }
 }
