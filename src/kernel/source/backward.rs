@@ -266,14 +266,13 @@ impl Source {
         [capacity, slice, length]: [&str; 3],
         form: BackwardForm,
     ) {
-        let (part, last) = match form {
-            BackwardForm::Broadcast { .. } => (shader!("cpu/fold"), Fill::Capacity(capacity)),
-            BackwardForm::Tiled { .. } => (shader!("backward/fold"), Fill::Slice(slice)),
-            BackwardForm::Matrix { .. } => {
-                (shader!("backward/fold_matrix"), Fill::RowLength(length))
-            }
+        let part = match form {
+            BackwardForm::Broadcast { .. } => shader!("cpu/fold"),
+            BackwardForm::Tiled { .. } => shader!("backward/fold"),
+            BackwardForm::Matrix { .. } => shader!("backward/fold_matrix"),
         };
-        self.template(&part, &[Fill::Tensor(tensor), Fill::Side(side), last]);
+        let sizes = [Fill::Capacity(capacity), Fill::Slice(slice), Fill::RowLength(length)];
+        self.template(&part, &[&[Fill::Tensor(tensor), Fill::Side(side)], &sizes[..]].concat());
     }
 
     /// The rows of a gradient that is written, if it is.

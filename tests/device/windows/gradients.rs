@@ -84,14 +84,14 @@ fn gradients_of_modifiers() {
     let attention = binding(15 << 10);
     let score = ScoreModifiers::default().softcap(20.0);
     let keys = Shape::new(1, 2, 203, 20).seq_len_kv(203).num_kv_heads(1);
-    for (seed, (shape, score)) in (3..).zip([
-        (keys, score.alibi(true).sinks(true)),
-        (keys.seq_len_q(403).seq_len_kv(50), score.bias(true)),
+    for (seed, (shape, score, mask)) in (3..).zip([
+        (keys, score.alibi(true).sinks(true), "causal"),
+        (keys.seq_len_q(403).seq_len_kv(21), score.bias(true), "key_padding"),
     ]) {
         let data = ScoreData::random(&shape, seed);
         let mut operands = Operands::random(&shape, seed);
         operands.mask = data.add_to(&shape, operands.mask);
-        let mask = Mask::causal();
+        let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone()).score(score).dropout(0.3);
         let upstream = RandomUpstream::random(&shape, seed);
         let upstream = upstream.of_o_and_lse();
