@@ -38,9 +38,8 @@ fn fold_row_{{TENSOR}}(
         for (var i = 0u; i < {{SLICE}} / 4u / THREADS_PER_ROW; i += 1u) {
             let d = slice_start({{SLICE}}) + (x + i * THREADS_PER_ROW) * 4u;
             var sum = sums[i];
-            {{WHOLE}} if (goes_on) {
-            {{WINDOW}} // Beyond the row's length there is nothing to read but what another invocation writes.
-            {{WINDOW}} if (goes_on && d < {{ROW_LENGTH}}) {
+            // Beyond the row's length there is nothing to read but what another invocation writes.
+            if (goes_on && d < {{ROW_LENGTH}}) {
                 sum += load_{{TENSOR}}4(place.x, h, place.y, d);
             }
             store_{{TENSOR}}4(place.x, h, place.y, d, sum * factor);

@@ -443,8 +443,6 @@ fn backward_configs() -> Vec<BackwardConfig> {
 /// Devices of every subgroup size, that have all that some kernel needs.
 fn devices() -> [DeviceTraits; 4] {
     [4, 8, 16, 32].map(|subgroup_size| DeviceTraits {
-        is_cpu: true,
-        fixed_subgroup_size: Ok(subgroup_size),
         registers: [255, 192, 128][subgroup_size / 16],
         // One with larger ones, too.
         subgroups: (subgroup_size, if subgroup_size == 16 { 64 } else { subgroup_size }),
@@ -454,8 +452,7 @@ fn devices() -> [DeviceTraits; 4] {
             max_compute_workgroup_storage_size: 32 << 10,
             ..wgpu::Limits::defaults()
         },
-        most_work: u64::MAX,
-        largest_tile_map: u64::MAX,
+        ..DeviceTraits::with_everything(subgroup_size)
     })
 }
 

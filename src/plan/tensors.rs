@@ -275,17 +275,7 @@ mod tests {
             workgroups_per_dimension: 65_535,
             work: u64::MAX,
         };
-        let traits = DeviceTraits {
-            is_cpu: true,
-            fixed_subgroup_size: Ok(8),
-            registers: 255,
-            subgroups: (8, 8),
-            reads_wide: false,
-            matrix: Ok(8),
-            limits,
-            most_work: u64::MAX,
-            largest_tile_map: u64::MAX,
-        };
+        let traits = DeviceTraits::with_everything(8);
         let shape = &problem.shape;
         let tried = |work: windows::Work| {
             let (grid, tensors) = &work;

@@ -276,17 +276,7 @@ mod tests {
     }
 
     fn device() -> DeviceTraits {
-        DeviceTraits {
-            is_cpu: false,
-            fixed_subgroup_size: Err(String::new()),
-            registers: 255,
-            subgroups: (8, 8),
-            reads_wide: false,
-            matrix: Err(String::new()),
-            limits: wgpu::Limits::defaults(),
-            most_work: u64::MAX,
-            largest_tile_map: u64::MAX,
-        }
+        DeviceTraits { is_cpu: false, ..DeviceTraits::with_everything(8) }
     }
 
     /// Every share can be cut, unless what isn't looped over is too much.

@@ -104,14 +104,9 @@ mod tests {
                     let problem = problem.dtypes(Dtypes::default().k(dtype).v(dtype));
                     let device = DeviceTraits {
                         is_cpu: false,
-                        fixed_subgroup_size: Err(String::new()),
                         registers,
                         subgroups: (32, 32),
-                        reads_wide: false,
-                        matrix: Err(String::new()),
-                        limits: wgpu::Limits::defaults(),
-                        most_work: u64::MAX,
-                        largest_tile_map: u64::MAX,
+                        ..DeviceTraits::with_everything(8)
                     };
                     let problem = Resolved::new(problem).unwrap();
                     let config = forward(&problem, &device, Splitting::Given(1)).unwrap();

@@ -123,14 +123,9 @@ mod tests {
         let problem = Resolved::new(problem).unwrap();
         let device = |subgroups, size| DeviceTraits {
             is_cpu: false,
-            fixed_subgroup_size: Err(String::new()),
-            registers: 255,
             subgroups,
-            reads_wide: false,
             matrix: Ok(size),
-            limits: wgpu::Limits::defaults(),
-            most_work: u64::MAX,
-            largest_tile_map: u64::MAX,
+            ..DeviceTraits::with_everything(8)
         };
         for (subgroups, size) in
             [((32, 32), 16), ((32, 64), 16), ((64, 64), 16), ((8, 8), 8), ((32, 32), 8)]

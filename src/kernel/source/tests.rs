@@ -125,17 +125,7 @@ fn every_variant_is_valid() {
     };
     let (device, _queue) = wgpu::Device::noop(&descriptor);
     let kernels = Kernels::new(&device, &Default::default());
-    let traits = DeviceTraits {
-        is_cpu: true,
-        fixed_subgroup_size: Ok(8),
-        registers: 255,
-        subgroups: (8, 8),
-        reads_wide: false,
-        matrix: Ok(8),
-        limits: wgpu::Limits::defaults(),
-        most_work: u64::MAX,
-        largest_tile_map: u64::MAX,
-    };
+    let traits = DeviceTraits::with_everything(8);
     let mask = Arc::new(MaskText::new(&Mask::causal(), Default::default()));
     for head_dim in [16, 32, 64, 80, 96, 128, 192, 256] {
         let problem = Resolved::new(Problem::new(Shape::new(1, 1, 1, head_dim))).unwrap();
@@ -171,17 +161,11 @@ fn whole_kernels_are_as_they_were() {
     let score = ScoreText { softcap: true, bias: true, ..ScoreText::default() };
     let device = DeviceTraits {
         is_cpu: false,
-        fixed_subgroup_size: Ok(8),
-        registers: 255,
-        subgroups: (8, 8),
-        reads_wide: false,
-        matrix: Ok(8),
         limits: wgpu::Limits {
             max_compute_workgroup_storage_size: 32 << 10,
             ..wgpu::Limits::defaults()
         },
-        most_work: u64::MAX,
-        largest_tile_map: u64::MAX,
+        ..DeviceTraits::with_everything(8)
     };
     let problem_of = |seq_len_q, o| {
         let shape = Shape::new(1, 4, seq_len_q, 64).num_kv_heads(2).seq_len_kv(1024);

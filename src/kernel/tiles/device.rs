@@ -44,6 +44,23 @@ impl DeviceTraits {
             largest_tile_map: options.largest_tile_map.unwrap_or(LARGEST_TILE_MAP),
         }
     }
+
+    /// A CPU adapter that has all that some kernel needs, for lists of kernels and tests: subgroups of this size, and no bounds
+    /// but those of WebGPU's baseline.
+    #[cfg(any(test, feature = "catalog"))]
+    pub(crate) fn with_everything(subgroup_size: usize) -> Self {
+        Self {
+            is_cpu: true,
+            fixed_subgroup_size: Ok(subgroup_size),
+            registers: 255,
+            subgroups: (subgroup_size, subgroup_size),
+            reads_wide: false,
+            matrix: Ok(8),
+            limits: wgpu::Limits::defaults(),
+            most_work: u64::MAX,
+            largest_tile_map: u64::MAX,
+        }
+    }
 }
 
 /// The registers that an invocation may have on an adapter of this name: what their compilers give at most, or where they begin
