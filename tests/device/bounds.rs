@@ -17,7 +17,7 @@ use crate::masks::check_tiles_on;
 use crate::tolerance::{assert_close, naive, naive_gradients};
 
 /// A device on which no map of tiles is made where bounds do.
-static BY_BOUNDS: LazyLock<Session> =
+pub(crate) static BY_BOUNDS: LazyLock<Session> =
     LazyLock::new(|| limited_with(KernelOptions::default().largest_tile_map(0), |_| ()));
 
 /// Every leaf that has bounds, alone and beside what has none: four share a kernel, each in a head of its own.
@@ -84,7 +84,6 @@ fn every_leaf_by_bounds_is_what_the_cpu_says() {
                 .split('|'),
         ) {
             let mask: Mask = mask.parse().unwrap();
-            // A tree's queries are the last of the keys.
             for order in 0..3 {
                 let data = data(shape, seed, order);
                 for (block_q, block_kv) in [(4, 3), (32, 64), (70, 600), (9, 5_000)] {
@@ -125,6 +124,22 @@ fn column_ranges_in_every_form_by_bounds() {
     }
 }
 
+/// Each level is made after the one below, however the work is cut.
+#[test]
+fn bounds_in_many_submissions() {
+    let shape = Shape::new(1, 1, 70, 8).seq_len_kv(5_000);
+    let data = data(&shape, 1, 0);
+    let problem = Problem::new(shape).mask(Mask::Documents);
+    let options = KernelOptions::default().largest_tile_map(0).most_work(1);
+    let patient = limited_with(options, |_| ());
+    let [found, whole] = [&patient, &*BY_BOUNDS].map(|session| {
+        let options = TileOptions::default().grid(TileGrid { block_q: 10, block_kv: 300 });
+        session.tile_classes_blocking(&problem, &data, &options).unwrap().classes
+    });
+    assert_eq!(found, whole);
+    assert!(whole.contains(&TileClass::Skip) && whole.contains(&TileClass::Partial));
+}
+
 #[test]
 fn attention_by_bounds() {
     for (at, mask) in MASKS.iter().enumerate() {
@@ -135,19 +150,21 @@ fn attention_by_bounds() {
             let seed = (10 * at + order) as u64;
             let shape = Shape::new(2, 4, seq_len_q, 12).seq_len_kv(seq_len_kv).num_kv_heads(2);
             let data = data(&shape, seed, (at + order) % 3);
-            check(&shape, &mask, data, seed, order < 2);
+            // The best backward kernel takes every mask, the others one: they take long to compile.
+            let backward = [if at == 0 { usize::MAX } else { 1 }, 1, 0][order];
+            check(&shape, &mask, data, seed, backward);
         }
     }
 }
 
-fn check(shape: &Shape, mask: &Mask, data: AuxData, seed: u64, backward: bool) {
+fn check(shape: &Shape, mask: &Mask, data: AuxData, seed: u64, backward: usize) {
     let problem = Problem::new(*shape).mask(mask.clone()).aux_shape(data.shape());
     let operands = Operands { mask: data, ..Operands::random(shape, seed) };
     let inputs = operands.inputs();
     let what = format!("{mask}, {shape:?}");
     let truth = reference::attention(&problem, &inputs).unwrap();
     let expected = naive(&problem, mask, &inputs);
-    let decode = if seq_is_short(shape) { serving(&problem, true) } else { Vec::new() };
+    let decode = if shape.seq_len_q == 1 { serving(&problem, true) } else { Vec::new() };
     for kernel in kernels(&problem).into_iter().chain(decode) {
         let options = PlanOptions::default().kernel(kernel);
         let plan = AttentionPlan::new(BY_BOUNDS.kernels(), &problem, &options).unwrap();
@@ -157,22 +174,18 @@ fn check(shape: &Shape, mask: &Mask, data: AuxData, seed: u64, backward: bool) {
         assert_close(&format!("o, {kernel}, {what}"), &output.o, &expected.o, &truth.o);
         assert_close(&format!("lse, {kernel}, {what}"), &output.lse, &expected.lse, &truth.lse);
     }
-    if !backward {
+    if backward == 0 {
         return;
     }
     let upstream = RandomUpstream::random(shape, seed);
     let upstream = upstream.of_o_and_lse();
     let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
     let expected = naive_gradients(&problem, mask, &inputs, &upstream);
-    for kernel in backward::kernels(&problem) {
+    for kernel in backward::kernels(&problem).into_iter().take(backward) {
         let options = BackwardOptions::default().kernel(kernel);
         let found = BY_BOUNDS.gradients_blocking(&problem, &inputs, &upstream, &options).unwrap();
         assert_all_close(&format!("{kernel}, {what}"), &found, &expected, &truth);
     }
-}
-
-const fn seq_is_short(shape: &Shape) -> bool {
-    shape.seq_len_q <= 16
 }
 
 /// Documents of a sequence, each of its own length.
@@ -208,7 +221,7 @@ macro_rules! row_of {
 
 const DIM: usize = 8;
 
-/// Where a map would have a tile for each 32 x 8 cells of a million squared, some rows are looked at.
+/// Some rows of many: a map of their tiles would have 1 GiB at the larger size, in tiles of 32 x 8.
 #[test]
 fn many_tokens() {
     let sizes: &[usize] = if is_brief() { &[70_003] } else { &[1 << 18, 1 << 20] };

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use wgpu_attention::mask::TileGrid;
 use wgpu_attention::{Mask, Shape};
 
+use crate::bounds::BY_BOUNDS;
 use crate::fixture::{check_forward, is_brief, mask_data};
-use crate::masks::{check_materialized, check_tiles};
+use crate::masks::{check_materialized, check_tiles, check_tiles_on};
 
 /// An expression of a few leaves.
 pub(crate) fn mask() -> impl Strategy<Value = Mask> {
@@ -64,7 +65,9 @@ proptest! {
     ) {
         let data = mask_data(&shape, seed);
         check_materialized(&mask, &shape, &data);
-        check_tiles(&mask, &shape, &data, TileGrid { block_q, block_kv });
+        let grid = TileGrid { block_q, block_kv };
+        check_tiles(&mask, &shape, &data, grid);
+        check_tiles_on(&BY_BOUNDS, &mask, &shape, &data, grid);
         check_forward(shape, &mask.to_string(), seed);
     }
 }
