@@ -155,7 +155,7 @@ fn cell(stats: &Stats) -> String {
         true => format!(", **{memory_bytes} B, {spills} spills**"),
         false => String::new(),
     };
-    format!("{registers} / {occupancy} / {instructions}{memory}")
+    format!("{registers}/{occupancy}/{instructions}{memory}")
 }
 
 #[cfg(test)]
@@ -189,10 +189,7 @@ mod tests {
             text.contains("## merge\n\n| head_dim, type | ga102 | m1 |\n|---|---|---|\n"),
             "{text}"
         );
-        assert!(
-            text.contains("| 64, f16 | 32 / 8 / 99 | 32 / 8 / 99, **16 B, 0 spills** |"),
-            "{text}"
-        );
+        assert!(text.contains("| 64, f16 | 32/8/99 | 32/8/99, **16 B, 0 spills** |"), "{text}");
         assert_eq!(in_memory(&rows), ["merge, head_dim 64, f16, on m1: 16 bytes, 0 spills"]);
     }
 }
