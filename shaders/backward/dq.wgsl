@@ -76,11 +76,12 @@ fn backward_dq(
     var goes_on = follows_keys();
     // What the windows before have summed is one invocation's share.
     if (follows_keys() && x == 0u) {
-        for (var r = 0u; r < 4u; r += 1u) {
-            let terms = row_terms[lse_index(b, h, min(row0 + r, q_last))];
-            l_before[r] = terms.z;
-            slope_before[r] = terms.w;
-        }
+        let row_0 = row_terms[lse_index(b, h, min(row0, q_last))];
+        let row_1 = row_terms[lse_index(b, h, min(row0 + 1u, q_last))];
+        let row_2 = row_terms[lse_index(b, h, min(row0 + 2u, q_last))];
+        let row_3 = row_terms[lse_index(b, h, min(row0 + 3u, q_last))];
+        l_before = vec4<f32>(row_0.z, row_1.z, row_2.z, row_3.z);
+        slope_before = vec4<f32>(row_0.w, row_1.w, row_2.w, row_3.w);
     }
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {

@@ -103,6 +103,7 @@ fn backward_dq(
         l_before = terms.z;
         slope_before = terms.w;
     }
+    // The row's norm, which is known at the end.
     terms.z = 1.0;
 
     for (var kv0 = block.hull.x / BLOCK_KV * BLOCK_KV; kv0 < block.hull.y; kv0 += BLOCK_KV) {

@@ -13,7 +13,7 @@ use crate::kernel::tiles::DeviceTraits;
 use crate::tensor::shape::{Indexing, Layout, elements};
 
 /// The most ranges that work is cut into: each has its own uniform block and bind group.
-const MOST_PIECES: usize = 1 << 16;
+pub(super) const MOST_PIECES: usize = 1 << 16;
 
 /// How a kernel's workgroups are numbered.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::cut::{Axis, Bounds, Grid, Tensor, cut};
+use super::cut::{Axis, Bounds, Grid, MOST_PIECES, Tensor, cut};
 use super::pieces::Share;
 use super::work::{self, Stage};
 use crate::error::Result;
@@ -144,7 +144,7 @@ pub(crate) fn of_append(problem: &Resolved, work: &Work, bounds: &Bounds) -> Res
     let window = |rows| Window::Cache { rows };
     let step = most(rows, |rows| fits(&window(0..rows), work, bounds));
     Ok(match count(rows, step) {
-        0..=MOST_WINDOWS => steps(rows, step).map(window).collect(),
+        0..=MOST_PIECES => steps(rows, step).map(window).collect(),
         _ => Vec::new(),
     })
 }
@@ -172,7 +172,7 @@ pub(super) fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) 
         fits(&window(margin..rows.saturating_add(margin)), work, bounds)
     });
     let step = tiles.saturating_mul(tile);
-    if count(rows, step) > MOST_WINDOWS {
+    if count(rows, step) > MOST_PIECES {
         return Vec::new();
     }
     steps(rows, step).map(window).collect()
@@ -197,7 +197,7 @@ pub(super) fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usiz
         count(group, of_heads).saturating_mul(count(rows, of_rows))
     };
     let fewest = forms.into_iter().min_by_key(windows_of);
-    let Some((of_heads, of_rows)) = fewest.filter(|form| windows_of(form) <= MOST_WINDOWS) else {
+    let Some((of_heads, of_rows)) = fewest.filter(|form| windows_of(form) <= MOST_PIECES) else {
         return Vec::new();
     };
     steps(group, of_heads)
@@ -205,9 +205,6 @@ pub(super) fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usiz
         .map(|(heads, rows)| window(heads, rows))
         .collect()
 }
-
-/// The most windows: each has a dispatch, a uniform block and a bind group at least.
-const MOST_WINDOWS: usize = 1 << 16;
 
 /// How many steps [`steps`] takes: of none, more than there can be.
 const fn count(end: usize, step: usize) -> usize {
@@ -237,8 +234,8 @@ fn most(end: usize, is_right: impl Fn(usize) -> bool) -> usize {
 /// that stand together.
 fn fits(window: &Window, (grid, reached): &Work, bounds: &Bounds) -> bool {
     let of_window = reached.iter().map(|tensor| (window.of(tensor), tensor.reach));
-    let looped_over = of_window.filter(|(of, before)| of.reach != *before).map(|(of, _)| of);
-    looped_over.into_iter().all(|tensor| {
+    let mut looped_over = of_window.filter(|(of, before)| of.reach != *before).map(|(of, _)| of);
+    looped_over.all(|tensor| {
         let Indexing { size, together, .. } = tensor.indexing;
         let slack = ((bounds.alignment + 2 * together) * size) as u64;
         let binding_bytes = bounds.binding_bytes.saturating_sub(slack);

@@ -149,7 +149,7 @@ impl Custom {
     }
 
     /// The ranges of workgroups of the kernel that makes the sums.
-    pub(super) fn shares(&self, params: Params) -> Vec<(Range<usize>, Params)> {
+    pub(super) fn cells(&self, params: Params) -> Vec<(Range<usize>, Params)> {
         let of_chunk = |chunk: &Range<usize>| (chunk.clone(), CustomWork::params(chunk, params));
         self.chunks.iter().map(of_chunk).collect()
     }

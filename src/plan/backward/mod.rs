@@ -221,7 +221,7 @@ impl BackwardPlan {
                     Stage::PagesDk | Stage::PagesDv => {
                         vec![(0..grid.workgroups()?, params_of_pool)]
                     }
-                    Stage::Custom => custom.as_ref().map_or_else(Vec::new, |c| c.shares(params)),
+                    Stage::Custom => custom.as_ref().map_or_else(Vec::new, |c| c.cells(params)),
                     Stage::CustomSums => custom.as_ref().map_or_else(Vec::new, |c| c.sums(params)),
                     _ => vec![(0..grid.workgroups()?, params)],
                 };

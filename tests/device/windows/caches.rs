@@ -103,13 +103,7 @@ fn packed_sequences() {
         (QuerySequences::Packed { total: 96 }, Layout::Bhsd, 11 << 10),
         (QuerySequences::LeftPadded, Layout::Bshd, 20 << 10),
     ] {
-        let batch = Batch::new(q, keys, layout);
-        let operands = batch.operands();
-        let attention = binding(bytes);
-        for mask in ["causal & window(19,inf) | global(2)", "!not_self | dilated(5,3)"] {
-            let problem = batch.problem(mask);
-            check_sequences(&attention, &problem, &operands, &kernels(&problem));
-        }
+        check_batch(&Batch::new(q, keys, layout), bytes);
     }
 }
 
@@ -125,13 +119,15 @@ fn rings_and_pools() {
             30 << 10,
         ),
     ] {
-        let batch = Batch::new(q, kv, layout);
-        let operands = batch.operands();
-        let attention = binding(bytes);
-        for mask in ["causal & window(19,inf) | global(2)", "!not_self | dilated(5,3)"] {
-            let problem = batch.problem(mask);
-            check_sequences(&attention, &problem, &operands, &kernels(&problem));
-        }
+        check_batch(&Batch::new(q, kv, layout), bytes);
+    }
+}
+
+fn check_batch(batch: &Batch, bytes: u64) {
+    let (operands, attention) = (batch.operands(), binding(bytes));
+    for mask in ["causal & window(19,inf) | global(2)", "!not_self | dilated(5,3)"] {
+        let problem = batch.problem(mask);
+        check_sequences(&attention, &problem, &operands, &kernels(&problem));
     }
 }
 
