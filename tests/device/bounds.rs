@@ -147,6 +147,10 @@ fn attention_by_bounds() {
         for (order, (seq_len_q, seq_len_kv)) in
             [(70, 640), (130, 97), (1, 2_600)].into_iter().enumerate()
         {
+            // How many queries and keys there are makes further pipelines of each mask: a brief run takes decoding under one.
+            if is_brief() && order == 2 && at != 1 {
+                continue;
+            }
             let seed = (10 * at + order) as u64;
             let shape = Shape::new(2, 4, seq_len_q, 12).seq_len_kv(seq_len_kv).num_kv_heads(2);
             let data = data(&shape, seed, (at + order) % 3);

@@ -10,8 +10,9 @@ use wgpu_attention::{
     RunOptions, ScoreModifiers, Shape,
 };
 
-use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, kernels, run, serving};
-use crate::forward::MASKS;
+use crate::fixture::{
+    ATTENTION, Operands, SCORES, ScoreData, kernels, masks_of_this_run, run, serving,
+};
 use crate::matrix::{WITH_MATRICES, has_matrices};
 use crate::operands::{DROPOUT_SEED, stored};
 use crate::sequences::{Batch, FORMS, LENGTHS};
@@ -33,7 +34,7 @@ fn check(problem: &Problem, operands: &Operands, kernels: &[ForwardKernel]) {
 
 #[test]
 fn every_mask_in_every_kernel() {
-    for (seed, mask) in (0..).zip(MASKS) {
+    for (seed, mask) in (0..).zip(masks_of_this_run()) {
         let shape = Shape::new(2, 4, 37, 20).seq_len_kv(70).num_kv_heads(2);
         let problem = Problem::new(shape).mask(mask.parse().unwrap()).dropout(0.3);
         // As for gradients: the best kernel takes every mask, the others one in five.

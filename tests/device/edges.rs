@@ -89,6 +89,14 @@ impl Case {
         &self,
         dout: impl Fn(usize) -> f32,
     ) -> (Vec<(BackwardKernel, Gradients)>, ReferenceGradients) {
+        self.gradients_by(backward::kernels(&self.problem), dout)
+    }
+
+    fn gradients_by(
+        &self,
+        kernels: Vec<BackwardKernel>,
+        dout: impl Fn(usize) -> f32,
+    ) -> (Vec<(BackwardKernel, Gradients)>, ReferenceGradients) {
         let dout: Vec<f32> = (0..self.problem.shape().o_len().unwrap()).map(dout).collect();
         let upstream = Upstream::new(&dout);
         let truth = reference::gradients(&self.problem, &self.inputs(), &upstream).unwrap();
@@ -99,7 +107,7 @@ impl Case {
                 .unwrap();
             (kernel, found)
         };
-        (backward::kernels(&self.problem).into_iter().map(run).collect(), truth)
+        (kernels.into_iter().map(run).collect(), truth)
     }
 }
 
@@ -250,7 +258,12 @@ fn kept_scores_of_the_lowest_number_are_kept() {
                     assert!(off < 1e-3, "{kernel}, {mask}, {fill}: {found} instead of {wanted}");
                 }
             }
-            let (found, _) = case.gradients(|_| 1.0);
+            let mut kernels = backward::kernels(&case.problem);
+            // What a mask's text does to a bias's is nothing: in a brief run, one mask takes them all.
+            if is_brief() && mask != "causal" {
+                kernels.truncate(1);
+            }
+            let (found, _) = case.gradients_by(kernels, |_| 1.0);
             for (kernel, found) in found {
                 let nan = |values: &[f32]| values.iter().any(|x| !x.is_finite());
                 assert!(!nan(&found.dq) && !nan(&found.dk), "{kernel}, {mask}, {fill}");
