@@ -6,8 +6,8 @@ use crate::auxiliary::AuxTensor;
 
 /// The slots before the leaves': where the tile map lies, the words from one sequence, head and row of tiles to the next (or
 /// where bounds of data lie, and of how many words); where ALiBi's slopes lie, and the sinks; then where what sequences are
-/// given lies, what was wrong with it, and the
-/// lengths that kernels go by; last the words from one sequence's slopes to the next's.
+/// given lies, what was wrong with it, and the lengths that kernels go by; last the words from one sequence's slopes to the
+/// next's.
 pub(super) const HEADER_SLOTS: usize = 13;
 
 /// The slot that says where ALiBi's slopes lie.

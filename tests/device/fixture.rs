@@ -72,6 +72,11 @@ pub(crate) fn is_brief() -> bool {
     *BRIEF
 }
 
+/// By how many options this run goes on from one that it takes: `brief` in a brief run, else 1.
+pub(crate) fn step_of_this_run(brief: usize) -> usize {
+    if is_brief() { brief } else { 1 }
+}
+
 /// The masks that this run compiles attention kernels with: each by itself, unless it is brief. Then four neighbours of the list share
 /// a kernel, each in a head of its own: all that a kernel has of a mask is called there as it is alone. For four heads, or
 /// multiples.

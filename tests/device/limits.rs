@@ -15,7 +15,7 @@ use wgpu_attention::{
 
 use crate::bad_input::assert_says;
 use crate::fixture::{
-    ATTENTION, Operands, ScoreData, is_brief, kernels, limited, limited_with, serving,
+    ATTENTION, Operands, ScoreData, kernels, limited, limited_with, serving, step_of_this_run,
 };
 use crate::tolerance::WEIGHTS_ERROR;
 
@@ -458,7 +458,7 @@ fn with_lowered_limits_features_run_or_are_refused_by_name() {
         let limited = limited(change);
         // A device that promises less is all one to the driver, which compiles everything for each of them anew: in a brief run, each
         // of them meets two features in six, and each feature three devices in nine.
-        let apart = if is_brief() { 3 } else { 1 };
+        let apart = step_of_this_run(3);
         for (feature, problem, operands) in features.iter().skip(at % apart).step_by(apart) {
             let candidates: Vec<_> = kernels(problem)
                 .into_iter()

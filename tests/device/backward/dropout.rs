@@ -1,20 +1,16 @@
-//! Gradients through dropout: those of what the forward pass gave with the same seed.
+//! Gradients through dropout: those of what the forward pass gave with the same seed. A brief run takes a third of the masks,
+//! modifiers and forms of sequences: all of them have gradients without dropout, and dropout forward, in other tests.
 
 use wgpu_attention::{Dtype, Layout, Mask, Problem, Shape, reference};
 
 use super::{RandomUpstream, assert_all_close, check_kernels, check_problem, kernels, run};
-use crate::fixture::{Operands, SCORES, ScoreData, is_brief, masks_of_this_run};
+use crate::fixture::{Operands, SCORES, ScoreData, masks_of_this_run, step_of_this_run};
 use crate::sequences::{Batch, FORMS, LENGTHS};
 use crate::tolerance::naive_gradients_modified;
 
-/// In a brief run one of several options: each by itself has its gradients without dropout, and its dropout without gradients.
-fn one_in(several: usize) -> usize {
-    if is_brief() { several } else { 1 }
-}
-
 #[test]
 fn every_mask() {
-    for (seed, mask) in (0..).zip(masks_of_this_run()).step_by(one_in(3)) {
+    for (seed, mask) in (0..).zip(masks_of_this_run()).step_by(step_of_this_run(3)) {
         let shape = Shape::new(2, 4, 37, 20).seq_len_kv(70).num_kv_heads(2);
         let mask: Mask = mask.parse().unwrap();
         let problem = Problem::new(shape).mask(mask.clone()).dropout(0.3);
@@ -54,7 +50,7 @@ fn with_every_modifier() {
     operands.mask = data.add_to(&shape, operands.mask);
     let upstream = RandomUpstream::random(&shape, 3);
     let (inputs, upstream) = (operands.inputs(), upstream.of_o_and_lse());
-    for score in SCORES.iter().rev().step_by(one_in(3)).copied() {
+    for score in SCORES.iter().rev().step_by(step_of_this_run(3)).copied() {
         let problem = Problem::new(shape).mask(mask.clone()).score(score).dropout(0.3);
         let truth = reference::gradients(&problem, &inputs, &upstream).unwrap();
         let naive = naive_gradients_modified(
@@ -79,7 +75,7 @@ fn with_every_modifier() {
 /// Packed, padded and cached sequences have the gradients of the reference, whose positions are the sequence's own.
 #[test]
 fn every_form_of_sequences() {
-    for &(q, kv) in FORMS.iter().step_by(one_in(3)) {
+    for &(q, kv) in FORMS.iter().step_by(step_of_this_run(3)) {
         let batch = Batch::new(q, kv, Layout::Bhsd);
         let (operands, problem) = (batch.operands(), batch.problem("causal").dropout(0.3));
         let upstream = RandomUpstream::random(&batch.shape, 4);

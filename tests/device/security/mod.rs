@@ -15,7 +15,7 @@ use wgpu_attention::tensor::{KeySequences, QuerySequences, Strides};
 use wgpu_attention::wgsl::{WgslBuffer, WgslFunction};
 use wgpu_attention::{AuxBuffers, AuxTensor, Mask, Problem, Shape};
 
-use crate::fixture::{ATTENTION, Operands, is_brief};
+use crate::fixture::{ATTENTION, Operands, step_of_this_run};
 use crate::sequences::Batch;
 
 /// Words before and behind what is bound: more than any offset's alignment, and than a few rows.
@@ -261,7 +261,7 @@ fn hostile(words: usize, turn: usize) -> Vec<u32> {
 fn in_brief<'a>(
     masks: Vec<(&'static str, Case<'a>)>,
 ) -> impl Iterator<Item = (&'static str, Case<'a>)> {
-    let step = if is_brief() { 3 } else { 1 };
+    let step = step_of_this_run(3);
     let is_taken = move |at: usize, mask: &str| at.is_multiple_of(step) || mask == "documents";
     masks
         .into_iter()
