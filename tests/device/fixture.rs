@@ -53,16 +53,12 @@ pub(crate) fn kernels(problem: &Problem) -> Vec<ForwardKernel> {
 
 /// The kernels that serve `problem` here, decode kernels or the others.
 pub(crate) fn serving(problem: &Problem, decode: bool) -> Vec<ForwardKernel> {
-    let kernels = ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode() == decode);
-    let serving: Vec<_> = kernels
-        .filter(|&kernel| {
-            ATTENTION.kernels().wgsl(problem, &PlanOptions::default().kernel(kernel)).is_ok()
-        })
-        .collect();
-    assert!(!serving.is_empty(), "some kernel serves every problem");
-    of_this_run(problem, serving, |kernel| {
-        matches!(kernel, ForwardKernel::Broadcast | ForwardKernel::DecodeLanes)
-    })
+    of_this_run(
+        problem,
+        ForwardKernel::ALL.into_iter().filter(|kernel| kernel.is_decode() == decode),
+        |kernel| matches!(kernel, ForwardKernel::Broadcast | ForwardKernel::DecodeLanes),
+        |kernel| ATTENTION.kernels().wgsl(problem, &PlanOptions::default().kernel(*kernel)).is_ok(),
+    )
 }
 
 /// Whether the variable `WGPU_ATTENTION_BRIEF_TESTS` is set, as `cargo xtask test` does without `--thorough`.
@@ -91,20 +87,33 @@ pub(crate) fn masks_of_this_run() -> Vec<String> {
     }
 }
 
-/// The kernels of those that serve which this run tests: all of them, unless it is brief. Then those for CPU adapters, which
-/// take most of the time to compile, are tested beside the others in one case of four, chosen by the problem; `kernels` tests
-/// each kernel in any case.
+/// The kernels of `all` that serve and that this run tests: all that serve, unless it is brief. Then those for CPU adapters are
+/// tested beside the others in one case of four, since most of the time is that of compiling. The text of the GPUs' kernel
+/// chooses which, so that problems of several lengths, for which the same kernels are compiled, have them or not as one;
+/// `kernels` tests each kernel in any case.
 pub(crate) fn of_this_run<K>(
     problem: &Problem,
-    mut serving: Vec<K>,
+    all: impl IntoIterator<Item = K>,
     is_for_cpus: impl Fn(&K) -> bool,
+    serves: impl Fn(&K) -> bool,
 ) -> Vec<K> {
-    let mut hasher = DefaultHasher::new();
-    problem.hash(&mut hasher);
-    if is_brief() && !hasher.finish().is_multiple_of(4) && !serving.iter().all(&is_for_cpus) {
-        serving.retain(|kernel| !is_for_cpus(kernel));
+    let (for_cpus, others): (Vec<K>, Vec<K>) = all.into_iter().partition(is_for_cpus);
+    let mut serving: Vec<K> = others.into_iter().filter(&serves).collect();
+    if serving.is_empty() || takes_kernels_for_cpus(problem) {
+        serving.extend(for_cpus.into_iter().filter(serves));
     }
+    assert!(!serving.is_empty(), "some kernel serves every problem");
     serving
+}
+
+fn takes_kernels_for_cpus(problem: &Problem) -> bool {
+    let tiled = PlanOptions::default().kernel(ForwardKernel::Tiled);
+    let mut hasher = DefaultHasher::new();
+    match ATTENTION.kernels().wgsl(problem, &tiled) {
+        Ok(text) => text.hash(&mut hasher),
+        Err(_) => problem.hash(&mut hasher),
+    }
+    !is_brief() || hasher.finish().is_multiple_of(4)
 }
 
 /// Runs a problem with one kernel, every output.

@@ -16,7 +16,7 @@ use crate::program::Unavailable;
 use crate::provision::Provisioner;
 use crate::shims::Shims;
 use crate::software::{RUNNER_VARIABLE, Software};
-use crate::workspace::{Workspace, artifact, quoted};
+use crate::workspace::{Workspace, artifacts, quoted};
 use crate::{apt, closure, host, probe, software};
 
 /// Which device the user wants.
@@ -216,9 +216,11 @@ pub fn shims(workspace: &Workspace) -> Result<Shims> {
         return Err(Unavailable("GPUs that aren't there need Linux".to_owned()).into());
     }
     let mut build = workspace.cargo("build");
-    build.args(["--all-features", "--package", "intel-shim"]);
-    let intel_shim = artifact(&mut build, "intel_shim", std::env::consts::DLL_EXTENSION)?;
-    provisioner(workspace)?.shims(intel_shim)
+    build.args(["--all-features", "--package", "intel-shim", "--package", "print-shim"]);
+    let names = ["intel_shim", "print_shim"];
+    let mut own = artifacts(&mut build, &names, std::env::consts::DLL_EXTENSION)?.into_iter();
+    let [intel_shim, print_shim] = [(); 2].map(|()| own.next().expect("a file for each name"));
+    provisioner(workspace)?.shims(intel_shim, print_shim)
 }
 
 /// An MPI, fetched if need be; if none can be had here, why.

@@ -283,7 +283,7 @@ impl Provisioner {
     }
 
     /// Mesa's drivers for GPUs, ready to compile kernels for some that aren't there.
-    pub(crate) fn shims(&mut self, intel_shim: PathBuf) -> Result<Shims> {
+    pub(crate) fn shims(&mut self, intel_shim: PathBuf, print_shim: PathBuf) -> Result<Shims> {
         let folder = self.drivers.join("shims");
         // A folder of when there were fewer drivers is made again.
         let has_all =
@@ -296,7 +296,7 @@ impl Provisioner {
             }
             _ => self.fetch_shims(&folder).context("Mesa's shims could not be fetched")?,
         };
-        Ok(Shims { package: stamp.package, folder, intel_shim })
+        Ok(Shims { package: stamp.package, folder, intel_shim, print_shim })
     }
 
     fn fetch_shims(&mut self, place: &Path) -> Result<Stamp> {

@@ -20,6 +20,8 @@ pub struct Shims {
     pub(crate) folder: PathBuf,
     /// The shim for Intel's GPUs, which isn't in the package.
     pub(crate) intel_shim: PathBuf,
+    /// Has what the compiler for NVIDIA's GPUs prints written in large pieces.
+    pub(crate) print_shim: PathBuf,
 }
 
 /// One of the drivers.
@@ -83,13 +85,18 @@ impl Shims {
             Some(name) => libraries.join(name),
             None => self.intel_shim.clone(),
         };
+        let mut preloaded = shim.into_os_string();
+        if driver == GpuDriver::Nvk {
+            preloaded.push(":");
+            preloaded.push(&self.print_shim);
+        }
         // Not by LD_PRELOAD, which the system's programs would inherit.
         let mut command = Command::new(loader_in(&libraries)?);
         command
             .arg("--library-path")
             .arg(&libraries)
             .arg("--preload")
-            .arg(shim)
+            .arg(preloaded)
             .arg(program)
             .env_remove("WGPU_ADAPTER_NAME")
             .env("WGPU_BACKEND", "vulkan")

@@ -60,7 +60,7 @@ It needs a C++ compiler. This crate and what reads files are compiled with cover
 that of the tests; `wgsl` has naga with counters as well, and so half of wgpu is built once more, unless
 `--without-naga` is given. Inputs that are found stay in target/fuzz/corpus/ for the next run, those that
 crash in target/fuzz/crashes/. `cargo xtask test` runs the committed corpus without libFuzzer, and `cargo xtask ci`
-fuzzes each target for 10 seconds, two at a time, without naga.";
+fuzzes each target for 3 seconds, two at a time, without naga.";
 
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
