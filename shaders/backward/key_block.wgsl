@@ -5,6 +5,10 @@
 // needs generated: mask_keep
 // needs mask/algebra: PARTIAL, Tile
 // needs mask_tables/: is_surely_empty, mask_tile
+// {{OWN}} needs sequences/: kv_place
+// {{OWN}} needs sequences/own_rows: is_of_other_window
+// {{QUERY_WINDOW}} needs backward/window: count_bound
+// {{QUERY_WINDOW}} needs mask/algebra: SKIP
 // offers KeyBlock, SKIPPED_RUN, has_no_keys, key_block, key_kept, q_tile_class, skipped_rows
 
 struct KeyBlock {
@@ -33,6 +37,9 @@ fn key_block(index: u32) -> KeyBlock {
 }
 
 fn has_no_keys(block: KeyBlock) -> bool {
+    {{OWN}} if (is_of_other_window(kv_place(block.b, block.kv0).y)) {
+    {{OWN}}     return true;
+    {{OWN}} }
     return block.kv0 >= block.kv1;
 }
 
@@ -42,7 +49,14 @@ fn tile_of_queries(block: KeyBlock, q0: u32, rows: u32) -> Tile {
 
 // The class of the tile of BLOCK_Q queries from q0 on; a tile that ends beyond the last query is never FULL.
 fn q_tile_class(block: KeyBlock, h: u32, q0: u32) -> u32 {
+    {{QUERY_WINDOW}} let bound = count_bound(block.b, q0, BLOCK_Q);
+    {{QUERY_WINDOW}} if (bound == 0u) {
+    {{QUERY_WINDOW}}     return SKIP;
+    {{QUERY_WINDOW}} }
     let kind = mask_tile(block.b, h, tile_of_queries(block, q0, BLOCK_Q));
+    {{QUERY_WINDOW}} if (bound < BLOCK_Q) {
+    {{QUERY_WINDOW}}     return min(kind, PARTIAL);
+    {{QUERY_WINDOW}} }
     return select(kind, min(kind, PARTIAL), q0 + BLOCK_Q > block.q_len);
 }
 
@@ -54,11 +68,17 @@ fn skipped_rows(block: KeyBlock, h: u32, q0: u32) -> u32 {
     if (q0 % SKIPPED_RUN != 0u) {
         return 0u;
     }
+    {{QUERY_WINDOW}} if (count_bound(block.b, q0, SKIPPED_RUN) == 0u) {
+    {{QUERY_WINDOW}}     return SKIPPED_RUN;
+    {{QUERY_WINDOW}} }
     return select(0u, SKIPPED_RUN, is_surely_empty(block.b, h, tile_of_queries(block, q0, SKIPPED_RUN)));
 }
 
 // Whether a cell of a PARTIAL tile is kept; cells beyond the sequence aren't.
 fn key_kept(block: KeyBlock, h: u32, q_idx: u32, kv_idx: u32) -> bool {
+    {{QUERY_WINDOW}} if (count_bound(block.b, q_idx, 1u) == 0u) {
+    {{QUERY_WINDOW}}     return false;
+    {{QUERY_WINDOW}} }
     let inside = (q_idx < block.q_len) & (kv_idx < block.kv_len);
     let q_last = block.q_len - 1u;
     let kv_last = block.kv_len - 1u;

@@ -12,6 +12,7 @@
 // needs rows/: load_dout4, load_o4
 // needs sequences/: q_len, q_place
 // needs sequences/positions: lse_index
+// {{OWN}} needs sequences/own_rows: is_of_other_window
 // offers backward_terms
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -30,6 +31,9 @@ fn backward_terms(
         return;
     }
     let place = q_place(b, q_idx);
+    {{OWN}} if (is_of_other_window(place.y)) {
+    {{OWN}}     return;
+    {{OWN}} }
     let at = lse_index(b, h, q_idx);
 
     var delta = 0.0;

@@ -101,6 +101,11 @@ struct Params {
     first_split: u32,
     // The block's size is a multiple of 16 bytes.
     padding_0: u32,
+    {{OWN}} // Of the rows of the workgroups' own side, those at which the blocks begin that this dispatch is for.
+    {{OWN}} first_own_row: u32,
+    {{OWN}} end_own_row: u32,
+    {{OWN}} padding_1: u32,
+    {{OWN}} padding_2: u32,
 }
 
 const EXPONENT_BITS: u32 = 0x7f800000u;

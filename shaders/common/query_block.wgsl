@@ -6,6 +6,8 @@
 // needs mask/algebra: Tile, hull_and
 // needs mask_tables/: mask_tile, next_visited, visited_hull
 // needs segments/: bound_keys, class_of_bound, is_bound
+// {{OWN}} needs sequences/: q_place
+// {{OWN}} needs sequences/own_rows: is_of_other_window
 // offers QueryBlock, cell_kept, is_empty, kv_tile_class, last_skipped, query_block
 
 struct QueryBlock {
@@ -37,6 +39,9 @@ fn query_block(index: u32) -> QueryBlock {
 }
 
 fn is_empty(block: QueryBlock) -> bool {
+    {{OWN}} if (is_of_other_window(q_place(block.b, block.q0).y)) {
+    {{OWN}}     return true;
+    {{OWN}} }
     return block.q0 >= block.q1;
 }
 

@@ -4,7 +4,7 @@
 // needs bindings: params
 // needs mask/algebra: PARTIAL
 // needs sequences/: kv_place
-// offers bound_keys, class_of_bound, follows_keys, is_bound, precedes_keys
+// offers bound_keys, class_of_bound, is_bound
 
 fn bound_keys(b: u32, kv_len: u32) -> vec2<u32> {
     let first = kv_place(b, 0u).y;
@@ -18,12 +18,4 @@ fn is_bound(b: u32, kv_idx: u32, keys: vec2<u32>) -> bool {
 
 fn class_of_bound(b: u32, kind: u32, kv0: u32, kv1: u32, keys: vec2<u32>) -> u32 {
     return select(kind, min(kind, PARTIAL), kv0 < keys.x || kv1 > keys.y);
-}
-
-fn follows_keys() -> bool {
-    return params.first_row != 0u;
-}
-
-fn precedes_keys() -> bool {
-    return params.windows_follow != 0u;
 }

@@ -4,7 +4,7 @@
 // needs bindings: params
 // needs mask/algebra: PARTIAL, SKIP
 // needs sequences/: window_row
-// offers bound_keys, class_of_bound, follows_keys, is_bound, precedes_keys
+// offers bound_keys, class_of_bound, is_bound
 
 fn bound_keys(b: u32, kv_len: u32) -> vec2<u32> {
     return vec2<u32>(0u, kv_len);
@@ -21,12 +21,4 @@ fn class_of_bound(b: u32, kind: u32, kv0: u32, kv1: u32, keys: vec2<u32>) -> u32
         count += select(0u, 1u, is_bound(b, kv_idx, keys));
     }
     return select(select(min(kind, PARTIAL), kind, count == kv1 - kv0), SKIP, count == 0u);
-}
-
-fn follows_keys() -> bool {
-    return params.first_row != 0u;
-}
-
-fn precedes_keys() -> bool {
-    return params.windows_follow != 0u;
 }

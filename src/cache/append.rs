@@ -222,7 +222,7 @@ impl AppendPlan {
             hadamard: tokens.hadamard,
             rotates_q,
             values: !shape.values_in_keys,
-            windows: !windows.is_empty(),
+            windows: windows.windowed().looped,
         };
         let rotary =
             tokens.rotary.as_ref().map(|rotary| rotary.block(shape.head_dim)).transpose()?;

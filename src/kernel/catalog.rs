@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::key::{
     AppendConfig, BackwardConfig, BackwardForm, BackwardKernel, BackwardPass, ForwardConfig,
     ForwardForm, ForwardKernel, KernelKey, Pairing, Parts, PickConfig, PointSlope, PooledSide,
-    RowAccess, RowFormat,
+    RowAccess, RowFormat, Windowed,
 };
 use super::source::{BROWSER_SUBGROUPS, SEGMENT, needs_subgroups, wgsl};
 use super::tiles::{DeviceTraits, Splitting, backward_candidates, candidates};
@@ -147,7 +147,7 @@ fn mask_text(mask: &str, forms: SequenceForms) -> Arc<MaskText> {
     Arc::new(MaskText::new(&mask.parse().unwrap_or(Mask::All), forms))
 }
 
-/// One kernel of each name, and one that has windows of what it loops over.
+/// One kernel of each name, and one that has windows.
 pub(crate) fn one_of_each(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     let mut names = HashSet::new();
     let is_new = |key: &KernelKey| names.insert((name(key), key.windows()));
@@ -427,8 +427,9 @@ fn backward_configs() -> Vec<BackwardConfig> {
             let options = GradientStrides { dout: o, dq: q, dk: k, dv: v };
             let forms = backward_candidates(&problem, &options, gradients.into(), &device);
             for config in forms.into_iter().filter_map(|(_, form)| form.ok()) {
-                // Of those, windows of what they loop over, too.
-                let in_windows = is_long.then(|| config.of_windows(true, true));
+                // Of those, those for windows, too.
+                let windows = [Windowed { own: true, looped: true }; 2];
+                let in_windows = is_long.then(|| config.of_windows(windows));
                 for config in [Some(config), in_windows].into_iter().flatten() {
                     if !configs.contains(&config) {
                         configs.push(config);
@@ -501,8 +502,10 @@ fn configs() -> Vec<ForwardConfig> {
                     let forms =
                         candidates(&problem, &device, Splitting::Given(num_splits)).into_iter();
                     for config in forms.filter_map(|(_, form)| form.ok()) {
-                        // Of the long rows, those for windows of the keys, too.
-                        let in_windows = (head_dim == 64).then(|| config.of_windows());
+                        // Of the long rows, those for windows, too.
+                        let own = config.form.packed_rows().is_none();
+                        let windows = Windowed { own, looped: true };
+                        let in_windows = (head_dim == 64).then(|| config.of_windows(windows));
                         for config in [Some(config), in_windows].into_iter().flatten() {
                             if !configs.contains(&config) {
                                 configs.push(config);

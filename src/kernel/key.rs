@@ -116,10 +116,19 @@ pub(crate) struct BackwardConfig {
     pub(crate) dq_folds: bool,
     /// Whether dk and dv are folded every [`SEGMENT`](super::source::SEGMENT) queries.
     pub(crate) dkdv_folds: bool,
-    /// Whether the dispatches that make dq bind windows of the keys, and those that make dk and dv windows of the queries.
-    pub(crate) dq_windows: bool,
-    pub(crate) dkdv_windows: bool,
+    /// Of which rows the dispatches that make dq bind windows, and those that make dk and dv.
+    pub(crate) dq_windows: Windowed,
+    pub(crate) dkdv_windows: Windowed,
     pub(crate) form: BackwardForm,
+}
+
+/// Of which rows dispatches bind windows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Windowed {
+    /// Those of the workgroups' own side.
+    pub(crate) own: bool,
+    /// Those that workgroups loop over.
+    pub(crate) looped: bool,
 }
 
 /// How many rows are summed up at a time.
@@ -193,11 +202,10 @@ impl BackwardForm {
 }
 
 impl BackwardConfig {
-    /// The same kernels, those that make dq for windows of the keys or those that make dk and dv for windows of the queries:
-    /// each goes by what it reads itself then.
-    pub(crate) const fn of_windows(mut self, dq_windows: bool, dkdv_windows: bool) -> Self {
+    /// The same kernels, those that make dq or those that make dk and dv for windows: each goes by what it reads itself then.
+    pub(crate) fn of_windows(mut self, [dq_windows, dkdv_windows]: [Windowed; 2]) -> Self {
         if let BackwardForm::Broadcast { cells, .. } = &mut self.form {
-            *cells = *cells && !dq_windows && !dkdv_windows;
+            *cells &= [dq_windows, dkdv_windows] == [Windowed::default(); 2];
         }
         Self { dq_windows, dkdv_windows, ..self }
     }
@@ -257,16 +265,19 @@ pub(crate) struct ForwardConfig {
     pub(crate) rows: RowFormat,
     /// Whether the keys come in segments of [`SEGMENT`](super::source::SEGMENT), each folded into those before.
     pub(crate) folds: bool,
-    /// Whether dispatches bind windows of the keys, one after the other.
-    pub(crate) windows: bool,
+    /// Whether dispatches bind windows of the queries, and of the keys, one after the other.
+    pub(crate) windows: Windowed,
     pub(crate) form: ForwardForm,
 }
 
 impl ForwardConfig {
-    /// The same kernel for windows of the keys: what one leaves, the next goes on from; or each has splits of its own.
-    pub(crate) const fn of_windows(self) -> Self {
+    /// The same kernel for windows. Of the keys, what one leaves, the next goes on from; or each has splits of its own.
+    pub(crate) const fn of_windows(self, windows: Windowed) -> Self {
+        if !windows.looped {
+            return Self { windows, ..self };
+        }
         let folds = self.form.packed_rows().is_none();
-        Self { folds, windows: true, form: self.form.splitting(), ..self }
+        Self { folds, windows, form: self.form.splitting(), ..self }
     }
 
     /// The tiles in words that tell them from others of the same kernel. Profiles on disk hold these words, so that another
@@ -684,14 +695,18 @@ impl KernelKey {
         }
     }
 
-    /// Whether dispatches bind windows of what it loops over.
-    pub(crate) const fn windows(&self) -> bool {
+    /// Of which rows dispatches bind windows.
+    pub(crate) fn windows(&self) -> Windowed {
         match self {
             Self::Forward { config, .. } => config.windows,
-            Self::Append { config, .. } => config.windows,
-            Self::Backward { pass: BackwardPass::Dq { .. }, config, .. } => config.dq_windows,
-            Self::Backward { pass: BackwardPass::DkDv { .. }, config, .. } => config.dkdv_windows,
-            _ => false,
+            Self::Append { config, .. } => Windowed { own: false, looped: config.windows },
+            Self::Backward { pass, config, .. } => match pass {
+                BackwardPass::Terms { .. } => Windowed { looped: false, ..config.dq_windows },
+                BackwardPass::Dq { .. } => config.dq_windows,
+                BackwardPass::DkDv { .. } => config.dkdv_windows,
+                _ => Windowed::default(),
+            },
+            _ => Windowed::default(),
         }
     }
 

@@ -25,7 +25,8 @@ use crate::problem::{Problem, Resolved};
 ///
 /// Tensors may be larger than the device binds in one piece (`max_storage_buffer_binding_size`): dispatches bind windows of
 /// them. Keys of one head that are larger come in windows, too, of which each goes on from what the ones before left in o: o in
-/// 16 bits is then rounded once for each, as [`AttentionPlan::explain`] says how many there are.
+/// 16 bits is then rounded once for each, as [`AttentionPlan::explain`] says how many there are. So do packed and left-padded queries
+/// that are larger, each window of them on its own.
 ///
 /// A plan owns its pipeline and the mask's buffer (and one for lse). It submits nothing, polls nothing and writes
 /// nothing from the host: everything it does is in the commands that [`AttentionPlan::encode`] records. It keeps the buffers
@@ -154,7 +155,7 @@ impl AttentionPlan {
     /// The plan of a choice for a checked problem.
     pub(crate) fn of(kernels: &Kernels, problem: &Arc<Resolved>, choice: Choice) -> Result<Self> {
         let config = choice.config;
-        let splits_of_window = choice.num_splits / choice.windows.len().max(1);
+        let splits_of_window = choice.num_splits / choice.windows.looped.len().max(1);
         let mask = MaskTables::new(kernels, problem, Some(config.grid))?;
         let mut params = Params::new(problem, &mask.layout, config.grid.block_q)?;
         let shape = &problem.shape;

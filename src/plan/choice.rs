@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::attention::PlanOptions;
 use super::cut::Bounds;
 use super::mask_tables;
-use super::windows::{self, Window};
+use super::windows::{self, Windows};
 use crate::error::{Error, Result};
 use crate::kernel::key::{ForwardConfig, ForwardKernel, KernelKey, RowAccess};
 use crate::kernel::limits::Needs;
@@ -24,8 +24,8 @@ pub(crate) struct Choice {
     pub(crate) config: ForwardConfig,
     /// In how many splits the keys are; 1 for kernels that don't split them.
     pub(crate) num_splits: usize,
-    /// The windows in which dispatches bind the keys; none where they bind them in one piece.
-    pub(crate) windows: Vec<Window>,
+    /// The windows in which dispatches bind the queries and the keys.
+    pub(crate) windows: Windows,
     considered: Vec<Candidate>,
     /// What became of the profile, in words.
     advice: String,
@@ -51,8 +51,8 @@ impl Choice {
             ),
             false => considered(kernels, problem, splitting),
         };
-        let (kernel, config) = choose(&considered, options.kernel)?;
-        Self::of(kernels, problem, (kernel, config), splitting, considered, advice)
+        let chosen = choose(&considered, options.kernel)?;
+        Self::of(kernels, problem, chosen, splitting, (considered, advice))
     }
 
     /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
@@ -61,7 +61,7 @@ impl Choice {
         let (mut considered, advice) = considered(kernels, problem, Splitting::Suitable);
         considered.retain(|(kernel, _)| !kernel.is_decode());
         let chosen = choose(&considered, None)?;
-        Self::of(kernels, problem, chosen, Splitting::Suitable, considered, advice)
+        Self::of(kernels, problem, chosen, Splitting::Suitable, (considered, advice))
     }
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
@@ -70,8 +70,8 @@ impl Choice {
         let considered = candidates(problem, kernels.traits(), Splitting::Suitable);
         choose(&considered, None)?;
         let of = |chosen| {
-            let advice = String::new();
-            Self::of(kernels, problem, chosen, Splitting::Suitable, considered.clone(), advice)
+            let all = (considered.clone(), String::new());
+            Self::of(kernels, problem, chosen, Splitting::Suitable, all)
         };
         let serving = considered
             .iter()
@@ -88,8 +88,7 @@ impl Choice {
         problem: &Resolved,
         (kernel, mut config): (ForwardKernel, ForwardConfig),
         splitting: Splitting,
-        considered: Vec<Candidate>,
-        advice: String,
+        (considered, advice): (Vec<Candidate>, String),
     ) -> Result<Self> {
         let traits = kernels.traits();
         let mut num_splits = match config.form.is_split() {
@@ -97,15 +96,16 @@ impl Choice {
             true => splitting.count(problem, traits, &config),
         };
         let windows = windows::of_forward(problem, &config, num_splits, &Bounds::of(traits))?;
-        if !windows.is_empty() {
-            config = config.of_windows();
+        config = config.of_windows(windows.windowed());
+        if config.windows.looped {
+            let count = windows.looped.len();
             if config.form.is_split() {
-                num_splits = (num_splits / windows.len()).max(1) * windows.len();
+                num_splits = (num_splits / count).max(1) * count;
             }
             let needs = Needs::of_forward(&config, problem.score.bias);
             needs.refusal(&traits.limits).map_err(|reason| Error::KernelRefused {
                 kernel: kernel.to_string(),
-                reason: format!("for {} windows of the keys, {reason}", windows.len()),
+                reason: format!("for {count} windows of the keys, {reason}"),
             })?;
         }
         Ok(Self { kernel, config, num_splits, windows, considered, advice })
@@ -147,10 +147,13 @@ impl Choice {
             // Writing to a String can't fail.
             let _ = write!(text, "; {rows} packed rows, the keys in {num_splits} splits");
         }
-        if !self.windows.is_empty() {
-            let count = self.windows.len();
-            // Writing to a String can't fail.
-            let _ = write!(text, "; the keys in {count} windows that the device binds");
+        let Windows { own, looped } = &self.windows;
+        for (rows, windows) in [("queries", own), ("keys", looped)] {
+            if !windows.is_empty() {
+                // Writing to a String can't fail.
+                let _ =
+                    write!(text, "; the {rows} in {} windows that the device binds", windows.len());
+            }
         }
         for (other, form) in &self.considered {
             // Writing to a String can't fail.

@@ -282,6 +282,8 @@ mod tests {
             if let Ok(workgroups @ 1..) = grid.workgroups() {
                 let _ = windows::of_keys(shape, &work, &bounds, 32);
                 let _ = windows::of_queries(shape, &work, &bounds, 32);
+                let _ = windows::of_own_queries(shape, &[&work], &bounds, 32);
+                let _ = windows::of_own_keys(shape, &work, &bounds, 32);
                 let _ = bounds.windows(grid, tensors, &(0..1));
                 let _ = bounds.windows(grid, tensors, &(0..workgroups));
                 let _ = bounds.windows(grid, tensors, &(workgroups / 3..workgroups));

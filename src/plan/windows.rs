@@ -1,5 +1,6 @@
-//! Windows of what workgroups loop over: where one reaches more keys, or queries, than a device binds in one piece, the same
-//! workgroups are dispatched once for each window, in order, and go on from what the windows before have left.
+//! Windows of rows: where workgroups reach more keys, or queries, than a device binds in one piece, the same workgroups are
+//! dispatched once for each window, in order. Of what they loop over, they go on from what the windows before have left; of their
+//! own rows, each block belongs to one window.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use super::pieces::Share;
 use super::work::{self, Stage};
 use crate::error::Result;
 use crate::kernel::binding::Binding;
-use crate::kernel::key::{BackwardConfig, ForwardConfig};
+use crate::kernel::key::{BackwardConfig, ForwardConfig, Windowed};
 use crate::kernel::params::Params;
 use crate::problem::{GradientTensors, Resolved};
 use crate::tensor::sequences::{KeySequences, QuerySequences};
@@ -21,26 +22,38 @@ pub(crate) enum Window {
         rows: Range<usize>,
         /// What they are of: 2, rows, or 0, the blocks of a pool.
         axis: usize,
-        /// The rows on either side that tiles of keys may reach into: these begin where a sequence does, windows at multiples
-        /// of a tile's rows.
-        margin: usize,
+        /// How many of them the longest sequence takes.
+        longest: usize,
+        margins: Margins,
     },
     /// Rows of a cache, numbered through over all sequences and heads as they lie in memory.
     Cache { rows: Range<usize> },
     /// The same rows of some query heads of each group.
-    Queries { heads: Range<usize>, rows: Range<usize>, group: usize },
+    Queries {
+        heads: Range<usize>,
+        rows: Range<usize>,
+        group: usize,
+        longest: usize,
+        margins: Margins,
+    },
 }
 
+/// How many rows before and behind a window a block or a tile may reach into: it begins where a sequence does, the window anywhere.
+type Margins = [usize; 2];
+
 impl Window {
-    /// Of a tensor that is looped over, what the window has; of others, what there was.
+    /// Of a tensor whose rows it is of, what the window has; of others, what there was.
     fn of(&self, tensor: &Tensor) -> Tensor {
+        use Binding as B;
         let mut tensor = *tensor;
+        let between = |rows: &Range<usize>, [before, behind]: Margins| {
+            Axis::Between(rows.start.saturating_sub(before), rows.end.saturating_add(behind))
+        };
         match (self, tensor.binding) {
-            (Self::Keys { rows, axis, margin }, Binding::K | Binding::V) => {
-                let end = rows.end.saturating_add(*margin);
-                tensor.reach[*axis] = Axis::Between(rows.start.saturating_sub(*margin), end);
+            (Self::Keys { rows, axis, margins, .. }, B::K | B::V | B::Dk | B::Dv) => {
+                tensor.reach[*axis] = between(rows, *margins);
             }
-            (Self::Cache { rows }, Binding::CacheK | Binding::CacheV) => {
+            (Self::Cache { rows }, B::CacheK | B::CacheV) => {
                 let [batch, heads, of_head, row] = tensor.indexing.dims;
                 let dims = [1, 1, batch * heads * of_head, row];
                 tensor.indexing =
@@ -48,15 +61,27 @@ impl Window {
                 tensor.reach = [Axis::All, Axis::All, Axis::Between(rows.start, rows.end)];
             }
             (
-                Self::Queries { heads, rows, group },
-                Binding::Q | Binding::Dout | Binding::RowTerms | Binding::Bias,
+                Self::Queries { heads, rows, group, margins, .. },
+                B::Q
+                | B::O
+                | B::OIn
+                | B::Dout
+                | B::Dq
+                | B::LseIn
+                | B::LseOut
+                | B::Dlse
+                | B::SegmentStats
+                | B::RowTerms
+                | B::RowTermsOut
+                | B::Bias,
             ) => {
                 if tensor.reach[1] == Axis::Group(*group) {
                     tensor.reach[1] = Axis::PartOfGroup(*group, heads.start, heads.end);
                 }
-                // A bias may be the same for all rows.
-                if tensor.indexing.dims[2] > 1 {
-                    tensor.reach[2] = Axis::Between(rows.start, rows.end);
+                // A bias may be the same for all rows, and doesn't lie as they do where sequences begin anywhere.
+                let is_bias = tensor.binding == B::Bias;
+                if !is_bias || (tensor.indexing.dims[2] > 1 && *margins == [0, 0]) {
+                    tensor.reach[2] = between(rows, *margins);
                 }
             }
             _ => {}
@@ -80,73 +105,130 @@ impl Window {
             ..params
         }
     }
+
+    /// The same of a window of the workgroups' own rows.
+    const fn own_params(&self, params: Params) -> Params {
+        let (Self::Keys { rows, .. } | Self::Cache { rows } | Self::Queries { rows, .. }) = self;
+        Params { first_own_row: rows.start as u32, end_own_row: rows.end as u32, ..params }
+    }
+
+    /// The most of a workgroup's work that looping over this window is, one of `count`.
+    fn work(&self, work: u64, count: usize) -> u64 {
+        let (some, all) = match self {
+            Self::Keys { rows, longest, .. } => (rows.len(), *longest),
+            Self::Cache { .. } => (1, count),
+            Self::Queries { heads, rows, group, longest, .. } => {
+                (heads.len().saturating_mul(rows.len()), group.saturating_mul(*longest))
+            }
+        };
+        // Not more than `work`.
+        (u128::from(work) * some.min(all) as u128 / all.max(1) as u128) as u64
+    }
+}
+
+/// A kernel's windows: of the workgroups' own rows, and of those that they loop over, all of these for each of the former. None
+/// where a dispatch binds such rows in one piece.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Windows {
+    pub(crate) own: Vec<Window>,
+    pub(crate) looped: Vec<Window>,
+}
+
+impl Windows {
+    /// None where there would be more dispatches than a kernel may have pieces.
+    fn new(own: Vec<Window>, looped: Vec<Window>) -> Self {
+        match own.len().max(1).saturating_mul(looped.len().max(1)) {
+            0..=MOST_PIECES => Self { own, looped },
+            _ => Self::default(),
+        }
+    }
+
+    pub(crate) const fn windowed(&self) -> Windowed {
+        Windowed { own: !self.own.is_empty(), looped: !self.looped.is_empty() }
+    }
 }
 
 /// The shares of a kernel's work, in order: one for each window, or the whole where there are none. A decode kernel has splits
 /// of its own for each.
-pub(crate) fn shares(whole: Share, windows: &[Window]) -> Vec<Share> {
-    if windows.is_empty() {
-        return vec![whole];
-    }
-    let Share { grid, reached, workgroups, params } = whole;
-    let of_window = |(number, window): (usize, &Window)| Share {
-        grid: Grid { work: grid.work / windows.len() as u64, ..grid },
-        reached: reached.iter().map(|tensor| window.of(tensor)).collect(),
-        workgroups: workgroups.clone(),
-        params: window.params(number, windows.len(), params),
+pub(crate) fn shares(whole: Share, windows: &Windows) -> Vec<Share> {
+    let share = |whole: &Share, window: &Window, work: u64, params: Params| Share {
+        grid: Grid { work, ..whole.grid },
+        reached: whole.reached.iter().map(|tensor| window.of(tensor)).collect(),
+        workgroups: whole.workgroups.clone(),
+        params,
     };
-    windows.iter().enumerate().map(of_window).collect()
+    let of_own =
+        |window: &Window| share(&whole, window, whole.grid.work, window.own_params(whole.params));
+    let mut own: Vec<_> = windows.own.iter().map(of_own).collect();
+    if own.is_empty() {
+        own.push(whole);
+    }
+    let count = windows.looped.len();
+    if count == 0 {
+        return own;
+    }
+    let of_looped = |whole: &Share| {
+        let of_window = |(number, window): (usize, &Window)| {
+            let params = window.params(number, count, whole.params);
+            share(whole, window, window.work(whole.grid.work, count), params)
+        };
+        windows.looped.iter().enumerate().map(of_window).collect::<Vec<_>>()
+    };
+    own.iter().flat_map(of_looped).collect()
 }
 
-/// The windows of the keys that a forward kernel needs: none where it binds what a workgroup reaches in one piece, or where
-/// they don't help.
+/// The windows that a forward kernel needs: none where it binds what a workgroup reaches in one piece, or where they don't help.
 pub(super) fn of_forward(
     problem: &Resolved,
     config: &ForwardConfig,
     splits: usize,
     bounds: &Bounds,
-) -> Result<Vec<Window>> {
-    let work = work::forward(problem, config, splits);
-    Ok(match needs_windows(&work, bounds)? {
-        true => of_keys(&problem.shape, &work, bounds, config.grid.block_kv),
-        false => Vec::new(),
-    })
+) -> Result<Windows> {
+    let (shape, work) = (&problem.shape, work::forward(problem, config, splits));
+    if !needs_windows(&work, bounds)? {
+        return Ok(Windows::default());
+    }
+    let own = match config.form.packed_rows() {
+        Some(_) => Vec::new(),
+        None => of_own_queries(shape, &[&work], bounds, config.grid.block_q),
+    };
+    Ok(Windows::new(own, of_keys(shape, &work, bounds, config.grid.block_kv)))
 }
 
-/// The same of the kernels that make dq, and of queries of those that make dk and dv.
+/// The same of the kernels that make dq, whose own rows those that prepare the rows have, too, and of those that make dk and dv.
 pub(super) fn of_backward(
     problem: &Resolved,
     config: &BackwardConfig,
     gradients: &GradientTensors,
     bounds: &Bounds,
-) -> Result<[Vec<Window>; 2]> {
+) -> Result<[Windows; 2]> {
     let shape = &problem.shape;
     let work = |stage| work::backward(problem, config, gradients, gradients, stage);
-    let (dq, dkdv) = (work(Stage::Dq), work(Stage::DkDv));
-    let mut windows = [Vec::new(), Vec::new()];
-    if needs_windows(&dq, bounds)? {
-        windows[0] = of_keys(shape, &dq, bounds, config.dq_grid.block_kv);
+    let [terms, dq, dkdv] = [Stage::Terms, Stage::Dq, Stage::DkDv].map(work);
+    let mut windows = [Windows::default(), Windows::default()];
+    if needs_windows(&terms, bounds)? || needs_windows(&dq, bounds)? {
+        let own = of_own_queries(shape, &[&terms, &dq], bounds, config.dq_grid.block_q);
+        windows[0] = Windows::new(own, of_keys(shape, &dq, bounds, config.dq_grid.block_kv));
     }
     if needs_windows(&dkdv, bounds)? {
-        windows[1] = of_queries(shape, &dkdv, bounds, config.dkdv_grid.block_q);
+        let own = of_own_keys(shape, &dkdv, bounds, config.dkdv_grid.block_kv);
+        let queries = of_queries(shape, &dkdv, bounds, config.dkdv_grid.block_q);
+        windows[1] = Windows::new(own, queries);
     }
     Ok(windows)
 }
 
 /// The same of the kernel that appends to a cache.
-pub(crate) fn of_append(problem: &Resolved, work: &Work, bounds: &Bounds) -> Result<Vec<Window>> {
+pub(crate) fn of_append(problem: &Resolved, work: &Work, bounds: &Bounds) -> Result<Windows> {
     let [batch, heads, rows, row] = problem.k.indexing.dims;
     let rows = batch * heads * rows;
     // Kernels number them by their elements, which 32 bits have to count.
     if !needs_windows(work, bounds)? || rows.saturating_mul(row) > u32::MAX as usize {
-        return Ok(Vec::new());
+        return Ok(Windows::default());
     }
     let window = |rows| Window::Cache { rows };
-    let step = most(rows, |rows| fits(&window(0..rows), work, bounds));
-    Ok(match count(rows, step) {
-        0..=MOST_PIECES => steps(rows, step).map(window).collect(),
-        _ => Vec::new(),
-    })
+    let looped = of_rows(rows, 1, 0, &[work], bounds, window).into_iter().map(window).collect();
+    Ok(Windows::new(Vec::new(), looped))
 }
 
 pub(crate) type Work = (Grid, Vec<Tensor>);
@@ -155,55 +237,92 @@ fn needs_windows((grid, reached): &Work, bounds: &Bounds) -> Result<bool> {
     Ok(cut(grid, reached, bounds, 0..grid.workgroups()?).is_err())
 }
 
-/// As many tiles of keys in each as every workgroup can bind; as many rows or blocks, where keys lie in an order that the device
-/// alone knows.
-pub(super) fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
-    let [_, rows] = shape.kv_rows();
-    let (rows, axis, tile, margin) = match shape.sequences.kv {
-        KeySequences::Uniform => (rows, 2, tile, 0),
-        KeySequences::Cached { .. } | KeySequences::Packed { .. } => (rows, 2, tile, tile),
-        KeySequences::Ring => (rows, 2, 1, 0),
-        KeySequences::Paged { blocks, .. } => (blocks, 0, 1, 0),
-    };
-    let window = |rows| Window::Keys { rows, axis, margin };
+/// The rows of each window, as many tiles as every workgroup can bind where `before` rows precede them; none where these are all.
+fn of_rows(
+    rows: usize,
+    tile: usize,
+    before: usize,
+    works: &[&Work],
+    bounds: &Bounds,
+    window: impl Fn(Range<usize>) -> Window,
+) -> Vec<Range<usize>> {
     let tiles = most(rows.div_ceil(tile), |tiles| {
-        // One in the midst has a margin on both sides.
-        let rows = tiles.saturating_mul(tile);
-        fits(&window(margin..rows.saturating_add(margin)), work, bounds)
+        let window = window(before..tiles.saturating_mul(tile).saturating_add(before));
+        works.iter().all(|work| fits(&window, work, bounds))
     });
     let step = tiles.saturating_mul(tile);
-    if count(rows, step) > MOST_PIECES {
-        return Vec::new();
+    match count(rows, step) {
+        2..=MOST_PIECES => steps(rows, step).collect(),
+        _ => Vec::new(),
     }
-    steps(rows, step).map(window).collect()
 }
 
-/// The fewest of: some heads of a group with all of their rows; some rows of all of its heads; some rows of one head.
-pub(super) fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
-    let (group, rows) = (shape.group_size(), shape.seq_len_q);
-    if shape.sequences.q != QuerySequences::Uniform {
+/// Windows of the keys that are looped over; of rows or blocks one by one, where keys lie in an order that the device alone knows.
+pub(super) fn of_keys(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
+    let ([_, rows], longest) = (shape.kv_rows(), shape.seq_len_kv);
+    let (rows, longest, axis, tile, margin) = match shape.sequences.kv {
+        KeySequences::Uniform => (rows, longest, 2, tile, 0),
+        KeySequences::Cached { .. } | KeySequences::Packed { .. } => (rows, longest, 2, tile, tile),
+        KeySequences::Ring => (rows, longest, 2, 1, 0),
+        KeySequences::Paged { block_size, blocks, .. } => {
+            (blocks, longest.div_ceil(block_size.max(1)), 0, 1, 0)
+        }
+    };
+    let window = |rows| Window::Keys { rows, axis, longest, margins: [margin; 2] };
+    of_rows(rows, tile, margin, &[work], bounds, window).into_iter().map(window).collect()
+}
+
+/// Windows of the queries that the workgroups' own blocks are of, where the device alone knows where these lie.
+pub(super) fn of_own_queries(
+    shape: &Shape,
+    works: &[&Work],
+    bounds: &Bounds,
+    block: usize,
+) -> Vec<Window> {
+    if shape.sequences.q == QuerySequences::Uniform {
         return Vec::new();
     }
-    let window = |heads, rows| Window::Queries { heads, rows, group };
-    let heads = most(group, |heads| fits(&window(0..heads, 0..rows), work, bounds));
-    let rows_of = |heads: usize| {
-        let tiles = most(rows.div_ceil(tile), |tiles| {
-            fits(&window(0..heads, 0..tiles.saturating_mul(tile)), work, bounds)
-        });
-        tiles.saturating_mul(tile)
-    };
-    let forms = [(heads, rows), (group, rows_of(group)), (1, rows_of(1))];
-    let windows_of = |&(of_heads, of_rows): &(usize, usize)| {
-        count(group, of_heads).saturating_mul(count(rows, of_rows))
-    };
-    let fewest = forms.into_iter().min_by_key(windows_of);
-    let Some((of_heads, of_rows)) = fewest.filter(|form| windows_of(form) <= MOST_PIECES) else {
+    let ([_, rows], longest) = (shape.q_rows(), shape.seq_len_q);
+    let margins = [0, block];
+    let window = |rows| Window::Queries { heads: 0..1, rows, group: 1, longest, margins };
+    of_rows(rows, block, 0, works, bounds, window).into_iter().map(window).collect()
+}
+
+/// The same of keys. In a ring or in a pool the rows of a block needn't lie together.
+pub(super) fn of_own_keys(
+    shape: &Shape,
+    work: &Work,
+    bounds: &Bounds,
+    block: usize,
+) -> Vec<Window> {
+    let (KeySequences::Packed { .. } | KeySequences::Cached { .. }) = shape.sequences.kv else {
         return Vec::new();
     };
-    steps(group, of_heads)
-        .flat_map(|heads| steps(rows, of_rows).map(move |rows| (heads.clone(), rows)))
-        .map(|(heads, rows)| window(heads, rows))
-        .collect()
+    let ([_, rows], longest) = (shape.kv_rows(), shape.seq_len_kv);
+    let window = |rows| Window::Keys { rows, axis: 2, longest, margins: [0, block] };
+    of_rows(rows, block, 0, &[work], bounds, window).into_iter().map(window).collect()
+}
+
+/// Windows of the queries that are looped over, the fewest of: some heads of a group with all of their rows; some rows of all of
+/// its heads; some rows of one head.
+pub(super) fn of_queries(shape: &Shape, work: &Work, bounds: &Bounds, tile: usize) -> Vec<Window> {
+    let (group, [_, rows], longest) = (shape.group_size(), shape.q_rows(), shape.seq_len_q);
+    let margin = if shape.sequences.q == QuerySequences::Uniform { 0 } else { tile };
+    let margins = [margin; 2];
+    let window = |heads, rows| Window::Queries { heads, rows, group, longest, margins };
+    let heads = most(group, |heads| fits(&window(0..heads, 0..rows), work, bounds));
+    let rows_of =
+        |heads: usize| of_rows(rows, tile, margin, &[work], bounds, |rows| window(0..heads, rows));
+    let all = std::iter::once(0..rows).collect();
+    let forms = [(heads, all), (group, rows_of(group)), (1, rows_of(1))];
+    let windows_of =
+        |(heads, rows): &(usize, Vec<_>)| count(group, *heads).saturating_mul(rows.len());
+    let fewest = forms.into_iter().filter(|form| (2..=MOST_PIECES).contains(&windows_of(form)));
+    let Some((heads, rows)) = fewest.min_by_key(windows_of) else { return Vec::new() };
+    let windows = |heads: Range<usize>| {
+        rows.iter().map(move |rows| window(heads.clone(), rows.clone())).collect::<Vec<_>>()
+    };
+    steps(group, heads).flat_map(windows).collect()
 }
 
 /// How many steps [`steps`] takes: of none, more than there can be.
@@ -254,6 +373,7 @@ mod tests {
     use crate::plan::backward::BackwardOptions;
     use crate::problem::{GradientStrides, Problem, TensorStrides};
     use crate::tensor::dtype::Dtype;
+    use crate::tensor::sequences::Sequences;
     use crate::tensor::shape::Layout;
 
     fn bounds(binding_bytes: u64) -> Bounds {
@@ -276,18 +396,19 @@ mod tests {
         DeviceTraits { is_cpu: false, ..DeviceTraits::with_everything(8) }
     }
 
-    /// Every share can be cut, unless what isn't looped over is too much.
-    fn check((grid, reached): Work, windows: &[Window], bounds: &Bounds) {
+    /// Every share can be cut, unless what has no windows is too much.
+    fn check((grid, reached): Work, windows: &Windows, bounds: &Bounds) {
         let workgroups = 0..grid.workgroups().unwrap();
         let whole = Share { grid, reached, workgroups, params: Params::default() };
         for Share { grid, reached, workgroups, .. } in shares(whole, windows) {
             if let Err(Error::Limit { what, .. }) = cut(&grid, &reached, bounds, workgroups) {
-                let looped_over = windows.first().is_some_and(|window| {
+                let mut first = windows.own.first().into_iter().chain(windows.looped.first());
+                let in_windows = first.any(|window| {
                     let is_of = |tensor: &&Tensor| what.starts_with(&format!("{} (", tensor.name));
                     let tensor = reached.iter().find(is_of).unwrap();
                     window.of(tensor).reach != tensor.reach
                 });
-                assert!(!looped_over, "{what}");
+                assert!(!in_windows, "{what}");
             }
         }
     }
@@ -313,23 +434,74 @@ mod tests {
             let [more_keys, queries] = of_backward(&problem, &config, &made, &bounds).unwrap();
             for (stage, windows) in [(Stage::Dq, &more_keys), (Stage::DkDv, &queries)] {
                 check(work::backward(&problem, &config, &made, &made, stage), windows, &bounds);
+                prop_assert!(windows.own.is_empty());
             }
-            keys.extend(more_keys);
+            keys.looped.extend(more_keys.looped);
             let mut next = 0;
-            for window in &keys {
-                let Window::Keys { rows, axis: 2, margin: 0 } = window else { panic!("{window:?}") };
+            for window in &keys.looped {
+                let Window::Keys { rows, axis: 2, margins: [0, 0], .. } = window else { panic!("{window:?}") };
                 prop_assert!(rows.start == next % kv && !rows.is_empty());
                 next = rows.end;
             }
             prop_assert!(next == 0 || next == kv);
             let (mut next, mut next_head) = (0, 0);
-            for window in &queries {
+            for window in &queries.looped {
                 let Window::Queries { heads, rows, .. } = window else { panic!("{window:?}") };
                 prop_assert!(rows.start == next && heads.start == next_head && !heads.is_empty());
                 next = rows.end % q;
                 next_head = if next == 0 { heads.end } else { heads.start };
             }
-            prop_assert!(queries.is_empty() || (next, next_head) == (0, group));
+            prop_assert!(queries.looped.is_empty() || (next, next_head) == (0, group));
+        }
+
+        /// Where sequences begin anywhere, a block is of one window, and that binds all of its rows; so does a window with the rows
+        /// of the tiles that it has some rows of.
+        #[test]
+        fn windows_of_sequences_bind_whole_blocks(
+            (batch, kv_heads, group, most_q, most_kv) in (1..3usize, 1..4usize, 1..4usize, 1..300usize, 1..300usize),
+            (packed_q, packed_kv, bshd, rows, bytes) in (any::<bool>(), any::<bool>(), any::<bool>(), 300..900usize, 9_000..90_000u64),
+        ) {
+            let q = if packed_q { QuerySequences::Packed { total: rows } } else { QuerySequences::LeftPadded };
+            let cached = KeySequences::Cached { left_padded: true };
+            let kv = if packed_kv { KeySequences::Packed { total: rows + 1 } } else { cached };
+            let shape = Shape::new(batch, kv_heads * group, most_q, 20).num_kv_heads(kv_heads).seq_len_kv(most_kv);
+            let shape = shape.sequences(Sequences { q, kv });
+            let layout = if bshd { Layout::Bshd } else { Layout::Bhsd };
+            let problem = Resolved::new(Problem::new(shape).layout(layout)).unwrap();
+            let bounds = bounds(bytes);
+            let of_forward = forward(&problem);
+            let windows = super::of_forward(&problem, &of_forward, 1, &bounds).unwrap();
+            check(work::forward(&problem, &of_forward, 1), &windows, &bounds);
+            let made = BackwardOptions::default().resolve(&problem).unwrap();
+            let config = backward(&problem);
+            let [dq, dkdv] = of_backward(&problem, &config, &made, &bounds).unwrap();
+            for (stage, windows) in [(Stage::Terms, &dq), (Stage::Dq, &dq), (Stage::DkDv, &dkdv)] {
+                check(work::backward(&problem, &config, &made, &made, stage), windows, &bounds);
+            }
+            for (windows, own, looped, [own_rows, looped_rows]) in [
+                (windows, of_forward.grid.block_q, of_forward.grid.block_kv, [shape.q_rows(), shape.kv_rows()]),
+                (dq, config.dq_grid.block_q, config.dq_grid.block_kv, [shape.q_rows(), shape.kv_rows()]),
+                (dkdv, config.dkdv_grid.block_kv, config.dkdv_grid.block_q, [shape.kv_rows(), shape.q_rows()]),
+            ] {
+                for (windows, rows, before, behind) in
+                    [(windows.own, own_rows[1], 0, own), (windows.looped, looped_rows[1], looped - 1, looped)]
+                {
+                    let of_first_head = |window: &Window| match window {
+                        Window::Queries { heads, rows, margins, .. } => (heads.start == 0).then(|| (rows.clone(), *margins)),
+                        Window::Keys { rows, margins, .. } => Some((rows.clone(), *margins)),
+                        Window::Cache { .. } => None,
+                    };
+                    let mut next = 0;
+                    for (own, margins) in windows.iter().filter_map(of_first_head) {
+                        prop_assert!(own.start == next && !own.is_empty());
+                        // Windows of some heads have all of their rows.
+                        let is_all = own == (0..rows);
+                        prop_assert!(is_all || margins[0] >= before && margins[1] + 1 >= behind, "{:?}", margins);
+                        next = own.end;
+                    }
+                    prop_assert!(windows.is_empty() || next == rows);
+                }
+            }
         }
     }
 
@@ -337,7 +509,8 @@ mod tests {
     fn what_fits_has_no_windows() {
         let problem = Resolved::new(Problem::new(Shape::new(1, 1, 70, 20))).unwrap();
         let config = forward(&problem);
-        assert_eq!(of_forward(&problem, &config, 1, &bounds(70 * 80)).unwrap(), []);
-        assert!(!of_forward(&problem, &config, 1, &bounds(70 * 80 - 4)).unwrap().is_empty());
+        assert_eq!(of_forward(&problem, &config, 1, &bounds(70 * 80)).unwrap(), Windows::default());
+        let windows = of_forward(&problem, &config, 1, &bounds(70 * 80 - 4)).unwrap();
+        assert_eq!(windows.windowed(), Windowed { own: false, looped: true });
     }
 }

@@ -2,7 +2,7 @@
 
 use super::lanes::{lane_row_format, lanes};
 use crate::kernel::key::{
-    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps,
+    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, SumSteps, Windowed,
 };
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{
@@ -27,7 +27,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: rows_format,
         folds: folds(problem),
-        windows: false,
+        windows: Windowed::default(),
         form: ForwardForm::Broadcast {
             subgroup_size,
             rows,
@@ -137,8 +137,8 @@ pub(in crate::kernel) fn backward(
             gradients,
             dq_folds: dq_folds(problem, gradients),
             dkdv_folds: dkdv_folds(problem, gradients),
-            dq_windows: false,
-            dkdv_windows: false,
+            dq_windows: Windowed::default(),
+            dkdv_windows: Windowed::default(),
             form: BackwardForm::Broadcast {
                 subgroup_size,
                 sum_steps: backward_sum_steps(subgroup_size, head_dim, head_dim_v, cells),

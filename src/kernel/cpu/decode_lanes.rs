@@ -1,7 +1,7 @@
 //! `decode_lanes`: a subgroup has the packed rows of few queries, each lane keys of its own.
 
 use super::lanes::lanes;
-use crate::kernel::key::{ForwardConfig, ForwardForm};
+use crate::kernel::key::{ForwardConfig, ForwardForm, Windowed};
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{CAPACITIES, row_capacity};
 use crate::kernel::tiles::splits::{
@@ -30,7 +30,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v: row_capacity(shape.head_dim_v, &CAPACITIES),
         rows: rows_format,
         folds: false,
-        windows: false,
+        windows: Windowed::default(),
         form: ForwardForm::DecodeLanes { subgroup_size, rows, split: false },
     };
     Ok(split(problem, device, config, splitting))

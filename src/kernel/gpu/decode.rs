@@ -1,6 +1,6 @@
 //! `decode`: a workgroup's invocations share the keys of few packed rows.
 
-use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess};
+use crate::kernel::key::{ForwardConfig, ForwardForm, RowAccess, Windowed};
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{row_capacity, row_format};
 use crate::kernel::tiles::splits::{
@@ -53,7 +53,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: rows_format,
         folds: false,
-        windows: false,
+        windows: Windowed::default(),
         form: ForwardForm::Decode {
             invocations,
             threads_per_row: runs.clamp(invocations / BLOCK_KV, 8),

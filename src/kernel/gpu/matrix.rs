@@ -1,6 +1,6 @@
 //! `matrix`, forward and backward: all products by cooperative matrices.
 
-use crate::kernel::key::{BackwardConfig, BackwardForm, ForwardConfig, ForwardForm};
+use crate::kernel::key::{BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, Windowed};
 use crate::kernel::tiles::DeviceTraits;
 use crate::kernel::tiles::rows::{
     backward_row_format, dkdv_folds, dq_folds, folds, row_capacity, row_format,
@@ -43,7 +43,7 @@ pub(in crate::kernel) fn forward(
         head_dim_v,
         rows: row_format(problem),
         folds: folds(problem),
-        windows: false,
+        windows: Windowed::default(),
         // lavapipe takes a subgroup's barriers for the workgroup's: every subgroup has to meet the same ones.
         form: ForwardForm::Matrix { size, part, subgroups, votes: !device.is_cpu },
     })
@@ -87,8 +87,8 @@ pub(in crate::kernel) fn backward(
         gradients,
         dq_folds: dq_folds(problem, gradients),
         dkdv_folds: dkdv_folds(problem, gradients),
-        dq_windows: false,
-        dkdv_windows: false,
+        dq_windows: Windowed::default(),
+        dkdv_windows: Windowed::default(),
         form: BackwardForm::Matrix { size, part, subgroups, votes: !device.is_cpu, apart: is_long },
     })
 }

@@ -1,7 +1,7 @@
 //! `tiled`, and its counterparts of the backward pass: a workgroup's invocations share a tile, staged in workgroup memory.
 
 use crate::kernel::key::{
-    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, Slices,
+    BackwardConfig, BackwardForm, ForwardConfig, ForwardForm, RowLength, Slices, Windowed,
 };
 use crate::kernel::limits::Needs;
 use crate::kernel::tiles::DeviceTraits;
@@ -43,7 +43,7 @@ pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> Forwar
         head_dim_v: filled(head_dim_v, o_slice, head_dim_v.capacity.div_ceil(o_slice)),
         rows: row_format(problem),
         folds: folds(problem),
-        windows: false,
+        windows: Windowed::default(),
         form: ForwardForm::Tiled { threads_per_row, chunk: 16, v_keys, o_slice },
     }
 }
@@ -151,8 +151,8 @@ pub(in crate::kernel) fn backward(
         gradients,
         dq_folds: dq_folds(problem, gradients),
         dkdv_folds: dkdv_folds(problem, gradients),
-        dq_windows: false,
-        dkdv_windows: false,
+        dq_windows: Windowed::default(),
+        dkdv_windows: Windowed::default(),
         form: BackwardForm::Tiled {
             threads_per_row,
             chunk: 16,

@@ -139,7 +139,7 @@ impl Source {
             }
             BackwardPass::DkDv { dk, dv } => {
                 self.part(&tile_class(mask));
-                self.part(&match config.dkdv_windows {
+                self.part(&match config.dkdv_windows.looped {
                     true => shader!("backward/window"),
                     false => shader!("backward/whole"),
                 });

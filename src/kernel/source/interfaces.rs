@@ -64,7 +64,7 @@ const BINDINGS: &[&str] = &[
 ];
 
 /// What lines begin with that are for some kernels alone.
-const SOME: [&str; 2] = ["{{DROPOUT}}", "{{WINDOW}}"];
+const SOME: [&str; 4] = ["{{DROPOUT}}", "{{OWN}}", "{{QUERY_WINDOW}}", "{{WINDOW}}"];
 
 /// What placeholders that are part of a name may stand for.
 const TENSORS: &[&str] = &[

@@ -15,7 +15,7 @@ use crate::tensor::sequences::{KeyForm, QueryForm, SequenceForms};
 use super::binding::Binding;
 use super::key::{
     BackwardForm, BackwardPass, ForwardConfig, ForwardForm, KernelKey, Parts, PickConfig,
-    PooledSide, RowAccess, RowFormat, RowLength, SumSteps,
+    PooledSide, RowAccess, RowFormat, RowLength, SumSteps, Windowed,
 };
 
 /// Invocations in a workgroup of the kernels that have no tiles.
@@ -72,7 +72,10 @@ pub(super) const BROWSER_SUBGROUPS: &str =
 pub(crate) fn wgsl(key: &KernelKey) -> Result<String> {
     let by_bounds = key.mask().classed_by == ClassedBy::Bounds;
     let (dropout, windows) = (key.dropout(), key.windows());
-    let mut source = Source { dropout, by_bounds, windows, ..Source::default() };
+    let loops_over_queries =
+        matches!(key, KernelKey::Backward { pass: BackwardPass::DkDv { .. }, .. });
+    let mut source =
+        Source { dropout, by_bounds, windows, loops_over_queries, ..Source::default() };
     source.title("generated: kernel::source");
     if needs_subgroups(key) {
         source.line("// Subgroups are enabled by the pipeline's device. Browsers also need:");
@@ -349,8 +352,9 @@ struct Source {
     dropout: Option<usize>,
     /// Whether bounds of the mask's data class tiles.
     by_bounds: bool,
-    /// Whether dispatches have windows of the keys.
-    windows: bool,
+    /// Of which rows dispatches have windows, and whether it is queries that workgroups loop over.
+    windows: Windowed,
+    loops_over_queries: bool,
     /// The first placeholder that wasn't filled in.
     fault: Option<String>,
 }
@@ -375,11 +379,17 @@ impl Source {
             false => shader!("sequences/lengths_checked"),
         });
         self.part(&shader!("sequences/positions"));
+        if self.windows.own {
+            self.part(&shader!("sequences/own_rows"));
+        }
     }
 
     /// Which keys a dispatch binds.
     fn bound_keys(&mut self, form: KeyForm) {
-        self.part(&match (self.windows, form) {
+        if self.windows.looped {
+            self.part(&shader!("segments/between_windows"));
+        }
+        self.part(&match (self.windows.looped, form) {
             (false, _) => shader!("segments/whole"),
             (true, KeyForm::Uniform | KeyForm::Packed | KeyForm::Cached) => {
                 shader!("segments/window")
@@ -404,12 +414,14 @@ impl Source {
     /// A part with its placeholders filled in.
     fn template(&mut self, part: &Part, values: &[Fill<'_>]) {
         self.title(part.file);
-        let (drops, windows) = (self.dropout.is_some(), self.windows);
+        let (drops, Windowed { own, looped }) = (self.dropout.is_some(), self.windows);
         let lines = [
             Fill::Where("DROPOUT", drops),
             Fill::Where("PLAIN", !drops),
             Fill::Where("BOUNDS", self.by_bounds),
-            Fill::Where("WINDOW", windows),
+            Fill::Where("OWN", own),
+            Fill::Where("WINDOW", looped && !self.loops_over_queries),
+            Fill::Where("QUERY_WINDOW", looped && self.loops_over_queries),
         ];
         match part.fill(&[values, &lines].concat()) {
             Ok(text) => self.line(&text),

@@ -3,7 +3,8 @@
 //! A line with the placeholder of an [`Fill::Each`], as `{{INNER}}`, is written once for each number, so that what must be in
 //! registers is a variable of its own, not an element that a loop indexes. A line that begins with `{{DROPOUT}}` is for kernels with dropout alone, one with
 //! `{{PLAIN}}` for those without, one with `{{BOUNDS}}` for masks whose tiles are classed by bounds of their data, one with `{{WINDOW}}`
-//! for dispatches that have windows of the keys.
+//! for dispatches that loop over windows of the keys, one with `{{QUERY_WINDOW}}` for those that loop over windows of the queries, one
+//! with `{{OWN}}` for those that have windows of the workgroups' own rows.
 
 use std::fmt;
 

@@ -17,8 +17,9 @@ use super::choice::choose;
 use super::cut::Bounds;
 use super::mask_tables::MaskTables;
 use super::pieces::{Pieces, Schedule, Share, Source, steps_within};
+use super::windows::{self, Windows};
 use super::work::{self, Stage};
-use super::{BindGroups, begin_pass, empty_buffer, windows};
+use super::{BindGroups, begin_pass, empty_buffer};
 use crate::auxiliary::AuxTensor;
 use crate::error::{Error, Result};
 use crate::kernel::binding::Binding;
@@ -43,6 +44,8 @@ use crate::tensor::shape::Strides;
 /// nothing on the host.
 ///
 /// Rows that keep no key have gradients of 0; what a masked position holds reaches no gradient.
+///
+/// Tensors may be larger than the device binds in one piece, as for an [`crate::AttentionPlan`], but for keys in a ring or in blocks.
 ///
 /// ```no_run
 /// # fn f(device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder, [q, k, v, o, lse, dout]: [wgpu::BufferSlice<'_>; 6],
@@ -187,8 +190,10 @@ impl BackwardPlan {
         let considered = backward_candidates(problem, &made.strides, made.dtypes, kernels.traits());
         let (kernel, config) = choose(&considered, options.kernel)?;
         let bounds = Bounds::of(kernels.traits());
-        let [keys, queries] = windows::of_backward(problem, &config, &made, &bounds)?;
-        let config = config.of_windows(!keys.is_empty(), !queries.is_empty());
+        let [of_dq, of_dkdv] = windows::of_backward(problem, &config, &made, &bounds)?;
+        let config = config.of_windows([of_dq.windowed(), of_dkdv.windowed()]);
+        let of_terms = Windows { looped: Vec::new(), ..of_dq.clone() };
+        let nothing = Windows::default();
         let rows_mask = MaskTables::new(kernels, problem, Some(config.dq_grid))?;
         let own_map =
             rows_mask.layout.classed_by == ClassedBy::Map && config.dq_grid != config.dkdv_grid;
@@ -237,10 +242,11 @@ impl BackwardPlan {
                     | Stage::PagesDk
                     | Stage::PagesDv => 1,
                 };
-                let windows: &[_] = match stage {
-                    Stage::Dq => &keys,
-                    Stage::DkDv | Stage::SecondDkDv => &queries,
-                    _ => &[],
+                let windows = match stage {
+                    Stage::Terms => &of_terms,
+                    Stage::Dq => &of_dq,
+                    Stage::DkDv | Stage::SecondDkDv => &of_dkdv,
+                    _ => &nothing,
                 };
                 let shares: Vec<_> = (ranges.iter())
                     .flat_map(|range| (0..dispatches as u32).map(move |slice| (range, slice)))

@@ -178,7 +178,7 @@ fn sequences_in_a_cache() {
     }
 }
 
-fn check_sequences(
+pub(super) fn check_sequences(
     attention: &Session,
     problem: &Problem,
     operands: &Operands,

@@ -3,13 +3,14 @@
 
 mod caches;
 mod gradients;
+mod sequences;
 
 use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::mask::Evaluator;
-use wgpu_attention::plan::{BackwardOptions, PlanOptions};
-use wgpu_attention::tensor::{Dtypes, KeySequences, QuerySequences, Sequences};
+use wgpu_attention::plan::PlanOptions;
+use wgpu_attention::tensor::Dtypes;
 use wgpu_attention::{
-    AttentionPlan, AuxData, BackwardPlan, Dtype, Error, Layout, Mask, Output, Problem, RunOptions,
+    AttentionPlan, AuxData, Dtype, Error, Layout, Mask, Output, Problem, RunOptions,
     ScoreModifiers, Session, Shape, reference,
 };
 
@@ -270,13 +271,4 @@ fn what_windows_dont_help() {
         AttentionPlan::new(attention.kernels(), &problem, &PlanOptions::default()).unwrap_err();
     assert!(matches!(error, Error::Limit { .. }), "{error}");
     assert_says(&error, &["bias (", "max_storage_buffer_binding_size is 8192", "or use a device"]);
-    // Where a block of a cache's keys lies is known to the device alone.
-    for kv in [KeySequences::Cached { left_padded: false }, KeySequences::Ring] {
-        let sequences = Sequences { q: QuerySequences::Uniform, kv };
-        let problem = Problem::new(shape.sequences(sequences));
-        let options = BackwardOptions::default();
-        let error = BackwardPlan::new(attention.kernels(), &problem, &options).unwrap_err();
-        assert!(matches!(error, Error::Limit { .. }), "{error}");
-        assert_says(&error, &["k (", "max_storage_buffer_binding_size is 8192", "or use a device"]);
-    }
 }
