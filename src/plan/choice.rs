@@ -51,8 +51,7 @@ impl Choice {
             ),
             false => considered(kernels, problem, splitting),
         };
-        let chosen = choose(&considered, options.kernel)?;
-        Self::of(kernels, problem, chosen, splitting, (considered, advice))
+        Self::best(kernels, problem, options.kernel, splitting, (considered, advice))
     }
 
     /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the
@@ -60,8 +59,28 @@ impl Choice {
     pub(crate) fn in_order(kernels: &Kernels, problem: &Resolved) -> Result<Self> {
         let (mut considered, advice) = considered(kernels, problem, Splitting::Suitable);
         considered.retain(|(kernel, _)| !kernel.is_decode());
-        let chosen = choose(&considered, None)?;
-        Self::of(kernels, problem, chosen, Splitting::Suitable, (considered, advice))
+        Self::best(kernels, problem, None, Splitting::Suitable, (considered, advice))
+    }
+
+    /// The forced kernel, or the first that serves, in windows where it needs them.
+    fn best(
+        kernels: &Kernels,
+        problem: &Resolved,
+        forced: Option<ForwardKernel>,
+        splitting: Splitting,
+        (mut considered, advice): (Vec<Candidate>, String),
+    ) -> Result<Self> {
+        loop {
+            let chosen = choose(&considered, forced)?;
+            let all = (considered.clone(), advice.clone());
+            match Self::of(kernels, problem, chosen, splitting, all) {
+                Err(Error::KernelRefused { reason, .. }) => {
+                    let refused = considered.iter_mut().filter(|(kernel, _)| *kernel == chosen.0);
+                    refused.for_each(|(_, form)| *form = Err(reason.clone()));
+                }
+                choice => return choice,
+            }
+        }
     }
 
     /// Every kernel that serves, with its tiles of the table and with each other variant of them; the table's own choice
@@ -276,11 +295,12 @@ impl Kernels {
 mod tests {
     use std::cell::RefCell;
 
+    use super::*;
     use crate::device::faults::with_failing_allocation;
     use crate::kernel::pipeline::{KernelOptions, Kernels};
     use crate::plan::attention::AttentionPlan;
-    use crate::problem::Problem;
     use crate::profile::{DeviceId, Profile};
+    use crate::score::ScoreModifiers;
     use crate::tensor::shape::Shape;
 
     thread_local! {
@@ -303,6 +323,31 @@ mod tests {
         }
 
         fn flush(&self) {}
+    }
+
+    /// Windows of the keys take a buffer more of kernels that go on in o: with a bias, one more than there are.
+    #[test]
+    fn a_kernel_whose_windows_need_too_much_is_passed_over() {
+        let required_limits = wgpu::Limits {
+            max_storage_buffer_binding_size: 8 << 10,
+            max_storage_buffers_per_shader_stage: 7,
+            ..wgpu::Limits::default()
+        };
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        let (device, _) = wgpu::Device::noop(&descriptor);
+        let kernels = Kernels::new(&device, &KernelOptions::default());
+        let score = ScoreModifiers::default().bias(true);
+        let problem = Problem::new(Shape::new(1, 1, 3, 20).seq_len_kv(203)).score(score);
+        let problem = Resolved::new(problem).unwrap();
+        let mut all = candidates(&problem, kernels.traits(), Splitting::Suitable);
+        all.sort_by_key(|(kernel, _)| *kernel != ForwardKernel::Tiled);
+        let best = |forced| {
+            let all = (all.clone(), String::new());
+            Choice::best(&kernels, &problem, forced, Splitting::Suitable, all)
+        };
+        assert_eq!(best(None).unwrap().kernel, ForwardKernel::Decode);
+        let error = best(Some(ForwardKernel::Tiled)).unwrap_err().to_string();
+        assert!(error.contains("windows of the keys"), "{error}");
     }
 
     #[test]
