@@ -382,7 +382,7 @@ impl AppendPlan {
         for operand in queries.iter().chain([&k]).chain(v.iter().map(|(v, _)| v)) {
             operand.check_storage(&self.kernels)?;
         }
-        if self.pieces.count() == 0 {
+        if self.pieces.count() == 0 || own.k.span == 0 {
             return Ok(());
         }
         let source = |binding| {

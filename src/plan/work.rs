@@ -102,7 +102,11 @@ pub(super) fn backward(
     let shape = &problem.shape;
     let tile = WORKGROUP_SIZE as usize;
     let row = 2 * (shape.head_dim + shape.head_dim_v) as u64;
-    let queries = [shape.batch, shape.num_heads, shape.seq_len_q];
+    // Where sequences are packed, there may be none with a row: then nothing is written.
+    let [_, q_rows] = shape.q_rows();
+    let [_, kv_rows] = shape.kv_rows();
+    let queries = [shape.batch, shape.num_heads, if q_rows == 0 { 0 } else { shape.seq_len_q }];
+    let keys = [shape.batch, shape.num_kv_heads, if kv_rows == 0 { 0 } else { shape.seq_len_kv }];
     let tensors = Tensors::new(problem, Numbering::Queries);
     let inputs = |tensors: &Tensors<'_>| {
         let dout = tensors.of_queries(Binding::Dout, "dout", gradients.dout.indexing);
@@ -136,7 +140,6 @@ pub(super) fn backward(
         }
         Stage::DkDv | Stage::SecondDkDv => {
             let block = config.dkdv_grid.block_kv;
-            let keys = [shape.batch, shape.num_kv_heads, shape.seq_len_kv];
             let rows = shape.group_size() * shape.seq_len_q;
             let work = (block as u64 * row).saturating_mul(rows as u64);
             let grid = Grid::blocks(keys, block, false, work);

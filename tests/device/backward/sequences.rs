@@ -7,7 +7,8 @@ use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::ReferenceGradients;
 use wgpu_attention::tensor::{KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
-    AuxData, BackwardPlan, Dtype, Gradients, Layout, Mask, Problem, Shape, reference,
+    AuxData, BackwardPlan, Dtype, Gradients, Layout, Mask, Problem, ScoreModifiers, Shape,
+    Upstream, reference,
 };
 
 use super::{RandomUpstream, assert_all_close, bits, kernels, run};
@@ -212,6 +213,40 @@ fn shared_blocks_have_the_sum() {
                 assert_eq!(*half, Dtype::F16.round(*whole), "{kernel}");
                 assert!((f64::from(*whole) - truth).abs() <= 1e-4 * truth.abs().max(1.0));
             }
+        }
+    }
+}
+
+/// Packed sequences of which none has a query, or a key: what isn't empty gets zeros.
+#[test]
+fn packed_sequences_without_rows() {
+    for (q, kv) in [(0, 0), (0, 7), (7, 0)] {
+        let sequences = Sequences {
+            q: QuerySequences::Packed { total: q },
+            kv: KeySequences::Packed { total: kv },
+        };
+        let shape = Shape::new(1, 2, 9, 8).sequences(sequences);
+        let score = ScoreModifiers::new().bias(true).alibi(true).sinks(true);
+        let data = AuxData::new()
+            .q_starts([0, q as i32])
+            .kv_starts([0, kv as i32])
+            .bias([1, 1, 1, 9], [0.5; 9])
+            .alibi_slopes([0.1; 2])
+            .sinks([0.5; 2]);
+        let problem = Problem::new(shape).score(score).aux_shape(data.shape());
+        let (q, kv) = (vec![0.5; q * 16], vec![0.5; kv * 16]);
+        let operands = Operands { q: q.clone(), k: kv.clone(), v: kv, mask: data };
+        let truth = reference::gradients(&problem, &operands.inputs(), &Upstream::new(&q)).unwrap();
+        let found = run(&problem, &operands, &Upstream::new(&q), kernels(&problem)[0]);
+        for (found, truth) in [
+            (&found.dq, &truth.dq),
+            (&found.dk, &truth.dk),
+            (&found.dv, &truth.dv),
+            (&found.dbias, &truth.dbias),
+            (&found.dsinks, &truth.dsinks),
+            (&found.dalibi_slopes, &truth.dalibi_slopes),
+        ] {
+            assert_eq!(found.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), *truth);
         }
     }
 }

@@ -3,7 +3,8 @@
 use wgpu_attention::cache::{
     AppendBuffers, AppendPlan, CacheForm, CacheShape, NewTokens, Pairing, Rotary,
 };
-use wgpu_attention::{Dtype, Layout};
+use wgpu_attention::tensor::QuerySequences;
+use wgpu_attention::{AuxBuffers, AuxTensor, Dtype, Layout};
 
 use super::{
     HEADS, KV_HEADS, cache, cut, fault, row_at, stored_errors, stored_row, submit, tokens,
@@ -78,6 +79,28 @@ fn appended_rows_lie_where_they_are_looked_for() {
         let allowed = if shape.dtype == Dtype::I4 { components / 50 } else { components / 500 };
         assert!(between <= allowed, "{shape:?}: {between} of {components} components");
     }
+}
+
+/// A step for which no sequence has a token, and no buffer room for one.
+#[test]
+fn no_tokens_at_all() {
+    let shape = CacheShape::new(1, KV_HEADS, 8, 8);
+    let (mut cache, _) = cache(&shape);
+    let new = NewTokens::new(3)
+        .sequences(QuerySequences::Packed { total: 0 })
+        .rotary(Rotary::new(8, 1e4, Pairing::Half))
+        .query_heads(HEADS);
+    let plan = AppendPlan::new(ATTENTION.kernels(), &shape, &new).unwrap();
+    let [tokens, q, rotated, starts] = [(); 4].map(|()| upload_f32(&[0.0; 2]));
+    let data = AuxBuffers::new().with(AuxTensor::QStarts, starts.slice(..));
+    let buffers = AppendBuffers::new(tokens.slice(..), tokens.slice(..))
+        .q(q.slice(..))
+        .rotated_q(rotated.slice(..))
+        .sequences(data)
+        .lengths(&[0]);
+    submit(|encoder| plan.encode(encoder, &mut cache, &buffers).unwrap());
+    fault(&cache).unwrap();
+    assert_eq!(words(cache.lengths())[0], 0);
 }
 
 #[test]
