@@ -19,6 +19,8 @@ const STEPS: Range<i32> = 3..11;
 const POINTS: usize = 1 + 2 * STEPS.end.abs_diff(STEPS.start) as usize;
 /// What a function's value may be off by, in roundings of f32.
 const ROUNDINGS: f64 = 8.0;
+/// The most cells: their points are in memory.
+const MOST_CELLS: usize = 1 << 20;
 /// Slopes below this share of the largest one are as good as 0.
 const SMALL: f64 = 1e-3;
 
@@ -34,7 +36,7 @@ const SMALL: f64 = 1e-3;
 pub struct GradientCheck {
     /// The scores to take slopes at, before the function; −8 to 8 unless said otherwise
     pub scores: Range<f32>,
-    /// How many cells `(b, h, q_idx, kv_idx)` to look at, each with a score and an upstream gradient of its own
+    /// How many cells `(b, h, q_idx, kv_idx)` to look at, 1 to 1,048,576, each with a score and an upstream gradient of its own
     pub cells: usize,
     /// The relative error to allow, beyond what differences of f32 leave open; 0.01 unless said otherwise
     pub tolerance: f64,
@@ -212,9 +214,9 @@ fn cells(shape: &Shape, check: &GradientCheck) -> Result<Vec<ScorePoint>> {
         return Err(Error::operand("tolerance", "a finite number from 0 on", check.tolerance));
     }
     let sizes = [shape.batch, shape.num_heads, shape.seq_len_q, shape.seq_len_kv];
-    if check.cells == 0 || sizes.contains(&0) {
+    if !(1..=MOST_CELLS).contains(&check.cells) || sizes.contains(&0) {
         let found = format!("{} cells of [batch, heads, seq_q, seq_kv] = {sizes:?}", check.cells);
-        return Err(Error::operand("cells", "at least one to look at", found));
+        return Err(Error::operand("cells", format!("1 to {MOST_CELLS} to look at"), found));
     }
     // splitmix64 (Steele, Lea and Flood 2014)
     let mut state = 0u64;

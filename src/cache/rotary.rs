@@ -25,7 +25,8 @@ impl Rotary {
     /// `frequencies[i] = base^(−2i / dim)` for the `dim / 2` pairs, as in the paper with a base of 10 000.
     pub fn new(dim: usize, base: f64, pairing: Pairing) -> Self {
         let frequency = |i: usize| base.powf(-2.0 * i as f64 / dim as f64);
-        Self::with_frequencies((0..dim / 2).map(frequency), pairing)
+        // More than any row has are refused by the plan.
+        Self::with_frequencies((0..dim / 2).map(frequency).take(MAX_HEAD_DIM), pairing)
     }
 
     /// Given angles per position, in radians, one for each pair: for models that scale them.

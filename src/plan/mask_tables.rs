@@ -270,7 +270,8 @@ fn makers(
     if let (Some(grid), Some([map_rows, row_words])) = (grid, layout.tile_map) {
         let parts = tile_map_parts(kernels.traits());
         let key = KernelKey::TileMap { grid, parts, mask: Arc::clone(text) };
-        let work = (16 * grid.block_q * grid.block_kv) as u64 * WORK_OF_CELL;
+        let cells = (grid.block_q as u64).saturating_mul(grid.block_kv as u64);
+        let work = cells.saturating_mul(16 * WORK_OF_CELL);
         make(key, Grid::items([batch, heads, map_rows], row_words, 1, work))?;
     }
     if !layout.bounds.is_empty() {

@@ -17,6 +17,7 @@ use crate::kernel::pipeline::Kernels;
 use crate::kernel::source::WORKGROUP_SIZE;
 use crate::mask::tile::{TileClass, TileGrid};
 use crate::problem::{Problem, Resolved};
+use crate::tensor::shape::MAX_SEQ_LEN;
 
 /// The classes of a mask's tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +67,9 @@ impl TilePlan {
             Some(grid) => grid,
             None => Choice::new(kernels, problem, &PlanOptions::default())?.config.grid,
         };
-        if grid.block_q == 0 || grid.block_kv == 0 {
-            return Err(Error::operand("grid", "blocks of at least 1", format!("{grid:?}")));
+        if [grid.block_q, grid.block_kv].iter().any(|size| !(1..=MAX_SEQ_LEN).contains(size)) {
+            let expected = format!("blocks of 1 to {MAX_SEQ_LEN}");
+            return Err(Error::operand("grid", expected, format!("{grid:?}")));
         }
         let mask = MaskTables::new(kernels, problem, Some(grid))?;
         let [batch, heads] = mask.layout.broadcast;

@@ -1,19 +1,22 @@
 //! Bad input comes back as an error that names the operand, what was expected and what came.
 
 use wgpu::BufferUsages;
+use wgpu_attention::cache::{AppendPlan, CacheShape, NewTokens, Pairing, Rotary};
 use wgpu_attention::device::AdapterChoice;
-use wgpu_attention::kernel::ForwardKernel;
-use wgpu_attention::mask::TileGrid;
+use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
+use wgpu_attention::mask::{BlockIndexOptions, TileGrid};
 use wgpu_attention::plan::{
-    InspectBuffers, InspectPlan, MaskFormat, MaskPlan, ScoreTensor, TileOptions,
+    BlockIndexPlan, InspectBuffers, InspectPlan, MaskFormat, MaskPlan, MergePlan, ScoreTensor,
+    TileOptions, TilePlan,
 };
-use wgpu_attention::tensor::Strides;
+use wgpu_attention::tensor::{QuerySequences, Strides};
+use wgpu_attention::wgsl::{GradientCheck, WgslBuffer, WgslFunction};
 use wgpu_attention::{
     AttentionBuffers, AttentionPlan, AuxBuffers, AuxData, AuxTensor, DeviceOptions, Error, Layout,
     Mask, Problem, RunOptions, Session, Shape,
 };
 
-use crate::fixture::{ATTENTION, Operands};
+use crate::fixture::{ATTENTION, Operands, limited_with};
 
 /// The error's text has all of `parts`.
 #[track_caller]
@@ -280,4 +283,62 @@ fn more_than_the_device_takes() {
         "{error}"
     );
     assert_says(&error, &["mask", "max_storage_buffer_binding_size"]);
+}
+
+/// Options of which nobody has made sure that they are anything like sizes.
+#[test]
+fn options_at_the_ends_of_their_types() {
+    let kernels = ATTENTION.kernels();
+    let far = usize::MAX;
+    let problem = |mask: &str| Problem::new(VALID).mask(mask.parse().unwrap());
+    for grid in [(far, far), (far, 1), (1, far), (1 << 30, 1 << 30)] {
+        let grid = TileGrid { block_q: grid.0, block_kv: grid.1 };
+        let options = TileOptions::default().grid(grid);
+        for mask in ["causal", "dense", "documents"] {
+            let error = TilePlan::new(kernels, &problem(mask), &options).unwrap_err();
+            assert_says(&error, &["grid:", "1 to 536870912"]);
+        }
+    }
+    for parts in [far, 1 << 31] {
+        drop(MergePlan::new(kernels, &problem("all"), parts).unwrap_err());
+    }
+    for (block, k) in [(far, 1), (1, far), (far, far), (u32::MAX as usize, 1)] {
+        let options = BlockIndexOptions::new(block, k).causal(true).keep_own(true).keep_first(true);
+        let _ = BlockIndexPlan::new(kernels, &problem("all"), &options);
+        let _ = options.dims(&VALID);
+    }
+    let cache = CacheShape::new(2, 2, 8, 8);
+    for tokens in [far, far / 2, 1 << 29, 1 << 31] {
+        for form in [QuerySequences::Uniform, QuerySequences::Packed { total: far }] {
+            let _ = AppendPlan::new(kernels, &cache, &NewTokens::new(tokens).sequences(form));
+            let rotary = Rotary::new(8, 1e4, Pairing::Half);
+            let new = NewTokens::new(tokens).sequences(form).rotary(rotary).query_heads(far);
+            let _ = AppendPlan::new(kernels, &cache, &new);
+        }
+    }
+    let rotary = Rotary::new(far, 1e4, Pairing::Half).starting_at(far);
+    let error = AppendPlan::new(kernels, &cache, &NewTokens::new(1).rotary(rotary)).unwrap_err();
+    assert_says(&error, &["rotary:", "pairs"]);
+    let score_mod = "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return score; }
+        fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }";
+    let function = WgslFunction::new(score_mod).unwrap();
+    let scored = Problem::new(VALID).score_mod(function.clone());
+    let check = GradientCheck::default().cells(far);
+    let error = ATTENTION.check_score_mod_grad_blocking(&scored, &AuxData::new(), &check);
+    assert_says(&error.unwrap_err(), &["cells:"]);
+    for len in [far, 1 << 32, 1 << 31] {
+        let function = function.clone().buffer("table", WgslBuffer::F32, len).unwrap();
+        let scored = Problem::new(VALID).score_mod(function);
+        drop(AttentionPlan::new(kernels, &scored, &Default::default()).unwrap_err());
+    }
+    for options in [
+        KernelOptions::default().registers(0).most_work(0),
+        KernelOptions::default().registers(far).most_work(u64::MAX).largest_tile_map(u64::MAX),
+    ] {
+        let session = limited_with(options, |_| ());
+        let operands = Operands::random(&VALID, 1);
+        let found =
+            session.run_blocking(&problem("documents"), &operands.inputs(), &RunOptions::default());
+        found.unwrap();
+    }
 }
