@@ -40,6 +40,77 @@ pub(crate) const FORMS: &[(QuerySequences, KeySequences)] = &[
     ),
 ];
 
+/// Where the rows of each sequence lie, as the documentation says, worked out anew.
+pub(crate) struct Places {
+    /// Batch index and row of each query and of each key.
+    pub(crate) q: Vec<Vec<[usize; 2]>>,
+    pub(crate) kv: Vec<Vec<[usize; 2]>>,
+    /// What says so, for every form.
+    pub(crate) data: AuxData,
+}
+
+impl Places {
+    /// Of sequences with so many queries and keys. A ring that is full may have gone round.
+    pub(crate) fn random(shape: &Shape, lengths: &[(usize, usize)], rng: &mut SmallRng) -> Self {
+        let Shape {
+            seq_len_q: most_q, seq_len_kv: most_kv, sequences: Sequences { q, kv }, ..
+        } = *shape;
+        let (block, blocks, entries) = match kv {
+            KeySequences::Paged { block_size, blocks, blocks_per_sequence } => {
+                (block_size, blocks, blocks_per_sequence)
+            }
+            _ => (1, 0, 0),
+        };
+        let mut free: Vec<usize> = (0..blocks).collect();
+        let (mut q_starts, mut kv_starts) = (vec![0], vec![0]);
+        let (mut first, mut kv_lengths, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut q_rows, mut kv_rows) = (Vec::new(), Vec::new());
+        for (b, &(q_len, kv_len)) in lengths.iter().enumerate() {
+            let [q_start, kv_start] = [q_starts[b], kv_starts[b]];
+            q_starts.push(q_start + q_len);
+            kv_starts.push(kv_start + kv_len);
+            let q_row = |i| match q {
+                QuerySequences::Packed { .. } => [0, q_start + i],
+                QuerySequences::LeftPadded => [b, most_q - q_len + i],
+                _ => [b, i],
+            };
+            q_rows.push((0..q_len).map(q_row).collect());
+            let before = match kv {
+                KeySequences::Cached { left_padded: true } => {
+                    rng.random_range(0..=most_kv - kv_len)
+                }
+                KeySequences::Ring if kv_len == most_kv => rng.random_range(0..3 * most_kv),
+                _ => 0,
+            };
+            first.push(before as i32);
+            kv_lengths.push((before + kv_len) as i32);
+            let mut table = vec![-1; entries];
+            if entries > 0 {
+                for entry in &mut table[..kv_len.div_ceil(block)] {
+                    *entry = free.swap_remove(rng.random_range(0..free.len())) as i32;
+                }
+            }
+            let kv_row = |i| match kv {
+                KeySequences::Packed { .. } => [0, kv_start + i],
+                KeySequences::Ring => [b, (before + i) % most_kv],
+                KeySequences::Paged { .. } => [table[i / block] as usize, i % block],
+                _ => [b, before + i],
+            };
+            kv_rows.push((0..kv_len).map(kv_row).collect());
+            tables.extend(table);
+        }
+        let ints = |values: Vec<usize>| values.into_iter().map(|value| value as i32);
+        let data = AuxData::new()
+            .q_starts(ints(q_starts))
+            .kv_starts(ints(kv_starts))
+            .q_lengths(lengths.iter().map(|&(q_len, _)| q_len as i32))
+            .kv_lengths(kv_lengths)
+            .kv_first(first)
+            .block_tables(tables);
+        Self { q: q_rows, kv: kv_rows, data }
+    }
+}
+
 /// A batch of sequences, each a problem of its own, and the same laid out in one of the forms.
 pub(crate) struct Batch {
     pub(crate) shape: Shape,
@@ -66,62 +137,10 @@ impl Batch {
                 Operands::random(&shape, seed)
             })
             .collect();
-        // Rows as the documentation says, worked out anew.
-        let (mut q_starts, mut kv_starts) = (vec![0], vec![0]);
-        let (mut first, mut lengths) = (Vec::new(), Vec::new());
-        let (mut q_rows, mut kv_rows) = (Vec::new(), Vec::new());
-        let mut free: Vec<usize> = (0..23).collect();
-        let mut tables = Vec::new();
-        for (b, &(q_len, kv_len)) in LENGTHS.iter().enumerate() {
-            let q_start: i32 = q_starts[b];
-            q_rows.push(match q {
-                QuerySequences::Packed { .. } => {
-                    (0..q_len).map(|i| [0, q_start as usize + i]).collect::<Vec<_>>()
-                }
-                QuerySequences::LeftPadded => (0..q_len).map(|i| [b, MOST_Q - q_len + i]).collect(),
-                _ => (0..q_len).map(|i| [b, i]).collect(),
-            });
-            q_starts.push(q_start + q_len as i32);
-            let kv_start: i32 = kv_starts[b];
-            kv_starts.push(kv_start + kv_len as i32);
-            let mut table = vec![-1; 6];
-            let rows: Vec<[usize; 2]> = match kv {
-                KeySequences::Packed { .. } => {
-                    lengths.push(kv_len);
-                    (0..kv_len).map(|i| [0, kv_start as usize + i]).collect()
-                }
-                KeySequences::Cached { left_padded } => {
-                    let padding =
-                        if left_padded { rng.random_range(0..=MOST_KV - kv_len) } else { 0 };
-                    first.push(padding as i32);
-                    lengths.push(padding + kv_len);
-                    (0..kv_len).map(|i| [b, padding + i]).collect()
-                }
-                KeySequences::Ring => {
-                    // A full ring has gone round.
-                    let gone = if kv_len == MOST_KV { 7 } else { 0 };
-                    lengths.push(gone + kv_len);
-                    (0..kv_len).map(|i| [b, (gone + i) % MOST_KV]).collect()
-                }
-                _ => {
-                    lengths.push(kv_len);
-                    for entry in table.iter_mut().take(kv_len.div_ceil(BLOCK)) {
-                        *entry = free.swap_remove(rng.random_range(0..free.len())) as i32;
-                    }
-                    (0..kv_len).map(|i| [table[i / BLOCK] as usize, i % BLOCK]).collect()
-                }
-            };
-            kv_rows.push(rows);
-            tables.extend(table);
-        }
-        let q_lengths: Vec<i32> = LENGTHS.iter().map(|&(q_len, _)| q_len as i32).collect();
-        let data = mask_data(&Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM).seq_len_kv(MOST_KV), 3)
-            .q_starts(q_starts)
-            .kv_starts(kv_starts)
-            .q_lengths(q_lengths)
-            .kv_lengths(lengths.iter().map(|&length| length as i32).collect::<Vec<_>>())
-            .kv_first(first)
-            .block_tables(tables);
+        let Places { q: q_rows, kv: kv_rows, data: lengths } =
+            Places::random(&shape, LENGTHS, &mut rng);
+        let uniform = Shape::new(LENGTHS.len(), HEADS, MOST_Q, DIM).seq_len_kv(MOST_KV);
+        let data = mask_data(&uniform, 3).with_numbered(1, lengths);
         Self { shape, layout, data, alone, q_rows, kv_rows }
     }
 

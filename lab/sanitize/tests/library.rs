@@ -5,6 +5,8 @@
 mod backward;
 #[path = "../../../tests/device/bad_input.rs"]
 mod bad_input;
+#[path = "../../../tests/device/bounds.rs"]
+mod bounds;
 #[path = "../../../tests/device/cache/mod.rs"]
 mod cache;
 #[path = "../../../tests/device/custom.rs"]
@@ -37,7 +39,7 @@ mod metamorphic;
 mod operands;
 #[path = "../../../tests/device/races.rs"]
 mod races;
-#[path = "../../../tests/device/random.rs"]
+#[path = "../../../tests/device/random/mod.rs"]
 mod random;
 #[path = "../../../tests/device/scores.rs"]
 mod scores;

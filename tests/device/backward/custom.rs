@@ -4,7 +4,8 @@ use wgpu_attention::kernel::BackwardKernel;
 use wgpu_attention::plan::{BackwardBuffers, GradientBuffers};
 use wgpu_attention::wgsl::{GradientCheck, WgslBuffer, WgslFunction};
 use wgpu_attention::{
-    AuxBuffers, AuxData, BackwardPlan, Error, Mask, Problem, ScoreModifiers, Shape, reference,
+    AuxBuffers, AuxData, BackwardPlan, Error, Mask, Problem, ScoreModifiers, Shape, Upstream,
+    reference,
 };
 
 use super::{RandomUpstream, bits, kernels, run};
@@ -202,6 +203,27 @@ fn long_buffers_are_summed_in_chunks() {
     assert!((40 << 20..70 << 20).contains(&plan.scratch_bytes()), "{}", plan.scratch_bytes());
     let found = run(&problem, &own, &upstream.of_o(), plan.kernel());
     assert_near("dfar", &found.dcustom["far"], &truth);
+}
+
+/// Weights alone, of a loss that is the sum of lse: numbers of one sign, of which most go to the last element of a buffer that ends
+/// before the keys do. A row's add up to 1.
+#[test]
+fn long_sums_of_one_sign() {
+    let shape = Shape::new(1, 4, 600, 20).num_kv_heads(2);
+    let problem = Problem::new(shape).score_mod(function(TEXT));
+    let mut operands = Operands::random(&shape, 2);
+    operands.mask = with_values(operands.mask);
+    let (dout, dlse) = (vec![0.0; shape.o_len().unwrap()], vec![0.7; shape.lse_len().unwrap()]);
+    let upstream = Upstream::new(&dout).dlse(&dlse);
+    let found = run(&problem, &operands, &upstream, BackwardKernel::Tiled);
+    let rows = 2_400.0 * f64::from(0.7f32);
+    for (name, expected) in [("table", rows), ("of_key", rows / 2.0)] {
+        let gradient = &found.dcustom[name];
+        let sum: f64 = gradient.iter().map(|&x| f64::from(x)).sum();
+        assert!((sum - expected).abs() <= 1e-5 * expected, "d{name}: {sum}, not {expected}");
+        assert!(gradient.iter().all(|&x| x >= 0.0));
+    }
+    assert!(f64::from(found.dcustom["of_key"][139]) > 0.5 * rows / 2.0);
 }
 
 /// What isn't there, isn't learned, or is described by half.

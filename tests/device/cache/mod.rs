@@ -192,9 +192,10 @@ pub(crate) fn row_at(
         }
         _ => (b, position % shape.capacity, shape.capacity),
     };
+    let heads = shape.num_kv_heads;
     match shape.layout {
-        Layout::Bhsd => ((batch * KV_HEADS + h) * rows + row) * dim,
-        Layout::Bshd => ((batch * rows + row) * KV_HEADS + h) * dim,
+        Layout::Bhsd => ((batch * heads + h) * rows + row) * dim,
+        Layout::Bshd => ((batch * rows + row) * heads + h) * dim,
     }
 }
 

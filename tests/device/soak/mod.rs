@@ -3,9 +3,12 @@
 mod call;
 mod pool;
 
+use std::collections::BTreeMap;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::fixture::ATTENTION;
+use crate::random::{check, check_cache};
 use call::Made;
 
 /// How many calls, unless the environment says so.
@@ -68,6 +71,39 @@ fn soak() {
     println!("resident memory: {} after half of them, {} at the end", mib(before.0), mib(after.0));
     println!("the driver's live allocations: {} and {}", live(before.1), live(after.1));
     assert_eq!(before.1, after.1, "calls leave allocations behind");
+}
+
+/// Problems of everything together, each with kernels of its own: a hundredth as many; every third over a cache.
+#[test]
+#[ignore = "takes minutes: cargo xtask soak"]
+fn problems() {
+    let check = |seed: u64| if seed.is_multiple_of(3) { check_cache(seed) } else { check(seed) };
+    let count = number(CALLS_VARIABLE).unwrap_or(CALLS).div_ceil(100);
+    let seed = number(SEED_VARIABLE).unwrap_or_else(rand_seed);
+    println!("{count} problems from seed {seed} ({SEED_VARIABLE} sets it)");
+    let mut wrong = Vec::new();
+    let (mut kernels, mut refused) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
+    for at in 0..count {
+        let seed = seed.wrapping_add(at);
+        match std::panic::catch_unwind(|| check(seed)) {
+            Ok(outcome) => {
+                outcome
+                    .kernels
+                    .into_iter()
+                    .for_each(|kernel| *kernels.entry(kernel).or_default() += 1);
+                outcome.refused.into_iter().for_each(|why| *refused.entry(why).or_default() += 1);
+            }
+            Err(_) => {
+                println!("seed {seed} FAILED");
+                wrong.push(seed);
+            }
+        }
+        if (at + 1) % 20 == 0 {
+            println!("{} of {count}", at + 1);
+        }
+    }
+    println!("{count} problems, by {kernels:?}; refused before: {refused:#?}");
+    assert!(wrong.is_empty(), "wrong are those of the seeds {wrong:?}");
 }
 
 /// Another one each time.

@@ -1,4 +1,13 @@
-//! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference.
+//! Random mask expressions over random sizes: text, materialized mask, tiles and attention agree with the reference. And
+//! random problems of everything that can be asked for together.
+
+mod caches;
+mod check;
+mod draw;
+mod learned;
+
+pub(crate) use caches::check_cache;
+pub(crate) use check::check;
 
 use proptest::prelude::*;
 use wgpu_attention::mask::TileGrid;
@@ -69,5 +78,21 @@ proptest! {
         check_tiles(&mask, &shape, &data, grid);
         check_tiles_on(&BY_BOUNDS, &mask, &shape, &data, grid);
         check_forward(shape, &mask.to_string(), seed);
+    }
+}
+
+/// A seed each, of whatever it is that they draw.
+#[test]
+fn whatever_goes_together() {
+    for seed in 0..if is_brief() { 3 } else { 24 } {
+        check(seed);
+    }
+}
+
+/// The same over caches.
+#[test]
+fn whatever_is_cached() {
+    for seed in 0..if is_brief() { 2 } else { 16 } {
+        check_cache(seed);
     }
 }
