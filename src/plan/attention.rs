@@ -97,6 +97,9 @@ pub struct PlanOptions {
     /// The kernel still follows from `seq_len_q` (up to 16 queries are decoded) and the splits from `seq_len_kv`: keep both the
     /// same, as a cache's capacity is. With a `kernel` that doesn't split the keys, a token also gets the same bits in a step
     /// of one token as in a step of many.
+    ///
+    /// Keys that are packed, paged or left-padded are refused where the device doesn't bind them in one piece: in which windows a
+    /// sequence's keys come then depends on the others.
     pub batch_invariant: bool,
 }
 

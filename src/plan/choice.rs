@@ -16,6 +16,7 @@ use crate::kernel::tiles::{Candidate, Splitting, candidates, variants};
 use crate::mask::tile::{ClassedBy, TileGrid};
 use crate::problem::{Problem, Resolved};
 use crate::profile::Advice;
+use crate::tensor::sequences::KeySequences;
 
 /// The forward kernel that was chosen for a problem on a device, and why.
 #[derive(Debug, Clone)]
@@ -51,7 +52,29 @@ impl Choice {
             ),
             false => considered(kernels, problem, splitting),
         };
-        Self::best(kernels, problem, options.kernel, splitting, (considered, advice))
+        let choice = Self::best(kernels, problem, options.kernel, splitting, (considered, advice))?;
+        match options.batch_invariant && choice.windows_follow_the_batch(problem) {
+            false => Ok(choice),
+            true => Err(Error::operand(
+                "batch_invariant",
+                "keys that the device binds in one piece, where other sequences decide in which rows they lie: put them into a \
+                 cache or a ring, use fewer at a time, or a device that binds more",
+                format!(
+                    "{} windows of them, which begin anywhere in a sequence",
+                    choice.windows.looped.len()
+                ),
+            )),
+        }
+    }
+
+    /// Whether windows of the keys begin elsewhere in a sequence if the others are of other lengths.
+    fn windows_follow_the_batch(&self, problem: &Resolved) -> bool {
+        let lie_anywhere = match problem.shape.sequences.kv {
+            KeySequences::Packed { .. } | KeySequences::Paged { .. } => true,
+            KeySequences::Cached { left_padded } => left_padded,
+            KeySequences::Uniform | KeySequences::Ring => false,
+        };
+        lie_anywhere && !self.windows.looped.is_empty()
     }
 
     /// The best of the kernels that add up products in the order in which inspect and backward do it again: then the

@@ -227,7 +227,9 @@ fn is_for_the_device(error: &Error) -> bool {
     match error {
         Error::KernelRefused { .. } | Error::Limit { .. } => true,
         Error::Operand { expected, .. } => {
-            expected.contains("elements in all buffers of score_mod")
+            ["elements in all buffers of score_mod", "keys that the device binds in one piece"]
+                .iter()
+                .any(|words| expected.contains(words))
         }
         _ => false,
     }

@@ -17,14 +17,8 @@ use crate::operands::DROPOUT_SEED;
 use crate::sequences::Places;
 
 /// Leaves that take any number as data.
-const OF_ANY_NUMBERS: [&str; 6] = [
-    "documents",
-    "key_padding",
-    "token_padding",
-    "block_bidirectional",
-    "buckets",
-    "column_ranges",
-];
+const OF_ANY_NUMBERS: [&str; 5] =
+    ["documents", "key_padding", "token_padding", "block_bidirectional", "buckets"];
 
 /// A problem with operands, and what it is compared with.
 pub(super) struct Drawn {

@@ -8,7 +8,7 @@ mod sequences;
 use wgpu_attention::kernel::{ForwardKernel, KernelOptions};
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::plan::PlanOptions;
-use wgpu_attention::tensor::Dtypes;
+use wgpu_attention::tensor::{Dtypes, KeySequences, QuerySequences, Sequences};
 use wgpu_attention::{
     AttentionPlan, AuxData, Dtype, Error, Layout, Mask, Output, Problem, RunOptions,
     ScoreModifiers, Session, Shape, reference,
@@ -256,6 +256,32 @@ fn few_queries_in_splits_of_windows() {
             assert_near(&format!("lse of {what}"), &output.lse, &truth.lse, SCORES_ERROR);
         }
     }
+}
+
+/// A sequence gets the same bits alone and beside others; where its windows follow from the others, that is refused.
+#[test]
+fn the_same_bits_in_every_batch() {
+    let attention = binding(20 << 10);
+    let shape = Shape::new(3, 8, 3, 20).seq_len_kv(403).num_kv_heads(2).head_dim_v(8);
+    let problem = |shape| Problem::new(shape).mask(Mask::window(9, 0));
+    let operands = Operands::random(&shape, 4);
+    let [q, k, v] = [&operands.q, &operands.k, &operands.v].map(|x| x[x.len() / 3 * 2..].to_vec());
+    let alone = Operands { q, k, v, mask: AuxData::new() };
+    let options = RunOptions::default().lse(true).batch_invariant(true);
+    for kernel in [kernels(&problem(shape)), serving(&problem(shape), true)].concat() {
+        assert!(windows(&attention, &problem(shape), &AuxData::new(), kernel) >= 2);
+        let [all, one] = [(shape, &operands), (shape.batch(1), &alone)].map(|(shape, operands)| {
+            let options = options.clone().kernel(kernel);
+            attention.run_blocking(&problem(shape), &operands.inputs(), &options).unwrap()
+        });
+        assert_eq!(all.o[all.o.len() / 3 * 2..], one.o, "{kernel}");
+        assert_eq!(all.lse[all.lse.len() / 3 * 2..], one.lse, "{kernel}");
+    }
+    let kv = KeySequences::Packed { total: 403 };
+    let packed = problem(shape.sequences(Sequences { q: QuerySequences::Uniform, kv }));
+    let options = PlanOptions::default().batch_invariant(true);
+    let error = AttentionPlan::new(attention.kernels(), &packed, &options).unwrap_err();
+    assert_says(&error, &["batch_invariant:", "binds in one piece", "windows"]);
 }
 
 /// What windows of the keys don't help is refused by its name, with what to do.
