@@ -272,9 +272,13 @@ impl WgslFunction {
                 let message = message.split_once("\nShader ").map_or(message, |(_, rest)| rest);
                 let message = message.trim_start_matches(&format!("'{}' ", self.label));
                 let message = message.trim_end().replace("─ wgsl:", &format!("─ {}:", self.label));
+                let declared = match message.contains("no definition in scope") {
+                    true => ", and a `WgslFunction::buffer` of each name that it reads",
+                    false => "",
+                };
                 Error::operand(
                     &*self.label,
-                    format!("text that compiles and has {expected}"),
+                    format!("text that compiles and has {expected}{declared}"),
                     message,
                 )
             }
@@ -416,6 +420,10 @@ mod tests {
             let error = error(text, called);
             assert!(error.ends_with("the compiler's ─ my.wgsl:2:1"), "{error}");
         }
+        let custom = WgslFunction::new(right).unwrap();
+        let unknown = "no definition in scope for identifier: `table`";
+        let error = custom.compile_error(&CustomUse::Mask, false, unknown).to_string();
+        assert!(error.contains("a `WgslFunction::buffer` of each name that it reads"), "{error}");
     }
 
     #[test]
