@@ -335,6 +335,15 @@ mod tests {
         }
     }
 
+    /// Which of them have queries is data.
+    #[test]
+    fn more_packed_sequences_than_rows_are_no_panic() {
+        let sequences =
+            Sequences { q: QuerySequences::Packed { total: 0 }, ..Sequences::default() };
+        let shape = Shape::new(1 << 48, 121, 1, 1).num_kv_heads(1).seq_len_kv(0).head_dim_v(133);
+        let _ = work_out(&Problem::new(shape.sequences(sequences)));
+    }
+
     /// Without a bias, its strides are nobody's business: 65,536 queries by as many keys have more cells than 32 bits count.
     #[test]
     fn long_sequences_are_served() {

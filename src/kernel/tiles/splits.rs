@@ -87,7 +87,9 @@ fn suitable_splits(problem: &Resolved, device: &DeviceTraits, rows: usize) -> us
     let longest = shape.seq_len_kv.div_ceil(least_keys).clamp(1, MAX_SPLITS);
     // More than fill the device where one running sum would have too many terms, as far as a binding holds what they find.
     let row = shape.head_dim_v.next_multiple_of(4) * 4;
-    let split_bytes = shape.batch * shape.num_heads * shape.seq_len_q * row;
+    // Of packed queries there may be fewer rows than these, and so no bound for them.
+    let rows = shape.batch * shape.num_heads * shape.seq_len_q;
+    let split_bytes = rows.saturating_mul(row);
     let bound = device.limits.max_storage_buffer_binding_size / split_bytes.max(1) as u64;
     let accurate = shape.seq_len_kv.div_ceil(SEGMENT).min(MAX_SPLITS).min(bound as usize);
     usize::div_ceil(workgroups, others).min(longest).max(accurate)
