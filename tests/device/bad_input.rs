@@ -269,7 +269,7 @@ fn buffers_of_the_other_plans() {
         &AuxData::new().key_lengths([1, 2]),
         &TileOptions::default().grid(grid),
     );
-    assert_says(&error.unwrap_err(), &["grid", "at least 1"]);
+    assert_says(&error.unwrap_err(), &["grid", "blocks of 1 to 536870912"]);
     let error = ATTENTION.read_blocking(&own.q, 1000).unwrap_err();
     assert_says(&error, &["source", "COPY_SRC"]);
 }
