@@ -31,7 +31,13 @@ fn is_sliced(text: &str) -> bool {
 }
 
 /// o and lse against the f64 reference.
-fn forward(session: &Session, kernel: ForwardKernel, shape: Shape, dtype: Dtype, seed: u64) {
+pub(crate) fn forward(
+    session: &Session,
+    kernel: ForwardKernel,
+    shape: Shape,
+    dtype: Dtype,
+    seed: u64,
+) {
     let mask: Mask = MASK.parse().unwrap();
     let problem = Problem::new(shape).mask(mask.clone()).dtypes(dtype);
     let operands = stored(Operands::random(&shape, seed), dtype.into());
@@ -76,6 +82,8 @@ fn decode_of_every_length() {
         (&ATTENTION, (257, 320), Dtype::F32),
         (&ATTENTION, (512, 576), Dtype::F32),
         (&FEW_REGISTERS, (576, 512), Dtype::F32),
+        // Of f32, workgroups of 256 invocations from here on.
+        (&FEW_REGISTERS, (200, 250), Dtype::F32),
     ]) {
         let shape = shape.head_dim(dims.0).head_dim_v(dims.1);
         forward(session, ForwardKernel::Decode, shape, dtype, seed);

@@ -34,7 +34,11 @@ pub(in crate::kernel) fn forward(
     let rows_format = row_format(problem);
     // A row of the output has an invocation for each of its vectors. Of two values at a time, each invocation reads half as many
     // of a tile: Adreno's compiler reads all that it knows of before it multiplies the first.
-    let longest = if device.registers < 128 { 384 } else { 512 };
+    let longest = match (device.registers, problem.dtypes.v) {
+        (65..=127, Dtype::F32) => 192,
+        (0..=127, _) => 384,
+        _ => 512,
+    };
     let invocations = if head_dim_v.capacity > longest { 256 } else { 128 };
     // No more neighbours than a key has runs, where that leaves each its own key.
     let strides = problem.strides;
