@@ -21,9 +21,9 @@
 // needs mask_tables/: next_visited
 // needs segments/: first_segment, is_last_segment, next_segment
 // needs tile/product: product_q_k
-// needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows
+// needs tile/rows: CELL_ROW, INVOCATIONS
 // needs tile/side: Rows
-// needs tile/softmax: KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
+// needs tile/softmax: KEYS, OUTPUTS, finish_rows, keeps_nonfinite_key, rows_maximum, score_tile, tile_sum, weigh_tile
 // needs tile/staged: cells
 // needs tile/sum: add_v
 // {{DROPOUT}} needs tile/dropout: drop_weights
@@ -106,7 +106,7 @@ fn attend(block: QueryBlock, keys: vec2<u32>, invocation: u32) {
 
         add_v(&o_rows, other, kind, invocation);
         if (kind == PARTIAL) {
-            keeps_nonfinite |= keeps_some_of(atomicLoad(&nonfinite_rows[0]), kept, x);
+            keeps_nonfinite |= keeps_nonfinite_key(kept, x);
         }
     }
 

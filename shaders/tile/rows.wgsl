@@ -12,7 +12,7 @@
 // needs bindings: params
 // needs constants: OTHER_BLOCK, OWN_BLOCK, SLICED, THREADS_PER_ROW
 // needs tile/staged: cells
-// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start, sum_of_shares
+// offers CELL_ROW, INVOCATIONS, OTHERS, any_invocation, nonfinite_rows, note_nonfinite, nth, set_nth, slice_start, sum_of_shares
 
 const ROW_GROUPS: u32 = OWN_BLOCK / 4u;
 const INVOCATIONS: u32 = ROW_GROUPS * THREADS_PER_ROW;
@@ -20,9 +20,13 @@ const INVOCATIONS: u32 = ROW_GROUPS * THREADS_PER_ROW;
 const OTHERS: u32 = OTHER_BLOCK / THREADS_PER_ROW;
 const CELL_ROW: u32 = ROW_GROUPS + 1u;
 
-// Bit j of the first: the tile's row j of the other side has a number that isn't finite. 16 bytes, so that drivers see what
+// Bit j of the first two: the tile's row j of the other side has a number that isn't finite. 16 bytes, so that drivers see what
 // lies behind it as aligned.
 var<workgroup> nonfinite_rows: array<atomic<u32>, 4>;
+
+fn note_nonfinite(j: u32) {
+    atomicOr(&nonfinite_rows[j / 32u], 1u << (j % 32u));
+}
 
 // The first component of the slice, whose length is given.
 fn slice_start(length: u32) -> u32 {

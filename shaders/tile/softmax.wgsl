@@ -14,7 +14,7 @@
 // needs sequences/: q_place
 // needs tile/rows: CELL_ROW, OTHERS, any_invocation, nonfinite_rows, nth, set_nth, slice_start, sum_of_shares
 // needs tile/staged: cells
-// offers KEYS, OUTPUTS, finish_rows, keeps_some_of, rows_maximum, score_tile, tile_sum, weigh_tile
+// offers KEYS, OUTPUTS, finish_rows, keeps_nonfinite_key, rows_maximum, score_tile, tile_sum, weigh_tile
 
 const KEYS: u32 = OTHERS;
 const OUTPUTS: u32 = O_SLICE / 4u / THREADS_PER_ROW;
@@ -98,6 +98,7 @@ fn weigh_tile(
         }
         if (invocation == 0u) {
             atomicStore(&nonfinite_rows[0], 0u);
+            atomicStore(&nonfinite_rows[1], 0u);
         }
     }
     for (var i = 0u; i < KEYS; i += 1u) {
@@ -114,12 +115,14 @@ fn tile_sum(s: ptr<function, array<vec4<f32>, KEYS>>) -> vec4<f32> {
     return sum;
 }
 
-// Whether a row keeps one of the tile's keys whose bits are set in `keys`; `kept` is score_tile's.
-fn keeps_some_of(keys: u32, kept: u32, x: u32) -> bool {
+// Whether a row keeps one of the tile's keys whose values were noted as not finite; `kept` is score_tile's.
+fn keeps_nonfinite_key(kept: u32, x: u32) -> bool {
+    let noted = vec2<u32>(atomicLoad(&nonfinite_rows[0]), atomicLoad(&nonfinite_rows[1]));
     var found = false;
     for (var i = 0u; i < KEYS; i += 1u) {
+        let j = tile_key(x, i);
         let rows = (kept >> (i * 4u)) & 15u;
-        found |= (rows != 0u) & ((keys & (1u << tile_key(x, i))) != 0u);
+        found |= (rows != 0u) & ((select(noted.x, noted.y, j >= 32u) & (1u << (j % 32u))) != 0u);
     }
     return found;
 }

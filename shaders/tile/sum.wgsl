@@ -5,7 +5,7 @@
 // needs constants: OTHER_BLOCK, STAGED_ROWS, THREADS_PER_ROW
 // needs mask/algebra: PARTIAL
 // needs rows/: load_{{FAR_TENSOR}}4
-// needs tile/rows: CELL_ROW, INVOCATIONS, nonfinite_rows, slice_start
+// needs tile/rows: CELL_ROW, INVOCATIONS, note_nonfinite, slice_start
 // needs tile/side: Rows
 // needs tile/staged: cells, stage
 // needs tile/turns: is_turn, turns
@@ -31,7 +31,7 @@ fn add_{{FAR_TENSOR}}(
                 if (kind == PARTIAL) {
                     if (any(is_nonfinite(value))) {
                         value = without_nonfinite(value);
-                        atomicOr(&nonfinite_rows[0], 1u << j);
+                        note_nonfinite(j);
                     }
                 }
                 stage[at] = value;

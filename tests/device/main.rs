@@ -36,6 +36,7 @@ mod scores;
 mod security;
 mod sequences;
 mod soak;
+mod steps;
 mod tolerance;
 mod windows;
 

@@ -12,7 +12,16 @@ use crate::mask::tile::TileGrid;
 use crate::problem::{GradientStrides, Resolved};
 use crate::tensor::dtype::GradientDtypes;
 
-pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> ForwardConfig {
+/// In steps of 64 keys where the device has the workgroup memory, else of 32: see docs/decisions/0024-work-per-step.md.
+pub(in crate::kernel) fn forward(problem: &Resolved, device: &DeviceTraits) -> ForwardConfig {
+    let config = forward_tiles(problem, device.registers, 64);
+    match Needs::of_forward(&config, problem.score.bias).refusal(&device.limits) {
+        Ok(()) => config,
+        Err(_) => forward_tiles(problem, device.registers, 32),
+    }
+}
+
+fn forward_tiles(problem: &Resolved, registers: usize, most_keys: usize) -> ForwardConfig {
     let shape = &problem.shape;
     let few_registers = registers <= 128;
     let capacities: &[usize] = match few_registers {
@@ -20,12 +29,18 @@ pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> Forwar
         false => &[32, 64, 128, 192, 256, 384, 512, 640],
     };
     let head_dim_v = row_capacity(shape.head_dim_v, capacities);
-    // The output's registers per invocation: 4 rows of o_slice / threads_per_row components.
+    let block_kv = match (head_dim_v.capacity, registers) {
+        // A thread would have 8 keys' scores, or more than there are registers for beside its components of the output.
+        (0..=32 | 257.., _) | (65..=128, 0..=64) => 32,
+        _ => most_keys,
+    };
+    // The output's registers per invocation: 4 rows of o_slice / threads_per_row components. Of 64 queries and 64 keys, 256
+    // invocations stage a vector each of q, k and v at a time.
     let (threads_per_row, v_keys) = match (head_dim_v.capacity, few_registers) {
-        (33..=64, true) if registers <= 64 => (16, 16),
+        (33..=64, _) if block_kv == 64 || registers <= 64 => (16, 16),
         (0..=64, _) => (8, 16),
-        (65..=128, false) => (8, 8),
-        (65..=128, true) => (16, 8),
+        (65..=128, false) if block_kv == 32 => (8, 8),
+        (65..=128, _) => (16, 8),
         (129..=256, false) => (16, 4),
         _ => (32, 4),
     };
@@ -38,7 +53,7 @@ pub(in crate::kernel) fn forward(problem: &Resolved, registers: usize) -> Forwar
     // Few queries would leave the other half of a block's rows without work; a workgroup has up to 256 invocations.
     let block_q = if shape.seq_len_q <= 32 || threads_per_row == 32 { 32 } else { 64 };
     ForwardConfig {
-        grid: TileGrid { block_q, block_kv: 32 },
+        grid: TileGrid { block_q, block_kv },
         head_dim: row_capacity(shape.head_dim, &CAPACITIES),
         head_dim_v: filled(head_dim_v, o_slice, head_dim_v.capacity.div_ceil(o_slice)),
         rows: row_format(problem),
@@ -77,8 +92,9 @@ pub(in crate::kernel) fn variants(
     let ForwardForm::Tiled { threads_per_row, chunk, v_keys, o_slice } = config.form else {
         return Vec::new();
     };
-    let with = |block_q, threads_per_row| ForwardConfig {
-        grid: TileGrid { block_q, ..config.grid },
+    let TileGrid { block_q, block_kv } = config.grid;
+    let with = |block_q, block_kv, threads_per_row| ForwardConfig {
+        grid: TileGrid { block_q, block_kv },
         form: ForwardForm::Tiled { threads_per_row, chunk, v_keys, o_slice },
         ..config
     };
@@ -86,19 +102,24 @@ pub(in crate::kernel) fn variants(
         // A bias is the same to all of them.
         Needs::of_forward(config, false).refusal(&device.limits).is_ok()
             && o_slice.is_multiple_of(4 * threads_per_row)
-            // The output's registers per invocation: 4 rows of so many components.
+            // The output's registers per invocation: 4 rows of so many components; and those of as many keys' scores.
             && o_slice <= 16 * threads_per_row
+            && config.grid.block_kv <= MOST_KEYS * threads_per_row
     };
-    let block_q = config.grid.block_q;
     let other_threads = [4, 8, 16].into_iter().filter(|&n| n != threads_per_row);
     let other_rows = [32, 64].into_iter().filter(|&n| n != block_q);
-    (other_threads.map(|threads_per_row| (block_q, threads_per_row)))
-        .chain(other_rows.map(|block_q| (block_q, threads_per_row)))
-        .map(|(block_q, threads_per_row)| (with(block_q, threads_per_row), threads_per_row))
+    let other_keys = [32, 64].into_iter().filter(|&n| n != block_kv);
+    (other_threads.map(|threads_per_row| (block_q, block_kv, threads_per_row)))
+        .chain(other_rows.map(|block_q| (block_q, block_kv, threads_per_row)))
+        .chain(other_keys.map(|block_kv| (block_q, block_kv, threads_per_row)))
+        .map(|(block_q, block_kv, threads)| (with(block_q, block_kv, threads), threads))
         .filter(|(config, threads_per_row)| fits(config, *threads_per_row))
         .map(|(config, _)| config)
         .collect()
 }
+
+/// The keys of a step that an invocation has the scores of at most, as shaders/tile/softmax.wgsl says.
+const MOST_KEYS: usize = 8;
 
 pub(in crate::kernel) fn backward(
     problem: &Resolved,
@@ -177,15 +198,21 @@ mod tests {
             for registers in [64, 128, 192, 255] {
                 let shape = Shape::new(1, 1, 64, head_dim).head_dim_v(head_dim_v);
                 let problem = Resolved::new(Problem::new(shape)).unwrap();
-                let config = forward(&problem, registers);
-                let ForwardForm::Tiled { threads_per_row, o_slice, .. } = config.form else {
-                    panic!("{config:?}")
-                };
-                assert!(4 * o_slice / threads_per_row <= registers.div_ceil(2), "{config:?}");
-                assert!(o_slice.is_multiple_of(4 * threads_per_row), "{config:?}");
-                assert!(config.grid.block_q / 4 * threads_per_row <= 256, "{config:?}");
-                let dispatches = config.form.dispatches(config.head_dim_v);
-                check_slices(config.head_dim_v, head_dim_v, o_slice, dispatches);
+                for keys in [32, 64] {
+                    let config = forward_tiles(&problem, registers, keys);
+                    let ForwardForm::Tiled { threads_per_row, o_slice, .. } = config.form else {
+                        panic!("{config:?}")
+                    };
+                    let scores = 4 * config.grid.block_kv / threads_per_row;
+                    let sums = 4 * o_slice / threads_per_row;
+                    assert!(sums <= registers.div_ceil(2), "{config:?}");
+                    assert!(sums + scores <= 2 * registers / 3 || registers <= 64, "{config:?}");
+                    assert!((4..=4 * MOST_KEYS).contains(&scores), "{config:?}");
+                    assert!(o_slice.is_multiple_of(4 * threads_per_row), "{config:?}");
+                    assert!(config.grid.block_q / 4 * threads_per_row <= 256, "{config:?}");
+                    let dispatches = config.form.dispatches(config.head_dim_v);
+                    check_slices(config.head_dim_v, head_dim_v, o_slice, dispatches);
+                }
 
                 let rows = problem.strides();
                 let strides = GradientStrides { dout: rows.o, dq: rows.q, dk: rows.k, dv: rows.v };
@@ -205,6 +232,31 @@ mod tests {
                 check_slices(config.head_dim, head_dim, dq, config.dq_dispatches());
                 check_slices(config.head_dim, head_dim, dk, config.dkdv_dispatches());
                 check_slices(config.head_dim_v, head_dim_v, dv, config.dkdv_dispatches());
+            }
+        }
+    }
+
+    /// Steps of 64 keys need more than WebGPU's baseline; within it there are those of 32.
+    #[test]
+    fn steps_are_as_long_as_workgroup_memory_allows() {
+        for (head_dim, keys_of_64_queries, keys_of_32) in [
+            (32, [32, 32], 32),
+            (64, [32, 64], 64),
+            (128, [32, 64], 64),
+            (200, [32, 64], 64),
+            (512, [32, 32], 32),
+        ] {
+            for (kib, keys) in [16, 32].into_iter().zip(keys_of_64_queries) {
+                let mut device = DeviceTraits::with_everything(32);
+                device.limits.max_compute_workgroup_storage_size = kib << 10;
+                let block_kv = |seq_len_q| {
+                    let shape = Shape::new(1, 1, seq_len_q, head_dim);
+                    let problem = Resolved::new(Problem::new(shape)).unwrap();
+                    let config = forward(&problem, &device);
+                    Needs::of_forward(&config, false).refusal(&device.limits).unwrap();
+                    config.grid.block_kv
+                };
+                assert_eq!([block_kv(99), block_kv(32)], [keys, keys_of_32], "{head_dim} {kib}");
             }
         }
     }

@@ -42,7 +42,7 @@ pub(crate) fn candidates(
         .map(|kernel| {
             let form = match kernel {
                 ForwardKernel::Broadcast => broadcast::forward(problem, device),
-                ForwardKernel::Tiled => Ok(tiled::forward(problem, device.registers)),
+                ForwardKernel::Tiled => Ok(tiled::forward(problem, device)),
                 ForwardKernel::Matrix => matrix::forward(problem, device),
                 ForwardKernel::DecodeLanes => decode_lanes::forward(problem, device, splitting),
                 ForwardKernel::Decode => decode::forward(problem, device, splitting),
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn tiles_are_named_as_profiles_have_them() {
         let problem = Resolved::new(Problem::new(Shape::new(1, 1, 64, 64))).unwrap();
-        let config = tiled::forward(&problem, 255);
+        let config = tiled::forward(&problem, &DeviceTraits::with_everything(8));
         let grid = TileGrid { block_q: 64, block_kv: 32 };
         let sum_steps = SumSteps { full: 8, partial: Some(2) };
         for (form, words) in [
