@@ -182,7 +182,7 @@ fn a_plan_explains_itself() {
     let plan = AttentionPlan::new(ATTENTION.kernels(), &problem, &Default::default()).unwrap();
     let text = plan.explain();
     for part in
-        ["kernel `tiled`", "tiles of 32 queries x 32 keys", "mask `causal`", "not `broadcast`"]
+        ["kernel `tiled`", "tiles of 32 queries x 64 keys", "mask `causal`", "not `broadcast`"]
     {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
