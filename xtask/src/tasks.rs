@@ -144,8 +144,9 @@ pub(crate) fn soak(
     seed: Option<u64>,
 ) -> Result<ExitCode> {
     let tests = Tests {
-        filter: Some("soak::soak".into()),
-        args: vec!["--ignored".into(), "--nocapture".into()],
+        // Of calls that share kernels, and of random problems.
+        filter: Some("soak".into()),
+        args: ["--ignored", "--nocapture", "--test-threads", "1"].map(Into::into).into(),
         ..Tests::default()
     };
     let mut cargo = test_command(workspace, DEVICE_TESTS, &tests);

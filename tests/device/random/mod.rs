@@ -5,10 +5,10 @@ mod caches;
 mod check;
 mod draw;
 mod learned;
+pub(crate) mod soak;
 
-pub(crate) use caches::check_cache;
-pub(crate) use check::check;
-
+use caches::check_cache;
+use check::check;
 use proptest::prelude::*;
 use wgpu_attention::mask::TileGrid;
 use wgpu_attention::{Mask, Shape};

@@ -3,18 +3,11 @@
 mod call;
 mod pool;
 
-use std::collections::BTreeMap;
-
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::fixture::ATTENTION;
-use crate::random::{check, check_cache};
+use crate::random::soak::{SEED_VARIABLE, calls_and_seed};
 use call::Made;
-
-/// How many calls, unless the environment says so.
-const CALLS: u64 = 10_000;
-const CALLS_VARIABLE: &str = "WGPU_ATTENTION_SOAK_CALLS";
-const SEED_VARIABLE: &str = "WGPU_ATTENTION_SOAK_SEED";
 
 /// The process's memory in MiB, where the system tells, and the driver's allocations that are alive.
 fn memory() -> (Option<f64>, Option<usize>) {
@@ -28,16 +21,10 @@ fn memory() -> (Option<f64>, Option<usize>) {
     (resident, report.map(|report| report.allocations.len()))
 }
 
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not `{text}`")))
-}
-
 #[test]
 #[ignore = "takes minutes: cargo xtask soak"]
 fn soak() {
-    let calls = number(CALLS_VARIABLE).unwrap_or(CALLS);
-    let seed = number(SEED_VARIABLE).unwrap_or_else(rand_seed);
+    let [calls, seed] = calls_and_seed();
     println!(
         "{calls} calls of {} structures from seed {seed} ({SEED_VARIABLE} sets it)",
         pool::POOL.len()
@@ -71,43 +58,4 @@ fn soak() {
     println!("resident memory: {} after half of them, {} at the end", mib(before.0), mib(after.0));
     println!("the driver's live allocations: {} and {}", live(before.1), live(after.1));
     assert_eq!(before.1, after.1, "calls leave allocations behind");
-}
-
-/// Problems of everything together, each with kernels of its own: a hundredth as many; every third over a cache.
-#[test]
-#[ignore = "takes minutes: cargo xtask soak"]
-fn problems() {
-    let check = |seed: u64| if seed.is_multiple_of(3) { check_cache(seed) } else { check(seed) };
-    let count = number(CALLS_VARIABLE).unwrap_or(CALLS).div_ceil(100);
-    let seed = number(SEED_VARIABLE).unwrap_or_else(rand_seed);
-    println!("{count} problems from seed {seed} ({SEED_VARIABLE} sets it)");
-    let mut wrong = Vec::new();
-    let (mut kernels, mut refused) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
-    for at in 0..count {
-        let seed = seed.wrapping_add(at);
-        match std::panic::catch_unwind(|| check(seed)) {
-            Ok(outcome) => {
-                outcome
-                    .kernels
-                    .into_iter()
-                    .for_each(|kernel| *kernels.entry(kernel).or_default() += 1);
-                outcome.refused.into_iter().for_each(|why| *refused.entry(why).or_default() += 1);
-            }
-            Err(_) => {
-                println!("seed {seed} FAILED");
-                wrong.push(seed);
-            }
-        }
-        if (at + 1) % 20 == 0 {
-            println!("{} of {count}", at + 1);
-        }
-    }
-    println!("{count} problems, by {kernels:?}; refused before: {refused:#?}");
-    assert!(wrong.is_empty(), "wrong are those of the seeds {wrong:?}");
-}
-
-/// Another one each time.
-fn rand_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    now.as_micros() as u64
 }
