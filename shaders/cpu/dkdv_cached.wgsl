@@ -63,12 +63,16 @@ fn backward_dkdv(
     }
     if ((b * params.num_heads + first_head) * params.q_blocks < params.cells_first_workgroup) {
         for (var r = 0u; r < ROWS; r += 1u) {
-            let place = gradient_place(b, min(block.kv0 + r * SUBGROUP_SIZE + lane, block.kv_len - 1u));
-            for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
-                dk_rows[r][i] = load_dk4(place.x, h_kv, place.y, i * 4u);
-            }
-            for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
-                dv_rows[r][i] = load_dv4(place.x, h_kv, place.y, i * 4u);
+            let key = block.kv0 + r * SUBGROUP_SIZE + lane;
+            // Beyond the last key there is nothing to read but what another lane writes.
+            if (key < block.kv_len) {
+                let place = gradient_place(b, key);
+                for (var i = 0u; i < HEAD_DIM / 4u; i += 1u) {
+                    dk_rows[r][i] = load_dk4(place.x, h_kv, place.y, i * 4u);
+                }
+                for (var i = 0u; i < HEAD_DIM_V / 4u; i += 1u) {
+                    dv_rows[r][i] = load_dv4(place.x, h_kv, place.y, i * 4u);
+                }
             }
         }
     }

@@ -32,6 +32,16 @@ pub(crate) const I8_ERROR: f32 = 1.0001 / 254.0;
 /// leaves out a half of the rest, and the zero point is rounded by half a scale.
 pub(crate) const I4_ERROR: f32 = 0.085;
 
+/// What a random problem's results may be off by that are stored in `dtype`, of the largest number, or of 1 where that is larger: some
+/// 20 roundings of the type, for windows and folds round what they leave behind. Operands are as stored, sums in f32.
+pub(crate) const fn error_of(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 5e-3,
+        Dtype::Bf16 => 4e-2,
+        _ => 5e-5,
+    }
+}
+
 /// Fails where `actual` is further from `truth` than [`NAIVE_FACTOR`] times `naive` is, plus [`FLOOR`].
 /// What isn't finite must be equal: −∞ for −∞, NaN for NaN.
 pub(crate) fn assert_close(what: &str, actual: &[f32], naive: &[f32], truth: &[f64]) {

@@ -12,10 +12,11 @@ use wgpu_attention::{
     Problem, Session, Shape, reference,
 };
 
-use super::check::{F32_ERROR, Outcome, assert_near, refusal, session};
+use super::check::{Outcome, assert_near, refusal, session};
 use super::draw::{Modifiers, kernel_options, mask, one_in};
 use crate::cache::{row_at, stored_errors, stored_row};
 use crate::sequences::Places;
+use crate::tolerance::error_of;
 
 /// A cache, and what it holds.
 struct Filled {
@@ -249,8 +250,8 @@ pub(crate) fn check_cache(seed: u64) -> Outcome {
                 let found = attend(session, &filled.cache, &over_cache, &plain, &inputs, options);
                 if let Some([o, lse]) = refusal(found, &what, &mut outcome) {
                     let what = format!("{kernel}, {binding:?} bytes, {what}");
-                    assert_near(&format!("o of {what}"), &o, &truth.o, F32_ERROR);
-                    assert_near(&format!("lse of {what}"), &lse, &truth.lse, F32_ERROR);
+                    assert_near(&format!("o of {what}"), &o, &truth.o, error_of(Dtype::F32));
+                    assert_near(&format!("lse of {what}"), &lse, &truth.lse, error_of(Dtype::F32));
                     outcome.kernels.push(kernel.to_string());
                     return outcome;
                 }

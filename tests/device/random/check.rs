@@ -7,16 +7,12 @@ use rand::seq::SliceRandom as _;
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions};
 use wgpu_attention::plan::BackwardOptions;
 use wgpu_attention::reference::ReferenceGradients;
-use wgpu_attention::{Dtype, Error, Inputs, RunOptions, Session, Upstream, reference};
+use wgpu_attention::{Error, Inputs, RunOptions, Session, Upstream, reference};
 
 use super::draw::{Drawn, Modifiers};
 use super::learned::Learned;
 use crate::fixture::{ATTENTION, limited_with};
-
-/// What errors are measured by: the largest number, or 1 where that is larger; of sums over cells, what is added.
-pub(super) const F32_ERROR: f64 = 5e-5;
-const F16_ERROR: f64 = 5e-3;
-const BF16_ERROR: f64 = 4e-2;
+use crate::tolerance::error_of;
 
 /// What became of a problem.
 #[derive(Debug, Default)]
@@ -91,15 +87,14 @@ fn truth(drawn: &Drawn, error: f64) -> Truth {
         false => 0.0,
     });
     let mut q = operands.q.clone();
-    for b in 0..shape.batch {
-        for (h, q_idx) in (0..shape.num_heads)
-            .flat_map(|h| (0..drawn.places.q[b].len()).map(move |q_idx| (h, q_idx)))
-        {
-            for d in 0..shape.head_dim {
-                q[drawn.q_place(b, h, q_idx, d)] *= learned.factor([b, h, q_idx, 0]);
-            }
-        }
-    }
+    let rows = cells.iter().filter(|cell| cell[3] == 0 && inside(cell));
+    let components = rows.flat_map(|cell| (0..shape.head_dim).map(move |d| (cell, d)));
+    let factors: Vec<(usize, f32)> = components
+        .map(|(&[b, h, q_idx, _], d)| {
+            (drawn.q_place(b, h, q_idx, d), learned.factor([b, h, q_idx, 0]))
+        })
+        .collect();
+    factors.iter().for_each(|&(at, factor)| q[at] *= factor);
     let data = data.clone().bias(dims, added);
     let as_bias = score.bias(true).alibi(false);
     let problem = drawn.plain.clone().score(as_bias).aux_shape(data.shape());
@@ -109,16 +104,7 @@ fn truth(drawn: &Drawn, error: f64) -> Truth {
 
     let mut gradients = of_cells.clone();
     gradients.dbias = Vec::new();
-    for b in 0..shape.batch {
-        for (h, q_idx) in (0..shape.num_heads)
-            .flat_map(|h| (0..drawn.places.q[b].len()).map(move |q_idx| (h, q_idx)))
-        {
-            for d in 0..shape.head_dim {
-                gradients.dq[drawn.q_place(b, h, q_idx, d)] *=
-                    f64::from(learned.factor([b, h, q_idx, 0]));
-            }
-        }
-    }
+    factors.iter().for_each(|&(at, factor)| gradients.dq[at] *= f64::from(factor));
     if score.bias {
         gradients.dbias = vec![0.0; bias_sizes.iter().product()];
     }
@@ -164,14 +150,8 @@ pub(super) fn assert_near(what: &str, found: &[f32], truth: &[f64], error: f64) 
 /// Computes the problem of a seed by one of the kernels that serve, and its gradients.
 pub(crate) fn check(seed: u64) -> Outcome {
     let mut drawn = Drawn::random(seed);
-    let dtypes = drawn.problem.get_dtypes();
-    let stored = [dtypes.q, dtypes.k, dtypes.v, dtypes.o, dtypes.bias];
-    let error = |stored: &[Dtype]| match () {
-        () if stored.contains(&Dtype::Bf16) => BF16_ERROR,
-        () if stored.contains(&Dtype::F16) => F16_ERROR,
-        () => F32_ERROR,
-    };
-    let (error, back_error) = (error(&stored), error(&[&stored[..], &[drawn.gradients]].concat()));
+    let error = error_of(drawn.problem.get_dtypes().o);
+    let back_error = error.max(error_of(drawn.gradients));
     let truth = truth(&drawn, error);
     let mut outcome = Outcome::default();
     let mut forward = ForwardKernel::ALL;

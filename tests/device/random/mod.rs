@@ -81,10 +81,11 @@ proptest! {
     }
 }
 
-/// A seed each, of whatever it is that they draw.
+/// A seed each, of whatever it is that they draw. The last one has a score cache in chunks, and fewer keys than a subgroup has lanes,
+/// which the sanitizer found to race.
 #[test]
 fn whatever_goes_together() {
-    for seed in 0..if is_brief() { 3 } else { 24 } {
+    for seed in (0..if is_brief() { 3 } else { 24 }).chain([300_004]) {
         check(seed);
     }
 }
