@@ -190,7 +190,7 @@ fn tiles_are_counted_for_each_sequence() {
 #[test]
 fn tiles_of_no_size_are_refused() {
     let message = failure(words("mask causal --seq 3 --tiles --block-q 0"), 1);
-    assert!(message.contains("at least 1"), "{message}");
+    assert!(message.contains("blocks of 1 to"), "{message}");
     failure(words("mask causal --seq 3 --block-q 2"), 2);
     failure(words("mask causal --seq 3 --tiles --format keep"), 2);
 }
