@@ -287,7 +287,11 @@ fn test_passes(
                 (true, false) => ("part of the device tests", ON_SECOND.to_vec()),
                 (false, _) => ("device tests", Vec::new()),
             };
-            steps.insert(steps.len().min(1), pass(what, &device, DEVICE_TESTS, &only));
+            let (name, mut command) = pass(what, &device, DEVICE_TESTS, &only);
+            if brief {
+                command.env(BRIEF_VARIABLE, "1");
+            }
+            steps.insert(steps.len().min(1), (name, command));
         }
         Second::Unavailable(reason) => {
             report.skip(format!("device tests{named} on SwiftShader"), reason);
