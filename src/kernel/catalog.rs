@@ -443,18 +443,15 @@ fn backward_configs() -> Vec<BackwardConfig> {
 
 /// Devices of every subgroup size, that have all that some kernel needs, one of them within WebGPU's baseline.
 fn devices() -> [DeviceTraits; 4] {
-    [(4, 255), (8, 64), (16, 192), (32, 128)].map(|(subgroup_size, registers)| DeviceTraits {
+    let sizes = [(4, 255, 16), (8, 64, 32), (16, 192, 32), (32, 128, 32)];
+    sizes.map(|(subgroup_size, registers, workgroup_kib)| DeviceTraits {
         registers,
         // One with larger ones, too.
         subgroups: (subgroup_size, if subgroup_size == 16 { 64 } else { subgroup_size }),
         reads_wide: subgroup_size == 8 || subgroup_size == 32,
         matrix: Ok(if subgroup_size == 8 { 8 } else { 16 }),
         limits: wgpu::Limits {
-            max_compute_workgroup_storage_size: if subgroup_size == 4 {
-                16 << 10
-            } else {
-                32 << 10
-            },
+            max_compute_workgroup_storage_size: workgroup_kib << 10,
             ..wgpu::Limits::defaults()
         },
         ..DeviceTraits::with_everything(subgroup_size)

@@ -67,7 +67,8 @@ const ON_SWIFTSHADER: &[&str] = &[
 ];
 
 /// Of these, what SwiftShader has no matrices for.
-const NEEDS_MATRICES: &[&str] = &["backward::matrix::"];
+const NEEDS_MATRICES: &[&str] =
+    &["backward::hostile::", "backward::matrix::", "edges::kept_", "windows::sequences::matrices"];
 
 /// What CI runs of `lab`. All calls that may find no memory would take 100 seconds of CPU time, each third takes 40.
 const IN_CI: [(&str, &[&str]); 5] = [
@@ -260,7 +261,12 @@ fn test_passes(
         if is_shared {
             let skipped = skip(ON_SWIFTSHADER);
             steps.push(pass("part of the device tests", &device, DEVICE_TESTS, &skipped));
-            steps.push(pass("gradients by matrices", &device, DEVICE_TESTS, NEEDS_MATRICES));
+            steps.push(pass(
+                "more device tests with matrices",
+                &device,
+                DEVICE_TESTS,
+                NEEDS_MATRICES,
+            ));
         } else {
             steps.push(pass("device tests, one half,", &device, DEVICE_TESTS, &skip(HALF)));
             steps.push(pass("device tests, the other half,", &device, DEVICE_TESTS, HALF));

@@ -34,6 +34,7 @@ pub(in crate::kernel) fn forward(
     let rows_format = row_format(problem);
     // A row of the output has an invocation for each of its vectors. Of two values at a time, each invocation reads half as many
     // of a tile: Adreno's compiler reads all that it knows of before it multiplies the first.
+    // With as few registers as Adreno 6xx has, but not Intel's GPUs, that is too much of f32 sooner.
     let longest = match (device.registers, problem.dtypes.v) {
         (65..=127, Dtype::F32) => 192,
         (0..=127, _) => 384,
