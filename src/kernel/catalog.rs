@@ -52,21 +52,32 @@ impl KernelText {
 /// Every kernel that some device may choose: all tiles, types, sequences and score modifiers under one mask, and each
 /// kernel once under each of the other masks, since masks and tiles are composed apart.
 pub fn kernel_texts() -> Vec<KernelText> {
+    composed().into_iter().map(|(text, _)| text).collect()
+}
+
+/// The same, each with the first key of those that have this text.
+fn composed() -> Vec<(KernelText, KernelKey)> {
     let mut seen = HashSet::new();
     let text = |(mask, key): (String, KernelKey)| {
         // A text that isn't whole fails as a kernel wherever it is compiled.
         let wgsl = wgsl(&key).unwrap_or_else(|error| error.to_string());
-        seen.insert(wgsl.clone()).then(|| KernelText {
+        let text = seen.insert(wgsl.clone()).then(|| KernelText {
             kernel: name(&key),
             form: format!("mask `{mask}`, {}", form(&key)),
             entry_point: key.entry_point(),
             browser_prelude: if needs_subgroups(&key) { BROWSER_SUBGROUPS } else { "" },
             matrices: name(&key).ends_with(" matrix"),
             wgsl,
-        })
+        });
+        Some((text?, key))
     };
     kernel_keys().into_iter().filter_map(text).collect()
 }
+
+/// The catalog, composed once for all tests: it takes seconds.
+#[cfg(test)]
+pub(crate) static CATALOG: std::sync::LazyLock<Vec<(KernelText, KernelKey)>> =
+    std::sync::LazyLock::new(composed);
 
 /// Their keys, each with its mask. Several may have the same text.
 fn kernel_keys() -> Vec<(String, KernelKey)> {
@@ -223,7 +234,7 @@ const OPERATORS: &[&str] = &[
 ];
 
 /// Every operator, and every leaf: those of LEAVES, a few in each mask, as their samples have them.
-pub(crate) fn masks() -> Vec<Mask> {
+fn masks() -> Vec<Mask> {
     let samples: Vec<Mask> = (Mask::leaves())
         .filter_map(|leaf| leaf.samples().into_iter().next())
         .map(|sample| sample.mask)
@@ -242,7 +253,7 @@ const LEAVES_OF_A_MASK: usize = 5;
 
 /// Every kernel that any device may choose for a mask but those that append and those that are for a function of the
 /// user's own: their tiles and types, the score modifiers.
-pub(crate) fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
+fn keys(mask: &Arc<MaskText>) -> Vec<KernelKey> {
     let mut keys = vec![KernelKey::Materialize { mask: Arc::clone(mask) }];
     for parts in [Parts::Splits, Parts::Results(RowAccess::Scalar), Parts::Results(RowAccess::Vec4)]
     {
@@ -537,8 +548,7 @@ mod tests {
             let is_in = |mask: &Mask| mask.to_string().contains(leaf.name());
             assert!(masks.iter().any(is_in), "{}", leaf.name());
         }
-        let texts = kernel_texts();
-        let count = |name: &str| texts.iter().filter(|text| text.kernel == name).count();
+        let count = |name: &str| CATALOG.iter().filter(|(text, _)| text.kernel == name).count();
         for kernel in ForwardKernel::ALL {
             assert!(count(&format!("forward {kernel}")) > masks.len(), "{kernel}");
         }
@@ -548,7 +558,7 @@ mod tests {
             }
         }
         let single = ["block bits"];
-        for KernelText { kernel, .. } in &texts {
+        for (KernelText { kernel, .. }, _) in &*CATALOG {
             assert!(count(kernel) > 1 || single.contains(&kernel.as_str()), "{kernel}");
         }
     }

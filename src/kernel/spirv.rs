@@ -216,13 +216,8 @@ fn encode(op: Op, operands: &[u32]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::kernel::catalog::keys;
-    use crate::kernel::source;
-    use crate::mask::emit::MaskText;
-    use crate::tensor::sequences::SequenceForms;
+    use crate::kernel::catalog::CATALOG;
 
     /// Accesses to workgroup memory and storage buffers, how many of them say that it is shared, and what barriers say. By the
     /// variables that pointers come from, not by their types.
@@ -268,28 +263,23 @@ mod tests {
     #[test]
     fn every_access_to_shared_memory_is_ordered() {
         let mut kernels = 0;
-        for mask in ["causal", "self_only_if_alone(causal & documents)"] {
-            let mask = MaskText::new(&mask.parse().unwrap(), SequenceForms::default());
-            for key in keys(&Arc::new(mask)).into_iter().filter(|key| key.matrix_size().is_some()) {
-                let text = source::wgsl(&key).unwrap();
-                for trusted in [true, false] {
-                    let words = compile(&text, key.entry_point(), trusted).unwrap();
-                    let (accesses, shared, barriers) = count(&words);
-                    assert!(accesses > 20, "{accesses}");
-                    assert_eq!(shared, accesses);
-                    assert!(barriers.len() > 4);
-                    for semantics in barriers {
-                        let passes_on =
-                            MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE;
-                        assert!(semantics.contains(passes_on), "{semantics:?}");
-                        assert!(!semantics.contains(MemorySemantics::SUBGROUP_MEMORY));
-                        let memory =
-                            MemorySemantics::WORKGROUP_MEMORY | MemorySemantics::UNIFORM_MEMORY;
-                        assert!(semantics.intersects(memory), "{semantics:?}");
-                    }
+        for (text, _) in CATALOG.iter().filter(|(text, _)| text.matrices) {
+            for trusted in [true, false] {
+                let words = compile(&text.wgsl, text.entry_point, trusted).unwrap();
+                let (accesses, shared, barriers) = count(&words);
+                assert!(accesses > 20, "{accesses}");
+                assert_eq!(shared, accesses);
+                assert!(barriers.len() > 4);
+                for semantics in barriers {
+                    let passes_on = MemorySemantics::MAKE_AVAILABLE | MemorySemantics::MAKE_VISIBLE;
+                    assert!(semantics.contains(passes_on), "{semantics:?}");
+                    assert!(!semantics.contains(MemorySemantics::SUBGROUP_MEMORY));
+                    let memory =
+                        MemorySemantics::WORKGROUP_MEMORY | MemorySemantics::UNIFORM_MEMORY;
+                    assert!(semantics.intersects(memory), "{semantics:?}");
                 }
-                kernels += 1;
             }
+            kernels += 1;
         }
         assert!(kernels > 4, "{kernels}");
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::kernel::catalog::kernel_texts;
+use crate::kernel::catalog::CATALOG;
 
 /// What Rust's side writes, and is in no file: `kernel::source`, `mask::emit`.
 const GENERATED: &[&str] = &[
@@ -92,6 +92,10 @@ struct File {
     text: String,
     /// Without comments.
     code: String,
+    /// What it declares for others.
+    declared: BTreeSet<String>,
+    /// All of its words.
+    words: BTreeSet<String>,
 }
 
 fn files() -> Vec<File> {
@@ -113,7 +117,14 @@ fn files() -> Vec<File> {
         let lines = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
         let code = lines.collect::<Vec<_>>().join("\n");
         let name = path.strip_prefix(&root).unwrap().with_extension("");
-        File { name: name.to_str().unwrap().replace('\\', "/"), path, text, code }
+        File {
+            name: name.to_str().unwrap().replace('\\', "/"),
+            declared: declared(&code).into_iter().map(str::to_owned).collect(),
+            words: words(&code).into_iter().map(|(word, ..)| word.to_owned()).collect(),
+            path,
+            text,
+            code,
+        }
     };
     paths.into_iter().map(file).collect()
 }
@@ -192,7 +203,7 @@ fn is_meant(declared: &str, used: &str) -> bool {
 /// The files that each one is put together with in some kernel.
 fn companions() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for kernel in kernel_texts() {
+    for (kernel, _) in &*CATALOG {
         let titles = kernel.wgsl.lines().filter_map(|line| line.strip_prefix("// ---- shaders/"));
         let names = titles.filter_map(|title| title.split_once(".wgsl"));
         let parts: BTreeSet<String> = names.map(|(name, _)| name.to_owned()).collect();
@@ -209,12 +220,12 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
         let known = companions.get(&file.name);
         other.name != file.name && known.is_some_and(|met| met.contains(&other.name))
     };
-    let own = declared(&file.code);
+    let own = &file.declared;
     let local = local(&file.code);
     let used: BTreeSet<&str> = (words(&file.code).into_iter())
         .filter(|&(_, before, _)| before != '.' && before != '@')
         .map(|(word, ..)| word)
-        .filter(|word| !own.contains(word) && !local.contains(word))
+        .filter(|word| !own.contains(*word) && !local.contains(word))
         // A placeholder alone is an expression.
         .filter(|word| !(word.starts_with("{{") && word.ends_with("}}")))
         .collect();
@@ -231,8 +242,8 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
     };
     let mut needs: BTreeMap<(Option<&str>, String), BTreeSet<&str>> = BTreeMap::new();
     for word in used {
-        let exact = |other: &&File| declared(&other.code).contains(word);
-        let similar = |other: &&File| declared(&other.code).iter().any(|name| is_meant(name, word));
+        let exact = |other: &&File| other.declared.contains(word);
+        let similar = |other: &&File| other.declared.iter().any(|name| is_meant(name, word));
         let others = || all.iter().filter(|other| met(other));
         let mut from: Vec<&str> = others().filter(exact).map(|other| &*other.name).collect();
         if from.is_empty() {
@@ -259,14 +270,12 @@ fn interface(file: &File, all: &[File], companions: &BTreeMap<String, BTreeSet<S
         };
         needs.entry((only(word), provider)).or_default().insert(word);
     }
-    let is_used = |name: &&&str| {
-        let by = |other: &File| {
-            met(other) && words(&other.code).iter().any(|(word, ..)| is_meant(name, word))
-        };
+    let is_used = |name: &&String| {
+        let by = |other: &File| met(other) && other.words.iter().any(|word| is_meant(name, word));
         let within = words(&file.code).iter().filter(|(word, ..)| word == *name).count();
         all.iter().any(by) || within == 1
     };
-    let offers: Vec<&str> = own.iter().filter(is_used).copied().collect();
+    let offers: Vec<&str> = own.iter().filter(is_used).map(String::as_str).collect();
     let list = |names: Vec<&str>| names.join(", ");
     let mut text = String::new();
     for ((only, provider), names) in needs {

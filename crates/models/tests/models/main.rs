@@ -1,7 +1,11 @@
-//! The three models against references in f32 that the scripts in `reference/` recorded.
+//! The three models against references in f32 that the scripts in `reference/` recorded, and what they read.
 //!
 //! What takes long is ignored here and run by `cargo xtask test --thorough`. Where a model can't be fetched, its tests say so
 //! and pass.
+
+mod ctranslate;
+mod gguf;
+mod sound;
 
 use std::path::{Path, PathBuf};
 
