@@ -52,30 +52,38 @@ impl Case {
     }
 
     /// The outputs of every kernel that serves, `matrix` where the adapter has them and the numbers are ones of f16.
-    fn outputs(&self) -> Vec<(String, Output)> {
-        let mut kernels: Vec<(&Session, Problem, ForwardKernel)> = Vec::new();
-        let decodes = self.problem.shape().seq_len_q <= 16;
-        for kernel in serving(&self.problem, false) {
-            kernels.push((&ATTENTION, self.problem.clone(), kernel));
+    fn outputs(&self) -> Outputs {
+        [self.outputs_in_f32(), self.outputs_by_matrices()].concat()
+    }
+
+    fn outputs_in_f32(&self) -> Outputs {
+        let mut kernels = serving(&self.problem, false);
+        if self.problem.shape().seq_len_q <= 16 {
+            kernels.extend(serving(&self.problem, true));
         }
-        if decodes {
-            for kernel in serving(&self.problem, true) {
-                kernels.push((&ATTENTION, self.problem.clone(), kernel));
-            }
-        }
+        let output = |kernel| self.output(&ATTENTION, &self.problem, kernel);
+        kernels.into_iter().map(output).collect()
+    }
+
+    fn outputs_by_matrices(&self) -> Outputs {
         let tensors = [&self.q, &self.k, &self.v];
         let in_f16 = |x: &f32| Dtype::F16.round(*x).to_bits() == x.to_bits();
-        if has_matrices() && tensors.iter().all(|tensor| tensor.iter().all(in_f16)) {
-            let f16 = Dtypes::default().q(Dtype::F16).k(Dtype::F16).v(Dtype::F16);
-            let problem = self.problem.clone().dtypes(f16);
-            kernels.push((&WITH_MATRICES, problem, ForwardKernel::Matrix));
+        if !has_matrices() || !tensors.iter().all(|tensor| tensor.iter().all(in_f16)) {
+            return Vec::new();
         }
-        let run = |(attention, problem, kernel): (&Session, Problem, ForwardKernel)| {
-            let outputs = RunOptions::default().lse(true).kernel(kernel);
-            let output = attention.run_blocking(&problem, &self.inputs(), &outputs).unwrap();
-            (kernel.to_string(), output)
-        };
-        kernels.into_iter().map(run).collect()
+        let f16 = Dtypes::default().q(Dtype::F16).k(Dtype::F16).v(Dtype::F16);
+        let problem = self.problem.clone().dtypes(f16);
+        vec![self.output(&WITH_MATRICES, &problem, ForwardKernel::Matrix)]
+    }
+
+    fn output(
+        &self,
+        attention: &Session,
+        problem: &Problem,
+        kernel: ForwardKernel,
+    ) -> (ForwardKernel, Output) {
+        let outputs = RunOptions::default().lse(true).kernel(kernel);
+        (kernel, attention.run_blocking(problem, &self.inputs(), &outputs).unwrap())
     }
 
     fn tensor(&self, tensor: ScoreTensor) -> Vec<f32> {
@@ -89,14 +97,6 @@ impl Case {
         &self,
         dout: impl Fn(usize) -> f32,
     ) -> (Vec<(BackwardKernel, Gradients)>, ReferenceGradients) {
-        self.gradients_by(backward::kernels(&self.problem), dout)
-    }
-
-    fn gradients_by(
-        &self,
-        kernels: Vec<BackwardKernel>,
-        dout: impl Fn(usize) -> f32,
-    ) -> (Vec<(BackwardKernel, Gradients)>, ReferenceGradients) {
         let dout: Vec<f32> = (0..self.problem.shape().o_len().unwrap()).map(dout).collect();
         let upstream = Upstream::new(&dout);
         let truth = reference::gradients(&self.problem, &self.inputs(), &upstream).unwrap();
@@ -107,9 +107,12 @@ impl Case {
                 .unwrap();
             (kernel, found)
         };
-        (kernels.into_iter().map(run).collect(), truth)
+        (backward::kernels(&self.problem).into_iter().map(run).collect(), truth)
     }
 }
+
+/// A problem's outputs, each by another kernel.
+type Outputs = Vec<(ForwardKernel, Output)>;
 
 /// So many terms in one running sum are off by 5 times as much as is allowed.
 const MANY_IN_BRIEF: usize = 32_768;
@@ -228,50 +231,70 @@ fn sinks_of_minus_infinity_are_none() {
     }
 }
 
-/// Whether a cell is kept never depends on its score: the lowest number is one that other libraries fill masks with.
+/// Masks, and numbers that other libraries fill them with, up to the lowest, as row 3 of a bias.
+fn rows_of_low_numbers(masks: &[&str]) -> Vec<(String, Case)> {
+    let case = |mask: &str, fill: f32| {
+        let bias = (0..12 * 40).map(|at| if at / 40 == 3 { fill } else { 0.0 });
+        let score = ScoreModifiers::default().bias(true);
+        let problem = Problem::new(Shape::new(1, 1, 12, 8).seq_len_kv(40)).score(score);
+        let case = Case::new(
+            problem.mask(mask.parse().unwrap()),
+            AuxData::new().bias([1, 1, 12, 40], bias),
+            |at| (at % 7) as f32 * 0.25,
+            |at| (at % 5) as f32 * 0.25,
+            |at| (at % 11) as f32 * 0.25,
+        );
+        (format!("{mask}, {fill}"), case)
+    };
+    masks.iter().flat_map(|mask| [f32::MIN, -1e9, -1e30].map(|fill| case(mask, fill))).collect()
+}
+
+const OF_LOW_NUMBERS: [&str; 3] = ["causal", "all", "!window(3,0)"];
+
+/// Whether a cell is kept never depends on its score.
 #[test]
 fn kept_scores_of_the_lowest_number_are_kept() {
-    let shape = Shape::new(1, 1, 12, 8).seq_len_kv(40);
-    let score = ScoreModifiers::default().bias(true);
-    for mask in ["causal", "all", "!window(3,0)"] {
-        for fill in [f32::MIN, -1e9, -1e30] {
-            let bias = (0..12 * 40).map(|at| if at / 40 == 3 { fill } else { 0.0 });
-            let case = Case::new(
-                Problem::new(shape).mask(mask.parse().unwrap()).score(score),
-                AuxData::new().bias([1, 1, 12, 40], bias),
-                |at| (at % 7) as f32 * 0.25,
-                |at| (at % 5) as f32 * 0.25,
-                |at| (at % 11) as f32 * 0.25,
-            );
-            let truth = case.truth();
-            // In f32 the row's scores are all alike, in f64 they may not be.
-            let kept = |at: usize| truth.masked_scores[3 * 40 + at] != f64::NEG_INFINITY;
-            let keys: Vec<usize> = (0..40).filter(|&at| kept(at)).collect();
-            let mean = |values: &[f32], d: usize| {
-                let sum: f64 = keys.iter().map(|key| f64::from(values[key * 8 + d])).sum();
-                sum / keys.len() as f64
-            };
-            for (kernel, output) in case.outputs() {
-                for d in 0..8 {
-                    let (found, wanted) = (f64::from(output.o[3 * 8 + d]), mean(&case.v, d));
-                    let off = (found - wanted).abs();
-                    assert!(off < 1e-3, "{kernel}, {mask}, {fill}: {found} instead of {wanted}");
-                }
+    kept_scores(&OF_LOW_NUMBERS, Case::outputs_in_f32);
+}
+
+#[test]
+fn kept_scores_of_the_lowest_number_are_kept_by_matrices() {
+    kept_scores(&OF_LOW_NUMBERS, Case::outputs_by_matrices);
+}
+
+fn kept_scores(masks: &[&str], outputs: fn(&Case) -> Outputs) {
+    for (what, case) in rows_of_low_numbers(masks) {
+        let truth = case.truth();
+        // In f32 the row's scores are all alike, in f64 they may not be.
+        let kept = |at: usize| truth.masked_scores[3 * 40 + at] != f64::NEG_INFINITY;
+        let keys: Vec<usize> = (0..40).filter(|&at| kept(at)).collect();
+        let mean = |values: &[f32], d: usize| {
+            let sum: f64 = keys.iter().map(|key| f64::from(values[key * 8 + d])).sum();
+            sum / keys.len() as f64
+        };
+        for (kernel, output) in outputs(&case) {
+            for d in 0..8 {
+                let (found, wanted) = (f64::from(output.o[3 * 8 + d]), mean(&case.v, d));
+                let off = (found - wanted).abs();
+                assert!(off < 1e-3, "{kernel}, {what}: {found} instead of {wanted}");
             }
-            let mut kernels = backward::kernels(&case.problem);
-            // What a mask's text does to a bias's is nothing: in a brief run, one mask takes them all.
-            if is_brief() && mask != "causal" {
-                kernels.truncate(1);
-            }
-            let (found, _) = case.gradients_by(kernels, |_| 1.0);
-            for (kernel, found) in found {
-                let nan = |values: &[f32]| values.iter().any(|x| !x.is_finite());
-                assert!(!nan(&found.dq) && !nan(&found.dk), "{kernel}, {mask}, {fill}");
-                let dv: f64 = found.dv.iter().map(|&x| f64::from(x)).sum();
-                // Every row's weights add up to 1, for each of 8 components; where it keeps a key.
-                let rows = (0..12).filter(|row| truth.lse[*row] != f64::NEG_INFINITY).count();
-                assert!((dv - 8.0 * rows as f64).abs() < 1e-3, "{kernel}, {mask}, {fill}: dv {dv}");
-            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_kept_scores_of_the_lowest_number_are_finite() {
+    // What a mask's text does to a bias's is nothing: in a brief run, one mask takes all kernels.
+    let masks = if is_brief() { &OF_LOW_NUMBERS[..1] } else { &OF_LOW_NUMBERS };
+    for (what, case) in rows_of_low_numbers(masks) {
+        let truth = case.truth();
+        for (kernel, found) in case.gradients(|_| 1.0).0 {
+            let nan = |values: &[f32]| values.iter().any(|x| !x.is_finite());
+            assert!(!nan(&found.dq) && !nan(&found.dk), "{kernel}, {what}");
+            let dv: f64 = found.dv.iter().map(|&x| f64::from(x)).sum();
+            // Every row's weights add up to 1, for each of 8 components; where it keeps a key.
+            let rows = (0..12).filter(|row| truth.lse[*row] != f64::NEG_INFINITY).count();
+            assert!((dv - 8.0 * rows as f64).abs() < 1e-3, "{kernel}, {what}: dv {dv}");
         }
     }
 }
@@ -300,9 +323,18 @@ fn weights_add_up_to_one_for_scores_of_any_size() {
     }
 }
 
-/// An infinity that a row keeps is in its output, whatever its weight: in tiles of either kind.
 #[test]
 fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output() {
+    kept_infinities(Case::outputs_in_f32);
+}
+
+#[test]
+fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output_by_matrices() {
+    kept_infinities(Case::outputs_by_matrices);
+}
+
+/// An infinity that a row keeps is in its output, whatever its weight: in tiles of either kind.
+fn kept_infinities(outputs: fn(&Case) -> Outputs) {
     // Sizes of whole tiles, so that `all` has FULL ones; decode in one split and in three.
     for (rows, keys) in [(64, 128), (4, 384)] {
         for mask in ["all", "causal", "!not_self"] {
@@ -323,7 +355,7 @@ fn kept_infinities_whose_weight_is_zero_in_f32_reach_the_output() {
             );
             let truth = case.truth();
             assert!(truth.o[3] == f64::INFINITY && truth.o[7].is_nan(), "{mask}");
-            for (kernel, output) in case.outputs() {
+            for (kernel, output) in outputs(&case) {
                 assert_within(&format!("{kernel}, {mask}, {rows}"), &output.o, &truth.o, 1e-3);
             }
         }

@@ -34,7 +34,8 @@ const OPTIMISED: &[&str] = &["kernels::", "backward::nothing_to_compute"];
 /// Those that run on the second driver, unless all of them do: the same, and of what differs there, which are subgroups of
 /// another size, fewer storage buffers, larger alignments, smaller limits.
 const ON_SECOND: &[&str] = &[
-    "kernels::",
+    "kernels::forward_",
+    "kernels::backward_",
     "backward::tensors",
     "cache::",
     "custom::",
@@ -67,8 +68,7 @@ const ON_SWIFTSHADER: &[&str] = &[
 ];
 
 /// Of these, what SwiftShader has no matrices for.
-const NEEDS_MATRICES: &[&str] =
-    &["backward::hostile::", "backward::matrix::", "edges::kept_", "windows::sequences::matrices"];
+const NEEDS_MATRICES: &[&str] = &["backward::matrix::", "by_matrices"];
 
 /// What CI runs of `lab`. All calls that may find no memory would take 100 seconds of CPU time, each third takes 40.
 const IN_CI: [(&str, &[&str]); 5] = [

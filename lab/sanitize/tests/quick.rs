@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use sanitize::mutants::{Fate, KERNELS, Kind};
-use sanitize::problems::{CASES, Outcome};
+use sanitize::problems::{CASES, Case, Outcome};
 use sanitize::{attention, fenced, matrices_of, options, with_matrices};
 use wgpu::DeviceType::{Cpu, DiscreteGpu};
 use wgpu_attention::kernel::{BackwardKernel, ForwardKernel, KernelOptions, kernel_texts};
@@ -14,12 +14,38 @@ use wgpu_attention_tools::measure::uniform;
 use wgsl_sanitizer::Order;
 use wgsl_sanitizer::device::DeviceOptions;
 
+/// The problems of a run: all, or those at even or odd places, since most are alike at subgroups of neighbouring sizes.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    All,
+    Even,
+    Odd,
+}
+
+impl Part {
+    fn cases(self) -> impl Iterator<Item = &'static Case> {
+        let all = CASES.iter().enumerate();
+        let some = all.filter(move |(at, _)| match self {
+            Self::All => true,
+            Self::Even => at.is_multiple_of(2),
+            Self::Odd => !at.is_multiple_of(2),
+        });
+        some.map(|(_, case)| case)
+    }
+
+    /// But those of `matrix`, which refuses subgroups with fewer lanes than a matrix has rows.
+    fn without_matrices(self) -> usize {
+        self.cases().filter(|case| !case.name.contains("matrix")).count()
+    }
+}
+
 /// All that a kind of device has at a size is right or refused; `served` problems at least aren't refused. Gives the entry
-/// points that ran. `cargo xtask sanitize` runs both kinds at every size.
+/// points that ran. `cargo xtask sanitize` runs both kinds with all problems at every size.
 fn every_kernel(
     (subgroup_size, device_type): (u32, wgpu::DeviceType),
     matrix: u32,
     order: Order,
+    part: Part,
     served: usize,
 ) -> BTreeSet<String> {
     let entry_points: Arc<Mutex<BTreeSet<String>>> = Arc::default();
@@ -36,7 +62,7 @@ fn every_kernel(
     };
     let kernels = KernelOptions::default().matrices(matrices_of(matrix));
     let attention = attention(with_matrices(options), kernels);
-    for case in CASES {
+    for case in part.cases() {
         match case.run(&attention) {
             Outcome::Right => right += 1,
             Outcome::Refused(_) => {}
@@ -45,7 +71,7 @@ fn every_kernel(
             }
         }
     }
-    assert!(right >= served, "{right} of {} problems were computed", CASES.len());
+    assert!(right >= served, "{right} problems were computed, of {served} at least");
     entry_points.lock().unwrap().clone()
 }
 
@@ -136,29 +162,24 @@ fn operands(shape: &Shape) -> [Vec<f32>; 3] {
         .map(|(seed, len)| uniform(seed, len))
 }
 
-/// The problems but those of `matrix`, which refuses subgroups with fewer lanes than a matrix has rows.
-fn without_matrices() -> usize {
-    CASES.iter().filter(|case| !case.name.contains("matrix")).count()
-}
-
 #[test]
 fn subgroups_of_4() {
-    every_kernel((4, Cpu), 8, Order::Forward, without_matrices());
+    every_kernel((4, Cpu), 8, Order::Forward, Part::All, Part::All.without_matrices());
 }
 
 #[test]
 fn subgroups_of_8() {
-    every_kernel((8, Cpu), 16, Order::Backward, without_matrices());
+    every_kernel((8, Cpu), 16, Order::Backward, Part::Even, Part::Even.without_matrices());
 }
 
 #[test]
 fn subgroups_of_16() {
-    every_kernel((16, DiscreteGpu), 8, Order::Random(1), CASES.len());
+    every_kernel((16, DiscreteGpu), 8, Order::Random(1), Part::Odd, CASES.len() / 2);
 }
 
 #[test]
 fn subgroups_of_32() {
-    let ran = every_kernel((32, DiscreteGpu), 16, Order::Forward, CASES.len());
+    let ran = every_kernel((32, DiscreteGpu), 16, Order::Forward, Part::All, CASES.len());
     let all: BTreeSet<_> =
         kernel_texts().into_iter().map(|text| text.entry_point.to_owned()).collect();
     assert_eq!(ran, all, "every kernel of the catalogue runs");
@@ -166,12 +187,12 @@ fn subgroups_of_32() {
 
 #[test]
 fn subgroups_of_64() {
-    every_kernel((64, DiscreteGpu), 16, Order::Random(2), 20);
+    every_kernel((64, DiscreteGpu), 16, Order::Random(2), Part::Even, 10);
 }
 
 #[test]
 fn subgroups_of_128() {
-    every_kernel((128, DiscreteGpu), 16, Order::Backward, 20);
+    every_kernel((128, DiscreteGpu), 16, Order::Backward, Part::Odd, 10);
 }
 
 /// Of two kernels each barrier is taken out; `cargo xtask sanitize` does so with all.

@@ -57,14 +57,13 @@ pub(super) enum Fill<'a> {
 }
 
 impl<'a> Fill<'a> {
-    /// The values that a line is repeated for, if it has a placeholder for this and this says how often it is there.
-    fn each_of(self, line: &str) -> Option<Vec<Fill<'a>>> {
-        let is_in = || line.contains(&format!("{{{{{}}}}}", self.name()));
+    /// The values that a line with this placeholder is repeated for, if this says how often it is there.
+    fn each(self) -> Option<Vec<Fill<'a>>> {
         match self {
             Self::Each(name, count) => {
-                is_in().then(|| (0..count).map(|number| Fill::Each(name, number)).collect())
+                Some((0..count).map(|number| Fill::Each(name, number)).collect())
             }
-            Self::Where(_, there) => is_in().then(|| there.then_some(self).into_iter().collect()),
+            Self::Where(_, there) => Some(there.then_some(self).into_iter().collect()),
             _ => None,
         }
     }
@@ -122,6 +121,11 @@ impl fmt::Display for Fill<'_> {
     }
 }
 
+/// The names of a line's placeholders.
+fn placeholders(line: &str) -> impl Iterator<Item = &str> {
+    line.split("{{").skip(1).filter_map(|behind| Some(behind.split_once("}}")?.0))
+}
+
 impl Part {
     /// The text with its lines repeated and its placeholders filled in; values that it has no place for are left over.
     ///
@@ -130,7 +134,14 @@ impl Part {
     pub(super) fn fill(&self, values: &[Fill<'_>]) -> Result<String, String> {
         let mut filled = String::with_capacity(self.text.len());
         for line in self.text.split_inclusive('\n') {
-            match values.iter().find_map(|value| value.each_of(line)) {
+            // A single character is found much faster.
+            if !line.contains('{') {
+                filled += line;
+                continue;
+            }
+            let names: Vec<&str> = placeholders(line).collect();
+            let here = values.iter().filter(|value| names.contains(&value.name()));
+            match here.copied().find_map(Fill::each) {
                 None => self.fill_line(line, values, &mut filled)?,
                 Some(each) => {
                     for one in each {

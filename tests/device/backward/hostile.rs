@@ -3,19 +3,34 @@
 use wgpu_attention::mask::Evaluator;
 use wgpu_attention::{Mask, Problem, Shape, Upstream};
 
-use super::{RandomUpstream, bits, kernels_and_matrix, run};
-use crate::fixture::Operands;
+use super::{RandomUpstream, Served, bits, by_matrices, in_f32, run};
+use crate::fixture::{Operands, is_brief};
 
 const HOSTILE: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
 
-/// Rows of q and dout that keep nothing, and keys and values that nobody keeps, are replaced: every bit of every gradient
-/// stays.
+/// The masks that kernels of matrices are tested with: in a brief run, the first.
+fn of_matrices<'a>(masks: &'a [&'a str]) -> &'a [&'a str] {
+    if is_brief() { &masks[..1] } else { masks }
+}
+
+const KEEPING_LITTLE: [&str; 2] =
+    ["key_lengths & causal(offset=-20)", "documents & !prefix & window(3,0)"];
+
 #[test]
 fn what_nobody_keeps_never_matters() {
+    what_nobody_keeps(&KEEPING_LITTLE, in_f32);
+}
+
+#[test]
+fn what_nobody_keeps_never_matters_by_matrices() {
+    what_nobody_keeps(of_matrices(&KEEPING_LITTLE), by_matrices);
+}
+
+/// Rows of q and dout that keep nothing, and keys and values that nobody keeps, are replaced: every bit of every gradient
+/// stays.
+fn what_nobody_keeps(masks: &[&str], served: fn(&Problem) -> Served) {
     let shape = Shape::new(3, 4, 70, 20).seq_len_kv(75).num_kv_heads(2);
-    for (seed, mask) in
-        (0..).zip(["key_lengths & causal(offset=-20)", "documents & !prefix & window(3,0)"])
-    {
+    for (seed, mask) in (0..).zip(masks) {
         let mask: Mask = mask.parse().unwrap();
         let clean = Operands::random(&shape, seed);
         let mut hostile = Operands::random(&shape, seed);
@@ -53,7 +68,7 @@ fn what_nobody_keeps_never_matters() {
         }
         assert!(rows > 0 && replaced > rows, "{mask} keeps everything, so it tests nothing");
         let problem = Problem::new(shape).mask(mask.clone());
-        for (problem, kernel) in kernels_and_matrix(&problem, seed == 0) {
+        for (problem, kernel) in served(&problem) {
             let expected = run(&problem, &clean, &upstream.of_o(), kernel);
             let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
             for (name, expected, found) in [
@@ -68,12 +83,23 @@ fn what_nobody_keeps_never_matters() {
     }
 }
 
-/// Numbers that aren't finite in the middle: gradients of who masks them keep every bit, those of who keeps them show it.
+const KEEPING_MUCH: [&str; 3] = ["causal", "window(5,5)", "documents & not_self"];
+
 #[test]
 fn hostile_numbers_reach_who_keeps_them_and_no_other() {
+    hostile_numbers(&KEEPING_MUCH, in_f32);
+}
+
+#[test]
+fn hostile_numbers_reach_who_keeps_them_and_no_other_by_matrices() {
+    hostile_numbers(of_matrices(&KEEPING_MUCH), by_matrices);
+}
+
+/// Numbers that aren't finite in the middle: gradients of who masks them keep every bit, those of who keeps them show it.
+fn hostile_numbers(masks: &[&str], served: fn(&Problem) -> Served) {
     let shape = Shape::new(1, 2, 70, 20);
     let upstream = RandomUpstream::random(&shape, 4);
-    for mask in ["causal", "window(5,5)", "documents & not_self"] {
+    for mask in masks {
         let mask: Mask = mask.parse().unwrap();
         let clean = Operands::random(&shape, 4);
         let evaluator = Evaluator::new(&mask, &clean.mask, &shape).unwrap();
@@ -104,7 +130,7 @@ fn hostile_numbers_reach_who_keeps_them_and_no_other() {
             };
             let key_is_hit =
                 |kv_idx: usize| (0..70).any(|q_idx| kept(q_idx, kv_idx) && row_is_hit(q_idx));
-            for (problem, kernel) in kernels_and_matrix(&problem, mask == Mask::causal()) {
+            for (problem, kernel) in served(&problem) {
                 let expected = run(&problem, &clean, &upstream.of_o(), kernel);
                 let found = run(&problem, &hostile, &Upstream::new(&dout), kernel);
                 for at in 0..140 {

@@ -21,7 +21,7 @@ use wgpu_attention::{
     BackwardPlan, Dtype, Error, Gradients, Mask, Problem, Session, Shape, Upstream,
 };
 
-use crate::fixture::{ATTENTION, Operands, is_brief, masks_of_this_run, of_this_run};
+use crate::fixture::{ATTENTION, Operands, masks_of_this_run, of_this_run};
 use crate::matrix::{WITH_MATRICES, has_matrices};
 use crate::tolerance::{assert_gradient_close, naive_gradients};
 
@@ -47,14 +47,19 @@ pub(crate) fn kernels(problem: &Problem) -> Vec<BackwardKernel> {
     of_this_run(problem, BackwardKernel::ALL, is_for_cpus, serves)
 }
 
-/// The kernels that serve a problem in f32, and the one of matrices for the same problem in f16, where the adapter has them. What
-/// they give is compared with itself: the numbers are rounded as they are stored. A brief run takes matrices where it is told to.
-fn kernels_and_matrix(problem: &Problem, in_brief: bool) -> Vec<(Problem, BackwardKernel)> {
-    let f16 = problem.clone().dtypes(Dtype::F16);
-    let takes_matrix = (in_brief || !is_brief()) && has_matrices();
-    let matrix = takes_matrix.then_some((f16, BackwardKernel::Matrix));
-    let others = kernels(problem).into_iter().map(|kernel| (problem.clone(), kernel));
-    others.chain(matrix).collect()
+/// Problems of the same operands, each with a kernel that serves it.
+type Served = Vec<(Problem, BackwardKernel)>;
+
+/// The kernels that serve a problem in f32.
+fn in_f32(problem: &Problem) -> Served {
+    kernels(problem).into_iter().map(|kernel| (problem.clone(), kernel)).collect()
+}
+
+/// The kernel of matrices for the same problem in f16, where the adapter has them. What it gives is compared with itself: the numbers
+/// are rounded as they are stored.
+fn by_matrices(problem: &Problem) -> Served {
+    let f16 = || problem.clone().dtypes(Dtype::F16);
+    has_matrices().then(|| (f16(), BackwardKernel::Matrix)).into_iter().collect()
 }
 
 /// What a loss gives back: dout and dlse.
@@ -169,7 +174,7 @@ fn two_runs_give_the_same_bits() {
     let problem = Problem::new(shape).mask("documents & causal".parse().unwrap());
     let operands = Operands::random(&shape, 3);
     let upstream = RandomUpstream::random(&shape, 3);
-    for (problem, kernel) in kernels_and_matrix(&problem, false) {
+    for (problem, kernel) in [in_f32(&problem), by_matrices(&problem)].concat() {
         let [first, second] = [(); 2].map(|()| run(&problem, &operands, &upstream.of_o(), kernel));
         for (a, b) in [(&first.dq, &second.dq), (&first.dk, &second.dk), (&first.dv, &second.dv)] {
             assert!(a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernel}");

@@ -154,7 +154,7 @@ fn operands_of_16_bits() {
 }
 
 #[test]
-fn matrices() {
+fn gradients_by_matrices() {
     if !has_matrices() {
         return;
     }
