@@ -183,6 +183,40 @@ impl WgslFunction {
         })
     }
 
+    /// In words, each function that looks like part of a buffer's gradient, and is part of none.
+    pub(crate) fn idle_gradients(&self) -> Vec<String> {
+        let bare = strip_comments(&self.text);
+        let learned: Vec<&str> = self.learned().map(|(_, buffer)| &*buffer.name).collect();
+        let why = |function: &str| {
+            let (name, suffix) = ["_grad", "_index"]
+                .iter()
+                .find_map(|&suffix| Some((function.strip_suffix(suffix)?, suffix)))?;
+            if name == "score_mod" || learned.contains(&name) {
+                return None;
+            }
+            match self.buffers.iter().find(|buffer| *buffer.name == *name) {
+                Some(CustomBuffer { element: WgslBuffer::F32, .. }) => {
+                    Some(format!("`{name}` has a gradient only with `{name}_grad` besides"))
+                }
+                Some(CustomBuffer { element, .. }) => {
+                    let element = element.name();
+                    Some(format!(
+                        "`{name}` holds {element}, and only buffers of f32 have gradients"
+                    ))
+                }
+                None => {
+                    let near = nearest(name, self.buffers.iter().map(|buffer| &*buffer.name))?;
+                    Some(format!("no buffer is `{name}` (did you mean `{near}{suffix}`?)"))
+                }
+            }
+        };
+        let functions = functions(&bare).into_iter().map(|(_, function)| function);
+        functions
+            .filter_map(|function| Some((function, why(function)?)))
+            .map(|(function, why)| format!("{}: `{function}` is not used: {why}", self.label))
+            .collect()
+    }
+
     /// What a backward pass asks of the text.
     pub(crate) fn gradient_uses(&self) -> impl Iterator<Item = CustomUse> {
         let of_buffer = |(_, CustomBuffer { name, .. }): (usize, &CustomBuffer)| {
@@ -380,6 +414,29 @@ mod tests {
         assert!(renamed.contains("return x.keep < slopes_0(LIMIT_0);"), "{renamed}");
         assert!(renamed.contains("fn keep_0(b: u32") && renamed.contains("help_0(kv_idx)"));
         assert_eq!(renamed.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn parts_of_gradients_that_do_nothing_are_told() {
+        let custom = |functions: &str| {
+            let names = functions.split_whitespace();
+            let text: String = names.map(|name| format!("fn {name}() {{}}\n")).collect();
+            let custom = WgslFunction::new(text).unwrap().buffer("table", WgslBuffer::F32, 8);
+            custom.unwrap().buffer("places", WgslBuffer::I32, 8).unwrap()
+        };
+        let told = |functions: &str| custom(functions).idle_gradients().join("\n");
+        for right in ["score_mod_grad table_index table_grad", "table_grad", "other_index help"] {
+            assert_eq!(told(right), "");
+        }
+        assert_eq!(
+            told("tabel_grad table_index"),
+            "wgsl: `tabel_grad` is not used: no buffer is `tabel` (did you mean `table_grad`?)\n\
+             wgsl: `table_index` is not used: `table` has a gradient only with `table_grad` besides"
+        );
+        assert_eq!(
+            told("places_grad"),
+            "wgsl: `places_grad` is not used: `places` holds i32, and only buffers of f32 have gradients"
+        );
     }
 
     #[test]

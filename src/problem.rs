@@ -205,7 +205,8 @@ impl Problem {
     /// A buffer `NAME` of f32 that the function reads has a gradient if the text also says which element a cell's score depends on,
     /// `fn NAME_index(b: u32, h: u32, q_idx: u32, kv_idx: u32) -> u32` (beyond the end, the last), and
     /// `fn NAME_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32`: `grad` times the derivative with respect to
-    /// that element. [The guide](crate::_guide::c_your_own_mask_in_wgsl#learned-tables) has an example.
+    /// that element. [The guide](crate::_guide::c_your_own_mask_in_wgsl#learned-tables) has an example. A function of such a name that is part of
+    /// no gradient, since another one is missing or its name misspelled, is told by a warning of the log.
     #[must_use]
     pub fn score_mod(self, function: WgslFunction) -> Self {
         Self { score_mod: Some(function), ..self }

@@ -3,7 +3,7 @@
 use wgpu_attention::plan::ScoreTensor;
 use wgpu_attention::{AuxData, Dtype, Mask, Problem, RunOptions, ScoreModifiers, Shape, reference};
 
-use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, kernels, run};
+use crate::fixture::{ATTENTION, Operands, SCORES, ScoreData, is_brief, kernels, run};
 use crate::tolerance::{assert_close, naive_modified};
 
 fn check(shape: Shape, mask: &str, score: ScoreModifiers, scale: f32, seed: u64) {
@@ -40,8 +40,14 @@ fn every_modifier_alone_and_together() {
     for (seed, score) in (0..).zip(SCORES) {
         for (seq_len_q, seq_len_kv) in [(37, 70), (70, 33), (1, 65)] {
             let shape = Shape::new(2, 4, seq_len_q, 20).seq_len_kv(seq_len_kv).num_kv_heads(2);
-            check(shape, "causal & key_lengths", score, 0.2, seed);
-            check(shape, "all", score, -0.2, seed);
+            // In a brief run, a modifier alone takes one mask or the other: what a mask's text does to a modifier's is nothing.
+            let alone = is_brief() && !(score.softcap.is_some() && score.bias);
+            if !alone || seed % 2 == 0 {
+                check(shape, "causal & key_lengths", score, 0.2, seed);
+            }
+            if !alone || seed % 2 == 1 {
+                check(shape, "all", score, -0.2, seed);
+            }
         }
     }
 }

@@ -183,6 +183,7 @@ impl BackwardPlan {
         let made = gradients.of_sequences(problem)?;
         let score = problem.score_text_with_gradient()?;
         if let Some(custom) = &problem.score_mod {
+            custom.idle_gradients().iter().for_each(|words| kernels.warn_once(words));
             for usage in custom.gradient_uses() {
                 kernels.check_custom(custom, &usage)?;
             }
