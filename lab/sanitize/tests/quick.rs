@@ -15,7 +15,7 @@ use wgsl_sanitizer::Order;
 use wgsl_sanitizer::device::DeviceOptions;
 
 /// The problems of a run: all, or those at even or odd places, since most are alike at subgroups of neighbouring sizes.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Part {
     All,
     Even,
