@@ -183,7 +183,7 @@ impl WgslFunction {
         })
     }
 
-    /// In words, each function that looks like part of a buffer's gradient, and is part of none.
+    /// In words, each function that by its name is part of a buffer's gradient, and is part of none: misspelled, or alone.
     pub(crate) fn idle_gradients(&self) -> Vec<String> {
         let bare = strip_comments(&self.text);
         let learned: Vec<&str> = self.learned().map(|(_, buffer)| &*buffer.name).collect();
@@ -213,7 +213,9 @@ impl WgslFunction {
         let functions = functions(&bare).into_iter().map(|(_, function)| function);
         functions
             .filter_map(|function| Some((function, why(function)?)))
-            .map(|(function, why)| format!("{}: `{function}` is not used: {why}", self.label))
+            .map(|(function, why)| {
+                format!("{}: `{function}` is part of no gradient: {why}", self.label)
+            })
             .collect()
     }
 
@@ -430,12 +432,12 @@ mod tests {
         }
         assert_eq!(
             told("tabel_grad table_index"),
-            "wgsl: `tabel_grad` is not used: no buffer is `tabel` (did you mean `table_grad`?)\n\
-             wgsl: `table_index` is not used: `table` has a gradient only with `table_grad` besides"
+            "wgsl: `tabel_grad` is part of no gradient: no buffer is `tabel` (did you mean `table_grad`?)\n\
+             wgsl: `table_index` is part of no gradient: `table` has a gradient only with `table_grad` besides"
         );
         assert_eq!(
             told("places_grad"),
-            "wgsl: `places_grad` is not used: `places` holds i32, and only buffers of f32 have gradients"
+            "wgsl: `places_grad` is part of no gradient: `places` holds i32, and only buffers of f32 have gradients"
         );
     }
 

@@ -319,9 +319,11 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use crate::custom::{WgslBuffer, WgslFunction};
     use crate::device::faults::with_failing_allocation;
     use crate::kernel::pipeline::{KernelOptions, Kernels};
     use crate::plan::attention::AttentionPlan;
+    use crate::plan::backward::BackwardPlan;
     use crate::profile::{DeviceId, Profile};
     use crate::score::ScoreModifiers;
     use crate::tensor::shape::Shape;
@@ -406,5 +408,17 @@ mod tests {
         assert_eq!(starting(log::Level::Debug, "kernel `"), 2, "{lines:?}");
         assert_eq!(starting(log::Level::Debug, "compiled `forward` in "), 1, "{lines:?}");
         assert_eq!(lines.len(), 6, "{lines:?}");
+
+        let text = "fn score_mod(score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return score; }
+            fn score_mod_grad(grad: f32, score: f32, b: u32, h: u32, q_idx: u32, kv_idx: u32) -> f32 { return grad; }
+            fn tabel_grad() {}";
+        let function = WgslFunction::new(text).unwrap().buffer("table", WgslBuffer::F32, 8);
+        let problem = problem.score_mod(function.unwrap());
+        for _ in 0..2 {
+            BackwardPlan::new(&kernels, &problem, &Default::default()).unwrap();
+        }
+        let lines = LINES.take();
+        let told = lines.iter().filter(|(_, line)| line.contains("`tabel_grad`")).count();
+        assert_eq!(told, 1, "{lines:?}");
     }
 }

@@ -14,7 +14,7 @@ use crate::problem::{GradientStrides, Problem, Resolved};
 use crate::score::ScoreText;
 use crate::tensor::shape::Shape;
 
-/// The kernels that append to caches, of every type and in every way.
+/// The kernels that append to caches, of every type and in every way, on a device without any feature.
 #[test]
 fn every_append_is_valid() {
     let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
